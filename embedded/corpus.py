@@ -1,0 +1,63 @@
+"""The text the tiny student is pretrained on: arithmetic, stories with running totals, short questions.
+
+It holds no rationale in the students' format (`Problem:` / `Solution:` / `\\boxed{}`) and no question of more
+than `max_question_steps` steps: putting a long solution together is what distillation has to teach.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from embedded.problems import Problem, ProblemWriter, Step
+
+
+def documents(seed: int, max_question_steps: int = 2) -> Iterator[str]:
+    """Yields an endless, seeded stream of short documents."""
+    rng = random.Random(seed)
+    writer = ProblemWriter(rng)
+    while True:
+        kind = rng.random()
+        if kind < 0.30:
+            yield sums(rng)
+        elif kind < 0.60:
+            yield story(writer.draw(rng.randint(1, 4)))
+        else:
+            yield question(writer.draw(rng.randint(1, max_question_steps)), rng)
+
+
+def sums(rng: random.Random) -> str:
+    """A line of independent sums, the kinds the problems need."""
+    return " ".join(f"{_equation(_sum(rng))}." for _ in range(rng.randint(3, 6)))
+
+
+def story(problem: Problem) -> str:
+    """A problem told with its running total after every sentence."""
+    parts = [problem.scene]
+    for event, step in zip(problem.events, problem.steps, strict=True):
+        parts += [event, f"{_equation(step)}."] if event else [f"{_equation(step)}."]
+    return " ".join(parts)
+
+
+def question(problem: Problem, rng: random.Random) -> str:
+    """A problem as question and bare working."""
+    head, work = rng.choice((("Question", "Work"), ("Q", "A"), ("Task", "Steps")))
+    lines = " ".join(f"{_equation(step)}." for step in problem.steps)
+    return f"{head}:\n{problem.text}\n{work}:\n{lines} Result {problem.answer}."
+
+
+def _equation(step: Step) -> str:
+    return f"{step.left} {step.op} {step.right} = {step.result}"
+
+
+def _sum(rng: random.Random) -> Step:
+    op = rng.choice("++--*/")
+    if op == "+":
+        return Step(rng.randint(1, 160), op, rng.randint(1, 60))
+    if op == "-":
+        right = rng.randint(1, 60)
+        return Step(right + rng.randint(1, 140), op, right)
+    right = rng.randint(2, 9)
+    if op == "*":
+        return Step(rng.randint(2, 60 if right < 5 else 9), op, right)
+    return Step(right * rng.randint(1, 25), op, right)

@@ -1,0 +1,107 @@
+"""Files and directories that are written whole or not at all, and read whatever their compression."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import lzma
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TextIO, cast
+
+from foundation.errors import InputError
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[TextIO]:
+    """Opens a temporary neighbour of `path` for UTF-8 text and moves it into place when the block ends well.
+
+    On an exception the temporary file is removed and whatever stood at `path` stays.
+
+    Raises:
+        InputError: If the directory cannot be written or the disk is full.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"cannot write ({error.strerror or error})", file=path, remedy="free some space or choose another output"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def write_directory_atomically(path: Path) -> Iterator[Path]:
+    """Yields an empty neighbour directory of `path` that takes its place when the block ends well.
+
+    An older directory at `path` is kept until the new one is complete.
+
+    Raises:
+        InputError: If the directory cannot be written or the disk is full.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        temporary.chmod(0o755)
+        yield temporary
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            path.replace(old / path.name)
+            temporary.replace(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"cannot write ({error.strerror or error})", file=path, remedy="free some space or choose another output"
+        ) from error
+    finally:
+        if temporary is not None and temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def open_text(path: Path) -> TextIO:
+    """Opens a text file for reading as UTF-8 by its name: plain, `.gz` or `.xz`.
+
+    Raises:
+        InputError: If the file does not exist or is a directory.
+    """
+    if not path.is_file():
+        problem = "is a directory, not a file" if path.is_dir() else "no such file"
+        raise InputError(problem, file=path, remedy="check the path; relative paths start at the working directory")
+    openers = {".gz": gzip.open, ".xz": lzma.open}
+    opener = openers.get(path.suffix, open)
+    return cast(TextIO, opener(path, "rt", encoding="utf-8"))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of a directory's relative names and bytes in sorted order, in hexadecimal."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
+        with file.open("rb") as stream:
+            _feed(digest, stream)
+    return digest.hexdigest()
+
+
+def _feed(digest: hashlib._Hash, stream: IO[bytes]) -> None:
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
