@@ -1,6 +1,6 @@
-"""The text the tiny student is pretrained on: arithmetic, stories with running totals, short questions.
+r"""The text the tiny student is pretrained on: arithmetic, stories with running totals, short questions.
 
-It holds no rationale in the students' format (`Problem:` / `Solution:` / `\\boxed{}`) and no question of more
+It holds no rationale in the students' format (`Problem:` / `Solution:` / `\boxed{}`) and no question of more
 than `max_question_steps` steps: putting a long solution together is what distillation has to teach.
 """
 

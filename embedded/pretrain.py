@@ -22,7 +22,9 @@ from embedded.corpus import documents
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-RATIONALE_PIECES = "Problem:\nSolution:\n First, Then, So the answer is \\boxed{12}. The answer is \\boxed{7}. There are left. "
+RATIONALE_PIECES = (
+    "Problem:\nSolution:\n First, Then, So the answer is \\boxed{12}. The answer is \\boxed{7}. There are left. "
+)
 
 
 def train_tokenizer(vocabulary: int = 512, sample: int = 20_000, seed: int = 0) -> PreTrainedTokenizerFast:
@@ -45,7 +47,7 @@ def train_tokenizer(vocabulary: int = 512, sample: int = 20_000, seed: int = 0) 
     texts = [next(stream) for _ in range(sample)] + [RATIONALE_PIECES] * (sample // 20)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=512
     )
 
@@ -74,7 +76,8 @@ def build_student(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
 
 def rows(tokenizer: PreTrainedTokenizerFast, length: int, seed: int) -> Iterator[list[int]]:
     """Documents packed end to end into rows of `length` tokens; each document begins with BOS and ends with EOS."""
-    stream, buffer = documents(seed), []
+    stream = documents(seed)
+    buffer: list[int] = []
     while True:
         while len(buffer) < length:
             batch = tokenizer([next(stream) for _ in range(256)])["input_ids"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 NAMES = {
     "Mia": "She", "Tom": "He", "Anna": "She", "Ben": "He", "Lucy": "She", "Sam": "He",
@@ -115,9 +116,7 @@ class ProblemWriter:
 
     def _gains_and_losses(self, level: int) -> Problem:
         name, item, start = self._name(), self.rng.choice(ITEMS), self._number()
-        problem = Problem(
-            "Gains and Losses", f"{name} has {start} {item}.", f"How many {item} does {name} have now?"
-        )
+        problem = Problem("Gains and Losses", f"{name} has {start} {item}.", f"How many {item} does {name} have now?")
         self._changes(problem, name, start, level)
         return problem
 
@@ -181,7 +180,7 @@ class ProblemWriter:
         item = self.rng.choice(ITEMS)
         value = self._number(self.largest // 2)
         problem = Problem("Comparisons", f"{names[0]} has {value} {item}.", "")
-        for before, name in zip(names, names[1:], strict=False):
+        for before, name in pairwise(names):
             kind = self.rng.randrange(3)
             amount = self._number(self.largest // 2)
             if kind == 0 and value <= self.largest:
