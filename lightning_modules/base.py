@@ -1,0 +1,187 @@
+"""What the decoder stages share: one frozen base with adapters, one step, sampling, adapter-only checkpoints.
+
+A stage says which adapters it needs (`build`) and what it minimises (`loss_parts`); nothing else differs.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from foundation.errors import InputError
+from lightning_modules.components.losses import Targets, at_targets, find_targets
+from lightning_modules.components.sampling import Sample, SamplingSettings, sample
+from lightning_modules.components.schedule import warmed_up
+from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
+
+STUDENT = "student"
+"""Name of the one trainable adapter of a plain stage."""
+
+
+def _adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=3e-4)
+
+
+class StudentModule(L.LightningModule):
+    """Base of the stages that train or sample a decoder.
+
+    Args:
+        student: The base model: a Hugging Face directory, a hub name, or `embedded`.
+        adapter: Trained adapter directory to start from (predict, test) or to go on training.
+        lora: Shape of the adapter this stage trains.
+        dtype: Of the frozen base weights: float32, bfloat16 or float16. Adapters stay in float32.
+        random_weights: Build the base from its config alone, with random weights (benchmarks, tests).
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        optimizer: Optimizer of the trainable parameters (paper: AdamW, lr 3e-4).
+        schedule: Learning-rate schedule after the warm-up: constant, linear or cosine.
+        warmup_steps: Steps of linear warm-up from 0 (paper: 200, NCE 1,000).
+        sampling: How `predict` samples; `test` decodes greedily with the same `max_new_tokens`.
+    """
+
+    def __init__(
+        self,
+        student: str = "embedded",
+        adapter: str | None = None,
+        lora: LoraSettings = LoraSettings(),
+        dtype: str = "float32",
+        random_weights: bool = False,
+        gradient_checkpointing: bool = False,
+        optimizer: OptimizerCallable = _adamw,
+        schedule: str = "constant",
+        warmup_steps: int = 0,
+        sampling: SamplingSettings = SamplingSettings(),
+    ) -> None:
+        super().__init__()
+        self.strict_loading = False  # checkpoints hold what was trained, never the base
+        self.student = student
+        self.adapter = adapter
+        self.lora = lora
+        self.dtype_name = dtype
+        self.random_weights = random_weights
+        self.gradient_checkpointing = gradient_checkpointing
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.sampling = sampling
+        self.stack: AdapterStack | None = None
+
+    # What a stage says.
+
+    @abstractmethod
+    def build(self, stack: AdapterStack) -> None:
+        """Puts this stage's adapters on the base and leaves the one to train (or to sample from) active."""
+
+    @abstractmethod
+    def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
+        """Computes the stage's scalar `loss` and whatever else is worth logging, by name."""
+
+    def write_adapter(self, directory: Path) -> None:
+        """Writes the trained adapter into an empty directory; a stage with more to save overrides this."""
+        self.adapters.save(STUDENT, directory, {"stage": type(self).__name__})
+
+    # What all share.
+
+    @property
+    def adapters(self) -> AdapterStack:
+        """The stack, once `configure_model` has built it."""
+        if self.stack is None:
+            raise RuntimeError("configure_model() has not run yet")
+        return self.stack
+
+    def configure_model(self) -> None:
+        """Loads the base once and puts the adapters on it (called by Lightning on every entry point)."""
+        if self.stack is None:
+            base = load_base(self.student, self.dtype_name, self.random_weights)
+            stack = AdapterStack(base, self.student, self.gradient_checkpointing)
+            self.build(stack)
+            self.stack = stack
+
+    def add_or_load(self, stack: AdapterStack) -> None:
+        """The plain stages' `build`: the trained adapter if one is given, a fresh one otherwise."""
+        if self.adapter is None:
+            stack.add(STUDENT, self.lora)
+        else:
+            stack.load(STUDENT, self.adapter, trainable=True)
+
+    def target_logits(self, batch: dict[str, Any], targets: Targets) -> Tensor:
+        """Logits [N, V] of the active adapter at the batch's targets."""
+        return at_targets(self.adapters(batch["input_ids"], batch["attention_mask"]), targets)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """One step of the stage's loss."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The same loss on held-out questions, without dropout."""
+        self._step(batch, "val")
+
+    def _step(self, batch: dict[str, Any], split: str) -> Tensor:
+        targets = find_targets(batch["labels"])
+        parts = self.loss_parts(batch, targets)
+        for name, value in parts.items():
+            bar, sync = name == "loss", split == "val"
+            self.log(f"{split}/{name}", value.detach(), prog_bar=bar, sync_dist=sync,
+                     batch_size=max(1, targets.tokens.numel()))  # fmt: skip
+        return parts["loss"]
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:
+        """Greedy answers to a batch of questions; a callback grades them."""
+        return self._sample(batch, replace(self.sampling, samples=1, temperature=0.0))
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:
+        """`sampling.samples` answers to each question of a batch; a callback grades and writes them."""
+        return self._sample(batch, self.sampling)
+
+    def _sample(self, batch: dict[str, Any], settings: SamplingSettings) -> list[Sample]:
+        return sample(
+            self.adapters.model,
+            batch["input_ids"],
+            batch["attention_mask"],
+            [question["id"] for question in batch["questions"]],
+            batch["eos_token_id"],
+            batch["pad_token_id"],
+            settings,
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over what trains, and its schedule per step."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = warmed_up(optimizer, self.schedule, self.warmup_steps, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what trains, drops the base and the frozen adapters."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["base_fingerprint"] = self.adapters.fingerprint
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another base or another adapter shape.
+
+        Raises:
+            InputError: If the checkpoint does not belong to this student and these settings.
+        """
+        found, here = checkpoint.get("base_fingerprint"), self.adapters.fingerprint
+        if found and here and found != here:
+            raise InputError(
+                f"the checkpoint was trained on another base ({found}) than student '{self.student}' ({here})",
+                remedy="give --model.student the base it was trained on, or start anew without --ckpt_path",
+            )
+        state, trained = checkpoint["state_dict"], {n: p for n, p in self.named_parameters() if p.requires_grad}
+        wrong = sorted(n for n in trained.keys() ^ state.keys()) or sorted(
+            n for n, p in trained.items() if p.shape != state[n].shape
+        )
+        if wrong:
+            raise InputError(
+                f"the checkpoint does not fit this stage ({len(wrong)} parameters differ, e.g. {wrong[0]})",
+                remedy="use the settings it was trained with, or start anew without --ckpt_path",
+            )

@@ -1,0 +1,1 @@
+"""The mathematics of the stages in plain torch, importable and testable without Lightning."""

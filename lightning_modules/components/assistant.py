@@ -1,0 +1,107 @@
+"""NAT on a stack: the frozen negative adapter, the positive one and the integration units between them.
+
+On disk NAT is a directory of two stock PEFT adapters and the units:
+
+    nat/positive/  nat/negative/  nat/units.safetensors  nat/dust2gold.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from foundation.errors import InputError
+from lightning_modules.components.integration import IntegrationUnit, IntegrationVariant
+from lightning_modules.components.student import AdapterStack, LoraSettings, read_manifest
+
+POSITIVE, NEGATIVE = "positive", "negative"
+UNITS_FILE = "units.safetensors"
+
+
+@dataclass(frozen=True)
+class UnitSettings:
+    """Shape of the integration units.
+
+    Attributes:
+        key_dim: d_k of the gate (paper: 128).
+        bottleneck: Width between W_1 and W_2 (reference: 128).
+        delta: Mix s·B z alone, without the base output (reference: false).
+    """
+
+    key_dim: int = 128
+    bottleneck: int = 128
+    delta: bool = False
+
+
+def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
+    """Puts a fresh unit into every layer that holds the positive adapter and returns them, keyed by layer.
+
+    The caller owns the result: register it where parameters are looked for.
+
+    Raises:
+        InputError: If a layer has no negative adapter beside the positive one.
+    """
+    units = nn.ModuleDict()
+    negative_layers = stack.lora_layers(NEGATIVE)
+    for path, layer in stack.lora_layers(POSITIVE).items():
+        if path not in negative_layers:
+            raise InputError(
+                f"M_neg does not adapt layer {path}, the positive adapter does",
+                field="lora.target_modules", remedy="train M_neg with the same target modules",
+            )  # fmt: skip
+        unit = IntegrationUnit(
+            layer.in_features, layer.out_features, settings.key_dim, settings.bottleneck, settings.delta
+        ).to(layer.lora_A[POSITIVE].weight.device)
+        units[path.replace(".", "/")] = unit  # a ModuleDict key holds no dots
+        layer.lora_variant[POSITIVE] = IntegrationVariant(unit, NEGATIVE)
+    return units
+
+
+def build_nat(stack: AdapterStack, negative: str | Path, lora: LoraSettings, settings: UnitSettings) -> nn.ModuleDict:
+    """A fresh NAT: loads M_neg frozen, adds a trainable positive adapter and zero-started units; returns the units.
+
+    Raises:
+        InputError: If `negative` cannot be used with this student.
+    """
+    stack.load(NEGATIVE, negative)
+    stack.add(POSITIVE, lora)
+    return attach_units(stack, settings)
+
+
+def load_nat(stack: AdapterStack, directory: str | Path, trainable: bool = False) -> nn.ModuleDict:
+    """Loads a trained NAT directory: both adapters and the units. Returns the units; NAT is active.
+
+    Raises:
+        InputError: If the directory is no NAT, is damaged, or belongs to another student.
+    """
+    directory = Path(directory)
+    file = directory / UNITS_FILE
+    if not file.is_file():
+        raise InputError(
+            f"no NAT here ({UNITS_FILE} is missing)", file=directory,
+            remedy="give the directory the NAT stage wrote, e.g. runs/demo/nat/adapter",
+        )  # fmt: skip
+    stack.load(NEGATIVE, directory / NEGATIVE)
+    stack.load(POSITIVE, directory / POSITIVE, trainable=trainable)
+    manifest = read_manifest(directory)
+    units = attach_units(stack, UnitSettings(**manifest.get("units", {})))
+    try:
+        units.load_state_dict(load_file(file))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"damaged or foreign units ({reason})", file=file, remedy="train NAT again") from error
+    units.requires_grad_(trainable)
+    return units
+
+
+def save_nat(stack: AdapterStack, units: nn.ModuleDict, settings: UnitSettings, directory: Path) -> None:
+    """Writes NAT into an empty directory that is ours to fill."""
+    for name in (POSITIVE, NEGATIVE):
+        (directory / name).mkdir()
+        stack.save(name, directory / name)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in units.state_dict().items()}
+    save_file(state, directory / UNITS_FILE)
+    stack.write_manifest(directory, {"kind": "nat", "units": asdict(settings)})

@@ -1,0 +1,254 @@
+"""One frozen base model and the named LoRA adapters on it: M_neg, NAT's two halves and the NCE student share the weights.
+
+stack = AdapterStack(load_base("embedded"), "embedded")
+stack.add("student", LoraSettings())
+logits = stack.logits(input_ids, attention_mask)
+with stack.using("negative"):              # another adapter, no dropout; everything comes back on exit
+    negative = stack.logits(input_ids, attention_mask)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+
+from foundation.errors import InputError
+from foundation.students import locate_student
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ADAPTER_MANIFEST = "dust2gold.json"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """A LoRA adapter's shape.
+
+    Attributes:
+        r: Rank (paper: 8).
+        alpha: lora_alpha; the branch is scaled by alpha / r (paper: 16).
+        dropout: Dropout on the adapter's input (paper: 0.05).
+        target_modules: Names of the adapted linear layers (paper: q_proj, v_proj).
+    """
+
+    r: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+
+    def peft(self) -> LoraConfig:
+        """The same as a PEFT config."""
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(self.target_modules),
+            task_type="CAUSAL_LM",
+        )
+
+
+def load_base(student: str, dtype: str = "float32", random_weights: bool = False) -> PreTrainedModel:
+    """Loads a causal LM and freezes it.
+
+    Args:
+        student: `embedded`, a Hugging Face directory or a hub name.
+        dtype: Of the frozen weights: float32, bfloat16 or float16.
+        random_weights: Build from the config alone, without reading weights (benchmarks, the meta device).
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path, torch_dtype = locate_student(student), getattr(torch, dtype)
+    try:
+        if random_weights:
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=torch_dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"cannot load the student ({reason})", file=student,
+            remedy="give a directory made by save_pretrained, a hub name (with network access), or 'embedded'",
+        ) from error  # fmt: skip
+    model.requires_grad_(False)
+    return model  # type: ignore[no-any-return]
+
+
+def base_fingerprint(base: nn.Module) -> str:
+    """A short hash of a base model: names, shapes and a sample of each weight, the same in fp32 and bf16.
+
+    Computed before adapters are put in. Empty on the meta device, where there is nothing to sample.
+    """
+    digest = hashlib.sha256()
+    for name, weight in base.named_parameters():
+        if weight.is_meta:
+            return ""
+        flat = weight.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)].to(torch.bfloat16).cpu().view(torch.int16)
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class AdapterStack(nn.Module):
+    """A frozen causal LM with named LoRA adapters, one active at a time.
+
+    Args:
+        base: The model; frozen here, never copied.
+        student: Its name, written into the adapters' configs.
+        gradient_checkpointing: Recompute activations in the backward pass.
+    """
+
+    def __init__(self, base: PreTrainedModel, student: str, gradient_checkpointing: bool = False) -> None:
+        super().__init__()
+        self.student = student
+        self.fingerprint = base_fingerprint(base)
+        base.requires_grad_(False)
+        if gradient_checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model: PreTrainedModel | PeftModel = base  # PEFT's wrapper of the same weights, from the first adapter on
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits [B, T, V] of the active adapter for right- or left-padded ids [B, T]."""
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return output.logits  # type: ignore[no-any-return]
+
+    def add(self, name: str, settings: LoraSettings) -> None:
+        """Adds a fresh, trainable adapter and makes it the active one.
+
+        Raises:
+            InputError: If no layer of the student has one of the target names.
+        """
+        try:
+            if isinstance(self.model, PeftModel):
+                self.model.add_adapter(name, settings.peft())
+            else:
+                self.model = get_peft_model(self.model, settings.peft(), adapter_name=name)  # type: ignore[assignment]
+        except ValueError as error:
+            raise InputError(
+                f"the student has no layers {', '.join(settings.target_modules)} that LoRA could adapt",
+                field="lora.target_modules", remedy="name linear layers of this model, e.g. q_proj, v_proj",
+            ) from error  # fmt: skip
+        self.activate(name, trainable=True)
+
+    def load(self, name: str, directory: str | Path, trainable: bool = False) -> None:
+        """Loads a stock PEFT adapter directory under `name` and makes it the active one.
+
+        Raises:
+            InputError: If the directory is no adapter, damaged, or was trained on another base.
+        """
+        directory = Path(directory)
+        self._check(directory)
+        try:
+            if isinstance(self.model, PeftModel):
+                device = str(next(self.parameters()).device)
+                self.model.load_adapter(directory, adapter_name=name, is_trainable=trainable, torch_device=device)
+            else:
+                self.model = PeftModel.from_pretrained(self.model, directory, adapter_name=name)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"cannot load the adapter ({reason})", file=directory,
+                remedy="train it again on this student, or name the student it was trained on",
+            ) from error  # fmt: skip
+        self.activate(name, trainable=trainable)
+
+    def activate(self, name: str, trainable: bool) -> None:
+        """Makes `name` the active adapter; `trainable` says whether it gets gradients, all others get none."""
+        self._peft().set_adapter(name, inference_mode=not trainable)
+
+    @contextlib.contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Runs the block with another adapter active, frozen and without dropout; restores all of it, also on an error."""
+        peft = self._peft()
+        before = peft.active_adapter
+        gradients = [(p, p.requires_grad) for p in self.parameters()]
+        modes = [(m, m.training) for m in self.modules()]
+        try:
+            peft.set_adapter(name, inference_mode=True)
+            self.eval()
+            yield
+        finally:
+            peft.set_adapter(before, inference_mode=True)
+            for parameter, flag in gradients:
+                parameter.requires_grad_(flag)
+            for module, training in modes:
+                module.training = training
+
+    def lora_layers(self, name: str) -> dict[str, LoraLayer]:
+        """The LoRA layers that hold adapter `name`, by module path, found by type."""
+        modules = self._peft().named_modules()
+        return {path: m for path, m in modules if isinstance(m, LoraLayer) and name in m.lora_A}
+
+    def save(self, name: str, directory: Path, facts: dict[str, Any] | None = None) -> None:
+        """Writes adapter `name` as a stock PEFT directory plus our manifest. `directory` must be ours to fill.
+
+        Args:
+            name: Of the adapter.
+            directory: Created if missing; see `foundation.files.write_directory_atomically` for whole-or-not-at-all.
+            facts: More entries of the manifest.
+        """
+        peft = self._peft()
+        peft.peft_config[name].base_model_name_or_path = self.student
+        holder = directory / ".saving"
+        peft.save_pretrained(str(holder), selected_adapters=[name], save_embedding_layers=False)
+        for file in (holder / name).iterdir():
+            file.replace(directory / file.name)
+        shutil.rmtree(holder)
+        self.write_manifest(directory, {"kind": "lora", **(facts or {})})
+
+    def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
+        """Writes `dust2gold.json`: which base the adapter belongs to, and what the caller knows of it."""
+        manifest = {"student": self.student, "base_fingerprint": self.fingerprint, **facts}
+        (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+    def _peft(self) -> PeftModel:
+        if not isinstance(self.model, PeftModel):
+            raise RuntimeError("no adapter yet: call add() or load() first")
+        return self.model
+
+    def _check(self, directory: Path) -> None:
+        if not (directory / "adapter_config.json").is_file():
+            raise InputError(
+                "no adapter here (adapter_config.json is missing)", file=directory,
+                remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
+            )  # fmt: skip
+        manifest = read_manifest(directory)
+        trained_on = manifest.get("base_fingerprint", "")
+        if trained_on and self.fingerprint and trained_on != self.fingerprint:
+            raise InputError(
+                f"the adapter was trained on another base ('{manifest.get('student')}', {trained_on}) "
+                f"than this student ('{self.student}', {self.fingerprint})",
+                file=directory, remedy="give --model.student the base it was trained on, or train it again",
+            )  # fmt: skip
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Reads `dust2gold.json` of an adapter directory; empty if it has none (a stock PEFT adapter).
+
+    Raises:
+        InputError: If the file is there and is no JSON object.
+    """
+    file = directory / ADAPTER_MANIFEST
+    if not file.is_file():
+        return {}
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise InputError(f"damaged manifest ({error})", file=file, remedy="train the adapter again") from error
+    return manifest

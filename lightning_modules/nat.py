@@ -1,0 +1,52 @@
+"""Stage 1, second half: M_NAT, a positive LoRA beside the frozen negative one, mixed by integration units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from foundation.errors import InputError
+from lightning_modules.base import StudentModule
+from lightning_modules.components.assistant import UnitSettings, build_nat, load_nat, save_nat
+from lightning_modules.components.losses import Targets, cross_entropy
+from lightning_modules.components.student import AdapterStack
+
+
+class NATModel(StudentModule):
+    """Negative Assistant Training: MLE on D_pos with both halves in every adapted layer (PAPER.md, stage 1).
+
+    A fresh NAT equals the base model (W_2 starts at zero); the negative half gets no gradient.
+
+    Args:
+        negative: M_neg's adapter directory. Needed to train; a trained NAT (`adapter`) brings its own.
+        units: Shape of the integration units.
+        kwargs: As in `StudentModule`; `adapter` takes a NAT directory.
+    """
+
+    def __init__(self, negative: str | None = None, units: UnitSettings = UnitSettings(), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.negative = negative
+        self.unit_settings = units
+        self.units = nn.ModuleDict()
+
+    def build(self, stack: AdapterStack) -> None:
+        """The negative LoRA frozen, the positive one and the units trainable."""
+        if self.adapter is not None:
+            self.units = load_nat(stack, self.adapter, trainable=True)
+        elif self.negative is not None:
+            self.units = build_nat(stack, self.negative, self.lora, self.unit_settings)
+        else:
+            raise InputError(
+                "NAT needs a negative half", field="model.negative",
+                remedy="give --model.negative the adapter directory of the NEG stage, or --model.adapter a trained NAT",
+            )  # fmt: skip
+
+    def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
+        """Cross-entropy, mean over the batch's target tokens."""
+        return {"loss": cross_entropy(self.target_logits(batch, targets), targets)}
+
+    def write_adapter(self, directory: Path) -> None:
+        """Both stock adapters and the units."""
+        save_nat(self.adapters, self.units, self.unit_settings, directory)

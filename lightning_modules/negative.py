@@ -1,0 +1,27 @@
+"""Stage 1, first half: M_neg, a LoRA on wrong rationales; the same module trains every plain MLE student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_modules.base import StudentModule
+from lightning_modules.components.losses import Targets, cross_entropy
+from lightning_modules.components.student import AdapterStack
+
+
+class NegativeModel(StudentModule):
+    """Maximum likelihood with one LoRA: max E log P(r, ŷ | x; θ).
+
+    The data make the model: D_neg gives M_neg, D_pos CoT KD, both MIX, the data set's own solutions Fine-tune,
+    D_pos with the student's own right samples self-augmentation.
+    """
+
+    def build(self, stack: AdapterStack) -> None:
+        """One LoRA."""
+        self.add_or_load(stack)
+
+    def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
+        """Cross-entropy, mean over the batch's target tokens."""
+        return {"loss": cross_entropy(self.target_logits(batch, targets), targets)}
