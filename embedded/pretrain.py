@@ -47,7 +47,7 @@ def train_tokenizer(vocabulary: int = 512, sample: int = 20_000, seed: int = 0) 
     texts = [next(stream) for _ in range(sample)] + [RATIONALE_PIECES] * (sample // 20)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=512
     )
 
