@@ -1,0 +1,51 @@
+"""The arrows of docs/architecture.md: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+LOWER = {"lightning_modules", "datamodules", "foundation"}
+UPPER = {"callbacks", "pipeline", "embedded"}
+LIGHTNING = {"lightning", "pytorch_lightning"}
+FORBIDDEN = {
+    "foundation": {"cli", *UPPER, *LOWER} - {"foundation"},
+    "lightning_modules": {"cli", "datamodules", *UPPER},
+    "lightning_modules/components": LIGHTNING,
+    "datamodules": {"cli", "lightning_modules", *UPPER},
+    "datamodules/components": LIGHTNING,
+    **{package: {"cli"} for package in UPPER},
+}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Full names of the modules a file imports, wherever in the file it does."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_follow_the_arrows(package: str) -> None:
+    files = sorted((REPOSITORY / package).rglob("*.py"))
+    assert files, f"{package} has no Python files: is FORBIDDEN out of date?"
+    crossings = [
+        f"{file.relative_to(REPOSITORY)} imports {name}"
+        for file in files
+        for name in imported(file)
+        if name.partition(".")[0] in FORBIDDEN[package]
+    ]
+    assert crossings == []
+
+
+@pytest.mark.parametrize("package", ["lightning_modules", "datamodules"])
+def test_components_import_only_components_of_their_package(package: str) -> None:
+    """Otherwise they would import lightning after all, through a neighbour that does."""
+    own = [name for file in (REPOSITORY / package / "components").rglob("*.py") for name in imported(file)]
+    assert [n for n in own if n.partition(".")[0] == package and not n.startswith(f"{package}.components")] == []

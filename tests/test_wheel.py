@@ -1,0 +1,70 @@
+"""The wheel: what it holds, and that it runs away from the repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[1]
+NOT_SOURCE = shutil.ignore_patterns(
+    ".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "models", "lightning_logs"
+)
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Runs a command as a stranger would, without this process's PYTHONPATH; returns its standard output."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy so that setuptools leaves nothing in the working tree."""
+    source = tmp_path_factory.mktemp("source") / "dust2gold"
+    shutil.copytree(REPOSITORY, source, ignore=NOT_SOURCE)
+    output = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", output, cwd=source)
+    (built,) = output.glob("*.whl")
+    return built
+
+
+def test_holds_every_package_config_and_the_student(wheel: Path) -> None:
+    packages = ("callbacks", "datamodules", "embedded", "foundation", "lightning_modules", "pipeline")
+    wanted = {"cli.py"}
+    for package in packages:
+        wanted |= {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / package).rglob("*.py")}
+        wanted.add(f"{package}/py.typed")
+    wanted |= {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / "configs").rglob("*.yaml")}
+    student = REPOSITORY / "embedded" / "student"
+    wanted |= {str(file.relative_to(REPOSITORY)) for file in student.glob("*") if file.is_file()}
+
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert wanted - held == set()
+    others = {name for name in held - wanted if ".dist-info/" not in name}
+    assert others == set()
+
+
+def test_runs_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
+    """In a fresh environment that sees this one's dependencies but not its editable dust2gold."""
+    environment = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", environment, cwd=tmp_path)
+    python = environment / "bin" / "python"
+    run(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
+    # Plain paths in a .pth file are appended without reading the .pth files there: the editable install stays out.
+    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+
+    home = run(python, "-c", "import cli, pipeline; print(cli.__file__, pipeline.__file__)", cwd=tmp_path)
+    assert home.split() == [str(site / "cli.py"), str(site / "pipeline" / "__init__.py")]
+    assert "fit" in run(environment / "bin" / "dust2gold", "--help", cwd=tmp_path)
