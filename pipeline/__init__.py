@@ -1,0 +1,1 @@
+"""The whole way on one command: `run` walks a graph of stages made of our own command lines, `report` tabulates."""

@@ -1,0 +1,42 @@
+"""One run at a time in a run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from foundation.errors import InputError
+
+
+@contextlib.contextmanager
+def only_run_in(run: Path) -> Iterator[None]:
+    """Holds the run directory's lock file while the block runs.
+
+    The kernel drops the lock with the process that held it, so a file left by a dead one is simply taken over.
+
+    Raises:
+        InputError: If another process holds it, or the directory cannot be written.
+    """
+    path = run / ".stages" / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        remedy = "choose another run directory with --run DIR"
+        raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            raise InputError(
+                f"another run is at work in {run} (process {stream.read().strip() or 'unknown'})",
+                file=path, remedy="wait for it, stop it, or choose another directory with --run DIR",
+            ) from error  # fmt: skip
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield

@@ -1,0 +1,182 @@
+"""Runs the stages that must run, in order, and records each step so that an interruption costs one command at most."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from foundation.errors import InputError
+from pipeline.durations import duration
+from pipeline.fingerprint import ABSENT, CODE_ROOT
+from pipeline.lock import only_run_in
+from pipeline.manifest import CommandRecord, Manifest
+from pipeline.plan import Action, Decision, Planner, label
+from pipeline.selection import Request, selected
+from pipeline.stage import Stage, as_typed
+
+Execute = Callable[[list[str]], "int | None"]
+"""Runs one command line, given without `python cli.py`; anything but 0 or None is a failure."""
+
+_INTERRUPTED = (130, -signal.SIGINT)
+"""How a command ends that was stopped with Ctrl-C: as a shell reports it, and as `subprocess` does."""
+
+
+class Runner:
+    """Runs a pipeline.
+
+    Args:
+        planner: Decides what must run.
+        request: What the user asked for.
+        execute: Runs one command line.
+        tell: Prints a line for the user.
+    """
+
+    def __init__(self, planner: Planner, request: Request, execute: Execute, tell: Callable[[str], None]) -> None:
+        self._planner = planner
+        self._request = request
+        self._execute = execute
+        self._tell = tell
+        self._stages = selected(planner.pipeline, request)
+        self._remaining = [stage.name for stage in self._stages]
+
+    @property
+    def resuming(self) -> str:
+        """The command that carries on from here."""
+        return self._request.resuming(self._remaining)
+
+    def run(self) -> None:
+        """Runs, resumes or skips each stage asked for.
+
+        Raises:
+            InputError: If another run is at work here, a needed stage or file is missing, or a command fails in a
+                way the user can mend; any other exception of a command passes through.
+            KeyboardInterrupt: If the user stops it. The stage stays `running` and resumes.
+        """
+        started = time.monotonic()
+        with only_run_in(self._planner.pipeline.run):
+            for note in self._planner.check(self._stages):
+                self._tell(f"note: {note}")
+            if self._request.redo:
+                self._ask_anew()
+            for stage in self._stages:
+                self._settle(stage)
+                self._remaining.remove(stage.name)
+        self._tell(f"{len(self._stages)} stages in {duration(time.monotonic() - started)}")
+
+    def _ask_anew(self) -> None:
+        """Marks the stages at once, so that an interrupted `--force` carries on without it and repeats nothing."""
+        for stage in self._stages:
+            manifest = self._planner.manifests.read(stage.name)
+            if manifest is not None:
+                manifest.state = "redo"
+                self._planner.manifests.write(manifest)
+
+    def _settle(self, stage: Stage) -> None:
+        head = label(self._planner.pipeline, stage)
+        decision = self._planner.decide(stage)
+        if decision.action is Action.SKIP:
+            self._tell(f"{head}: {stage.about} - skipped ({decision.reason})")
+            return
+        self._tell(f"{head}: {stage.about} - {decision.action.value} ({decision.reason})")
+        manifest = self._begin(stage, decision)
+        for number, record in enumerate(manifest.commands, 1):
+            if not record.done:
+                self._attempt(stage, number, record, manifest)
+        self._finish(stage, manifest)
+        self._tell(f"{head}: done in {duration(manifest.seconds)}")
+
+    def _begin(self, stage: Stage, decision: Decision) -> Manifest:
+        earlier = self._planner.manifests.read(stage.name)
+        if decision.action is Action.RESUME and earlier is not None:
+            return earlier
+        # Cleared before the new manifest is written: a crash in between must not pass old files off as this attempt's.
+        self._clear(stage, keep=earlier is None or earlier.state != "running")
+        manifest = Manifest(
+            stage=stage.name,
+            about=stage.about,
+            state="running",
+            fingerprint=self._planner.fingerprint(stage),
+            commands=[CommandRecord(command) for command in stage.commands],
+            started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        self._planner.manifests.write(manifest)
+        return manifest
+
+    def _attempt(self, stage: Stage, number: int, record: CommandRecord, manifest: Manifest) -> None:
+        where = f"stage '{stage.name}', command {number} of {len(manifest.commands)}"
+        by_hand = f"repeat it alone with `{as_typed(record.command)}`, or carry on with `{self.resuming}`"
+        started = time.monotonic()
+        try:
+            _check_ending(self._execute(list(record.command)))
+            record.done = True
+        except InputError as error:
+            remedy = f"{error.remedy}; {by_hand}" if error.remedy else by_hand
+            raise InputError(
+                f"{error.problem} ({where})", file=error.file, line=error.line, field=error.field, remedy=remedy
+            ) from error
+        except SystemExit as error:
+            _check_interrupt(error)
+            if error.code not in (None, 0):
+                raise InputError(f"{where} ended with exit status {error.code}", remedy=by_hand) from error
+            record.done = True
+        except Exception:
+            print(f"{where} failed; {by_hand}", file=sys.stderr)
+            raise
+        finally:
+            record.seconds += time.monotonic() - started
+            self._planner.manifests.write(manifest)
+
+    def _finish(self, stage: Stage, manifest: Manifest) -> None:
+        manifest.outputs = self._planner.outputs(stage)
+        missing = [name for name, found in manifest.outputs.items() if found == ABSENT]
+        manifest.state = "redo" if missing else "done"
+        self._planner.manifests.write(manifest)
+        if missing:
+            raise InputError(
+                f"stage '{stage.name}' completed without writing {', '.join(missing)}",
+                file=stage.file, field=f"stages.{stage.name}.outputs", remedy="mend its commands or its `outputs`",
+            )  # fmt: skip
+        shutil.rmtree(self._aside(stage), ignore_errors=True)
+
+    def _clear(self, stage: Stage, *, keep: bool) -> None:
+        """Takes the stage's directories away; finished work is kept aside until the stage is done again."""
+        aside = self._aside(stage)
+        present = [path for path in map(Path, stage.directories) if path.exists()]
+        if keep and present and aside.exists():
+            shutil.rmtree(aside)
+        for number, path in enumerate(present):
+            if keep:
+                target = aside / str(number) / path.name
+                target.parent.mkdir(parents=True)
+                path.rename(target)
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _aside(self, stage: Stage) -> Path:
+        return self._planner.pipeline.run / ".stale" / stage.name
+
+
+def _check_ending(code: int | None) -> None:
+    if code in _INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
+        raise SystemExit(code)
+
+
+def _check_interrupt(error: SystemExit) -> None:
+    """Lightning turns Ctrl-C into `exit(1)`: without this, an interruption would be reported as a failure."""
+    if error.code in _INTERRUPTED or isinstance(error.__context__, KeyboardInterrupt):
+        raise KeyboardInterrupt from error
+
+
+def in_own_process(command: Sequence[str]) -> int:
+    """Runs one command line in a Python of its own and returns its exit status."""
+    return subprocess.run([sys.executable, str(CODE_ROOT / "cli.py"), *command], check=False).returncode

@@ -1,0 +1,50 @@
+"""One stage of a pipeline: what it runs, what it reads, what it leaves behind."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage with every variable replaced.
+
+    Attributes:
+        name: Its name; the manifest is called after it.
+        about: What it does, in a line.
+        commands: The words of each command line, without `python cli.py`.
+        needs: The stages that must be done before.
+        inputs: Files and directories whose content matters beyond what the needed stages make.
+        outputs: Files and directories that exist when it is done.
+        directories: What it alone writes to; cleared before it starts afresh.
+        file: The pipeline file it stands in.
+    """
+
+    name: str
+    about: str
+    commands: tuple[tuple[str, ...], ...]
+    needs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    directories: tuple[str, ...]
+    file: Path
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """The files that its commands name after `--config` or `-c`, each once, in order."""
+        found: dict[str, None] = {}
+        for command in self.commands:
+            for word, following in zip(command, (*command[1:], ""), strict=True):
+                if word in ("--config", "-c") and following:
+                    found[following] = None
+                elif word.startswith("--config="):
+                    found[word.partition("=")[2]] = None
+        return tuple(found)
+
+
+def as_typed(command: Sequence[str]) -> str:
+    """Returns a command line as the user would type it, quoted for the shell."""
+    return shlex.join(["python", "cli.py", *command])

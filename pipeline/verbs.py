@@ -1,0 +1,131 @@
+"""The command-line verbs `run` and `report`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+from foundation.errors import InputError
+from pipeline.config import load_pipeline
+from pipeline.plan import Planner, show_plan
+from pipeline.report import report
+from pipeline.runner import Execute, Runner, in_own_process
+from pipeline.selection import Request, selected
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `run`."""
+    parser.description = (
+        "Run a pipeline: each stage whose inputs, config or code changed since it was last done; the others are "
+        "skipped, an interrupted one resumes."
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the pipeline file, as configs/demo.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+        help="give one of the file's variables another value; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--run", metavar="DIR", help="the run directory, instead of the file's")
+    stages = parser.add_mutually_exclusive_group()
+    stages.add_argument(
+        "--only",
+        type=_names,
+        default=(),
+        metavar="STAGE[,STAGE]",
+        help="these stages alone; what they need must be done",
+    )
+    stages.add_argument(
+        "--from",
+        dest="start",
+        metavar="STAGE",
+        help="do this stage and all after it again, leaving those before as they are",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="do stages again though nothing changed; with --only these alone"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would run, and why, and each command; do nothing"
+    )
+    parser.add_argument(
+        "--isolate", action="store_true", help="run each command in a Python of its own (some seconds more each)"
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def run_main(args: argparse.Namespace, execute: Execute) -> int:
+    """Runs a pipeline, or prints its plan.
+
+    Args:
+        args: What `add_run_arguments` parsed.
+        execute: Runs one command line in this process, given without `python cli.py`.
+
+    Returns:
+        The exit status: 0, or 130 if the user stopped it.
+
+    Raises:
+        InputError: If the pipeline, a selection or a command's input cannot be used.
+    """
+    request = Request(
+        config=args.config,
+        settings=_settings(args.settings),
+        run=args.run,
+        only=args.only,
+        start=args.start,
+        force=args.force,
+        isolate=args.isolate,
+    )
+    pipeline = load_pipeline(Path(args.config), request.settings, None if args.run is None else Path(args.run))
+    planner = Planner(pipeline)
+    tell = partial(print, flush=True)
+    if args.dry_run:
+        stages = selected(pipeline, request)
+        for note in planner.check(stages):
+            tell(f"note: {note}")
+        show_plan(planner, stages, redo=request.redo, tell=tell)
+        return 0
+    runner = Runner(planner, request, in_own_process if args.isolate else execute, tell)
+    try:
+        runner.run()
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; carry on with `{runner.resuming}`", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _settings(items: list[str]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {item}: NAME=VALUE was expected", remedy="as in --set samples=16")
+        settings[name] = value
+    return settings
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `report`."""
+    parser.description = (
+        "Tabulate every predictions.jsonl of a run: results.json, report.md and the table on the screen."
+    )
+    parser.add_argument("run", metavar="RUN_DIR", help="the run directory, as runs/demo")
+
+
+def report_main(args: argparse.Namespace) -> int:
+    """Writes the report of a run directory and prints its tables.
+
+    Args:
+        args: What `add_report_arguments` parsed.
+
+    Raises:
+        InputError: If there is nothing to report or a file is malformed.
+    """
+    made = report(Path(args.run))
+    print("\n".join(made.tables))
+    print(f"results: {made.results}\nreport:  {made.markdown}")
+    print(f"logs:    {shlex.join(['tensorboard', '--logdir', args.run])}", flush=True)
+    return 0
