@@ -1,0 +1,230 @@
+r"""Answers as text: where a rationale states its answer, and when two answers are the same.
+
+Three notions of "the same", from the paper's own to the most lenient that needs no algebra:
+
+- `string_equal`: the MATH convention (Hendrycks et al. 2021), which made the paper's labels: equal after `normalise`.
+- `canonical`: equal in value as far as plain numbers and simple fractions go, so that "1,000", "1000" and "1000.0" pool
+  their votes, and "\frac{2}{4}" and "0.5" do.
+- math-verify, in `semantic.py`: equal as mathematics.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+
+LONGEST_ANSWER = 300
+"""Longer answers (characters) are no numbers and not worth algebra: they are compared as they stand."""
+
+_BRACE = re.compile(r"[{}]")
+_NOT_BLANK = re.compile(r"\S")
+
+
+def extract_answer(text: str) -> str | None:
+    r"""The answer that a rationale states, as written: the last box's content, or else what follows the last `####`.
+
+    A box is `\boxed{...}` with balanced braces or `\boxed 5`; `\fbox` counts where there is no `\boxed`.
+
+    Returns:
+        The answer without surrounding blanks ("" for an empty box), or None: no box, or one that never closes.
+    """
+    inside = _after_last_box(text)
+    if inside is None:
+        return text.rpartition("####")[2].partition("\n")[0].strip() if "####" in text else None
+    content = _braced(text, inside) if _opens_brace(text, inside) else _unbraced(text, inside)
+    return None if content is None else content.strip()
+
+
+def gold_answer(solution: str) -> str:
+    r"""The gold answer of a data set's own solution; "" if it states none.
+
+    A box that is empty or has no braces is kept as written. MATH's 7,500 training solutions hold two of each
+    (`\boxed{}`, `\boxed 9`). The reference implementation finds no gold answer there and counts all 32 samples as
+    wrong, 7 of them unjustly. As written the gold answer equals no string either, which gives the paper's counts, while
+    `canonical` and math-verify do read `\boxed 9`, and math-verify tells that `\boxed{}` cannot be graded.
+    """
+    answer = extract_answer(solution)
+    if answer is None:
+        return ""
+    inside = _after_last_box(solution)
+    if inside is None or (answer and _opens_brace(solution, inside)):
+        return answer
+    return rf"\boxed {answer}" if answer else r"\boxed{}"
+
+
+def _after_last_box(text: str) -> int | None:
+    r"""The position after the last `\boxed`, or after the last `\fbox` of a text without `\boxed`."""
+    for command in ("\\boxed", "\\fbox"):
+        start = text.rfind(command)
+        if start >= 0:
+            return start + len(command)
+    return None
+
+
+def _opens_brace(text: str, start: int) -> bool:
+    first = _NOT_BLANK.search(text, start)
+    return first is not None and first[0] == "{"
+
+
+def _braced(text: str, start: int) -> str | None:
+    """What the next braces after `start` enclose; None if they never close."""
+    depth = 0
+    opening = text.index("{", start)
+    for brace in _BRACE.finditer(text, opening):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return text[opening + 1 : brace.start()]
+    return None
+
+
+def _unbraced(text: str, start: int) -> str:
+    r"""What `\boxed 5` boxes: all up to the end of the formula or the line."""
+    return re.split(r"[$\n]", text[start:], maxsplit=1)[0].strip().rstrip(".,;")
+
+
+# The MATH convention. The order of the steps is part of it.
+
+_DELETED = ("\\left", "\\right", "^{\\circ}", "^\\circ", "\\$")
+_SLASH = re.compile(r"(0|-?[1-9][0-9]*)/(0|-?[1-9][0-9]*)")
+
+
+def string_equal(answer: str, gold: str) -> bool:
+    """Whether two answers are equal by the MATH convention, the comparison that made the paper's labels.
+
+    A text that the convention cannot bring to its normal form equals only itself.
+    """
+    left, right = _normal_form(answer), _normal_form(gold)
+    return answer == gold if left is None or right is None else left == right
+
+
+def normalise(answer: str) -> str:
+    r"""The answer in the MATH convention's normal form, or as it stands where it has none.
+
+    Layout commands, degree signs, `\$` and `\%` go; so do blanks, a unit in `\text{ ...}` and a head such as `x =`;
+    `.5` gets its zero, `\frac12`, `\sqrt3` and `1/2` their braces. One decimal is known: 0.5 is `\frac{1}{2}`.
+    """
+    form = _normal_form(answer)
+    return answer if form is None else form
+
+
+def _normal_form(text: str) -> str | None:
+    text = text.replace("\n", "").replace("\\!", "").replace("\\\\", "\\")
+    text = text.replace("tfrac", "frac").replace("dfrac", "frac")
+    for command in _DELETED:
+        text = text.replace(command, "")
+    if text.count("\\text{ ") > 1:
+        return None
+    text = text.split("\\text{ ")[0]
+    text = text.replace("\\%", "").replace(" .", " 0.").replace("{.", "{0.")
+    if text.startswith("."):
+        text = "0" + text
+    head, sign, rest = text.partition("=")
+    if sign and "=" not in rest and len(head) <= 2:
+        text = rest
+    rooted = _with_root_braces(text)
+    braced = None if rooted is None else _with_fraction_braces(rooted.replace(" ", ""))
+    if braced is None:
+        return None
+    if braced == "0.5":
+        return "\\frac{1}{2}"
+    return _SLASH.sub(r"\\frac{\1}{\2}", braced) if _SLASH.fullmatch(braced) else braced
+
+
+def _with_root_braces(text: str) -> str | None:
+    r"""`\sqrt3` as `\sqrt{3}`; None where nothing follows a root."""
+    head, *parts = text.split("\\sqrt")
+    if not all(parts):
+        return None
+    return head + "".join("\\sqrt" + (part if part[0] == "{" else f"{{{part[0]}}}{part[1:]}") for part in parts)
+
+
+def _with_fraction_braces(text: str) -> str | None:
+    r"""`\frac12`, `\frac1{2}` as `\frac{1}{2}`; as it stands if one character follows `\frac`, None if nothing does."""
+    head, *parts = text.split("\\frac")
+    pieces = [head]
+    for part in parts:
+        if not part:
+            return None
+        if part[0] == "{":
+            pieces.append(part)
+        elif len(part) == 1:
+            return text
+        else:
+            denominator = "{" if part[1] == "{" else f"{{{part[1]}}}"
+            pieces.append(f"{{{part[0]}}}{denominator}{part[2:]}")
+    return "\\frac".join(pieces)
+
+
+# Equality in value.
+
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?"
+_NUMBER = re.compile(rf"([-+]?)\$?([-+]?)({_DIGITS})%?")
+_FRACTION = re.compile(r"(-?)\\frac\{(-?[0-9]+)\}\{(-?[0-9]+)\}")
+_SEPARATOR = re.compile(r"\{,\}|\\,|\\!|,\\!|\\ |~")
+_UNIT = re.compile(r"(?<=[0-9.])(?:\s*\\(?:text|mathrm|mbox)\{\s*([A-Za-z ]+)\}|\s+([A-Za-z]{2,}(?: [A-Za-z]+)*))\.?$")
+_MULTIPLIERS = frozenset({"pi", "sqrt", "hundred", "thousand", "million", "billion", "trillion", "dozen", "percent"})
+_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}")
+
+
+def canonical(answer: str) -> str:
+    r"""A form that answers of equal value share, for votes to be pooled by and for data sets of plain numbers.
+
+    Plain numbers (thousands separators, a currency sign, a percent sign or a unit, trailing zeros, negative zero) and
+    fractions of integers become exact rationals: "1,000", "1000.0" and "1000 apples" give "1000"; "\frac{2}{4}" and
+    "0.5" give "1/2". A percent sign is dropped, as the MATH convention does: "50\%" is "50". Everything else is
+    brought to the MATH convention's normal form; `\text{Yes}` is "Yes". Idempotent.
+    """
+    text = answer.strip()
+    if len(text) > LONGEST_ANSWER:
+        return text
+    text = _unwrapped(text)
+    value = _value(text)
+    while value is None and (shorter := _unwrapped(normalise(text))) != text:
+        text = shorter
+        value = _value(text)
+    return text if value is None else str(value)
+
+
+def _unwrapped(text: str) -> str:
+    r"""Without `$...$`, the box that `gold_answer` may keep, and a `\text{}` around the whole."""
+    text = text.strip()
+    if len(text) > 2 and text[0] == text[-1] == "$":
+        text = text[1:-1].strip()
+    text = text.removeprefix("\\boxed ").strip()
+    wrapper = _WRAPPER.fullmatch(text)
+    return wrapper[1].strip() if wrapper else text
+
+
+def _value(text: str) -> Fraction | None:
+    """The exact value of a plain number or a fraction of integers; None for anything else."""
+    fraction = _FRACTION.fullmatch(text)
+    if fraction:
+        sign, over, under = fraction.groups()
+        return None if int(under) == 0 else Fraction(int(sign + "1") * int(over), int(under))
+    text = _SEPARATOR.sub(lambda mark: "," if "," in mark[0] and mark[0] != "\\," else "", text.replace("\u2212", "-"))
+    unit = _UNIT.search(text)
+    if unit and not _MULTIPLIERS.intersection((unit[1] or unit[2]).lower().split()):
+        text = text[: unit.start()]
+    number = _NUMBER.fullmatch(text.replace("\\$", "$").replace("\\%", "%"))
+    if not number or (number[1] and number[2]) or not any(character.isdigit() for character in number[3]):
+        return None
+    return Fraction(number[1] + number[2] + number[3].replace(",", "").rstrip("."))
+
+
+def plain_number(text: str) -> str | None:
+    """A plain number without decoration ("1,080" and "1080.0" are "1080", ".50" is "0.5"); None for anything else."""
+    value = _value(text.strip()) if len(text) <= LONGEST_ANSWER and "\\frac" not in text else None
+    if value is None or value.denominator == 1:
+        return None if value is None else str(value)
+    whole, _, decimals = re.sub(r"[^0-9.]", "", text).partition(".")
+    return f"{'-' if value < 0 else ''}{int(whole or 0)}.{decimals.rstrip('.0')}"
+
+
+def are_plain(golds: Iterable[str]) -> bool:
+    """Whether a data set's gold answers are plain numbers and words, to be compared by value: none holds LaTeX.
+
+    The rule for a whole data set, never for one question: MATH's gold answer "1000" looks like GSM8K's, but MATH's
+    labels are defined by strings ("1,000" is wrong there, in the paper's counts), GSM8K's by value.
+    """
+    return not any("\\" in gold for gold in golds)

@@ -1,0 +1,196 @@
+r"""Semantic grading: what the string comparison rejects goes to math-verify.
+
+Of the samples that the string comparison rejects in the paper's teacher data, some 2% are right (`8!` for 40320, a set in
+another order, `\frac{1}{\sqrt5}` for `\frac{\sqrt5}{5}`): label noise in D_neg. math-verify finds them, at a thousand times
+the cost; so it is asked once per pair of answer and gold answer, and its replies can be kept in a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+
+from datamodules.components.answers import LONGEST_ANSWER
+from datamodules.components.grading import Grade, Grader, Progress, StringGrader
+from datamodules.components.records import Verdict
+from datamodules.components.verifier import Outcome, Verifier
+from foundation.errors import InputError
+
+Pair = tuple[str, str]
+"""A gold answer and an answer, the order in which math-verify wants them: its comparison is not symmetric."""
+
+
+class OutcomeCache:
+    """What math-verify said of each (gold, answer) pair, in memory and, if `path` is given, in a JSON-lines file.
+
+    The file grows with every batch, so that an interrupted run loses little; a line that was cut off is skipped.
+    Outcomes of another version of math-verify do not count, nor do overruns of a shorter time limit. Example line:
+
+        {"math_verify": "0.9.0", "seconds": 5.0, "gold": "40320", "answer": "8!", "outcome": "equal"}
+    """
+
+    def __init__(self, path: Path | None, time_limit: float) -> None:
+        self.path = path
+        self._maker = {"math_verify": version("math-verify"), "seconds": time_limit}
+        self._outcomes: dict[Pair, Outcome] = dict(self._load(path)) if path is not None and path.exists() else {}
+
+    def _load(self, path: Path) -> Iterator[tuple[Pair, Outcome]]:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    known = json.loads(line)
+                    current = known["math_verify"] == self._maker["math_verify"]
+                    settled = known["outcome"] != "time limit" or known["seconds"] >= self._maker["seconds"]
+                    if current and settled:
+                        yield (known["gold"], known["answer"]), known["outcome"]
+
+    def __contains__(self, pair: Pair) -> bool:
+        return pair in self._outcomes
+
+    def __getitem__(self, pair: Pair) -> Outcome:
+        return self._outcomes[pair]
+
+    def add(self, outcomes: Mapping[Pair, Outcome]) -> None:
+        """Remembers these outcomes; in the file not those of a worker's death, which may be chance.
+
+        Raises:
+            InputError: If the file cannot be written.
+        """
+        self._outcomes.update(outcomes)
+        if self.path is None or not outcomes:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as stream:
+                for (gold, answer), outcome in outcomes.items():
+                    if outcome != "worker died":
+                        line = {**self._maker, "gold": gold, "answer": answer, "outcome": outcome}
+                        stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as error:
+            problem = f"cannot write ({error.strerror or error})"
+            raise InputError(problem, file=self.path, remedy="free some space or choose another output") from error
+
+
+class SemanticGrader:
+    """String comparison first; what it rejects is positive if math-verify calls it equal.
+
+    Ungradable are rationales without a gold answer, with a gold answer that math-verify cannot read, and those whose
+    comparison overran the time limit or killed its worker. Answers of more than 300 characters are not sent: they stay
+    negative.
+
+    Args:
+        by_value: As for `StringGrader`.
+        workers: math-verify processes; the number of usable cores if None. They start with the first answer to compare.
+        time_limit: Seconds of wall-clock time for one answer.
+        cache: JSON-lines file to keep math-verify's replies in; None: in memory only.
+
+    Raises:
+        InputError: If math-verify is not installed.
+    """
+
+    name = "semantic"
+    verdicts: Mapping[Outcome, Verdict] = MappingProxyType({"equal": "positive", "different": "negative"})
+    """What becomes of a rationale that the string comparison rejected; other outcomes make it ungradable."""
+
+    def __init__(
+        self,
+        by_value: bool = False,
+        workers: int | None = None,
+        time_limit: float = 5.0,
+        cache: Path | None = None,
+    ) -> None:
+        self._strings = StringGrader(by_value)
+        self._verifier = Verifier(workers, time_limit)
+        self._cache = OutcomeCache(cache, time_limit)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many rationales were found ungradable so far, by reason."""
+        return self._strings.reasons
+
+    def grade(self, rationale: str, gold: str) -> Grade:
+        """Grades one rationale."""
+        return self.grade_many([(rationale, gold)])[0]
+
+    def grade_many(self, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> list[Grade]:
+        """Grades (rationale, gold) pairs; the grades come in the order of the pairs."""
+        grades = self._strings.grade_many(pairs)
+        rejected: dict[Pair, list[int]] = defaultdict(list)
+        for index, ((_, gold), (verdict, answer)) in enumerate(zip(pairs, grades, strict=True)):
+            if verdict == "negative" and answer and max(len(answer), len(gold)) <= LONGEST_ANSWER:
+                rejected[gold, answer].append(index)
+        if progress is not None:
+            progress(len(pairs) - sum(map(len, rejected.values())))
+        for pair, outcome in self._outcomes(list(rejected)):
+            for index in rejected[pair]:
+                grades[index] = self._verdict(outcome), grades[index][1]
+            if progress is not None:
+                progress(len(rejected[pair]))
+        return grades
+
+    def _verdict(self, outcome: Outcome) -> Verdict:
+        if outcome in self.verdicts:
+            return self.verdicts[outcome]
+        self.reasons["the graders disagree" if outcome == "equal" else outcome] += 1
+        return "ungradable"
+
+    def _outcomes(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Outcome]]:
+        """Yields (pair, outcome) from the cache, then from math-verify as its workers reply."""
+        unknown = []
+        for pair in pairs:
+            if pair in self._cache:
+                yield pair, self._cache[pair]
+            else:
+                unknown.append(pair)
+        fresh: dict[Pair, Outcome] = {}
+        try:
+            for index, outcome in self._verifier.compare(unknown):
+                fresh[unknown[index]] = outcome
+                yield unknown[index], outcome
+        finally:
+            self._cache.add(fresh)
+
+    def close(self) -> None:
+        """Ends the worker processes; a later call starts new ones."""
+        self._verifier.close()
+
+
+class BothGrader(SemanticGrader):
+    """Positive or negative where string comparison and math-verify agree; where they do not, ungradable."""
+
+    name = "both"
+    verdicts = MappingProxyType({"different": "negative"})
+
+
+GRADERS = ("string", "semantic", "both")
+
+
+@contextlib.contextmanager
+def open_grader(
+    name: str,
+    *,
+    by_value: bool = False,
+    workers: int | None = None,
+    time_limit: float = 5.0,
+    cache: Path | None = None,
+) -> Iterator[Grader]:
+    """Yields the grader of this name and ends its worker processes afterwards. See `SemanticGrader` for the arguments.
+
+    Raises:
+        InputError: If there is no such grader, or math-verify is wanted and not installed.
+    """
+    if name not in GRADERS:
+        raise InputError(f"unknown grader '{name}'", field="--grader", remedy=f"choose one of {', '.join(GRADERS)}")
+    if name == "string":
+        yield StringGrader(by_value)
+        return
+    grader = (SemanticGrader if name == "semantic" else BothGrader)(by_value, workers, time_limit, cache)
+    try:
+        yield grader
+    finally:
+        grader.close()

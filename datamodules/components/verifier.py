@@ -1,0 +1,220 @@
+"""math-verify in worker processes, each answer under a hard wall-clock limit.
+
+math-verify needs the main thread of a process (it uses SIGALRM) and now and then meets an answer that keeps sympy busy
+for minutes, in C code that no signal interrupts. Each worker is therefore a process of its own: inside, an alarm ends most
+overruns softly; from outside, a worker that still does not reply is killed and replaced. The memory of a worker is bounded
+as well, because `9^{9^{9^9}}` is a short answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import FrameType, TracebackType
+from typing import Literal
+
+from foundation.errors import InputError
+
+Outcome = Literal["equal", "different", "unreadable gold", "time limit", "worker died"]
+"""What came of comparing an answer with a gold answer; the last three settle nothing."""
+
+_GRACE = 1.0  # seconds between the alarm inside a worker and its end from outside
+_START = 120.0  # seconds a worker has for importing sympy, on a loaded machine too
+_MEMORY = 4 << 30  # bytes of address space of a worker
+
+
+class Verifier:
+    """A pool of math-verify workers. Use it as a context manager, or call `close`.
+
+    Args:
+        workers: How many processes; the number of usable cores if None.
+        time_limit: Seconds of wall-clock time for one answer.
+
+    Raises:
+        InputError: If math-verify is not installed or its workers do not start.
+    """
+
+    def __init__(self, workers: int | None = None, time_limit: float = 5.0) -> None:
+        if importlib.util.find_spec("math_verify") is None:
+            raise InputError(
+                "math-verify is not installed",
+                field="--grader",
+                remedy="pip install math-verify, or use --grader string",
+            )
+        self.count = workers or _usable_cores()
+        self.time_limit = time_limit
+        self._workers: list[_Worker] = []
+
+    def compare(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[int, Outcome]]:
+        """Compares (gold, answer) pairs; yields (index, outcome) as each is settled, in no particular order."""
+        pending = deque(range(len(pairs)))
+        while len(self._workers) < min(self.count, len(pairs)):
+            self._workers.append(_Worker(self.time_limit))
+        try:
+            while pending or self._busy():
+                for worker in self._workers:
+                    if pending and worker.idle:
+                        index = pending.popleft()
+                        worker.send(index, pairs[index])
+                yield from self._collect()
+        finally:
+            if self._busy():  # left early: the replies still to come are nobody's
+                self.close()
+
+    def _busy(self) -> bool:
+        return any(worker.task is not None for worker in self._workers)
+
+    def _collect(self) -> Iterator[tuple[int, Outcome]]:
+        """Waits until a worker replies, starts, dies or overruns, and replaces those that did the last two."""
+        busy = [worker for worker in self._workers if not worker.idle]
+        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+        replied = wait([worker.connection for worker in busy], timeout=patience)
+        for worker in busy:
+            task, late = worker.task, worker.deadline <= time.monotonic()
+            if worker.connection in replied:
+                outcome = worker.receive()
+            elif late:
+                outcome = worker.give_up("time limit")
+            else:
+                continue
+            if not worker.alive:
+                self._workers[self._workers.index(worker)] = _Worker(self.time_limit)
+            if task is not None and outcome is not None:
+                yield task, outcome
+
+    def close(self) -> None:
+        """Ends all workers. A later `compare` starts new ones."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers.clear()
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Worker:
+    """One worker process as its parent sees it: starting, idle, busy with `task` until `deadline`, or dead."""
+
+    def __init__(self, time_limit: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, time_limit), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.time_limit = time_limit
+        self.task: int | None = None
+        self.started = False
+        self.alive = True
+        self.deadline = time.monotonic() + _START
+
+    @property
+    def idle(self) -> bool:
+        return self.alive and self.started and self.task is None
+
+    def send(self, task: int, pair: tuple[str, str]) -> None:
+        self.task = task
+        self.deadline = time.monotonic() + self.time_limit + _GRACE
+        with contextlib.suppress(OSError):  # a worker that died meanwhile shows when its reply is awaited
+            self.connection.send(pair)
+
+    def receive(self) -> Outcome | None:
+        """The outcome of the task; None if the worker reports that it has started."""
+        try:
+            outcome: Outcome | None = self.connection.recv()
+        except (EOFError, OSError):
+            return self.give_up("worker died")
+        self.started, self.task = True, None
+        return outcome
+
+    def give_up(self, why: Outcome) -> Outcome:
+        self.kill()
+        if not self.started:
+            raise InputError(
+                "the math-verify workers do not start",
+                field="--grader",
+                remedy="check `python -c 'import math_verify'`, or use --grader string",
+            )
+        return why
+
+    def kill(self) -> None:
+        self.alive = False
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class _Overrun(BaseException):
+    """Raised by the alarm; no Exception, for sympy catches many of those."""
+
+
+def _raise_overrun(number: int, frame: FrameType | None) -> None:
+    raise _Overrun
+
+
+def _serve(connection: Connection, time_limit: float) -> None:
+    """The life of a worker: says None once it has started, then answers each (gold, answer) pair with an outcome."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _bound_memory()
+    compare = _load_comparison()
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        connection.send(None)
+        while True:
+            gold, answer = connection.recv()
+            connection.send(_within(time_limit, compare, gold, answer))
+
+
+def _bound_memory() -> None:
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, most))
+
+
+def _within(seconds: float, compare: Callable[[str, str], Outcome], gold: str, answer: str) -> Outcome:
+    if not hasattr(signal, "setitimer"):
+        return compare(gold, answer)
+    signal.signal(signal.SIGALRM, _raise_overrun)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            return compare(gold, answer)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except _Overrun:
+        return "time limit"
+
+
+def _load_comparison() -> Callable[[str, str], Outcome]:
+    """The comparison by math-verify, whose import takes a second or two."""
+    from math_verify import parse, verify  # type: ignore[import-untyped]
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+
+    def compare(gold: str, answer: str) -> Outcome:
+        # The limit is ours, around the whole: math-verify's own starts anew in each of its steps.
+        expected = parse(f"${gold}$", parsing_timeout=None)
+        if not expected:
+            return "unreadable gold"
+        found = parse(f"${answer}$", parsing_timeout=None)
+        return "equal" if verify(expected, found, timeout_seconds=None) else "different"
+
+    return compare
