@@ -180,7 +180,7 @@ def _wrong_operation(rng: random.Random, left: int, op: str, right: int) -> Line
 
 
 def _misread_number(rng: random.Random, left: int, op: str, right: int) -> Line | None:
-    swapped = int(str(right)[::-1])
+    swapped = int(str(right)[::-1]) if right % 10 else right
     readings = [number for number in (swapped, right - 1, right + 1) if number not in (0, 1, right)]
     return _true_line(left, op, rng.choice(readings))
 
