@@ -1,4 +1,4 @@
-"""What the decoder stages share: one frozen base with adapters, one step, sampling, adapter-only checkpoints.
+"""What the decoder stages share: one frozen base with adapters, one step, sampling.
 
 A stage says which adapters it needs (`build`) and what it minimises (`loss_parts`); nothing else differs.
 """
@@ -10,17 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from foundation.errors import InputError
 from lightning_modules.components.losses import Targets, at_targets, find_targets
 from lightning_modules.components.sampling import Sample, SamplingSettings, sample
-from lightning_modules.components.schedule import warmed_up
 from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
+from lightning_modules.partly_trained import PartlyTrained
 
 STUDENT = "student"
 """Name of the one trainable adapter of a plain stage."""
@@ -30,7 +27,7 @@ def _adamw(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=3e-4)
 
 
-class StudentModule(L.LightningModule):
+class StudentModule(PartlyTrained):
     """Base of the stages that train or sample a decoder.
 
     Args:
@@ -59,17 +56,13 @@ class StudentModule(L.LightningModule):
         warmup_steps: int = 0,
         sampling: SamplingSettings = SamplingSettings(),
     ) -> None:
-        super().__init__()
-        self.strict_loading = False  # checkpoints hold what was trained, never the base
+        super().__init__(optimizer, schedule, warmup_steps)
         self.student = student
         self.adapter = adapter
         self.lora = lora
         self.dtype_name = dtype
         self.random_weights = random_weights
         self.gradient_checkpointing = gradient_checkpointing
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.warmup_steps = warmup_steps
         self.sampling = sampling
         self.stack: AdapterStack | None = None
 
@@ -96,13 +89,21 @@ class StudentModule(L.LightningModule):
             raise RuntimeError("configure_model() has not run yet")
         return self.stack
 
+    def base_name(self) -> str:
+        """The student."""
+        return self.student
+
+    def base_fingerprint(self) -> str:
+        """Of the frozen base."""
+        return self.adapters.fingerprint
+
     def configure_model(self) -> None:
         """Loads the base once and puts the adapters on it (called by Lightning on every entry point)."""
         if self.stack is None:
             base = load_base(self.student, self.dtype_name, self.random_weights)
             stack = AdapterStack(base, self.student, self.gradient_checkpointing)
             self.build(stack)
-            self.stack = stack
+            self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
 
     def add_or_load(self, stack: AdapterStack) -> None:
         """The plain stages' `build`: the trained adapter if one is given, a fresh one otherwise."""
@@ -132,7 +133,7 @@ class StudentModule(L.LightningModule):
                      batch_size=max(1, targets.tokens.numel()))  # fmt: skip
         return parts["loss"]
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:  # type: ignore[override]
         """Greedy answers to a batch of questions; a callback grades them."""
         return self._sample(batch, replace(self.sampling, samples=1, temperature=0.0))
 
@@ -150,38 +151,3 @@ class StudentModule(L.LightningModule):
             batch["pad_token_id"],
             settings,
         )
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over what trains, and its schedule per step."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = warmed_up(optimizer, self.schedule, self.warmup_steps, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what trains, drops the base and the frozen adapters."""
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        checkpoint["base_fingerprint"] = self.adapters.fingerprint
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another base or another adapter shape.
-
-        Raises:
-            InputError: If the checkpoint does not belong to this student and these settings.
-        """
-        found, here = checkpoint.get("base_fingerprint"), self.adapters.fingerprint
-        if found and here and found != here:
-            raise InputError(
-                f"the checkpoint was trained on another base ({found}) than student '{self.student}' ({here})",
-                remedy="give --model.student the base it was trained on, or start anew without --ckpt_path",
-            )
-        state, trained = checkpoint["state_dict"], {n: p for n, p in self.named_parameters() if p.requires_grad}
-        wrong = sorted(n for n in trained.keys() ^ state.keys()) or sorted(
-            n for n, p in trained.items() if p.shape != state[n].shape
-        )
-        if wrong:
-            raise InputError(
-                f"the checkpoint does not fit this stage ({len(wrong)} parameters differ, e.g. {wrong[0]})",
-                remedy="use the settings it was trained with, or start anew without --ckpt_path",
-            )

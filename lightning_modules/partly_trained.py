@@ -1,0 +1,73 @@
+"""What every stage shares: an optimizer over the part that trains, and checkpoints of that part alone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+from foundation.errors import InputError
+from lightning_modules.components.schedule import warmed_up
+
+
+class PartlyTrained(L.LightningModule):
+    """A module of which a part trains and the rest, the base, is frozen and never saved.
+
+    Args:
+        optimizer: Optimizer of the trainable parameters.
+        schedule: Learning-rate schedule after the warm-up: constant, linear or cosine.
+        warmup_steps: Steps of linear warm-up from 0.
+    """
+
+    def __init__(self, optimizer: OptimizerCallable, schedule: str, warmup_steps: int) -> None:
+        super().__init__()
+        self.strict_loading = False  # checkpoints hold what was trained, never the base
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+
+    @abstractmethod
+    def base_name(self) -> str:
+        """The base as the user named it."""
+
+    @abstractmethod
+    def base_fingerprint(self) -> str:
+        """A hash of the frozen weights, "" where there is nothing frozen to check."""
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over what trains, and its schedule per step."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = warmed_up(optimizer, self.schedule, self.warmup_steps, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what trains, drops the base and the frozen adapters."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["base_fingerprint"] = self.base_fingerprint()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another base or another adapter shape.
+
+        Raises:
+            InputError: If the checkpoint does not belong to this base and these settings.
+        """
+        found, here = checkpoint.get("base_fingerprint"), self.base_fingerprint()
+        if found and here and found != here:
+            raise InputError(
+                f"the checkpoint was trained on another base ({found}) than '{self.base_name()}' ({here})",
+                remedy="name the base it was trained on, or start anew without --ckpt_path",
+            )
+        state, trained = checkpoint["state_dict"], {n: p for n, p in self.named_parameters() if p.requires_grad}
+        wrong = sorted(n for n in trained.keys() ^ state.keys()) or sorted(
+            n for n, p in trained.items() if p.shape != state[n].shape
+        )
+        if wrong:
+            raise InputError(
+                f"the checkpoint does not fit this stage ({len(wrong)} parameters differ, e.g. {wrong[0]})",
+                remedy="use the settings it was trained with, or start anew without --ckpt_path",
+            )
