@@ -1,0 +1,106 @@
+"""Stage 3's inference, Adaptive Self-Consistency beside its baselines: votes over the samples of each question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_modules.components.accuracy import GroupedAccuracy
+from lightning_modules.components.voting import (
+    AdaptiveForm,
+    adaptive_weights,
+    self_consistency_weights,
+    vote_accuracy,
+    weighted_self_consistency_weights,
+    winning_classes,
+)
+
+METHODS = {"sc": "self-consistency", "ws": "weighted self-consistency", "asc": "adaptive self-consistency"}
+NEEDS = {"ws": "logprob_mean", "asc": "score"}
+"""Which field of the batch a method weighs its votes by."""
+
+
+class VotingModel(L.LightningModule):
+    """Votes with every weighting that the samples allow: SC always, WS with log-probabilities, ASC with scores.
+
+    It has no parameters; only `test` applies. It logs `test/<method>/accuracy` and its groups, and its step returns the
+    rows of predictions.jsonl.
+
+    Args:
+        asc_form: M_rank's score s as a weight: s (paper), 1+s or 1+2s (reference's alternatives).
+    """
+
+    def __init__(self, asc_form: AdaptiveForm = "s") -> None:
+        super().__init__()
+        self.asc_form: AdaptiveForm = asc_form
+        self.accuracies: Any = torch.nn.ModuleDict({method: GroupedAccuracy() for method in METHODS})
+
+    def weights(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The weights [Q, N] of each method whose field the batch has."""
+        weights = {"sc": self_consistency_weights(batch["answers"])}
+        if NEEDS["ws"] in batch:
+            weights["ws"] = weighted_self_consistency_weights(batch[NEEDS["ws"]])
+        if NEEDS["asc"] in batch:
+            weights["asc"] = adaptive_weights(batch[NEEDS["asc"]], self.asc_form)
+        return weights
+
+    def test_step(  # type: ignore[override]  # Lightning hands any value on to the callbacks
+        self, batch: dict[str, Any], batch_idx: int
+    ) -> list[dict[str, Any]]:
+        """Settles the votes of a batch and returns one row per method and question."""
+        by_method = self.weights(batch)
+        if batch_idx == 0:
+            _say_skipped([method for method in METHODS if method not in by_method])
+        rows: list[dict[str, Any]] = []
+        for method, weights in by_method.items():
+            correct = vote_accuracy(batch["answers"], weights, batch["gold"])
+            self.accuracies[method].update(correct, [_groups(question) for question in batch["questions"]])
+            winners = winning_classes(batch["answers"], weights)
+            rows += _rows(method, batch, winners.tolist(), correct.tolist())
+        return rows
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the accuracies over all ranks; the values are the same on each."""
+        for method, accuracy in self.accuracies.items():
+            accuracy.update([], [])  # so that a method nobody could vote by does not look like a forgotten update
+            values = accuracy.compute()
+            if values["count"] > 0:
+                self.log_dict({f"test/{method}/{name}": value.float() for name, value in values.items()})
+            accuracy.reset()
+
+
+def _groups(question: dict[str, Any]) -> dict[str, str]:
+    return {"subject": question["subject"], "level": question["level"]}
+
+
+def _rows(method: str, batch: dict[str, Any], winners: list[list[bool]], correct: list[float]) -> list[dict[str, Any]]:
+    """Rows of predictions.jsonl; tied answers stand beside each other, and None stands where all abstained."""
+    rows = []
+    for question, texts, won, share in zip(batch["questions"], batch["texts"], winners, correct, strict=True):
+        answers = [text for text, wins in zip(texts, won, strict=False) if wins]
+        rows.append(
+            {
+                "method": method,
+                "dataset": question["source"],
+                "question_id": question["id"],
+                "subject": question["subject"],
+                "level": question["level"],
+                "correct": share,
+                "answer": " | ".join(answers) if answers else None,
+                "gold": question["gold"],
+            }
+        )
+    return rows
+
+
+def _say_skipped(methods: list[str]) -> None:
+    remedies = {
+        "ws": "the samples have no log-probability: sample them with `predict`",
+        "asc": "the samples have no score: let M_rank score them with `predict` on configs/rank.yaml",
+    }
+    for method in methods:
+        rank_zero_info(f"{METHODS[method]} ({method}) is left out: {remedies[method]}")
