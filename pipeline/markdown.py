@@ -16,21 +16,20 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(visible.split()))
 
 
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the lines of a table whose first column is text and whose others are figures, set to the right.
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> list[str]:
+    """Returns the lines of a table of text columns, then figures, which are set to the right.
 
     Args:
         heading: The column headings, already escaped.
         rows: The cells, already escaped.
+        texts: How many columns from the left are text.
     """
     widths = [max(3, *(len(row[column]) for row in (heading, *rows))) for column in range(len(heading))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return [_line(heading, widths), f"| {' | '.join(rule)} |", *(_line(row, widths) for row in rows)]
+    rule = ["-" * width if column < texts else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    return [_line(row, widths, texts) for row in (heading, rule, *rows)]
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = (
-        cell.rjust(width) if column else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return f"| {' | '.join([first, *others])} |"
+def _line(cells: Sequence[str], widths: Sequence[int], texts: int) -> str:
+    columns = enumerate(zip(cells, widths, strict=True))
+    padded = [cell.ljust(width) if column < texts else cell.rjust(width) for column, (cell, width) in columns]
+    return f"| {' | '.join(padded)} |"

@@ -174,11 +174,11 @@ def _against(predictions: Sequence[Prediction], dataset: str, method: str) -> li
 
 def _reading(rows: Sequence[Row]) -> list[str]:
     lines = [
-        "How to read it: a row is a method, a column a subject; `average` is the share of all questions answered right, "
-        "as in the paper's Table 2, and the best figure of a column is bold. Intervals are Wilson's at 95%; a tie of "
-        "votes counts as its share. `points over` is the mean difference per question with its paired 95% interval: "
-        "where that holds 0, the questions do not tell the two methods apart. One training run each: the spread over "
-        "seeds is not in it.",
+        "How to read it: a row is a method, a column a subject; `average` is the share of right answers over all "
+        "questions, as in the paper's Table 2, and the best figure of a column is bold. Intervals are Wilson's at 95%; "
+        "a tie of votes counts as its share. `points over` is the mean difference per question with its paired 95% "
+        "interval: where that holds 0, the questions do not tell the two methods apart. One training run each: the "
+        "spread over seeds is not in it.",
         "",
     ]
     lines += [f"- {name}: {_METHODS[name]}" for name in _unique(row.method for row in rows) if name in _METHODS]
@@ -191,11 +191,12 @@ def _data(path: Path) -> list[str]:
         return []
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        counts = [[name, f"{int(summary[name]):,}"] for name in _COUNTS]
+        groups = {**summary["by_subject"], "all": summary}
+        body = [[escape(name), *(f"{int(counts[key]):,}" for key in _COUNTS)] for name, counts in groups.items()]
     except (ValueError, KeyError, TypeError) as error:
         remedy = "write it again with `prepare`"
-        raise InputError(f"not what `prepare` writes ({error})", file=path, remedy=remedy) from error
-    return ["## Training data", "", *table(["", "count"], counts), ""]
+        raise InputError(f"not what `prepare` writes ({error!r})", file=path, remedy=remedy) from error
+    return ["## Training data", "", *table(["subject", *_COUNTS], body), ""]
 
 
 def _times(run: Path) -> list[str]:
@@ -207,6 +208,6 @@ def _times(run: Path) -> list[str]:
     ]
     if not done:
         return []
-    body = [[escape(manifest.stage), duration(manifest.seconds), escape(manifest.about)] for manifest in done]
-    body.append(["total", duration(sum(manifest.seconds for manifest in done)), ""])
-    return ["## Time", "", *table(["stage", "time", "what it does"], body), ""]
+    body = [[escape(manifest.stage), escape(manifest.about), duration(manifest.seconds)] for manifest in done]
+    body.append(["total", "", duration(sum(manifest.seconds for manifest in done))])
+    return ["## Time", "", *table(["stage", "what it does", "time"], body, texts=2), ""]

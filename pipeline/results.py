@@ -97,8 +97,9 @@ def wilson_interval(correct: float, n: int) -> tuple[float, float]:
     scale = 1 + Z95**2 / n
     centre = (share + Z95**2 / (2 * n)) / scale
     half = Z95 / scale * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    # Exact at the ends, where the rounding of centre ± half would leave 0 or 1 by an ulp or so.
-    return 0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half
+    # At 0 and n the ends are exactly 0 and 1; there and next to it the rounding of centre ± half may miss by an ulp.
+    low = 0.0 if correct == 0 else max(centre - half, 0.0)
+    return low, 1.0 if correct == n else min(centre + half, 1.0)
 
 
 def method_order(method: str) -> tuple[int, str]:

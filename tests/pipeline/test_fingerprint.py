@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.fingerprint import ABSENT, CODE_ROOT, ContentHashes, Fingerprint, code_version
+
+BASE = Fingerprint((("fit", "a"),), {"c.yaml": "1"}, {"x": "1"}, {"data": "1"}, "code")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"commands": (("fit", "b"),)}, "command 1 changed"),
+        ({"commands": (("fit", "a"), ("test",))}, "2 commands instead of 1"),
+        ({"configs": {"c.yaml": "2"}}, "config changed: c.yaml"),
+        ({"configs": {}}, "config removed: c.yaml"),
+        ({"inputs": {"x": "1", "y": "1"}}, "input added: y"),
+        ({"needs": {"data": "2"}}, "stage changed: data"),
+        ({"code": "other"}, "code changed"),
+    ],
+)
+def test_each_part_changes_the_key_and_is_named(change: dict[str, Any], reason: str) -> None:
+    changed = replace(BASE, **change)
+    assert changed.key != BASE.key
+    assert changed.differences(BASE) == [reason]
+
+
+def test_words_are_kept_apart() -> None:
+    assert replace(BASE, commands=(("fit a",),)).key != BASE.key
+    assert replace(BASE, configs={"x": "1"}, inputs={"c.yaml": "1"}).key != BASE.key
+
+
+def test_equal_fingerprints_have_equal_keys_whatever_the_order() -> None:
+    one = replace(BASE, inputs={"x": "1", "y": "2"})
+    other = replace(BASE, inputs={"y": "2", "x": "1"})
+    assert one.key == other.key
+    assert one.differences(other) == []
+
+
+def test_directory_hash_sees_names_contents_and_depth(tmp_path: Path) -> None:
+    place = tmp_path / "d"
+    (place / "s").mkdir(parents=True)
+    (place / "s" / "f").write_text("1")
+    seen = {ContentHashes().of(place)}
+    changes: list[Callable[[], object]] = [
+        lambda: (place / "s" / "f").write_text("2"),
+        lambda: (place / "s" / "f").rename(place / "f"),
+        lambda: (place / "g").write_text(""),
+    ]
+    for change in changes:
+        change()
+        seen.add(ContentHashes().of(place))
+    assert len(seen) == 4
+    assert ContentHashes().of(tmp_path / "none") == ABSENT
+
+
+def test_file_is_read_again_only_if_size_or_time_changed(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_text("one")
+    hashes = ContentHashes()
+    first = hashes.of(file)
+    status = file.stat()
+    file.write_text("two")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert hashes.of(file) == first
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert hashes.of(file) == ContentHashes().of(file) != first
+
+
+def test_code_version_covers_our_source_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("cli.py", "datamodules/components/x.py", "foundation/y.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    first = code_version(tmp_path)
+    for name in ("tests/z.py", "datamodules/data.json", "datamodules/__pycache__/x.pyc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    assert code_version(tmp_path) == first
+    (tmp_path / "datamodules/components/x.py").write_text("2")
+    second = code_version(tmp_path)
+    (tmp_path / "cli.py").write_text("2")
+    assert len({first, second, code_version(tmp_path)}) == 3
+    assert (CODE_ROOT / "pipeline" / "fingerprint.py").is_file()

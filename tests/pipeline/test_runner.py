@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pipeline.plan
+from foundation.errors import InputError
+from pipeline.durations import duration
+from pipeline.fingerprint import CODE_ROOT
+from pipeline.lock import only_run_in
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import World
+
+DATA = ["data/a.txt", "data/b.txt"]
+FIT = ["fit/1.txt", "fit/2.txt", "fit/3.txt"]
+ALL = [*DATA, *FIT, "table.txt"]
+
+
+def _raise(error: BaseException) -> Callable[[], int | None]:
+    def happen() -> int:
+        raise error
+
+    return happen
+
+
+def test_runs_everything_once_then_skips(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.run() == ALL
+    assert Path("runs/t/table.txt").read_text() == "source+lr: 1+hello there+lr: 1+lr: 1"
+    told = capsys.readouterr().out
+    assert "[2/3] fit: fits - run (not done yet)" in told
+    assert "[2/3] fit: done in 0 s" in told
+    assert world.run() == []
+    told = capsys.readouterr().out
+    assert "[1/3] data: makes the data - skipped (unchanged)" in told
+    assert "3 stages in 0 s" in told
+
+
+def test_manifest_says_what_made_what_from_what(world: World) -> None:
+    world.run()
+    manifest = world.manifest("fit")
+    assert manifest["state"] == "done"
+    assert manifest["commands"][0]["command"][:3] == ["join", "--config", "conf/fit.yaml"]
+    assert all(record["done"] and record["seconds"] >= 0 for record in manifest["commands"])
+    assert set(manifest["configs"]) == {"conf/fit.yaml"}
+    assert manifest["inputs"] == world.manifest("data")["outputs"]
+    assert manifest["needs"] == {"data": world.manifest("data")["key"]}
+    assert set(manifest["outputs"]) == {"runs/t/fit/3.txt"}
+    assert {"python", "torch", "lightning"} <= set(manifest["versions"])
+
+
+@pytest.mark.parametrize("place", ["fit/1.txt", "fit/2.txt", "fit/3.txt"])
+def test_crash_resumes_at_the_command_that_failed(world: World, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    world.trouble[place] = _raise(RuntimeError("boom"))
+    # fit/1.txt is an input of the second command too; only the first that writes or reads it fails.
+    with pytest.raises(RuntimeError, match="boom"):
+        world.status()
+    stopped = world.targets[-1]
+    assert "python cli.py join --config conf/fit.yaml" in capsys.readouterr().err
+    assert world.manifest("fit")["state"] == "running"
+    kept = Path("runs/t/fit/checkpoint.ckpt")
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("half way")
+    world.trouble.clear()
+    assert world.run() == [*FIT[FIT.index(stopped) :], "table.txt"]
+    assert kept.exists(), "the stage's directory is left in place for its commands to resume from"
+    assert "resume (interrupted" in capsys.readouterr().out
+    assert world.run() == []
+
+
+def test_seconds_add_up_over_attempts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr("pipeline.runner.time.monotonic", lambda: float(next(clock)))
+    world.trouble["fit/2.txt"] = _raise(InputError("no"))
+    world.fails()
+    world.trouble.clear()
+    world.run()
+    assert [record["seconds"] for record in world.manifest("fit")["commands"]] == [5.0, 10.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "redone"),
+    [
+        (lambda world: Path("conf/fit.yaml").write_text("lr: 2"), "config changed: conf/fit.yaml", [*FIT, "table.txt"]),
+        (lambda world: Path("source.txt").write_text("other"), "input changed: source.txt", ALL),
+        (lambda world: world.edit("hello there", "good bye"), "command 2 changed", ALL),
+        (lambda world: Path("runs/t/fit/3.txt").unlink(), "output missing: runs/t/fit/3.txt", FIT),
+        (lambda world: Path("runs/t/fit/3.txt").write_text("x"), "output changed since: runs/t/fit/3.txt", FIT),
+        (lambda world: Path("runs/t/data/extra").write_text("x"), "output changed since: runs/t/data", DATA),
+        (lambda world: world.edit('["{run}/table.txt"]', "[source.txt]"), "output not recorded", ["table.txt"]),
+    ],
+    ids=["config", "input", "command", "deleted", "tampered", "added", "declared"],
+)  # fmt: skip
+def test_change_redoes_what_depends_on_it(
+    world: World, capsys: pytest.CaptureFixture[str], change: Callable[[World], object], reason: str, redone: list[str]
+) -> None:
+    world.run()
+    change(world)
+    capsys.readouterr()
+    world.status("--dry-run")
+    assert reason in capsys.readouterr().out
+    assert world.run() == redone
+    assert reason in capsys.readouterr().out
+    assert world.run() == []
+
+
+def test_code_change_redoes_everything(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run()
+    monkeypatch.setattr(pipeline.plan, "code_version", lambda: "another")
+    assert world.run() == ALL
+    assert "run (code changed)" in capsys.readouterr().out
+
+
+def test_change_after_a_crash_starts_afresh_without_stale_files(world: World) -> None:
+    world.trouble["fit/3.txt"] = _raise(InputError("no"))
+    world.fails()
+    Path("runs/t/fit/checkpoint.ckpt").write_text("of the old config")
+    Path("conf/fit.yaml").write_text("lr: 2\n")
+    world.trouble.clear()
+    assert world.run() == [*FIT, "table.txt"]
+    assert not Path("runs/t/fit/checkpoint.ckpt").exists()
+
+
+def test_finished_work_is_kept_aside_until_the_stage_is_done_again(world: World) -> None:
+    world.run()
+    old = Path("runs/t/fit/3.txt").read_text()
+    Path("conf/fit.yaml").write_text("lr: 2\n")
+    world.trouble["fit/2.txt"] = _raise(InputError("no"))
+    world.fails()
+    Path("conf/fit.yaml").write_text("lr: 3\n")
+    world.fails()
+    assert [path.read_text() for path in Path("runs/t/.stale/fit").rglob("3.txt")] == [old]
+    world.trouble.clear()
+    world.run()
+    assert not Path("runs/t/.stale/fit").exists()
+
+
+def test_only_needs_what_comes_before(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    error = world.fails("--only", "fit")
+    assert "stage 'fit' needs 'data': is not done" in str(error)
+    assert "--only data,fit" in str(error)
+    assert world.executed == []
+    assert world.run("--only", "data") == DATA
+    assert world.run("--only", "fit") == FIT
+    assert world.run("--only", "data,fit") == []
+    Path("source.txt").write_text("other")
+    capsys.readouterr()
+    assert world.run("--only", "fit") == []
+    assert "note: 'data' is used as it stands (input changed: source.txt)" in capsys.readouterr().out
+    Path("runs/t/data/b.txt").unlink()
+    assert "output changed since" in str(world.fails("--only", "fit"))
+
+
+def test_force_and_from(world: World) -> None:
+    world.run()
+    assert world.run("--force") == ALL
+    assert world.run("--only", "fit", "--force") == FIT
+    assert world.run() == []
+    assert world.run("--from", "fit") == [*FIT, "table.txt"]
+    world.forget()
+    assert "is not done" in str(world.fails("--from", "fit"))
+
+
+def test_interrupted_force_carries_on_without_repeating(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.run()
+    world.trouble["fit/2.txt"] = _raise(KeyboardInterrupt())
+    world.executed.clear()
+    assert world.status("--from", "data", "--set", "greeting=hi you") == 130
+    told = capsys.readouterr().err
+    assert "carry on with `python cli.py run --config pipe.yaml --set 'greeting=hi you' --only fit,table`" in told
+    world.trouble.clear()
+    assert world.run("--set", "greeting=hi you", "--only", "fit,table") == ["fit/2.txt", "fit/3.txt", "table.txt"]
+    world.trouble["fit/2.txt"] = _raise(KeyboardInterrupt())
+    assert world.status("--force") == 130
+    assert "`python cli.py run --config pipe.yaml`" in capsys.readouterr().err
+    world.trouble.clear()
+    assert world.run() == ["fit/2.txt", "fit/3.txt", "table.txt"]
+
+
+def _lightning_interrupt() -> int:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise SystemExit(1)  # noqa: B904 - as Lightning's trainer does, without `from`
+
+
+@pytest.mark.parametrize("happen", [_lightning_interrupt, lambda: 130, lambda: -signal.SIGINT])
+def test_every_form_of_interruption_is_one(world: World, happen: Callable[[], int | None]) -> None:
+    world.trouble["fit/2.txt"] = happen
+    assert world.status() == 130
+    assert world.manifest("fit")["state"] == "running"
+
+
+@pytest.mark.parametrize("happen", [lambda: 3, _raise(SystemExit(3))])
+def test_failing_status_names_stage_and_command(world: World, happen: Callable[[], int | None]) -> None:
+    world.trouble["fit/2.txt"] = happen
+    error = world.fails()
+    assert "stage 'fit', command 2 of 3 ended with exit status 3" in str(error)
+    assert "`python cli.py join --config conf/fit.yaml runs/t/fit/2.txt" in str(error)
+    assert "carry on with `python cli.py run --config pipe.yaml`" in str(error)
+    assert world.manifest("data")["state"] == "done"
+
+
+def test_exit_with_zero_is_success(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute = world.execute
+
+    def leave(command: list[str]) -> int | None:
+        execute(command)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(world, "execute", leave)
+    world.run()
+    assert world.run() == []
+
+
+def test_input_error_keeps_its_place(world: World) -> None:
+    world.trouble["data/a.txt"] = _raise(InputError("bad", file="f.jsonl", line=3, field="gold", remedy="mend it"))
+    error = world.fails()
+    assert (error.file, error.line, error.field) == ("f.jsonl", 3, "gold")
+    assert str(error).startswith(
+        "f.jsonl:3: field 'gold': bad (stage 'data', command 1 of 2)\n  mend it; repeat it alone"
+    )
+
+
+def test_missing_output_is_an_error_and_nothing_counts_as_done(world: World) -> None:
+    world.trouble["fit/3.txt"] = lambda: 0
+    error = world.fails()
+    assert "stage 'fit' completed without writing runs/t/fit/3.txt" in str(error)
+    world.trouble.clear()
+    assert world.run() == [*FIT, "table.txt"]
+
+
+def test_missing_config_is_found_before_any_work(world: World) -> None:
+    Path("conf/fit.yaml").unlink()
+    assert "stage 'fit': config 'conf/fit.yaml' does not exist" in str(world.fails())
+    assert world.executed == []
+
+
+def test_unreadable_manifest_counts_as_not_done(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.run()
+    for damage in ("{", "[]", '{"schema": 1}', world.manifest_file("fit").read_text().replace('"join"', '"jion"')):
+        world.manifest_file("fit").write_text(damage)
+        assert world.run() == FIT
+        assert "fit.json: unreadable" in capsys.readouterr().err
+
+
+def test_dry_run_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.status("--dry-run")
+    told = capsys.readouterr().out
+    assert not Path("runs").exists()
+    assert world.executed == []
+    assert "python cli.py write runs/t/data/b.txt 'hello there'" in told
+    assert "run: after data" in told
+    assert "3 of 3 stages would run" in told
+    world.trouble["fit/2.txt"] = _raise(InputError("no"))
+    world.fails()
+    world.status("--dry-run")
+    told = capsys.readouterr().out
+    assert "skip: unchanged" in told
+    assert "resume: interrupted, 1 of 3 commands completed" in told
+    assert "# completed: python cli.py join --config conf/fit.yaml runs/t/fit/1.txt" in told
+    before = world.manifest("data")
+    world.status("--dry-run", "--force")
+    assert "run: asked for anew" in capsys.readouterr().out
+    assert world.manifest("data") == before
+
+
+def test_flags_are_checked(world: World) -> None:
+    assert "--only nofit: no such stage\n  stages: data, fit, table" in str(world.fails("--only", "nofit"))
+    assert "--from x: no such stage" in str(world.fails("--from", "x"))
+    assert "NAME=VALUE was expected" in str(world.fails("--set", "greeting"))
+    assert "no such variable" in str(world.fails("--set", "greting=1"))
+    with pytest.raises(SystemExit):
+        world.status("--only", "fit", "--from", "fit")
+
+
+def test_run_directory_override(world: World) -> None:
+    world.run("--run", "elsewhere/x")
+    assert Path("elsewhere/x/table.txt").exists()
+    assert not Path("runs").exists()
+
+
+def _hold(run: Path, ready: Event, release: Event) -> None:
+    with only_run_in(run):
+        ready.set()
+        release.wait(30)
+
+
+def test_two_runs_at_once_are_refused_and_a_dead_lock_is_taken_over(world: World) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(Path("runs/t"), ready, release))
+    other.start()
+    assert ready.wait(30)
+    try:
+        error = world.fails()
+        assert f"another run is at work in runs/t (process {other.pid})" in str(error)
+    finally:
+        other.kill()
+        other.join()
+    assert Path("runs/t/.stages/lock").exists()
+    assert world.run() == ALL
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3720, "1 h 02 min")]
+)  # fmt: skip
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("flags", [[], ["--isolate"]])
+def test_real_command_line_runs_skips_and_fails_cleanly(tmp_path: Path, flags: list[str]) -> None:
+    command = "generate --train-questions {count} --test-questions 2 --samples 1 --output {run}/raw"
+    stage = f'{{name: raw, commands: ["{command}"], outputs: ["{{run}}/raw"]}}'
+    (tmp_path / "pipe.yaml").write_text(f"run: r\nvariables: {{count: 3}}\nstages: [{stage}]\n")
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, str(CODE_ROOT / "cli.py"), "run", "--config", "pipe.yaml", *flags, *more]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    first = run()
+    assert first.returncode == 0, first.stderr
+    assert any((tmp_path / "r" / "raw").iterdir())
+    second, wrong = run(), run("--set", "count=many")
+    assert "skipped (unchanged)" in second.stdout
+    assert wrong.returncode == 1
+    assert "stage 'raw', command 1 of 1 ended with exit status 2" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
