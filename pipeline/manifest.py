@@ -110,31 +110,40 @@ class Manifest:
         )
 
 
+def read_manifest(path: Path) -> Manifest | None:
+    """Returns the manifest in a file, or None, with a warning on stderr if there is one that cannot be read."""
+    try:
+        return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        print(f"warning: {path}: unreadable ({error!r}); the stage counts as not done", file=sys.stderr)
+        return None
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Writes a manifest, whole or not at all."""
+    with write_atomically(path) as stream:
+        json.dump(manifest.to_json(), stream, indent=1, ensure_ascii=False)
+
+
 class Manifests:
     """The manifests of one run directory."""
 
     def __init__(self, run: Path) -> None:
-        self.directory = run / ".stages"
+        self._directory = run / ".stages"
 
     def read(self, stage: str) -> Manifest | None:
-        """Returns the manifest of a stage, or None, with a warning on stderr if there is one that cannot be read."""
-        path = self.directory / f"{stage}.json"
-        try:
-            return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            print(f"warning: {path}: unreadable ({error}); the stage counts as not done", file=sys.stderr)
-            return None
+        """Returns the manifest of a stage, None if there is none that can be read."""
+        return read_manifest(self._directory / f"{stage}.json")
 
     def write(self, manifest: Manifest) -> None:
-        """Writes a manifest, whole or not at all."""
-        with write_atomically(self.directory / f"{manifest.stage}.json") as stream:
-            json.dump(manifest.to_json(), stream, indent=1, ensure_ascii=False)
+        """Writes the manifest of its stage."""
+        write_manifest(self._directory / f"{manifest.stage}.json", manifest)
 
     def read_all(self) -> list[Manifest]:
         """Returns every readable manifest, the earliest started first."""
-        found = [self.read(path.stem) for path in sorted(self.directory.glob("*.json"))]
+        found = [self.read(path.stem) for path in sorted(self._directory.glob("*.json"))]
         return sorted((manifest for manifest in found if manifest is not None), key=lambda m: m.started)
 
 

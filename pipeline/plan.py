@@ -11,6 +11,7 @@ from foundation.errors import InputError
 from pipeline.config import Pipeline
 from pipeline.fingerprint import ABSENT, ContentHashes, Fingerprint, code_version, fingerprint_of
 from pipeline.manifest import Manifest, Manifests
+from pipeline.shelf import Shelf
 from pipeline.stage import Stage, as_typed
 
 _REASONS_SHOWN = 3
@@ -22,6 +23,7 @@ class Action(Enum):
     RUN = "run"
     RESUME = "resume"
     SKIP = "skip"
+    RESTORE = "restore"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Planner:
     def __init__(self, pipeline: Pipeline, code: str | None = None) -> None:
         self.pipeline = pipeline
         self.manifests = Manifests(pipeline.run)
+        self.shelf = Shelf(pipeline.run)
         self._hashes = ContentHashes()
         self._code = code_version() if code is None else code
         self._by_name = {stage.name: stage for stage in pipeline.stages}
@@ -82,7 +85,11 @@ class Planner:
             return Decision(Action.RUN, "not done yet", afresh)
         if redo or manifest.state == "redo":
             return Decision(Action.RUN, "asked for anew", afresh)
-        changes = self.fingerprint(stage).differences(manifest.fingerprint)
+        fingerprint = self.fingerprint(stage)
+        changes = fingerprint.differences(manifest.fingerprint)
+        kept = self.shelf.kept(stage) if changes else None
+        if kept is not None and kept.fingerprint.key == fingerprint.key:
+            return Decision(Action.RESTORE, "what it made before fits again", (True,) * len(stage.commands))
         if changes:
             more = len(changes) - _REASONS_SHOWN
             shown = changes[:_REASONS_SHOWN] + ([f"{more} more"] if more > 0 else [])

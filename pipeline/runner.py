@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 
 from foundation.errors import InputError
 from pipeline.durations import duration
@@ -18,6 +16,7 @@ from pipeline.lock import only_run_in
 from pipeline.manifest import CommandRecord, Manifest
 from pipeline.plan import Action, Decision, Planner, label
 from pipeline.selection import Request, selected
+from pipeline.shelf import clear
 from pipeline.stage import Stage, as_typed
 
 Execute = Callable[[list[str]], "int | None"]
@@ -67,7 +66,8 @@ class Runner:
             for stage in self._stages:
                 self._settle(stage)
                 self._remaining.remove(stage.name)
-        self._tell(f"{len(self._stages)} stages in {duration(time.monotonic() - started)}")
+        count = len(self._stages)
+        self._tell(f"{count} {'stage' if count == 1 else 'stages'} in {duration(time.monotonic() - started)}")
 
     def _ask_anew(self) -> None:
         """Marks the stages at once, so that an interrupted `--force` carries on without it and repeats nothing."""
@@ -80,6 +80,10 @@ class Runner:
     def _settle(self, stage: Stage) -> None:
         head = label(self._planner.pipeline, stage)
         decision = self._planner.decide(stage)
+        if decision.action is Action.RESTORE:
+            self._restore(stage)
+            self._tell(f"{head}: {decision.reason}")
+            decision = self._planner.decide(stage)
         if decision.action is Action.SKIP:
             self._tell(f"{head}: {stage.about} - skipped ({decision.reason})")
             return
@@ -91,12 +95,22 @@ class Runner:
         self._finish(stage, manifest)
         self._tell(f"{head}: done in {duration(manifest.seconds)}")
 
+    def _restore(self, stage: Stage) -> None:
+        kept = self._planner.shelf.kept(stage)
+        if kept is not None:
+            self._planner.shelf.take_back(stage)
+            self._planner.manifests.write(kept)
+            self._planner.shelf.discard(stage)
+
     def _begin(self, stage: Stage, decision: Decision) -> Manifest:
         earlier = self._planner.manifests.read(stage.name)
         if decision.action is Action.RESUME and earlier is not None:
             return earlier
         # Cleared before the new manifest is written: a crash in between must not pass old files off as this attempt's.
-        self._clear(stage, keep=earlier is None or earlier.state != "running")
+        if earlier is not None and earlier.state == "running":
+            clear(stage)
+        else:
+            self._planner.shelf.put(stage, earlier)
         manifest = Manifest(
             stage=stage.name,
             about=stage.about,
@@ -142,26 +156,7 @@ class Runner:
                 f"stage '{stage.name}' completed without writing {', '.join(missing)}",
                 file=stage.file, field=f"stages.{stage.name}.outputs", remedy="mend its commands or its `outputs`",
             )  # fmt: skip
-        shutil.rmtree(self._aside(stage), ignore_errors=True)
-
-    def _clear(self, stage: Stage, *, keep: bool) -> None:
-        """Takes the stage's directories away; finished work is kept aside until the stage is done again."""
-        aside = self._aside(stage)
-        present = [path for path in map(Path, stage.directories) if path.exists()]
-        if keep and present and aside.exists():
-            shutil.rmtree(aside)
-        for number, path in enumerate(present):
-            if keep:
-                target = aside / str(number) / path.name
-                target.parent.mkdir(parents=True)
-                path.rename(target)
-            elif path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-    def _aside(self, stage: Stage) -> Path:
-        return self._planner.pipeline.run / ".stale" / stage.name
+        self._planner.shelf.discard(stage)
 
 
 def _check_ending(code: int | None) -> None:

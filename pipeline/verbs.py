@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from functools import partial
@@ -49,7 +50,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print what would run, and why, and each command; do nothing"
     )
     parser.add_argument(
-        "--isolate", action="store_true", help="run each command in a Python of its own (some seconds more each)"
+        "--isolate",
+        action="store_true",
+        help="run each command in a Python of its own (some seconds more each); training on several devices needs it",
     )
 
 
@@ -70,6 +73,7 @@ def run_main(args: argparse.Namespace, execute: Execute) -> int:
     Raises:
         InputError: If the pipeline, a selection or a command's input cannot be used.
     """
+    _refuse_second_rank()
     request = Request(
         config=args.config,
         settings=_settings(args.settings),
@@ -95,6 +99,12 @@ def run_main(args: argparse.Namespace, execute: Execute) -> int:
         print(f"\ninterrupted; carry on with `{runner.resuming}`", file=sys.stderr)
         return 130
     return 0
+
+
+def _refuse_second_rank() -> None:
+    """Lightning's DDP starts the other ranks with this process's own command line, which must then be the stage's."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        raise InputError("`run` was started again as another rank of a command", remedy="add --isolate to `run`")
 
 
 def _settings(items: list[str]) -> dict[str, str]:

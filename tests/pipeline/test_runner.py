@@ -141,8 +141,34 @@ def test_finished_work_is_kept_aside_until_the_stage_is_done_again(world: World)
     world.fails()
     assert [path.read_text() for path in Path("runs/t/.stale/fit").rglob("3.txt")] == [old]
     world.trouble.clear()
-    world.run()
+    assert world.run() == ["fit/2.txt", "fit/3.txt", "table.txt"]
     assert not Path("runs/t/.stale/fit").exists()
+
+
+def test_change_taken_back_brings_the_finished_work_back(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.run()
+    old = Path("runs/t/fit/3.txt").read_text()
+    Path("conf/fit.yaml").write_text("lr: a typo")
+    world.trouble["fit/2.txt"] = _raise(InputError("no"))
+    world.fails()
+    Path("conf/fit.yaml").write_text("lr: 1\n")
+    world.status("--dry-run")
+    assert "restore: what it made before fits again" in capsys.readouterr().out
+    assert world.run() == []
+    assert Path("runs/t/fit/3.txt").read_text() == old
+    assert "[2/3] fit: fits - skipped (unchanged)" in capsys.readouterr().out
+    assert not list(Path("runs/t/.stale").iterdir())
+
+
+def test_finished_work_that_was_damaged_is_not_brought_back(world: World) -> None:
+    world.run()
+    Path("conf/fit.yaml").write_text("lr: a typo")
+    world.trouble["fit/2.txt"] = _raise(InputError("no"))
+    world.fails()
+    world.trouble.clear()
+    Path("conf/fit.yaml").write_text("lr: 1\n")
+    next(Path("runs/t/.stale/fit").rglob("3.txt")).write_text("damaged")
+    assert world.run() == FIT
 
 
 def test_only_needs_what_comes_before(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,6 +314,12 @@ def test_run_directory_override(world: World) -> None:
     world.run("--run", "elsewhere/x")
     assert Path("elsewhere/x/table.txt").exists()
     assert not Path("runs").exists()
+
+
+def test_second_rank_of_a_command_does_not_run_the_pipeline(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert "add --isolate" in str(world.fails())
+    assert world.executed == []
 
 
 def _hold(run: Path, ready: Event, release: Event) -> None:
