@@ -1,8 +1,8 @@
 r"""Semantic grading: what the string comparison rejects goes to math-verify.
 
-Of the samples that the string comparison rejects in the paper's teacher data, some 2% are right (`8!` for 40320, a set in
-another order, `\frac{1}{\sqrt5}` for `\frac{\sqrt5}{5}`): label noise in D_neg. math-verify finds them, at a thousand times
-the cost; so it is asked once per pair of answer and gold answer, and its replies can be kept in a file.
+Of the samples that the string comparison rejects in the paper's teacher data, some 2% are right (`8!` for 40320, a
+set in another order, `\frac{1}{\sqrt5}` for `\frac{\sqrt5}{5}`): label noise in D_neg. math-verify finds them, at a
+thousand times the cost; so it is asked once per pair of answer and gold answer, and its replies can be kept in a file.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """math-verify in worker processes, each answer under a hard wall-clock limit.
 
 math-verify needs the main thread of a process (it uses SIGALRM) and now and then meets an answer that keeps sympy busy
-for minutes, in C code that no signal interrupts. Each worker is therefore a process of its own: inside, an alarm ends most
-overruns softly; from outside, a worker that still does not reply is killed and replaced. The memory of a worker is bounded
-as well, because `9^{9^{9^9}}` is a short answer.
+for minutes, in C code that no signal interrupts. Each worker is therefore a process of its own: inside, an alarm ends
+most overruns softly; from outside, a worker that still does not reply is killed and replaced. The memory of a worker is
+bounded as well, because `9^{9^{9^9}}` is a short answer.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Verifier:
                 field="--grader",
                 remedy="pip install math-verify, or use --grader string",
             )
+        if not time_limit > 0:
+            raise InputError(f"{time_limit} s is no time limit", field="--time-limit", remedy="give a number above 0")
         self.count = workers or _usable_cores()
         self.time_limit = time_limit
         self._workers: list[_Worker] = []

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from datamodules.components import verifier
+from datamodules.components.semantic import BothGrader, OutcomeCache, SemanticGrader, open_grader
+from datamodules.components.verifier import Outcome, Verifier
+from foundation.errors import InputError
+
+EQUAL = [
+    ("40320", "8!"),
+    ("\\frac{\\sqrt5}{5}", "\\frac{1}{\\sqrt5}"),
+    ("1000", "1{,}000"),
+    ("\\{1,2\\}", "2,1"),
+    ("\\boxed 9", "9"),
+]
+TOWER = "9^{9^{9^{9}}}"
+
+
+def boxed(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(f"\\boxed{{{answer}}}", gold) for gold, answer in pairs]
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[SemanticGrader]:
+    grader = SemanticGrader(workers=1, time_limit=2.0)
+    yield grader
+    grader.close()
+
+
+def test_what_strings_reject_goes_to_math_verify(grader: SemanticGrader) -> None:
+    pairs = boxed([*EQUAL, ("40320", "7!"), ("(1,2)", "(2,1)"), ("2", "2")])
+    verdicts = [verdict for verdict, _ in grader.grade_many(pairs)]
+    assert verdicts == ["positive"] * len(EQUAL) + ["negative", "negative", "positive"]
+
+
+def test_the_three_verdicts(grader: SemanticGrader) -> None:
+    before = grader.reasons.copy()
+    pairs = [("no box", "1"), ("\\boxed{1}", ""), ("\\boxed{17}", "\\boxed{}"), ("\\boxed{" + "x" * 301 + "}", "1")]
+    assert [verdict for verdict, _ in grader.grade_many(pairs)] == ["negative", "ungradable", "ungradable", "negative"]
+    assert grader.reasons - before == {"no gold answer": 1, "unreadable gold": 1}
+
+
+def test_progress_counts_every_rationale_once(grader: SemanticGrader) -> None:
+    seen: list[int] = []
+    pairs = boxed([("6", "3!"), ("6", "3!"), ("6", "6"), ("6", "5")])
+    grader.grade_many(pairs, seen.append)
+    assert sum(seen) == len(pairs)
+
+
+def test_an_overrun_is_ungradable_and_the_next_answer_is_graded(grader: SemanticGrader) -> None:
+    start = time.monotonic()
+    verdicts = [verdict for verdict, _ in grader.grade_many(boxed([("2", TOWER), ("40320", "8!")]))]
+    assert verdicts == ["ungradable", "positive"]
+    assert time.monotonic() - start < 30
+    start = time.monotonic()
+    assert grader.grade(f"\\boxed{{{TOWER}}}", "2")[0] == "ungradable"
+    assert time.monotonic() - start < 0.5  # remembered, not tried again
+
+
+def test_a_worker_deaf_to_its_alarm_is_killed() -> None:
+    with Verifier(workers=1, time_limit=0.5) as pool:
+        assert dict(pool.compare([("1", "1.0")])) == {0: "equal"}
+        os.kill(pool._workers[0].process.pid or 0, signal.SIGSTOP)
+        assert dict(pool.compare([("1", "1.0")])) == {0: "time limit"}
+        assert dict(pool.compare([("1", "1.0")])) == {0: "equal"}
+
+
+def test_a_worker_that_dies_costs_one_answer_at_most() -> None:
+    with Verifier(workers=1, time_limit=5.0) as pool:
+        assert dict(pool.compare([("1", "1.0")])) == {0: "equal"}
+        process = pool._workers[0].process
+        process.kill()
+        process.join()
+        assert dict(pool.compare([("1", "1.0"), ("1", "2.0")])) == {0: "worker died", 1: "different"}
+
+
+def test_leaving_early_leaves_no_stale_replies() -> None:
+    with Verifier(workers=2, time_limit=5.0) as pool:
+        next(pool.compare([("1", "1.0"), ("1", "2.0"), ("1", "3.0")]))
+        assert dict(pool.compare([("7", "8.0"), ("7", "7.0")])) == {0: "different", 1: "equal"}
+
+
+def test_workers_that_do_not_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier, "_START", 0.0)
+    with Verifier(workers=1) as pool, pytest.raises(InputError, match="do not start"):
+        list(pool.compare([("1", "2")]))
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+def test_a_time_limit_is_above_zero(seconds: float) -> None:
+    with pytest.raises(InputError, match="time limit"):
+        Verifier(time_limit=seconds)
+
+
+def test_both_keeps_what_the_two_agree_on() -> None:
+    grader = BothGrader(workers=1)
+    try:
+        verdicts = [verdict for verdict, _ in grader.grade_many(boxed([("6", "6"), ("6", "3!"), ("6", "5")]))]
+        assert verdicts == ["positive", "ungradable", "negative"]
+        assert grader.reasons == {"the graders disagree": 1}
+    finally:
+        grader.close()
+
+
+def test_the_cache_file_spares_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "cache.jsonl"
+    pairs = boxed([*EQUAL[:2], ("6", "5")])
+    first = SemanticGrader(workers=1, cache=path)
+    expected = first.grade_many(pairs)
+    first.close()
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('{"math_verify": "0.9.0", "gold": "cut o')
+    second = SemanticGrader(workers=1, cache=path)
+    monkeypatch.setattr(verifier, "_START", 0.0)  # a worker would fail at once
+    assert second.grade_many(pairs) == expected
+
+
+def test_the_cache_forgets_what_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "cache.jsonl"
+    outcomes: dict[tuple[str, str], Outcome] = {
+        ("1", "1.0"): "equal",
+        ("2", TOWER): "time limit",
+        ("3", "x"): "worker died",
+    }
+    OutcomeCache(path, 5.0).add(outcomes)
+    shorter, longer = OutcomeCache(path, 2.0), OutcomeCache(path, 9.0)
+    assert [pair in shorter for pair in outcomes] == [True, True, False]
+    assert [pair in longer for pair in outcomes] == [True, False, False]
+    assert shorter["1", "1.0"] == "equal"
+    path.write_text(path.read_text().replace('"math_verify": "', '"math_verify": "0.'))
+    assert not any(pair in OutcomeCache(path, 2.0) for pair in outcomes)
+
+
+def test_unknown_graders_are_refused() -> None:
+    with pytest.raises(InputError, match="semantic"), open_grader("magic"):
+        pass
