@@ -5,7 +5,6 @@ An answer is its class within the question, −1 where a sample states none. A t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -48,7 +47,8 @@ def vote(classes: Sequence[int], weights: Sequence[float]) -> list[int]:
     Returns:
         The winning classes in ascending order: one, several in a tie, none if all abstain.
     """
-    winners = winning_classes(torch.tensor([list(classes)], dtype=torch.int64), torch.tensor([list(weights)]).double())
+    votes = torch.tensor([list(classes)], dtype=torch.int64), torch.tensor([list(weights)], dtype=torch.float64)
+    winners = winning_classes(*votes)
     return winners[0].nonzero()[:, 0].tolist()
 
 
@@ -56,11 +56,12 @@ def winning_classes(answers: Tensor, weights: Tensor) -> Tensor:
     """Settles the votes of Q questions.
 
     Args:
-        answers: [Q, N] int64 classes below N, −1 for abstentions and padding.
+        answers: [Q, N] int64 classes, −1 for abstentions and padding.
         weights: [Q, N], finite and at least 0 wherever there is an answer; anything elsewhere.
 
     Returns:
-        [Q, N] bool, true at the winning classes of each question; a row without answers has none.
+        [Q, C] bool, C one more than the largest class: true at the winning classes of each question; a row without
+        answers has none.
 
     Raises:
         ValueError: If a weight of an answer is negative, infinite or NaN.
@@ -70,10 +71,10 @@ def winning_classes(answers: Tensor, weights: Tensor) -> Tensor:
     if not bool((counted.isfinite() & (counted >= 0)).all()):
         raise ValueError("the weights of votes must be finite and not negative")
     places = answers.clamp(min=0)
-    totals = torch.zeros_like(counted).scatter_add_(1, places, counted)
+    empty = counted.new_zeros(len(answers), int(places.max()) + 1 if places.numel() else 1)
+    totals = empty.scatter_add(1, places, counted)
     # A class that only weightless samples chose still stands for election, an unused class does not.
-    stands = torch.zeros_like(counted).scatter_add_(1, places, answered.double()) > 0
-    totals = totals.masked_fill(~stands, -math.inf)
+    stands = empty.scatter_add(1, places, answered.double()) > 0
     best = totals.amax(1, keepdim=True)
     return stands & (totals >= best * (1 - TIE_TOLERANCE))
 
@@ -82,7 +83,7 @@ def vote_accuracy(answers: Tensor, weights: Tensor, gold: Tensor) -> Tensor:
     """The share of the vote's winners that is right.
 
     Args:
-        answers: [Q, N] int64 classes below N, −1 for abstentions and padding.
+        answers: [Q, N] int64 classes, −1 for abstentions and padding.
         weights: [Q, N] as in `winning_classes`.
         gold: [Q] int64 class of the gold answer, negative if no sample has it.
 
@@ -90,5 +91,6 @@ def vote_accuracy(answers: Tensor, weights: Tensor, gold: Tensor) -> Tensor:
         [Q] float64: 1 / (number of tied winners) if the gold answer is among them, otherwise 0.
     """
     winners = winning_classes(answers, weights)
-    right = winners.gather(1, gold.clamp(min=0)[:, None])[:, 0] & (gold >= 0)
+    last = winners.shape[1] - 1
+    right = winners.gather(1, gold.clamp(0, last)[:, None])[:, 0] & (gold >= 0) & (gold <= last)
     return right.double() / winners.sum(1).clamp(min=1)

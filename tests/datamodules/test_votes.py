@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.cli import LightningCLI
+
+from callbacks.predictions import PredictionWriter, write_metrics, write_predictions
+from datamodules.components.pooling import pool
+from datamodules.components.records import Question, Rationale, Verdict, write_questions, write_rationales
+from datamodules.votes import VoteDataModule
+from foundation.errors import InputError
+from lightning_modules.vote import VotingModel
+
+CONFIG = Path(__file__).parents[2] / "configs" / "vote.yaml"
+
+
+def question(name: str, gold: str, subject: str = "Algebra") -> Question:
+    return Question(name, "How many?", gold, "", subject, "Level 1", "tiny")
+
+
+def samples_of(
+    asked: Question, answers: list[str | None], scores: list[float], right: tuple[str, ...] = ()
+) -> list[Rationale]:
+    def verdict(answer: str | None) -> Verdict:
+        return "positive" if answer in (*right, asked.gold) else "negative"
+
+    return [
+        Rationale(
+            id=f"{asked.id}/{k}", question_id=asked.id, question=asked.question, gold=asked.gold, rationale="...",
+            answer=answer, verdict=verdict(answer), subject=asked.subject, level=asked.level, source=asked.source,
+            writer="nat", logprob=-0.5 * (k + 1) * 10, tokens=10, seed=k, score=score,
+        )
+        for k, (answer, score) in enumerate(zip(answers, scores, strict=True))
+    ]  # fmt: skip
+
+
+QUESTIONS = [
+    question("a", "1,000"),
+    question("b", "x+1", "Geometry"),
+    question("c", "7", "Geometry"),
+    question("nobody", "3"),
+]
+SAMPLES = [
+    *samples_of(QUESTIONS[0], ["5", "1000", "1000.0", None], [0.9, 0.2, 0.2, 0.9]),
+    *samples_of(QUESTIONS[1], ["y", "1+x", "x+1", "z"], [0.1, 0.2, 0.3, 0.4], right=("1+x",)),
+    *samples_of(QUESTIONS[2], ["8", "7", "9"], [0.1, 0.8, 0.1]),
+]
+
+
+def files(directory: Path, samples: list[Rationale], questions: list[Question] = QUESTIONS) -> dict[str, Any]:
+    write_rationales(directory / "samples.jsonl", samples)
+    write_questions(directory / "questions.jsonl", questions)
+    return {"samples": str(directory / "samples.jsonl"), "questions": str(directory / "questions.jsonl")}
+
+
+def batch_of(**arguments: Any) -> dict[str, Any]:
+    data = VoteDataModule(**arguments)
+    data.setup("test")
+    batch: dict[str, Any] = next(iter(data.test_dataloader()))
+    return batch
+
+
+def test_pool_numbers_values_in_their_order() -> None:
+    assert pool(["b", None, "A", " ", "B", "c"], str.lower) == [0, -1, 1, -1, 0, 2]
+
+
+def test_batch_is_the_contract(tmp_path: Path) -> None:
+    batch = batch_of(**files(tmp_path, SAMPLES[::-1]))  # order in the file does not matter
+    assert batch["answers"].tolist() == [[0, 1, 1, -1], [0, 1, 1, 2], [0, 1, 2, -1], [-1, -1, -1, -1]]
+    assert batch["gold"].tolist() == [1, 1, 1, -2]
+    assert batch["texts"] == [["5", "1000"], ["y", "1+x", "z"], ["8", "7", "9"], []]
+    assert batch["logprob_mean"][0].tolist() == [-0.5, -1.0, -1.5, -2.0]
+    assert batch["score"][2].tolist() == [0.1, 0.8, 0.1, -1]
+    assert batch["answers"].dtype == batch["gold"].dtype == torch.int64
+    assert [q["id"] for q in batch["questions"]] == ["a", "b", "c", "nobody"]
+    assert batch["questions"][1] == QUESTIONS[1].to_json()
+
+
+def test_only_the_first_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batch = batch_of(**files(tmp_path, SAMPLES), samples_per_question=2)
+    assert batch["answers"].tolist() == [[0, 1], [0, 1], [0, 1], [-1, -1]]
+    assert "1 of 4 questions have fewer than 2 samples" in capsys.readouterr().err
+
+
+def test_tenth_sample_comes_after_the_ninth(tmp_path: Path) -> None:
+    many = samples_of(QUESTIONS[0], [str(k) for k in range(12)], [0.5] * 12)
+    batch = batch_of(**files(tmp_path, sorted(many, key=lambda s: s.id)), samples_per_question=10)
+    assert batch["texts"][0] == [str(k) for k in range(10)]
+
+
+def test_without_a_question_file(tmp_path: Path) -> None:
+    batch = batch_of(samples=[files(tmp_path, SAMPLES)["samples"]])
+    assert [q["id"] for q in batch["questions"]] == ["a", "b", "c"]
+
+
+def test_no_gold_answer_is_never_met(tmp_path: Path) -> None:
+    asked = question("a", "")
+    samples = [replace(s, verdict="ungradable") for s in samples_of(asked, ["", "3"], [0.5, 0.5])]
+    batch = batch_of(**files(tmp_path, samples, [asked]))
+    assert batch["answers"].tolist() == [[-1, 0]]
+    assert batch["gold"].tolist() == [-2]
+
+
+def test_errors_name_the_file_and_the_field(tmp_path: Path) -> None:
+    def error(samples: list[Rationale], questions: list[Question] = QUESTIONS) -> InputError:
+        with pytest.raises(InputError) as caught:
+            batch_of(**files(tmp_path, samples, questions))
+        return caught.value
+
+    assert "'b/0' belongs to none" in error(SAMPLES, QUESTIONS[:1]).problem
+    assert error([*SAMPLES, SAMPLES[0]]).field == "id"
+    assert "comes twice" in error(SAMPLES, [*QUESTIONS, QUESTIONS[0]]).problem
+    assert error([replace(SAMPLES[0], score=None), *SAMPLES[1:]]).field == "score"
+    assert error([replace(SAMPLES[0], tokens=None, logprob=None), *SAMPLES[1:]]).field == "logprob"
+    assert "sample's number" in error([replace(SAMPLES[0], id="a-0"), *SAMPLES[1:]]).problem
+    assert error([]).field == "data.samples"
+    with pytest.raises(InputError, match=r"data\.batch_size"):
+        VoteDataModule("x", batch_size=0)
+
+
+def rows_of(directory: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    lines = (directory / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert all(row["schema"] == 1 for row in rows)
+    return {(row["method"], row["question_id"]): row for row in rows}
+
+
+def trained(directory: Path, form: Any = "s", **arguments: Any) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, default_root_dir=directory, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[PredictionWriter()],
+    )  # fmt: skip
+    trainer.test(VotingModel(form), VoteDataModule(**arguments), verbose=False)
+
+
+def test_a_test_from_end_to_end(tmp_path: Path) -> None:
+    trained(tmp_path / "run", batch_size=2, **files(tmp_path, SAMPLES))
+    rows = rows_of(tmp_path / "run")
+    assert len(rows) == 12
+    correct = {method: [rows[method, q].pop("correct") for q in ("a", "b", "c", "nobody")] for method in ("sc", "asc")}
+    assert correct["sc"] == pytest.approx([1, 1, 1 / 3, 0])
+    assert correct["asc"] == pytest.approx([0, 1, 1, 0])  # a: one answer of score 0.9 against two of 0.2
+    # WS: exp(-0.5) against exp(-1) + exp(-1.5) on a and b, and against exp(-1) alone on c.
+    assert [rows["ws", q]["correct"] for q in "abc"] == [float(math.exp(-0.5) < math.exp(-1) + math.exp(-1.5))] * 2 + [
+        0
+    ]
+    assert rows["asc", "b"] == {
+        "schema": 1, "method": "asc", "dataset": "tiny", "question_id": "b", "subject": "Geometry", "level": "Level 1",
+        "answer": "1+x", "gold": "x+1",
+    }  # fmt: skip
+    assert rows["sc", "c"]["answer"] == "8 | 7 | 9"
+    assert rows["sc", "nobody"]["answer"] is None
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test/sc/accuracy"] == pytest.approx((2 + 1 / 3) / 4)
+    assert metrics["test/asc/accuracy/subject/Geometry"] == pytest.approx(1)
+    assert metrics["test/asc/count/subject/Algebra"] == 2
+
+
+def test_without_scores_asc_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        trained(tmp_path / "run", **files(tmp_path, [replace(s, score=None) for s in SAMPLES]))
+    assert {method for method, _ in rows_of(tmp_path / "run")} == {"sc", "ws"}
+    assert not any("asc" in name for name in json.loads((tmp_path / "run" / "metrics.json").read_text()))
+    assert "adaptive self-consistency (asc) is left out" in caplog.text
+
+
+def test_the_form_of_the_score_matters(tmp_path: Path) -> None:
+    trained(tmp_path / "run", form="1+s", **files(tmp_path, SAMPLES))
+    assert rows_of(tmp_path / "run")["asc", "a"]["correct"] == 1
+
+
+def test_the_config_runs(tmp_path: Path) -> None:
+    given = files(tmp_path, SAMPLES)
+    LightningCLI(
+        subclass_mode_model=True, subclass_mode_data=True, save_config_callback=None,
+        args=["test", f"--config={CONFIG}", f"--data.samples={given['samples']}",
+              f"--data.questions={given['questions']}", f"--trainer.default_root_dir={tmp_path / 'run'}",
+              "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"],
+    )  # fmt: skip
+    assert len(rows_of(tmp_path / "run")) == 12
+
+
+TWO_RANKS = """
+import sys
+import lightning as L
+from callbacks.predictions import PredictionWriter
+from datamodules.votes import VoteDataModule
+from lightning_modules.vote import VotingModel
+samples, questions, directory = sys.argv[1:]
+trainer = L.Trainer(
+    accelerator="cpu", devices=2, strategy="ddp", logger=False, default_root_dir=directory,
+    enable_progress_bar=False, callbacks=[PredictionWriter()],
+)
+trainer.test(VotingModel(), VoteDataModule(samples, questions, batch_size=2), verbose=False)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_write_what_one_writes(tmp_path: Path) -> None:
+    odd = [*QUESTIONS, question("nobody else", "3", "Probability")]  # does not divide by two ranks
+    given = files(tmp_path, SAMPLES, odd)
+    trained(tmp_path / "one", **given)
+    script = tmp_path / "two_ranks.py"
+    script.write_text(TWO_RANKS)
+    command = [sys.executable, str(script), given["samples"], given["questions"], str(tmp_path / "two")]
+    environment = {**os.environ, "PYTHONPATH": str(CONFIG.parents[1])}
+    subprocess.run(command, check=True, timeout=180, env=environment)
+    for name in ("predictions.jsonl", "metrics.json"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+
+
+def test_predictions_are_sorted_and_each_stands_once(tmp_path: Path) -> None:
+    def row(method: str, name: str) -> dict[str, Any]:
+        return {"method": method, "dataset": "d", "question_id": name, "correct": 1.0}
+
+    write_predictions(tmp_path / "new", [row("ws", "2"), row("sc", "2"), row("ws", "1"), row("sc", "2")])
+    assert list(rows_of(tmp_path / "new")) == [("sc", "2"), ("ws", "1"), ("ws", "2")]
+
+
+def test_metrics_are_valid_json(tmp_path: Path) -> None:
+    path = write_metrics(tmp_path, {"b": math.nan, "a": 0.5})
+    assert path.read_text() == '{\n  "a": 0.5,\n  "b": null\n}\n'
