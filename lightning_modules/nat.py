@@ -49,4 +49,4 @@ class NATModel(StudentModule):
 
     def write_adapter(self, directory: Path) -> None:
         """Both stock adapters and the units."""
-        save_nat(self.adapters, self.units, self.unit_settings, directory)
+        save_nat(self.adapters, self.units, directory)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from foundation.errors import InputError
 from lightning_modules.components.integration import IntegrationUnit, IntegrationVariant
-from lightning_modules.components.student import AdapterStack, LoraSettings, read_manifest
+from lightning_modules.components.student import AdapterStack, LoraSettings, read_manifest, reason
 
 POSITIVE, NEGATIVE = "positive", "negative"
 UNITS_FILE = "units.safetensors"
@@ -52,9 +54,10 @@ def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
                 f"M_neg does not adapt layer {path}, the positive adapter does",
                 field="lora.target_modules", remedy="train M_neg with the same target modules",
             )  # fmt: skip
+        a, b = cast(nn.Linear, layer.lora_A[POSITIVE]), cast(nn.Linear, layer.lora_B[POSITIVE])
         unit = IntegrationUnit(
-            layer.in_features, layer.out_features, settings.key_dim, settings.bottleneck, settings.delta
-        ).to(layer.lora_A[POSITIVE].weight.device)
+            a.in_features, b.out_features, settings.key_dim, settings.bottleneck, settings.delta
+        ).to(a.weight.device)  # fmt: skip
         units[path.replace(".", "/")] = unit  # a ModuleDict key holds no dots
         layer.lora_variant[POSITIVE] = IntegrationVariant(unit, NEGATIVE)
     return units
@@ -87,18 +90,19 @@ def load_nat(stack: AdapterStack, directory: str | Path, trainable: bool = False
     stack.load(NEGATIVE, directory / NEGATIVE)
     stack.load(POSITIVE, directory / POSITIVE, trainable=trainable)
     manifest = read_manifest(directory)
-    units = attach_units(stack, UnitSettings(**manifest.get("units", {})))
     try:
+        units = attach_units(stack, UnitSettings(**manifest.get("units", {})))
         units.load_state_dict(load_file(file))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"damaged or foreign units ({reason})", file=file, remedy="train NAT again") from error
+    except (OSError, RuntimeError, SafetensorError, TypeError) as error:
+        raise InputError(f"damaged or foreign units ({reason(error)})", file=file, remedy="train NAT again") from error
     units.requires_grad_(trainable)
     return units
 
 
-def save_nat(stack: AdapterStack, units: nn.ModuleDict, settings: UnitSettings, directory: Path) -> None:
+def save_nat(stack: AdapterStack, units: nn.ModuleDict, directory: Path) -> None:
     """Writes NAT into an empty directory that is ours to fill."""
+    unit = cast(IntegrationUnit, next(iter(units.values())))
+    settings = UnitSettings(unit.gate.key.out_features, unit.down.out_features, unit.delta)
     for name in (POSITIVE, NEGATIVE):
         (directory / name).mkdir()
         stack.save(name, directory / name)

@@ -8,8 +8,8 @@ With x the layer's input, y = W₀x, z_i = A_i x and s_i = lora_alpha / r, the p
 
 Written so, it builds two [tokens, d_out] tensors per branch. The form below is algebraically the same and does not:
 
-* the softmax of two logits is a sigmoid of their difference, in which W_K y cancels, and q·W_K B z = ((W_K B)ᵀ W_Q x)·z:
-  an [r, d_in] matrix made once per step serves every token;
+* the softmax of two logits is a sigmoid of their difference, in which W_K y cancels, and
+  q·W_K B z = ((W_K B)ᵀ W_Q x)·z: an [r, d_in] matrix made once per step serves every token;
 * W_1 h_i = W_1 y + s_i (W_1 B_i) z_i, so W_1 y is made once for both branches;
 * W_2 is linear, so both branches go through it together.
 
@@ -24,6 +24,11 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from torch import Tensor, nn
+
+CANNOT_MERGE = (
+    "NAT cannot be merged into the base weights: its gate depends on the token. Train NCE on it instead; "
+    "NCE is one ordinary LoRA and merges."
+)
 
 
 class IntegrationGate(nn.Module):
@@ -45,7 +50,7 @@ class IntegrationGate(nn.Module):
     def forward(self, x: Tensor, positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor]) -> Tensor:
         """Computes α_neg ∈ [−0.5, 0.5] from x [..., d_in]; a branch is (z [..., r], s·B [d_out, r]). Returns [...]."""
         logit = self._score(x, *negative) - self._score(x, *positive)
-        return torch.sigmoid(logit.float()) - 0.5
+        return torch.sigmoid(logit if logit.dtype == torch.float64 else logit.float()) - 0.5
 
     def _score(self, x: Tensor, z: Tensor, scaled_b: Tensor) -> Tensor:
         projection = (self.key.weight @ scaled_b).mT @ self.query.weight  # [r, d_in]
@@ -87,12 +92,13 @@ class IntegrationUnit(nn.Module):
         Returns:
             y + α_pos v_pos + α_neg v_neg, [..., d_out].
         """
-        alpha_negative = self.gate(x, positive, negative).unsqueeze(-1).to(y.dtype)
+        alpha_negative = self.gate(x, positive, negative).unsqueeze(-1)
         shared = None if self.delta else self.down(y.to(self.down.weight.dtype))
         hidden_positive = F.gelu(self._hidden(shared, *positive))
         hidden_negative = F.gelu(self._hidden(shared, *negative))
         mixed = torch.lerp(hidden_positive, hidden_negative, alpha_negative.to(hidden_positive.dtype))
-        return y + self.up(mixed)
+        update: Tensor = self.up(mixed)
+        return y + update
 
     def _hidden(self, shared: Tensor | None, z: Tensor, scaled_b: Tensor) -> Tensor:
         own = F.linear(z, self.down.weight @ scaled_b)  # W_1 (s B z) through an [h, r] matrix
@@ -123,27 +129,19 @@ class IntegrationVariant(LoraVariant):
         """The layer's output; dropout acts on the positive branch only, the negative half is a frozen model."""
         positive = self._branch(module, active_adapter, module.lora_dropout[active_adapter](x))
         negative = self._branch(module, self.negative, x)
-        return self.unit(x, result, positive, negative)
+        mixed: Tensor = self.unit(x, result, positive, negative)
+        return mixed
 
     @staticmethod
     def _branch(module: LoraLayer, adapter: str, x: Tensor) -> tuple[Tensor, Tensor]:
         return module.lora_A[adapter](x), module.lora_B[adapter].weight * module.scaling[adapter]
 
-    def merge_safe(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Refuses: see `_refuse`."""
-        raise self._refuse()
-
-    def merge_unsafe(self, *args: Any, **kwargs: Any) -> None:
-        """Refuses: see `_refuse`."""
-        raise self._refuse()
-
-    def unmerge(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Refuses: see `_refuse`."""
-        raise self._refuse()
+    @staticmethod
+    def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """Refuses, see `CANNOT_MERGE`."""
+        raise ValueError(CANNOT_MERGE)
 
     @staticmethod
-    def _refuse() -> ValueError:
-        return ValueError(
-            "NAT cannot be merged into the base weights: its gate depends on the token. Train NCE on it instead; "
-            "NCE is one ordinary LoRA and merges."
-        )
+    def merge_unsafe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
+        """Refuses, see `CANNOT_MERGE`."""
+        raise ValueError(CANNOT_MERGE)

@@ -118,7 +118,8 @@ def negative_calibrated(
 ) -> CalibratedLoss:
     """L = (1 − a)·CE + a·mean_b[(0.5 + β_b)·KD_b] (PAPER.md, stage 2).
 
-    CE is the mean over all targets of the batch, KD_b the mean over sample b's targets, the weighted KD the mean over samples.
+    CE is the mean over all targets of the batch, KD_b the mean over sample b's targets, the weighted KD the mean over
+    samples.
 
     Args:
         student_logits: The learner's logits [N, V] at the targets.

@@ -1,4 +1,4 @@
-"""One frozen base model and the named LoRA adapters on it: M_neg, NAT's two halves and the NCE student share the weights.
+"""One frozen base model and the named LoRA adapters on it: M_neg, NAT's halves and the NCE student share the weights.
 
 stack = AdapterStack(load_base("embedded"), "embedded")
 stack.add("student", LoraSettings())
@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from foundation.errors import InputError
@@ -68,24 +70,32 @@ def load_base(student: str, dtype: str = "float32", random_weights: bool = False
         random_weights: Build from the config alone, without reading weights (benchmarks, the meta device).
 
     Raises:
-        InputError: If there is no such model.
+        InputError: If there is no such model or dtype.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    path, torch_dtype = locate_student(student), getattr(torch, dtype)
+    path, torch_dtype = locate_student(student), getattr(torch, dtype, None)
+    if not isinstance(torch_dtype, torch.dtype):
+        raise InputError(
+            f"unknown dtype '{dtype}'", field="model.dtype", remedy="choose one of float32, bfloat16, float16"
+        )
     try:
         if random_weights:
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=torch_dtype)
         else:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
-            f"cannot load the student ({reason})", file=student,
+            f"cannot load the student ({reason(error)})", file=student,
             remedy="give a directory made by save_pretrained, a hub name (with network access), or 'embedded'",
         ) from error  # fmt: skip
     model.requires_grad_(False)
     return model  # type: ignore[no-any-return]
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's text, for a message of one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def base_fingerprint(base: nn.Module) -> str:
@@ -130,17 +140,21 @@ class AdapterStack(nn.Module):
         """Adds a fresh, trainable adapter and makes it the active one.
 
         Raises:
-            InputError: If no layer of the student has one of the target names.
+            InputError: If a target name is no layer of the student, or PEFT refuses the settings.
         """
+        layers = [f".{path}" for path, _ in self.model.named_modules()]
+        for target in settings.target_modules:
+            if not any(path.endswith(f".{target}") for path in layers):
+                raise InputError(
+                    f"the student has no layer '{target}' that LoRA could adapt",
+                    field="lora.target_modules", remedy="name linear layers of this model, e.g. q_proj, v_proj",
+                )  # fmt: skip
         try:
-            if isinstance(self.model, PeftModel):
-                self.model.add_adapter(name, settings.peft())
-            else:
-                self.model = get_peft_model(self.model, settings.peft(), adapter_name=name)  # type: ignore[assignment]
+            self._inject(name, settings.peft())
         except ValueError as error:
             raise InputError(
-                f"the student has no layers {', '.join(settings.target_modules)} that LoRA could adapt",
-                field="lora.target_modules", remedy="name linear layers of this model, e.g. q_proj, v_proj",
+                f"cannot put a LoRA on the student ({reason(error)})",
+                field="lora", remedy="adapt linear layers with a positive rank, e.g. r 8 on q_proj, v_proj",
             ) from error  # fmt: skip
         self.activate(name, trainable=True)
 
@@ -153,15 +167,13 @@ class AdapterStack(nn.Module):
         directory = Path(directory)
         self._check(directory)
         try:
-            if isinstance(self.model, PeftModel):
-                device = str(next(self.parameters()).device)
-                self.model.load_adapter(directory, adapter_name=name, is_trainable=trainable, torch_device=device)
-            else:
-                self.model = PeftModel.from_pretrained(self.model, directory, adapter_name=name)
+            config = PeftConfig.from_pretrained(str(directory))
+            config.base_model_name_or_path = None  # `save` writes it; until then PEFT warns of any other spelling
+            self._inject(name, config)
+            self._fill(name, load_peft_weights(str(directory), device="cpu"))
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
-                f"cannot load the adapter ({reason})", file=directory,
+                f"cannot load the adapter ({reason(error)})", file=directory,
                 remedy="train it again on this student, or name the student it was trained on",
             ) from error  # fmt: skip
         self.activate(name, trainable=trainable)
@@ -172,7 +184,7 @@ class AdapterStack(nn.Module):
 
     @contextlib.contextmanager
     def using(self, name: str) -> Iterator[None]:
-        """Runs the block with another adapter active, frozen and without dropout; restores all of it, also on an error."""
+        """Runs the block with another adapter active, frozen and without dropout; restores all, also on an error."""
         peft = self._peft()
         before = peft.active_adapter
         gradients = [(p, p.requires_grad) for p in self.parameters()]
@@ -220,12 +232,26 @@ class AdapterStack(nn.Module):
             raise RuntimeError("no adapter yet: call add() or load() first")
         return self.model
 
+    def _inject(self, name: str, config: PeftConfig) -> None:
+        if isinstance(self.model, PeftModel):
+            self.model.add_adapter(name, config)
+        else:
+            self.model = get_peft_model(self.model, config, adapter_name=name)
+
+    def _fill(self, name: str, weights: dict[str, Tensor]) -> None:
+        """Copies adapter weights in; PEFT lets absent ones start at random with no more than a warning."""
+        keys: Any = set_peft_model_state_dict(self._peft(), weights, adapter_name=name)
+        absent = [key for key in keys.missing_keys if f".{name}." in key]
+        if wrong := absent + keys.unexpected_keys:
+            raise ValueError(f"{len(absent)} weights are missing, {len(keys.unexpected_keys)} foreign, e.g. {wrong[0]}")
+
     def _check(self, directory: Path) -> None:
-        if not (directory / "adapter_config.json").is_file():
-            raise InputError(
-                "no adapter here (adapter_config.json is missing)", file=directory,
-                remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
-            )  # fmt: skip
+        for alternatives in (["adapter_config.json"], [SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME]):
+            if not any((directory / file).is_file() for file in alternatives):
+                raise InputError(
+                    f"no adapter here ({alternatives[0]} is missing)", file=directory,
+                    remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
+                )  # fmt: skip
         manifest = read_manifest(directory)
         trained_on = manifest.get("base_fingerprint", "")
         if trained_on and self.fingerprint and trained_on != self.fingerprint:

@@ -1,0 +1,109 @@
+"""What the tests of the decoder stages share: batches, and trained-looking adapters on the tiny student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.components.assistant import UnitSettings, build_nat, save_nat
+from lightning_modules.components.losses import IGNORE
+from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
+
+UNITS = UnitSettings(key_dim=6, bottleneck=10)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Callable[..., None]:
+    """Gives parameters normal values, so that no test passes because something is zero."""
+
+    def fill(parameters: Iterable[nn.Parameter], scale: float = 0.3, seed: int = 7) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def unit_settings() -> UnitSettings:
+    """The shape of the units in `nat_directory`."""
+    return UNITS
+
+
+@pytest.fixture
+def new_stack(tiny_student: Path) -> Callable[..., AdapterStack]:
+    """Makes a stack on a fresh copy of the tiny student."""
+
+    def make(dtype: str = "float32", **kwargs: Any) -> AdapterStack:
+        return AdapterStack(load_base(str(tiny_student), dtype), str(tiny_student), **kwargs)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., dict[str, Any]]:
+    """Makes a right-padded batch of random tokens whose first three positions are the prompt."""
+
+    def make(lengths: tuple[int, ...] = (9, 12, 5, 11), seed: int = 3, vocabulary: int = 300) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
+        mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
+        for row, length in enumerate(lengths):
+            ids[row, :length] = torch.randint(3, vocabulary, (length,), generator=generator)
+            mask[row, :length] = 1
+            labels[row, 3:length] = ids[row, 3:length]
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def negative_directory(
+    tiny_student: Path, tmp_path_factory: pytest.TempPathFactory, randomise: Callable[..., None]
+) -> Path:
+    """M_neg with random weights, rank 4, as its stage writes it. Shared: do not write into it."""
+    stack = AdapterStack(load_base(str(tiny_student)), str(tiny_student))
+    stack.add("student", LoraSettings(r=4, alpha=8))
+    randomise(p for p in stack.parameters() if p.requires_grad)
+    directory = tmp_path_factory.mktemp("negative")
+    stack.save("student", directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def nat_directory(
+    tiny_student: Path,
+    negative_directory: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    randomise: Callable[..., None],
+) -> Path:
+    """M_NAT with random weights, positive rank 3, as its stage writes it. Shared: do not write into it."""
+    stack = AdapterStack(load_base(str(tiny_student)), str(tiny_student))
+    units = build_nat(stack, negative_directory, LoraSettings(r=3, alpha=9, dropout=0.3), UNITS)
+    randomise(p for m in (stack, units) for p in m.parameters() if p.requires_grad)
+    directory = tmp_path_factory.mktemp("nat")
+    save_nat(stack, units, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def logits_of() -> Callable[[AdapterStack, dict[str, Any]], Tensor]:
+    """Logits [B, T, V] of the active adapter, without gradient."""
+
+    @torch.no_grad()
+    def logits(stack: AdapterStack, batch: dict[str, Any]) -> Tensor:
+        result: Tensor = stack(batch["input_ids"], batch["attention_mask"])
+        return result
+
+    return logits
