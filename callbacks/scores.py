@@ -1,0 +1,109 @@
+"""M_rank's scores: written beside the samples they judge, and watched by verdict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from callbacks.tensorboard import writer_of
+from datamodules.components.records import write_rationales
+from datamodules.pairs import PairDataModule
+from foundation.errors import InputError
+from lightning_modules.components.accuracy import gather_objects
+
+
+class ScoreWriter(L.Callback):
+    """Writes the records that `predict` scored, with `score` filled in, in the order of the input file.
+
+    The file is written at the end, whole or not at all. A record left out as too long (`data.drop_longer`) gets no
+    score.
+
+    Args:
+        output: File to write; relative paths start at the Trainer's `default_root_dir`.
+    """
+
+    def __init__(self, output: str = "scored.jsonl") -> None:
+        self.output = output
+        self._scores: dict[str, float] = {}
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forgets an earlier run's scores."""
+        self._scores = {}
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: list[float],
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the batch's scores."""
+        ids = (record["id"] for record in batch["records"])
+        self._scores.update(zip(ids, outputs, strict=True))
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gathers the scores of all ranks and writes the file on the first.
+
+        Raises:
+            InputError: If the records do not come from a `PairDataModule`, or the file cannot be written.
+        """
+        scores = {name: score for part in gather_objects(self._scores) for name, score in part.items()}
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, PairDataModule):
+            raise InputError(
+                "ScoreWriter needs the records of a PairDataModule", field="data", remedy="use configs/rank.yaml"
+            )
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / self.output
+            count = write_rationales(path, (replace(r, score=scores.get(r.id)) for r in data.records))
+            print(f"{count:,} samples, {len(scores):,} scored, in {path}")
+
+
+class ScoreMonitor(L.Callback):
+    """Logs the mean score of right and of wrong rationales in validation, and histograms of both.
+
+    `val/score_positive` and `val/score_negative` are means over the validation pairs; the histograms
+    `val/scores/positive` and `val/scores/negative` show rank 0's share of them.
+    """
+
+    def __init__(self) -> None:
+        self._scores: dict[str, list[Tensor]] = {"positive": [], "negative": []}
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forgets the last epoch."""
+        for scores in self._scores.values():
+            scores.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Logs the batch's means, to be averaged over the epoch, and keeps its scores."""
+        for verdict, kept in self._scores.items():
+            scores: Tensor = outputs[verdict].detach().float()
+            pl_module.log(
+                f"val/score_{verdict}", scores.mean(), on_step=False, on_epoch=True, sync_dist=True,
+                batch_size=len(scores),
+            )  # fmt: skip
+            kept.append(scores.cpu())
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Adds the histograms."""
+        writer = writer_of(trainer)
+        if writer is None or trainer.sanity_checking:
+            return
+        for verdict, scores in self._scores.items():
+            if scores:
+                writer.add_histogram(f"val/scores/{verdict}", torch.cat(scores).numpy(), trainer.global_step)

@@ -1,0 +1,260 @@
+"""Pairs of a right and a wrong rationale to train M_rank on, and samples for it to score."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datamodules.components.encoding import Encoded, LengthLimit, encode, load_tokenizer, pad, pad_of, pad_with_mask
+from datamodules.components.pairing import Candidate, PairBatchSampler, Pairing
+from datamodules.components.records import Question, Rationale
+from datamodules.components.samplers import BucketBatchSampler
+from datamodules.components.splits import held_out
+from datamodules.rationales import as_paths
+from datamodules.resume import ResumableDataModule
+from foundation.errors import InputError
+from foundation.json_lines import read_json_lines
+
+
+class PairDataModule(ResumableDataModule):
+    """Feeds `RankModel`; `docs/architecture.md` says what a batch holds. EOS belongs to the rationale.
+
+    The paper trains on D_pos and D_neg, the reference on M_NAT's own samples plus the gold solution: list the files you
+    want, or all of them, and name `gold` or not. Ungradable records never enter.
+
+    Args:
+        tokenizer: The backbone's name: a directory, a hub name, or `embedded`.
+        train: Files of rationales of both verdicts, all of them together.
+        gold: questions.jsonl, whose solutions join the right rationales of the questions in `train`.
+        validation: Files to validate on; without them, `validation_fraction` of the training questions.
+        validation_fraction: Share of the questions held out, chosen by a hash of their id.
+        predict: File of rationales to score (samples.jsonl).
+        pairs_per_question: Most pairs drawn from one question, anew each epoch; validation keeps one draw.
+        batch_size: Pairs a batch and device.
+        score_batch_size: Rationales scored together in `predict`.
+        max_length: Most tokens of prompt and rationale together.
+        drop_longer: Leave out longer rationales (in `predict`: leave them without a score), and say how many, instead
+            of refusing.
+        seed: Of the pairs and the order of the batches.
+        num_workers: Processes that collate batches.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str = "embedded",
+        train: list[str] | str | None = None,
+        gold: str | None = None,
+        validation: list[str] | str | None = None,
+        validation_fraction: float = 0.05,
+        predict: str | None = None,
+        pairs_per_question: int = 4,
+        batch_size: int = 16,
+        score_batch_size: int = 64,
+        max_length: int = 1024,
+        drop_longer: bool = False,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if pairs_per_question < 1:
+            raise InputError(f"must be at least 1, found {pairs_per_question}", field="data.pairs_per_question")
+        self.tokenizer_name = tokenizer
+        self.train_files = as_paths(train)
+        self.gold_file = None if gold is None else Path(gold)
+        self.validation_files = as_paths(validation)
+        self.validation_fraction = validation_fraction
+        self.predict_file = None if predict is None else Path(predict)
+        self.pairs_per_question = pairs_per_question
+        self.batch_size = batch_size
+        self.score_batch_size = score_batch_size
+        self.max_length = max_length
+        self.drop_longer = drop_longer
+        self.seed = seed
+        self.num_workers = num_workers
+        self.train_pairs: Pairing | None = None
+        self.validation_pairs: Pairing | None = None
+        self.records: list[Rationale] = []
+        self._scorable: list[tuple[Rationale, Encoded]] = []
+
+    def setup(self, stage: str) -> None:
+        """Reads and encodes what the entry point needs.
+
+        Raises:
+            InputError: If a file is missing or damaged, a text is too long, or no question has both verdicts.
+        """
+        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        if stage in ("fit", "validate") and self.train_pairs is None:
+            self._setup_pairs()
+        if stage == "predict":
+            self._setup_records()
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Training pairs, the same for the same seed and epoch."""
+        if self.train_pairs is None:
+            raise RuntimeError("setup() has not run yet")
+        return self._pair_loader(self.train_pairs, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Validation pairs, the same in every epoch; no loader where there are none."""
+        return self._pair_loader(self.validation_pairs, shuffle=False) if self.validation_pairs else []
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The records to score, longest first, each exactly once over all ranks."""
+        rank, world = self.place()
+        lengths = [len(encoded.ids) for _, encoded in self._scorable]
+        sampler = BucketBatchSampler(lengths, self.score_batch_size, rank=rank, world=world, shuffle=False)
+        return self._loader(self._scorable, sampler, self._collate_records)
+
+    def _pair_loader(self, pairing: Pairing, shuffle: bool) -> DataLoader[Any]:
+        sampler = PairBatchSampler(pairing, self.batch_size, *self.place(), shuffle=shuffle)
+        if shuffle:
+            sampler.resume(self._trained_batches)
+        return self._loader(pairing, sampler, self._collate_pairs)
+
+    def _loader(self, rows: Any, sampler: Any, collate: Any) -> DataLoader[Any]:
+        return DataLoader(
+            rows,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator().manual_seed(self.seed),  # its own: the global one belongs to dropout
+        )
+
+    def _setup_pairs(self) -> None:
+        if not self.train_files:
+            raise InputError(
+                "nothing to train on", field="data.train",
+                remedy="give --data.train FILES with right and wrong rationales (positive.jsonl, negative.jsonl, …)",
+            )  # fmt: skip
+        candidates = self._candidates(self.train_files, self.gold_file)
+        if self.validation_files:
+            kept, held = candidates, self._candidates(self.validation_files)
+        else:
+            kept = [c for c in candidates if not held_out(c.question_id, self.validation_fraction)]
+            held = [c for c in candidates if held_out(c.question_id, self.validation_fraction)]
+        self.train_pairs = self._pairing(kept, "train")
+        # A small fraction of few questions may hold none with both verdicts; then there is no validation, as with 0.
+        self.validation_pairs = self._pairing(held, "validation" if self.validation_files else None)
+
+    def _pairing(self, candidates: list[Candidate], field: str | None) -> Pairing:
+        pairing = Pairing(candidates, self.pairs_per_question, self.seed)
+        if field is not None and not len(pairing):
+            raise InputError(
+                "no question has both a right and a wrong rationale", field=f"data.{field}",
+                remedy="list files of both verdicts (positive.jsonl and negative.jsonl, or samples of both)"
+                + (", or lower --data.validation_fraction" if field == "train" else ""),
+            )  # fmt: skip
+        return pairing
+
+    def _candidates(self, files: list[Path], gold: Path | None = None) -> list[Candidate]:
+        limit = LengthLimit(self.max_length, self.drop_longer)
+        candidates = [candidate for file in files for candidate in self._encoded(file, _graded(file), limit)]
+        if gold is not None:
+            known = {candidate.question_id for candidate in candidates}
+            solutions = self._encoded(gold, _solutions(gold, known), limit)
+            if not solutions:
+                raise InputError(
+                    "holds no solution to a question of the training files", file=gold, field="solution",
+                    remedy="give the questions.jsonl those rationales were written for, or leave out --data.gold",
+                )  # fmt: skip
+            candidates += solutions
+        self._report(limit)
+        return candidates
+
+    def _encoded(
+        self, file: Path, records: Iterator[tuple[int, str, str, str, bool]], limit: LengthLimit
+    ) -> list[Candidate]:
+        """Encodes (line, question id, question, rationale, positive) as far as the limit admits them."""
+        rows = list(records)
+        encodings = self._encodings(file, [(question, text) for _, _, question, text, _ in rows])
+        return [
+            Candidate(question_id, encoded, positive)
+            for (line, question_id, _, _, positive), encoded in zip(rows, encodings, strict=True)
+            if limit.admits(encoded, question_id, file, line)
+        ]
+
+    def _encodings(self, file: Path, texts: list[tuple[str, str | None]]) -> Iterator[Encoded]:
+        bar: Iterator[Encoded] = iter(
+            tqdm(encode(self.tokenizer, texts), total=len(texts), desc=f"encode {file.name}", leave=False, unit="")
+        )
+        return bar
+
+    def _report(self, limit: LengthLimit) -> None:
+        if limit.dropped:
+            print(f"left out {limit.dropped:,} rationales of more than {self.max_length} tokens", file=sys.stderr)
+
+    def _setup_records(self) -> None:
+        if self.predict_file is None:
+            raise InputError(
+                "nothing to score", field="data.predict", remedy="give --data.predict FILE (samples.jsonl)"
+            )
+        numbered = list(_unique(self.predict_file))
+        if not numbered:
+            raise InputError("holds no rationale", file=self.predict_file, remedy="check the stage that sampled it")
+        self.records = [record for _, record in numbered]
+        limit = LengthLimit(self.max_length, self.drop_longer)
+        encodings = self._encodings(self.predict_file, [(r.question, r.rationale) for r in self.records])
+        self._scorable = [
+            (record, encoded)
+            for (line, record), encoded in zip(numbered, encodings, strict=True)
+            if limit.admits(encoded, record.id, self.predict_file, line)
+        ]
+        self._report(limit)
+
+    def _collate(self, rows: list[Encoded]) -> dict[str, Tensor]:
+        marks = [[0] * len(row.prompt) + [1] * len(row.completion) for row in rows]
+        return {
+            **pad_with_mask([row.ids for row in rows], pad_of(self.tokenizer)),
+            "rationale_mask": pad(marks, 0),
+        }
+
+    def _collate_pairs(self, pairs: list[tuple[Candidate, Candidate]]) -> dict[str, Tensor]:
+        return self._collate([right.encoded for right, _ in pairs] + [wrong.encoded for _, wrong in pairs])
+
+    def _collate_records(self, rows: list[tuple[Rationale, Encoded]]) -> dict[str, Any]:
+        return {
+            **self._collate([encoded for _, encoded in rows]),
+            "records": [record.to_json() for record, _ in rows],
+        }
+
+
+def _graded(file: Path) -> Iterator[tuple[int, str, str, str, bool]]:
+    """The file's right and wrong rationales; says how many ungradable ones it skips."""
+    skipped = 0
+    for line, value in read_json_lines(file):
+        record = Rationale.from_json(value, file, line)
+        if record.verdict == "ungradable":
+            skipped += 1
+            continue
+        yield line, record.question_id, record.question, record.rationale, record.verdict == "positive"
+    if skipped:
+        print(f"{file}: left out {skipped:,} ungradable rationales", file=sys.stderr)
+
+
+def _solutions(file: Path, known: set[str]) -> Iterator[tuple[int, str, str, str, bool]]:
+    """The data set's own solutions to the known questions, as right rationales."""
+    for line, value in read_json_lines(file):
+        question = Question.from_json(value, file, line)
+        if question.id in known and question.solution:
+            yield line, question.id, question.question, question.solution, True
+
+
+def _unique(file: Path) -> Iterator[tuple[int, Rationale]]:
+    """The file's rationales with their lines; an id that occurs twice could not be scored in place."""
+    seen: set[str] = set()
+    for line, value in read_json_lines(file):
+        record = Rationale.from_json(value, file, line)
+        if record.id in seen:
+            raise InputError(
+                f"'{record.id}' occurs twice", file=file, line=line, field="id", remedy="remove or rename one of them"
+            )
+        seen.add(record.id)
+        yield line, record

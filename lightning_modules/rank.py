@@ -1,0 +1,130 @@
+"""Stage 3: M_rank, which scores how likely a rationale is right, for adaptive self-consistency to weigh votes with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
+
+from foundation.errors import InputError
+from lightning_modules.components.backbones import BackboneSettings, DecoderSettings
+from lightning_modules.components.ranker import RANKING_LOSSES, Ranker, build_ranker, load_ranker
+from lightning_modules.partly_trained import PartlyTrained
+
+
+def _adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=2e-5)
+
+
+class RankModel(PartlyTrained):
+    """A right rationale's score → 1, a wrong one's of the same question → 0 (PAPER.md, stage 3).
+
+    Args:
+        backbone: What reads the text and what of it trains: `DecoderSettings` (default: the embedded student) or
+            `EncoderSettings`. With `trained`, only where its base differs from the one it was trained with.
+        trained: Directory of a trained ranker, to validate, to predict with or to go on training.
+        loss: `pairwise`, (1 − s_pos)³ + s_neg⁷, or `binary_cross_entropy`.
+        head_layers: Residual layers of the head; a trained ranker brings its own.
+        optimizer: Optimizer of what trains (reference: lr 2e-5, the whole encoder).
+        schedule: Learning-rate schedule after the warm-up: constant, linear or cosine (reference: cosine).
+        warmup_steps: Steps of linear warm-up from 0.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneSettings | None = None,
+        trained: str | None = None,
+        loss: Literal["pairwise", "binary_cross_entropy"] = "pairwise",
+        head_layers: int = 2,
+        optimizer: OptimizerCallable = _adamw,
+        schedule: str = "cosine",
+        warmup_steps: int = 0,
+    ) -> None:
+        super().__init__(optimizer, schedule, warmup_steps)
+        self.backbone_settings = backbone
+        self.trained = trained
+        self.loss = RANKING_LOSSES[loss]
+        self.head_layers = head_layers
+        self.ranker: Ranker | None = None
+        self.pairwise_accuracy = MeanMetric()
+        self.by_verdict = MetricCollection({"auroc": BinaryAUROC(), "calibration_error": BinaryCalibrationError()})
+
+    @property
+    def built(self) -> Ranker:
+        """The ranker, once `configure_model` has built it."""
+        if self.ranker is None:
+            raise RuntimeError("configure_model() has not run yet")
+        return self.ranker
+
+    def setup(self, stage: str) -> None:
+        """Refuses to judge with a head that nobody trained.
+
+        Raises:
+            InputError: If there is neither `trained` nor a checkpoint.
+        """
+        untrained = self.ranker is None and self.trained is None and self.trainer.ckpt_path is None
+        if untrained and stage in ("validate", "predict"):
+            raise InputError(
+                "no trained ranker", field="model.trained",
+                remedy="give --model.trained the directory the RANK stage wrote, e.g. runs/demo/rank/adapter",
+            )  # fmt: skip
+
+    def configure_model(self) -> None:
+        """Loads or builds the ranker once (called by Lightning on every entry point)."""
+        if self.ranker is not None:
+            return
+        if self.trained is not None:
+            self.ranker = load_ranker(self.trained, self.backbone_settings).train()
+        else:
+            self.ranker = build_ranker(self.backbone_settings or DecoderSettings(), self.head_layers)
+
+    def base_name(self) -> str:
+        """The backbone's published weights."""
+        return self.built.settings.source
+
+    def base_fingerprint(self) -> str:
+        """Of the backbone's frozen weights."""
+        return self.built.backbone.fingerprint
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Logits [rows] of a batch's rows."""
+        logits: Tensor = self.built(batch["input_ids"], batch["attention_mask"], batch["rationale_mask"])
+        return logits
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The loss of a batch of pairs."""
+        positive, negative = self(batch).chunk(2)
+        loss = self.loss(positive, negative)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(positive))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """The loss and the metrics, each rationale as often as it stands in a pair.
+
+        Returns:
+            The scores [P] of right (`positive`) and wrong (`negative`) rationales, for callbacks.
+        """
+        logits = self(batch)
+        positive, negative = logits.chunk(2)
+        pairs = len(positive)
+        # Logits, not scores: σ maps distinct large logits to the same float, and a tie counts half.
+        self.pairwise_accuracy.update((positive > negative).float() + (positive == negative).float() / 2)
+        self.by_verdict.update(logits.sigmoid(), torch.arange(2 * pairs, device=logits.device) < pairs)
+        self.log("val/loss", self.loss(positive, negative), prog_bar=True, sync_dist=True, batch_size=pairs)
+        self.log("val/pairwise_accuracy", self.pairwise_accuracy, prog_bar=True, batch_size=pairs)
+        self.log_dict({f"val/{name}": metric for name, metric in self.by_verdict.items()}, batch_size=pairs)
+        return {"positive": positive.sigmoid(), "negative": negative.sigmoid()}
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[float]:
+        """Scores in (0, 1) of `batch["records"]`, in their order."""
+        scores: list[float] = self(batch).cpu().double().sigmoid().tolist()  # in float32 σ(17) is 1 already
+        return scores
+
+    def write_adapter(self, directory: Path) -> None:
+        """Writes the ranker into an empty directory; `load_ranker` reads it."""
+        self.built.save(directory)

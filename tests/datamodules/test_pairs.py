@@ -1,0 +1,261 @@
+"""Pairs for M_rank: which rationales meet, what a batch holds, and that a resumed epoch goes on where it stopped."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from datamodules.components.encoding import Encoded, load_tokenizer
+from datamodules.components.pairing import Candidate, PairBatchSampler, Pairing
+from datamodules.components.records import Question, Rationale, Verdict, write_questions, write_rationales
+from datamodules.pairs import PairDataModule
+from foundation.errors import InputError
+
+
+def rationale(question: int, k: int, verdict: Verdict, text: str | None = None) -> Rationale:
+    return Rationale(
+        id=f"q{question}/{k}", question_id=f"q{question}", question=f"What is {question} plus {k}?", gold="1",
+        rationale=text or f"{question} and {k} make " + "a lot " * k, answer="1", verdict=verdict,
+        subject="", level="", source="test", writer="teacher",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """12 questions with 2 right and 3 wrong rationales; q12 has only right ones, q13 only ungradable and wrong ones."""
+    right = [rationale(q, k, "positive") for q in range(12) for k in range(2)]
+    wrong = [rationale(q, k, "negative") for q in range(12) for k in range(2, 5)]
+    right += [rationale(12, 0, "positive")]
+    wrong += [rationale(13, 0, "ungradable"), rationale(13, 1, "negative")]
+    write_rationales(tmp_path / "positive.jsonl", right)
+    write_rationales(tmp_path / "negative.jsonl", wrong)
+    return [str(tmp_path / "positive.jsonl"), str(tmp_path / "negative.jsonl")]
+
+
+@pytest.fixture
+def make(tiny_student: Path, files: list[str]) -> Callable[..., PairDataModule]:
+    """Makes a set-up DataModule."""
+
+    def build(stage: str = "fit", **kwargs: Any) -> PairDataModule:
+        data = PairDataModule(**{"tokenizer": str(tiny_student), "train": files, "batch_size": 5, **kwargs})
+        data.setup(stage)
+        return data
+
+    return build
+
+
+def test_pairs_are_right_and_wrong_of_one_question_and_distinct() -> None:
+    verdicts = [True, True, False, False, False]
+    candidates = [Candidate(f"q{q}", Encoded([q], [n]), v) for q in range(4) for n, v in enumerate(verdicts)]
+    candidates += [Candidate("lonely", Encoded([9], [1]), True)]
+    pairing = Pairing(candidates, pairs_per_question=4, seed=0)
+    epochs = [pairing.draw(epoch) for epoch in range(3)]
+    for pairs in epochs:
+        assert len(pairs) == len(set(pairs)) == len(pairing) == 16
+        for right, wrong in (pairing[pair] for pair in pairs):
+            assert right.positive
+            assert not wrong.positive
+            assert right.question_id == wrong.question_id != "lonely"
+    assert pairing.draw(1) == epochs[1] != epochs[0]
+    assert Pairing(candidates, 4, seed=1).draw(0) != epochs[0]
+
+
+def test_all_pairs_of_a_question_that_has_few() -> None:
+    candidates = [Candidate("q", Encoded([], [n]), n < 2) for n in range(5)]
+    pairing = Pairing(candidates, pairs_per_question=100, seed=0)
+    assert sorted(pairing.draw(0)) == list(itertools.product(range(2), range(2, 5)))
+
+
+def test_every_pair_is_drawn_equally_often() -> None:
+    candidates = [Candidate("q", Encoded([], [n]), n < 2) for n in range(5)]
+    pairing = Pairing(candidates, pairs_per_question=2, seed=3)
+    counts = torch.zeros(5, 5)
+    for epoch in range(3000):
+        for right, wrong in pairing.draw(epoch):
+            counts[right, wrong] += 1
+    # 3000 epochs, each of the 6 pairs with probability 1/3: standard deviation 26
+    assert (counts[:2, 2:] - 1000).abs().max() < 4 * 26
+
+
+def test_ranks_share_an_epoch_and_a_resumed_one_goes_on() -> None:
+    candidates = [Candidate(f"q{q}", Encoded([0] * q, [n]), n < 2) for q in range(9) for n in range(5)]
+    pairing = Pairing(candidates, pairs_per_question=3, seed=0)
+    ranks = [PairBatchSampler(pairing, 4, rank, 2) for rank in range(2)]
+    for sampler in ranks:
+        sampler.sampler.set_epoch(2)
+    seen = [pair for sampler in ranks for batch in sampler for pair in batch]
+    assert len(ranks[0]) == len(ranks[1]) == 4
+    assert set(seen) == set(pairing.draw(2))
+
+    whole = PairBatchSampler(pairing, 4)
+    expected = []
+    for epoch in range(3):
+        whole.set_epoch(epoch)
+        expected += list(whole)
+    resumed = PairBatchSampler(pairing, 4)
+    resumed.resume(len(whole) + 3)
+    rest = list(resumed)
+    resumed.set_epoch(2)
+    rest += list(resumed)
+    assert rest == expected[len(whole) + 3 :]
+
+
+def test_batch_holds_right_rows_then_wrong_rows_of_the_same_questions(
+    make: Callable[..., PairDataModule], tiny_student: Path
+) -> None:
+    data, tokenizer = make(validation_fraction=0.0), load_tokenizer(str(tiny_student))
+    right_texts = {rationale(q, k, "positive").rationale for q in range(12) for k in range(2)}
+    rows = 0
+    for batch in data.train_dataloader():
+        assert set(batch) == {"input_ids", "attention_mask", "rationale_mask"}
+        assert batch["input_ids"].dtype == torch.int64
+        assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["rationale_mask"].shape
+        pairs = len(batch["input_ids"]) // 2
+        questions = []
+        for row, (ids, real, mark) in enumerate(zip(*batch.values(), strict=True)):
+            length = int(real.sum())
+            assert real.tolist() == [1] * length + [0] * (len(ids) - length)
+            prompt, text = ids[(real == 1) & (mark == 0)].tolist(), ids[mark == 1].tolist()
+            assert ids[:length].tolist() == prompt + text  # the marked tokens are the last ones
+            assert text[-1] == tokenizer.eos_token_id
+            assert str(tokenizer.decode(prompt)).endswith("\nSolution:\n")
+            assert (tokenizer.decode(text[:-1]) in right_texts) == (row < pairs)
+            questions.append(str(tokenizer.decode(prompt)).split(" plus")[0])
+        assert questions[:pairs] == questions[pairs:]
+        rows += pairs
+    assert rows == 12 * 4
+
+
+def test_validation_questions_never_train(make: Callable[..., PairDataModule]) -> None:
+    data = make(validation_fraction=0.4)
+    assert data.train_pairs is not None
+    assert data.validation_pairs is not None
+    trained, held = set(data.train_pairs.questions), set(data.validation_pairs.questions)
+    assert trained
+    assert held
+    assert not trained & held
+    assert trained | held == {f"q{n}" for n in range(12)}
+    first, second = [[b["input_ids"].tolist() for b in data.val_dataloader()] for _ in range(2)]
+    assert first == second
+
+
+def test_validation_files_and_no_validation(make: Callable[..., PairDataModule], files: list[str]) -> None:
+    data = make(validation=files)
+    assert data.train_pairs is not None
+    assert data.validation_pairs is not None
+    assert data.train_pairs.questions.keys() == data.validation_pairs.questions.keys()
+    assert make(validation_fraction=0.0).val_dataloader() == []
+
+
+def test_ungradable_rationales_are_left_out_and_counted(
+    make: Callable[..., PairDataModule], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make(validation_fraction=0.0)
+    assert data.train_pairs is not None
+    assert sum(c.question_id == "q13" for c in data.train_pairs.candidates) == 1
+    assert "left out 1 ungradable" in capsys.readouterr().err
+
+
+def test_gold_solutions_join_the_right_ones(make: Callable[..., PairDataModule], tmp_path: Path) -> None:
+    questions = [Question(f"q{n}", "What?", "1", "It is 1." if n != 3 else "", "", "", "test") for n in (3, 13, 99)]
+    write_questions(tmp_path / "questions.jsonl", questions)
+    data = make(validation_fraction=0.0, gold=str(tmp_path / "questions.jsonl"))
+    assert data.train_pairs is not None
+    # q13 had only wrong rationales; q3 has no solution of its own, q99 no rationales
+    assert data.train_pairs.questions.keys() == {f"q{n}" for n in (*range(12), 13)}
+    write_questions(tmp_path / "questions.jsonl", questions[2:])
+    with pytest.raises(InputError, match=r"questions\.jsonl: field 'solution'.*no solution"):
+        make(gold=str(tmp_path / "questions.jsonl"))
+
+
+def test_a_longer_rationale_names_its_place_and_the_way_out(
+    make: Callable[..., PairDataModule], files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = rationale(3, 9, "negative", text="so many words " * 60)
+    write_rationales(Path(files[1]), [rationale(3, 2, "negative"), long])
+    with pytest.raises(InputError) as caught:
+        make(max_length=100)
+    error = caught.value
+    assert (error.file, error.line) == (files[1], 2)
+    assert "q3" in error.problem
+    assert error.remedy is not None
+    assert "--data.max_length" in error.remedy
+    data = make(max_length=100, drop_longer=True, validation_fraction=0.0)
+    assert data.train_pairs is not None
+    assert list(data.train_pairs.questions) == ["q3"]
+    assert "left out 1 rationales" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"train": None}, "data.train.*nothing to train on"),
+        ({"train": "positive"}, "data.train.*no question has both"),
+        ({"validation": "positive"}, "data.validation.*no question has both"),
+        ({"validation_fraction": 1.0}, "lower --data.validation_fraction"),
+        ({"stage": "predict"}, "data.predict.*nothing to score"),
+    ],
+)
+def test_what_cannot_be_used(
+    make: Callable[..., PairDataModule], files: list[str], arguments: dict[str, Any], message: str
+) -> None:
+    arguments = {name: files[0] if value == "positive" else value for name, value in arguments.items()}
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        make(**arguments)
+
+
+def test_scoring_batches_hold_each_record_once(make: Callable[..., PairDataModule], files: list[str]) -> None:
+    data = make("predict", predict=files[1], score_batch_size=8)
+    batches = list(data.predict_dataloader())
+    assert [len(batch["records"]) for batch in batches] == [8, 8, 8, 8, 6]
+    ids = [record["id"] for batch in batches for record in batch["records"]]
+    assert sorted(ids) == sorted(record.id for record in data.records)
+    assert len(ids) == 38
+    lengths = [int(n) for batch in batches for n in batch["attention_mask"].sum(1)]
+    assert lengths == sorted(lengths, reverse=True)
+    write_rationales(Path(files[0]), [rationale(0, 0, "positive")] * 2)
+    with pytest.raises(InputError, match="'q0/0' occurs twice"):
+        make("predict", predict=files[0])
+
+
+class Recorder(L.LightningModule):
+    """A model that only remembers the ids it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[list[list[int]]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch["input_ids"].tolist())
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_run_resumed_mid_epoch_sees_the_batches_it_has_not_seen(
+    make: Callable[..., PairDataModule], tmp_path: Path
+) -> None:
+    def fit(checkpoint: Path | None = None) -> Recorder:
+        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=14, save_top_k=-1)
+        trainer = L.Trainer(
+            max_epochs=3, accelerator="cpu", logger=False, callbacks=[saver], enable_progress_bar=False,
+            enable_model_summary=False, use_distributed_sampler=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        model = Recorder()
+        trainer.fit(model, datamodule=make(validation_fraction=0.0), ckpt_path=checkpoint, weights_only=False)
+        return model
+
+    whole = fit().seen
+    resumed = fit(tmp_path / "step=14.ckpt").seen
+    assert len(whole) == 30
+    assert whole[:10] != whole[10:20]
+    assert resumed == whole[14:]
