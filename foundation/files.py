@@ -85,9 +85,11 @@ def open_text(path: Path) -> TextIO:
     if not path.is_file():
         problem = "is a directory, not a file" if path.is_dir() else "no such file"
         raise InputError(problem, file=path, remedy="check the path; relative paths start at the working directory")
-    openers = {".gz": gzip.open, ".xz": lzma.open}
-    opener = openers.get(path.suffix, open)
-    return cast(TextIO, opener(path, "rt", encoding="utf-8"))
+    if path.suffix == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
+    if path.suffix == ".xz":
+        return cast(TextIO, lzma.open(path, "rt", encoding="utf-8"))
+    return path.open(encoding="utf-8")
 
 
 def sha256_of(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""What watches a stage and what writes its results; see docs/architecture.md."""

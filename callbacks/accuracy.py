@@ -1,0 +1,80 @@
+"""Grades the greedy answers of `test`, overall and by subject and level."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from callbacks.grading import SampleGrader
+from callbacks.predictions import Row, write_metrics, write_predictions
+from callbacks.tensorboard import show_rationales
+from datamodules.components.records import Rationale
+from lightning_modules.components.accuracy import GroupedAccuracy, gather_objects
+from lightning_modules.components.sampling import Sample
+
+
+class AnswerAccuracy(L.Callback):
+    """Logs `test/accuracy` with its groups and writes predictions.jsonl and metrics.json at the end of `test`.
+
+    Args:
+        method: The row of the report these answers belong to; default: the name of the run's directory, as in
+            "cot-kd", "neg", "nat" or "nce".
+        shown: How many rationales to show in TensorBoard.
+    """
+
+    def __init__(self, method: str | None = None, shown: int = 8) -> None:
+        self.method = method or ""
+        self.shown = shown
+        self.rows: list[Row] = []
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Makes the grader and forgets an earlier test."""
+        self.rows = []
+        self.method = self.method or Path(trainer.default_root_dir).resolve().name
+        self.accuracy = GroupedAccuracy()
+        self.grader = SampleGrader(trainer, self.method)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Grades a batch of greedy answers."""
+        samples: list[Sample] = outputs
+        records = self.grader.records(samples, batch)
+        correct = [float(record.verdict == "positive") for record in records]
+        self.accuracy.update(correct, [{"subject": r.subject, "level": r.level} for r in records])
+        self.rows += [self._row(record, value) for record, value in zip(records, correct, strict=True)]
+        if batch_idx == 0:
+            show_rationales(trainer, f"test/{self.method}", records[: self.shown])
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs the accuracies; they are the same on every rank."""
+        values = self.accuracy.compute()
+        pl_module.log_dict({f"test/{name}": value.float() for name, value in values.items()})
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes both files on the first rank."""
+        rows = [row for part in gather_objects(self.rows) for row in part]
+        if trainer.is_global_zero:
+            root = Path(trainer.default_root_dir)
+            write_predictions(root, rows)
+            write_metrics(root, {name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    def _row(self, record: Rationale, correct: float) -> Row:
+        return {
+            "method": self.method,
+            "dataset": record.source,
+            "question_id": record.question_id,
+            "subject": record.subject,
+            "level": record.level,
+            "correct": correct,
+            "answer": record.answer,
+            "gold": record.gold,
+        }

@@ -1,0 +1,60 @@
+"""Writes the trained adapter, whole or not at all: the best so far, and the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from foundation.errors import InputError
+from foundation.files import write_directory_atomically
+
+
+class AdapterWriter(L.Callback):
+    """Writes `<root>/adapter` whenever the monitored score improves, and `<root>/adapter-last` at the end.
+
+    `<root>` is the Trainer's `default_root_dir`. Without validation `adapter` is written at the end too. The module
+    says how, by its method `write_adapter(directory)`.
+
+    Args:
+        monitor: Logged metric that decides which adapter is best.
+        mode: `min` or `max`.
+    """
+
+    def __init__(self, monitor: str = "val/loss", mode: str = "min") -> None:
+        if mode not in ("min", "max"):
+            raise InputError(f"unknown mode '{mode}'", field="AdapterWriter.mode", remedy="choose min or max")
+        self.monitor = monitor
+        self.mode = mode
+        self.best: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far, so that a resumed run does not overwrite a better adapter."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict` saved."""
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the adapter if its score is the best so far."""
+        score = trainer.callback_metrics.get(self.monitor)
+        if trainer.sanity_checking or trainer.state.fn != "fit" or score is None:
+            return
+        value = float(score)
+        better = self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+        if better:
+            self.best = value
+            self._write(trainer, pl_module, "adapter")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the last adapter, and the first `adapter` where nothing was validated."""
+        self._write(trainer, pl_module, "adapter-last")
+        if not (Path(trainer.default_root_dir) / "adapter").is_dir():
+            self._write(trainer, pl_module, "adapter")
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
+        if trainer.is_global_zero:
+            with write_directory_atomically(Path(trainer.default_root_dir) / name) as directory:
+                pl_module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it

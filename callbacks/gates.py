@@ -1,0 +1,66 @@
+"""What NAT's gate does: α_neg per layer, as histograms and means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from torch import Tensor, nn
+
+from callbacks.tensorboard import writer_of
+from lightning_modules.components.integration import IntegrationGate
+
+
+class GateMonitor(L.Callback):
+    """Logs α_neg ∈ [−0.5, 0.5] of every integration unit on the first validation batch.
+
+    Histograms `gate/alpha_neg/<layer>` hold one value per token, padding left out; `gate/alpha_neg_mean/<layer>` is
+    their mean and `gate/alpha_neg_mean` the mean over all layers. Below 0 negative knowledge is subtracted, above it is
+    added.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[Any] = []
+        self._values: dict[str, Tensor] = {}
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Listens to the gates during the first batch."""
+        if batch_idx == 0 and trainer.is_global_zero:
+            self._hooks = [
+                module.register_forward_hook(self._keep(name))
+                for name, module in pl_module.named_modules()
+                if isinstance(module, IntegrationGate) and name.startswith("units.")
+            ]
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: dict[str, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Logs what the gates did and stops listening."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        writer, real = writer_of(trainer), batch["attention_mask"].bool()
+        if writer is not None and self._values:
+            values = {name: alpha[real].float().cpu() for name, alpha in self._values.items()}
+            for name, value in values.items():
+                writer.add_histogram(f"gate/alpha_neg/{name}", value.numpy(), trainer.global_step)
+                writer.add_scalar(f"gate/alpha_neg_mean/{name}", value.mean().item(), trainer.global_step)
+            mean = sum(value.mean().item() for value in values.values()) / len(values)
+            writer.add_scalar("gate/alpha_neg_mean", mean, trainer.global_step)
+        self._values.clear()
+
+    def _keep(self, name: str) -> Any:
+        layer = name.removeprefix("units.").removesuffix(".gate").replace("/", ".")
+
+        def hook(module: nn.Module, inputs: Any, alpha: Tensor) -> None:
+            self._values[layer] = alpha.detach()
+
+        return hook

@@ -1,0 +1,57 @@
+"""Turns what a decoder generated into graded rationale records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+
+from datamodules.components.grading import Grader, StringGrader, are_plain
+from datamodules.components.records import Question, Rationale, rationale_id
+from lightning_modules.components.sampling import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class SampleGrader:
+    """Decodes and grades the samples of a batch.
+
+    Data sets whose gold answers hold no LaTeX are compared by value ("1,000" is "1000"), the others by MATH's strings.
+
+    Args:
+        trainer: Its DataModule holds the tokenizer and the questions.
+        writer: Who wrote the samples, for the records ("nat", "nce", …).
+    """
+
+    def __init__(self, trainer: L.Trainer, writer: str) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.tokenizer: PreTrainedTokenizerBase = data.tokenizer
+        self.grader: Grader = StringGrader(by_value=are_plain(question.gold for question, _ in data.questions))
+        self.writer = writer
+
+    def records(self, samples: list[Sample], batch: dict[str, Any]) -> list[Rationale]:
+        """One graded record per sample of a question batch."""
+        texts = self.tokenizer.batch_decode([s.token_ids for s in samples], skip_special_tokens=True)
+        questions = [Question.from_json(value) for value in batch["questions"]]
+        asked = [questions[sample.question_index] for sample in samples]
+        grades = self.grader.grade_many([(text, q.gold) for text, q in zip(texts, asked, strict=True)])
+        return [
+            Rationale(
+                id=rationale_id(question.id, sample.k),
+                question_id=question.id,
+                question=question.question,
+                gold=question.gold,
+                rationale=text,
+                answer=answer,
+                verdict=verdict,
+                subject=question.subject,
+                level=question.level,
+                source=question.source,
+                writer=self.writer,
+                logprob=sample.logprob,
+                tokens=sample.tokens,
+                seed=sample.seed,
+            )
+            for sample, text, question, (verdict, answer) in zip(samples, texts, asked, grades, strict=True)
+        ]

@@ -1,0 +1,154 @@
+"""Writes what `predict` samples, as it goes, and picks up where an interrupted run stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import lightning as L
+
+from callbacks.grading import SampleGrader
+from callbacks.tensorboard import show_rationales
+from datamodules.components.records import Rationale, write_rationales
+from foundation.errors import InputError
+from foundation.files import sha256_of
+from lightning_modules.components.sampling import Sample
+
+
+class SampleWriter(L.Callback):
+    """Grades each batch of samples and appends it to a part file per rank; joins the parts at the end.
+
+    A part begins with a line that says what it was made from (questions, adapter, sampling settings); a part made from
+    the same is continued, one made from anything else is begun anew. The joined file is in the order of the questions.
+
+    Args:
+        output: File to write; relative paths start at the Trainer's `default_root_dir`.
+        writer: Who samples, for the records' field `writer`; default: the stage ("nat", "nce", …).
+        shown: How many rationales to show in TensorBoard.
+    """
+
+    def __init__(self, output: str = "samples.jsonl", writer: str | None = None, shown: int = 8) -> None:
+        self.output = output
+        self.writer = writer
+        self.shown = shown
+        self._stream: TextIO | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Reads the parts of an interrupted run and leaves its questions out of this one."""
+        if stage != "predict":
+            return
+        self.writer = self.writer or type(pl_module).__name__.removesuffix("Model").lower()
+        self._path = Path(trainer.default_root_dir) / self.output
+        self._key = _made_from(trainer, pl_module, self.writer)
+        done: dict[str, list[Rationale]] = {}
+        for part in self._parts():
+            for rationale in _read_part(part, self._key):
+                done.setdefault(rationale.question_id, []).append(rationale)
+        wanted = pl_module.sampling.samples  # type: ignore[union-attr]
+        self._done = {question: records for question, records in done.items() if len(records) == wanted}
+        trainer.strategy.barrier("samples read")  # before any rank rewrites its part
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data.exclude_questions(set(self._done))
+        if self._done and trainer.is_global_zero:
+            print(f"resuming: {len(self._done)} of {len(data.questions)} questions are sampled already")
+        self._begin_part(trainer)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Makes the grader, once the DataModule is set up."""
+        self._grader = SampleGrader(trainer, self.writer or "")
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: list[Sample],
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Appends the batch's graded samples."""
+        records = self._grader.records(outputs, batch)
+        if self._stream is not None:
+            self._append(self._stream, records)
+        if batch_idx == 0:
+            show_rationales(trainer, "samples", records[: self.shown])
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Joins the parts into the output, in the order of the questions, and removes them."""
+        if stage != "predict" or self._stream is None:
+            return
+        self._stream.close()
+        self._stream = None
+        trainer.strategy.barrier("samples written")
+        if trainer.is_global_zero:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            order = {question.id: index for index, (question, _) in enumerate(data.questions)}
+            records = [r for part in self._parts() for r in _read_part(part, self._key)]
+            unique = {record.id: record for record in records}
+            ordered = sorted(unique.values(), key=lambda r: (order[r.question_id], int(r.id.rsplit("/", 1)[1])))
+            write_rationales(self._path, ordered)
+            for part in self._parts():
+                part.unlink()
+            right = sum(record.verdict == "positive" for record in ordered)
+            print(f"{len(ordered):,} samples, {right:,} right, in {self._path}")
+
+    def _parts(self) -> list[Path]:
+        return sorted(self._path.parent.glob(f"{self._path.stem}.part-*.jsonl"))
+
+    def _begin_part(self, trainer: L.Trainer) -> None:
+        part = self._path.with_name(f"{self._path.stem}.part-{trainer.global_rank}.jsonl")
+        keep = [r for records in self._done.values() for r in records] if trainer.is_global_zero else []
+        fresh = part.with_suffix(".new")
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with fresh.open("w", encoding="utf-8") as stream:
+                stream.write(json.dumps({"made_from": self._key}) + "\n")
+                self._append(stream, keep)
+            trainer.strategy.barrier("parts begun")
+            if trainer.is_global_zero:  # finished questions moved into rank 0's part: the other parts are used up
+                for old in self._parts():
+                    old.unlink()
+            trainer.strategy.barrier("old parts removed")
+            fresh.replace(part)
+            self._stream = part.open("a", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write ({error.strerror})", file=part, remedy="free some space") from error
+
+    def _append(self, stream: TextIO, records: list[Rationale]) -> None:
+        try:
+            for record in records:
+                stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+            stream.flush()
+        except OSError as error:
+            raise InputError(
+                f"cannot write ({error.strerror})", file=self._path,
+                remedy="free some space and run the same command again: it goes on from here",
+            ) from error  # fmt: skip
+
+
+def _made_from(trainer: L.Trainer, module: Any, writer: str) -> str:
+    """A hash of everything the samples depend on."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    facts = {
+        "questions": sha256_of(data.question_file),
+        "student": module.student,
+        "adapter": None if module.adapter is None else sha256_of(Path(module.adapter)),
+        "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+        "sampling": asdict(module.sampling),
+        "writer": writer,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _read_part(part: Path, key: str) -> list[Rationale]:
+    """The whole records of a part; none if it was made from something else. A torn last line is left out."""
+    lines = part.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        if json.loads(lines[0]).get("made_from") != key:
+            return []
+    except ValueError:
+        return []
+    return [Rationale.from_json(json.loads(line), part, number) for number, line in enumerate(lines[1:-1], start=2)]

@@ -1,0 +1,34 @@
+"""The run's TensorBoard writer, and rationales shown in it as escaped text."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from datamodules.components.records import Rationale
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+def writer_of(trainer: L.Trainer) -> SummaryWriter | None:
+    """The TensorBoard writer of this process; None where there is none (no such logger, or not rank 0)."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            return logger.experiment
+    return None
+
+
+def show_rationales(trainer: L.Trainer, tag: str, rationales: Iterable[Rationale]) -> None:
+    """Adds rationales with their verdicts to TensorBoard's text page; model output is escaped."""
+    writer = writer_of(trainer)
+    if writer is None:
+        return
+    for index, rationale in enumerate(rationales):
+        title = f"**{rationale.verdict}** · {html.escape(rationale.id)} · gold {html.escape(rationale.gold)}"
+        body = html.escape(f"{rationale.question}\n\n{rationale.rationale}")
+        writer.add_text(f"{tag}/{index}", f"{title}\n\n<pre>{body}</pre>", trainer.global_step)

@@ -1,0 +1,47 @@
+"""How fast training goes, and how much of it is padding."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+
+
+class ThroughputMonitor(L.Callback):
+    """Logs `throughput/tokens_per_second` (real tokens, all processes) and `throughput/real_token_share`.
+
+    The share is real tokens over padded positions. Both are over the last `every` training batches of this process;
+    validation time is not counted.
+
+    Args:
+        every: Batches between values.
+    """
+
+    def __init__(self, every: int = 20) -> None:
+        self.every = every
+        self._reset()
+
+    def _reset(self) -> None:
+        self._batches, self._real, self._padded, self._seconds = 0, 0, 0, 0.0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stops the clock and logs now and then."""
+        mask = batch["attention_mask"]
+        self._seconds += time.perf_counter() - self._started
+        self._real += int(mask.sum())
+        self._padded += mask.numel()
+        self._batches += 1
+        if self._batches == self.every:
+            speed = self._real / self._seconds * trainer.world_size
+            pl_module.log("throughput/tokens_per_second", speed, rank_zero_only=True)
+            pl_module.log("throughput/real_token_share", self._real / self._padded, rank_zero_only=True)
+            self._reset()

