@@ -60,7 +60,7 @@ def prepare(
         source: The data set's name; the format's own if None.
         limit: Read only the first so many questions.
         workers: math-verify processes; the number of usable cores if None.
-        time_limit: Seconds math-verify has for one answer.
+        time_limit: Seconds of processor time math-verify has for one answer.
         max_samples: Take only the first so many rationales of each question.
 
     Returns:
@@ -207,7 +207,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=5.0,
         metavar="S",
-        help="seconds math-verify has for one answer before it counts as ungradable (default: %(default)s)",
+        help="seconds of processor time for one answer; past it the rationale is ungradable (default: %(default)s)",
     )
 
 

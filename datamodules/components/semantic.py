@@ -86,7 +86,7 @@ class SemanticGrader:
     Args:
         by_value: As for `StringGrader`.
         workers: math-verify processes; the number of usable cores if None. They start with the first answer to compare.
-        time_limit: Seconds of wall-clock time for one answer.
+        time_limit: Seconds of processor time for one answer.
         cache: JSON-lines file to keep math-verify's replies in; None: in memory only.
 
     Raises:

@@ -1,9 +1,14 @@
-"""math-verify in worker processes, each answer under a hard wall-clock limit.
+"""math-verify in worker processes, each answer under a hard time limit.
 
-math-verify needs the main thread of a process (it uses SIGALRM) and now and then meets an answer that keeps sympy busy
-for minutes, in C code that no signal interrupts. Each worker is therefore a process of its own: inside, an alarm ends
-most overruns softly; from outside, a worker that still does not reply is killed and replaced. The memory of a worker is
-bounded as well, because `9^{9^{9^9}}` is a short answer.
+math-verify needs the main thread of a process and now and then meets an answer that keeps sympy busy for minutes, in C
+code that no Python signal handler interrupts. Each worker is therefore a process of its own under three limits:
+
+- after `time_limit` seconds of processor time an alarm ends the comparison, and the worker goes on with the next;
+- a second later, where the alarm was not heard, the kernel ends the worker;
+- after thirty times as long on the clock the parent does.
+
+Processor time, so that a busy machine grades as an idle one does. A worker's memory is bounded as well, because
+`9^{9^{9^9}}` is a short answer. A worker that was ended is replaced.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -27,9 +33,11 @@ from foundation.errors import InputError
 Outcome = Literal["equal", "different", "unreadable gold", "time limit", "worker died"]
 """What came of comparing an answer with a gold answer; the last three settle nothing."""
 
-_GRACE = 1.0  # seconds between the alarm inside a worker and its end from outside
-_START = 120.0  # seconds a worker has for importing sympy, on a loaded machine too
+_GRACE = 1.0  # seconds of processor time between the alarm and the worker's end
+_STALL = 30.0  # clock time over processor time at which a worker is given up
+_START = 600.0  # seconds a worker has for importing sympy, on a very busy machine too
 _MEMORY = 4 << 30  # bytes of address space of a worker
+_OVERRAN = getattr(signal, "SIGXCPU", 0)  # what the kernel ends a worker with that used up its processor time
 
 
 class Verifier:
@@ -37,7 +45,7 @@ class Verifier:
 
     Args:
         workers: How many processes; the number of usable cores if None.
-        time_limit: Seconds of wall-clock time for one answer.
+        time_limit: Seconds of processor time for one answer.
 
     Raises:
         InputError: If math-verify is not installed or its workers do not start.
@@ -133,7 +141,7 @@ class _Worker:
 
     def send(self, task: int, pair: tuple[str, str]) -> None:
         self.task = task
-        self.deadline = time.monotonic() + self.time_limit + _GRACE
+        self.deadline = time.monotonic() + _STALL * (self.time_limit + _GRACE)
         with contextlib.suppress(OSError):  # a worker that died meanwhile shows when its reply is awaited
             self.connection.send(pair)
 
@@ -142,7 +150,8 @@ class _Worker:
         try:
             outcome: Outcome | None = self.connection.recv()
         except (EOFError, OSError):
-            return self.give_up("worker died")
+            self.process.join(_GRACE)
+            return self.give_up("time limit" if self.process.exitcode == -_OVERRAN else "worker died")
         self.started, self.task = True, None
         return outcome
 
@@ -191,16 +200,26 @@ def _bound_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, most))
 
 
+def _bound_time(seconds: float) -> None:
+    """Lets the kernel end this process once it has used so much more processor time."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), most))
+
+
 def _within(seconds: float, compare: Callable[[str, str], Outcome], gold: str, answer: str) -> Outcome:
     if not hasattr(signal, "setitimer"):
         return compare(gold, answer)
-    signal.signal(signal.SIGALRM, _raise_overrun)
+    _bound_time(seconds + _GRACE)
+    signal.signal(signal.SIGPROF, _raise_overrun)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             return compare(gold, answer)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
     except _Overrun:
         return "time limit"
 

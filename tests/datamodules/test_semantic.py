@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def boxed(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[SemanticGrader]:
-    grader = SemanticGrader(workers=1, time_limit=2.0)
+    grader = SemanticGrader(workers=1, time_limit=1.0)
     yield grader
     grader.close()
 
@@ -55,21 +55,36 @@ def test_progress_counts_every_rationale_once(grader: SemanticGrader) -> None:
 
 
 def test_an_overrun_is_ungradable_and_the_next_answer_is_graded(grader: SemanticGrader) -> None:
-    start = time.monotonic()
-    verdicts = [verdict for verdict, _ in grader.grade_many(boxed([("2", TOWER), ("40320", "8!")]))]
-    assert verdicts == ["ungradable", "positive"]
-    assert time.monotonic() - start < 30
-    start = time.monotonic()
-    assert grader.grade(f"\\boxed{{{TOWER}}}", "2")[0] == "ungradable"
-    assert time.monotonic() - start < 0.5  # remembered, not tried again
+    pairs = boxed([("2", TOWER), ("40320", "8!")])
+    assert [verdict for verdict, _ in grader.grade_many(pairs)] == ["ungradable", "positive"]
+    assert ("2", TOWER) in grader._cache  # remembered, not tried again
 
 
-def test_a_worker_deaf_to_its_alarm_is_killed() -> None:
+def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier, "_STALL", 1.0)
     with Verifier(workers=1, time_limit=0.5) as pool:
         assert dict(pool.compare([("1", "1.0")])) == {0: "equal"}
         os.kill(pool._workers[0].process.pid or 0, signal.SIGSTOP)
         assert dict(pool.compare([("1", "1.0")])) == {0: "time limit"}
         assert dict(pool.compare([("1", "1.0")])) == {0: "equal"}
+
+
+def spin_deaf_to_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])
+    verifier._bound_time(0.1)
+    while True:
+        pass
+
+
+def test_a_worker_deaf_to_its_alarm_is_ended_by_the_kernel() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=spin_deaf_to_signals)
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGXCPU
+    with Verifier(workers=1) as pool:
+        assert dict(pool.compare([("1", "1.0")])) == {0: "equal"}
+        os.kill(pool._workers[0].process.pid or 0, signal.SIGXCPU)
+        assert dict(pool.compare([("1", "1.0"), ("1", "2.0")])) == {0: "time limit", 1: "different"}
 
 
 def test_a_worker_that_dies_costs_one_answer_at_most() -> None:
