@@ -168,6 +168,8 @@ class AdapterStack(nn.Module):
         self._check(directory)
         try:
             config = PeftConfig.from_pretrained(str(directory))
+            if not isinstance(config, LoraConfig):
+                raise ValueError(f"a LoRA is needed, this is {config.peft_type}")
             config.base_model_name_or_path = None  # `save` writes it; until then PEFT warns of any other spelling
             self._inject(name, config)
             self._fill(name, load_peft_weights(str(directory), device="cpu"))
