@@ -15,6 +15,7 @@ from tqdm import tqdm
 from datamodules.components.encoding import (
     Encoded,
     LengthLimit,
+    context_of,
     encode,
     eos_of,
     load_tokenizer,
@@ -175,7 +176,7 @@ class RationaleDataModule(ResumableDataModule):
             )
 
     def _read(self, files: list[Path]) -> list[Example]:
-        limit = LengthLimit(self.max_length, self.drop_longer)
+        limit = LengthLimit(self.max_length, self.drop_longer, context_of(self.tokenizer_name))
         examples: list[Example] = []
         for file in files:
             before, rationales = len(examples), list(self._usable(file))
@@ -191,10 +192,12 @@ class RationaleDataModule(ResumableDataModule):
             if len(examples) == before:
                 raise InputError(
                     "holds no rationale to train on", file=file,
-                    remedy="check summary.json beside it: the teacher may have no right or no wrong samples",
+                    remedy="all are too long: raise --data.max_length or --data.max_characters"
+                    if file.stat().st_size
+                    else "check summary.json beside it: the teacher may have no right or no wrong samples",
                 )  # fmt: skip
         if limit.dropped:
-            print(f"left out {limit.dropped:,} rationales of more than {self.max_length} tokens", file=sys.stderr)
+            print(f"left out {limit.dropped:,} rationales of more than {limit.most} tokens", file=sys.stderr)
         return examples
 
     def _usable(self, file: Path) -> Iterator[tuple[int, Rationale]]:
@@ -217,7 +220,7 @@ class RationaleDataModule(ResumableDataModule):
         questions = list(read_questions(self.question_file))[: self.limit_questions]
         if not questions:
             raise InputError("holds no question", file=self.question_file, remedy="check the output of prepare")
-        limit = LengthLimit(self.max_length, drop=False)
+        limit = LengthLimit(self.max_length, drop=False, context=context_of(self.tokenizer_name))
         encodings = encode(self.tokenizer, ((question.question, None) for question in questions))
         self.questions = [
             (question, encoded)

@@ -21,10 +21,15 @@ class ResumableDataModule(L.LightningDataModule):
         self._trained_batches = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of training batches this rank has finished, over all epochs."""
-        if self.trainer is None:
+        """The number of training batches before the next one, counted as if all epochs so far were whole."""
+        if self.trainer is None or self.trainer.train_dataloader is None:
             return {"batches": self._trained_batches}
-        return {"batches": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed}
+        loop = self.trainer.fit_loop
+        epoch = loop.epoch_progress.current.ready - 1
+        batch = loop.epoch_loop.batch_progress.current.processed
+        if batch >= loop.max_batches:  # an epoch may be shorter than the loader (trainer.limit_train_batches)
+            epoch, batch = epoch + 1, 0
+        return {"batches": epoch * len(self.trainer.train_dataloader) + batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` saved; comes before the training loader is made."""

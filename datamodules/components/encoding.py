@@ -49,6 +49,18 @@ def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def context_of(student: str) -> int | None:
+    """Most tokens the student's positions reach; None where its config does not say (relative positions)."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(locate_student(student))
+    except (OSError, ValueError):  # a tokenizer without a model is enough to make batches
+        return None
+    context: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return context
+
+
 def eos_of(tokenizer: PreTrainedTokenizerBase) -> int:
     """The one EOS id that ends a rationale."""
     return int(tokenizer.eos_token_id)  # type: ignore[arg-type]  # load_tokenizer has checked it
@@ -104,12 +116,19 @@ class LengthLimit:
     Attributes:
         max_length: Most tokens a text may have, prompt and EOS included.
         drop: Drop longer texts instead of refusing.
+        context: The student's own limit, see `context_of`.
         dropped: How many were dropped so far.
     """
 
     max_length: int
     drop: bool
+    context: int | None = None
     dropped: int = 0
+
+    @property
+    def most(self) -> int:
+        """The smaller of both limits."""
+        return self.max_length if self.context is None else min(self.max_length, self.context)
 
     def admits(self, encoded: Encoded, name: str, file: str | PathLike[str], line: int) -> bool:
         """Whether a text of this length may be used.
@@ -118,13 +137,18 @@ class LengthLimit:
             InputError: If it is too long and `drop` is false.
         """
         length = len(encoded.prompt) + len(encoded.completion)
-        if length <= self.max_length:
+        if length <= self.most:
             return True
         if not self.drop:
+            ours = self.most == self.max_length
+            bound = f"--data.max_length {self.most}" if ours else f"the student's context of {self.most}"
+            more = "raise --data.max_length" if ours else "take a student with a longer context"
+            field, fewer = ("rationale", "give --data.drop_longer true") if encoded.completion else (
+                "question", "remove this line"
+            )  # fmt: skip
             raise InputError(
-                f"'{name}' has {length} tokens, more than --data.max_length {self.max_length}",
-                file=file, line=line, field="rationale" if encoded.completion else "question",
-                remedy="raise --data.max_length (up to the student's context), or give --data.drop_longer true",
+                f"'{name}' has {length} tokens, more than {bound}",
+                file=file, line=line, field=field, remedy=f"{fewer}, or {more}",
             )  # fmt: skip
         self.dropped += 1
         return False

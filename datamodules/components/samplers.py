@@ -73,6 +73,8 @@ class BucketBatchSampler:
         yield from mine[self._skip if self.epoch == self._resume_epoch else 0 :]
 
     def _batches(self) -> list[list[int]]:
+        if not len(self.lengths):
+            return []
         if not self.shuffle:
             order = self.lengths.argsort(stable=True, descending=True)
             return [batch.tolist() for batch in order.split(self.batch_size)]
