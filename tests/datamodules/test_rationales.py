@@ -1,0 +1,246 @@
+"""The DataModule of the decoder stages: the batch contract of docs/architecture.md, splits, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from datamodules.components.encoding import encode
+from datamodules.components.prompts import prompt
+from datamodules.components.records import Rationale, write_questions, write_rationales
+from datamodules.components.splits import held_out
+from datamodules.rationales import IGNORE, RationaleDataModule
+from foundation.errors import InputError
+from tests.records import question, rationale, write_asked, write_positive
+
+
+@pytest.fixture
+def student(tiny_student: Path) -> str:
+    return str(tiny_student)
+
+
+def fitted(student: str, train: str | list[str], **kwargs: Any) -> RationaleDataModule:
+    data = RationaleDataModule(student, train, **{"validation_fraction": 0.0, "batch_size": 4, **kwargs})
+    data.setup("fit")
+    return data
+
+
+def refused(student: str, train: str | list[str] | None, stage: str = "fit", **kwargs: Any) -> InputError:
+    data = RationaleDataModule(student, train, **kwargs)
+    with pytest.raises(InputError) as caught:
+        data.setup(stage)
+    return caught.value
+
+
+# Training batches.
+
+
+def test_training_batch_contract(student: str, tmp_path: Path) -> None:
+    records = {r.id: r for r in (rationale(q, k) for q in range(6) for k in range(3))}
+    write_rationales(tmp_path / "all.jsonl", records.values())
+    data = fitted(student, str(tmp_path / "all.jsonl"))
+    seen: list[str] = []
+    for batch in data.train_dataloader():
+        assert batch.keys() == {"input_ids", "attention_mask", "labels", "positive", "ids"}
+        for name in ("input_ids", "attention_mask", "labels"):
+            assert batch[name].dtype == torch.int64
+            assert batch[name].shape == batch["input_ids"].shape
+        assert batch["positive"].dtype == torch.bool
+        for row, name in enumerate(batch["ids"]):
+            check_row(data, records[name], {key: batch[key][row] for key in batch if key != "ids"})
+        seen += batch["ids"]
+    assert sorted(seen) == sorted(records)
+
+
+def check_row(data: RationaleDataModule, record: Rationale, row: dict[str, torch.Tensor]) -> None:
+    """One row against the tokenizer: BOS, prompt, rationale, EOS, padding; targets at rationale and EOS alone."""
+    tokenizer = data.tokenizer
+    head = [tokenizer.bos_token_id, *tokenizer(prompt(record.question), add_special_tokens=False)["input_ids"]]
+    tail = [*tokenizer(record.rationale, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    length = len(head) + len(tail)
+    assert row["input_ids"][:length].tolist() == head + tail
+    assert row["attention_mask"].tolist() == [1] * length + [0] * (len(row["labels"]) - length)
+    assert row["labels"][: len(head)].tolist() == [IGNORE] * len(head)
+    assert row["labels"][len(head) : length].tolist() == tail
+    assert (row["labels"][length:] == IGNORE).all()
+    assert (row["input_ids"][length:] == tokenizer.pad_token_id).all()
+    assert row["positive"].item() is (record.verdict == "positive")
+
+
+def test_eos_stays_a_target_when_it_pads(student: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path / "student")
+    (tmp_path / "student" / "config.json").write_bytes((Path(student) / "config.json").read_bytes())
+    data = fitted(str(tmp_path / "student"), write_positive(tmp_path / "positive.jsonl"))
+    for batch in data.train_dataloader():
+        real = batch["attention_mask"].bool()
+        last = batch["attention_mask"].sum(1) - 1
+        assert (batch["labels"].gather(1, last[:, None]) == tokenizer.eos_token_id).all()
+        assert (batch["labels"] == tokenizer.eos_token_id).sum() == len(last)  # and none at the padding
+        assert (batch["labels"][~real] == IGNORE).all()
+
+
+def test_loss_on_the_prompt_too(student: str, tmp_path: Path) -> None:
+    data = fitted(student, write_positive(tmp_path / "positive.jsonl"), loss_on_prompt=True)
+    for batch in data.train_dataloader():
+        real = batch["attention_mask"].bool()
+        assert torch.equal(batch["labels"][real], batch["input_ids"][real])
+        assert (batch["labels"][~real] == IGNORE).all()
+
+
+def test_several_files_train_together(student: str, tmp_path: Path) -> None:
+    write_rationales(tmp_path / "negative.jsonl", [rationale(q, 1) for q in range(5)])
+    data = fitted(student, [write_positive(tmp_path / "positive.jsonl", 3, 1), str(tmp_path / "negative.jsonl")])
+    assert [example.positive for example in data.train_examples] == [True] * 3 + [False] * 5
+
+
+# Splits.
+
+
+def test_validation_questions_are_apart_and_do_not_move(student: str, tmp_path: Path) -> None:
+    records = [rationale(q, 2 * k) for q in range(40) for k in range(2)]
+    splits = []
+    for seed in range(3):
+        random.Random(seed).shuffle(records)
+        write_rationales(tmp_path / "p.jsonl", records if seed < 2 else records[:50])
+        data = fitted(student, str(tmp_path / "p.jsonl"), validation_fraction=0.25)
+        train, held = ({e.question_id for e in part} for part in (data.train_examples, data.validation_examples))
+        assert not train & held
+        assert len(data.train_examples) + len(data.validation_examples) == (80 if seed < 2 else 50)
+        splits.append((train, held))
+    assert splits[0] == splits[1]
+    assert splits[2][0] <= splits[0][0]  # other questions in the file change nothing for those that stay
+    assert splits[2][1] <= splits[0][1]
+    assert 3 <= len(splits[0][1]) <= 20
+
+
+def test_held_out_share() -> None:
+    names = [f"math-train-{i:05d}" for i in range(4000)]
+    assert sum(held_out(name, 0.1) for name in names) == pytest.approx(400, abs=60)
+    assert not any(held_out(name, 0.0) for name in names)
+    assert all(held_out(name, 1.0) for name in names)
+    assert {n for n in names if held_out(n, 0.05)} < {n for n in names if held_out(n, 0.1)}
+
+
+def test_validation_files_take_the_place_of_the_split(student: str, tmp_path: Path) -> None:
+    train, validation = write_positive(tmp_path / "t.jsonl", 6), write_positive(tmp_path / "v.jsonl", 3, 1)
+    data = fitted(student, train, validation=validation, validation_fraction=0.9, eval_batch_size=2)
+    assert (len(data.train_examples), len(data.validation_examples)) == (12, 3)
+    batches = list(data.val_dataloader())
+    assert [len(batch["ids"]) for batch in batches] == [2, 1]
+    lengths = [int(n) for batch in batches for n in batch["attention_mask"].sum(1)]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_no_validation_question_is_no_batch(student: str, tmp_path: Path) -> None:
+    data = fitted(student, write_positive(tmp_path / "p.jsonl"))
+    assert list(data.val_dataloader()) == []
+
+
+# Questions.
+
+
+def test_question_batch_contract(student: str, tmp_path: Path) -> None:
+    records = [question(q, question="How? " * (1 + q)) for q in range(5)]
+    write_questions(tmp_path / "q.jsonl", records)
+    data = RationaleDataModule(student, questions=str(tmp_path / "q.jsonl"), question_batch_size=2)
+    data.setup("test")
+    batches = list(data.test_dataloader())
+    assert [len(batch["questions"]) for batch in batches] == [2, 2, 1]
+    by_id = {record.id: record for record in records}
+    for batch in batches:
+        assert batch.keys() == {"input_ids", "attention_mask", "questions", "eos_token_id", "pad_token_id"}
+        assert batch["eos_token_id"] == data.tokenizer.eos_token_id
+        assert batch["pad_token_id"] == data.tokenizer.pad_token_id
+        for ids, mask, asked in zip(batch["input_ids"], batch["attention_mask"], batch["questions"], strict=True):
+            (expected,) = encode(data.tokenizer, [(by_id[asked["id"]].question, None)])
+            assert ids[mask.bool()].tolist() == expected.prompt
+            assert mask.tolist() == [0] * (len(mask) - len(expected.prompt)) + [1] * len(expected.prompt)
+            assert asked == by_id[asked["id"]].to_json()
+    assert [asked["id"] for batch in batches for asked in batch["questions"]] == ["q4", "q3", "q2", "q1", "q0"]
+
+
+def test_questions_are_limited_and_left_out(student: str, tmp_path: Path) -> None:
+    data = RationaleDataModule(student, questions=write_asked(tmp_path / "q.jsonl", 6), limit_questions=4)
+    data.setup("predict")
+    data.exclude_questions({"q1", "q3", "q5"})
+    asked = [value["id"] for batch in data.predict_dataloader() for value in batch["questions"]]
+    assert sorted(asked) == ["q0", "q2"]
+    data.exclude_questions({"q0", "q1", "q2", "q3"})
+    assert list(data.predict_dataloader()) == []
+
+
+# What is left out or refused.
+
+
+def test_longer_rationales_are_left_out_and_counted(
+    student: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rationales(tmp_path / "p.jsonl", [rationale(0), rationale(1, rationale="long " * 90), rationale(2)])
+    data = fitted(student, str(tmp_path / "p.jsonl"), drop_longer=True, max_length=120)
+    assert [example.id for example in data.train_examples] == ["q0/0", "q2/0"]
+    assert "left out 1 rationales of more than 120 tokens" in capsys.readouterr().err
+
+
+def test_character_limit_counts_question_and_rationale(student: str, tmp_path: Path) -> None:
+    records = [rationale(q, rationale="x" * (100 + q)) for q in range(4)]
+    write_rationales(tmp_path / "p.jsonl", records)
+    most = len(records[2].question) + len(records[2].rationale)
+    data = fitted(student, str(tmp_path / "p.jsonl"), max_characters=most)
+    assert [example.id for example in data.train_examples] == ["q0/0", "q1/0", "q2/0"]
+    error = refused(student, str(tmp_path / "p.jsonl"), max_characters=10)
+    assert "holds no rationale to train on" in str(error)
+    assert "--data.max_characters" in str(error)
+
+
+def test_a_rationale_beyond_the_limit_names_file_and_line(student: str, tmp_path: Path) -> None:
+    write_rationales(tmp_path / "p.jsonl", [rationale(0), rationale(1, rationale="12345 " * 60)])
+    error = refused(student, str(tmp_path / "p.jsonl"), max_length=100)
+    assert (error.file, error.line, error.field) == (str(tmp_path / "p.jsonl"), 2, "rationale")
+    assert "more than --data.max_length 100" in str(error)
+    beyond = refused(student, str(tmp_path / "p.jsonl"), max_length=4096)  # the tiny student reaches 256
+    assert (beyond.line, beyond.field) == (2, "rationale")
+    assert "the student's context of 256" in str(beyond)
+
+
+def test_ungradable_rationales_never_train_silently(student: str, tmp_path: Path) -> None:
+    write_rationales(tmp_path / "p.jsonl", [rationale(0), rationale(1, verdict="ungradable", answer=None)])
+    error = refused(student, str(tmp_path / "p.jsonl"))
+    assert (error.line, error.field) == (2, "verdict")
+    assert "--data.allow_ungradable true" in str(error)
+    data = fitted(student, str(tmp_path / "p.jsonl"), allow_ungradable=True)
+    assert [example.positive for example in data.train_examples] == [True, False]
+
+
+def test_unusable_files_name_what_is_wrong(student: str, tmp_path: Path) -> None:
+    empty, latin, broken, wrong = (tmp_path / name for name in ("empty", "latin", "broken", "wrong"))
+    empty.touch()
+    assert "may have no right or no wrong samples" in str(refused(student, str(empty)))
+    good = json.dumps(rationale(0).to_json())
+    latin.write_bytes(good.encode() + b"\n" + good.replace("nuts", "Nüsse").encode("latin-1") + b"\n")
+    assert "not UTF-8" in str(refused(student, str(latin)))
+    assert refused(student, str(latin)).file == str(latin)
+    broken.write_text(good + "\n\n" + good[:40] + "\n", encoding="utf-8")
+    assert (refused(student, str(broken)).file, refused(student, str(broken)).line) == (str(broken), 3)
+    wrong.write_text(good.replace('"verdict": "positive"', '"verdict": "yes"') + "\n", encoding="utf-8")
+    error = refused(student, str(wrong))
+    assert (error.line, error.field) == (1, "verdict")
+    assert "positive | negative | ungradable" in str(error)
+    missing = refused(student, str(tmp_path / "missing.jsonl"))
+    assert (missing.problem, missing.file) == ("no such file", str(tmp_path / "missing.jsonl"))
+
+
+def test_nothing_given_names_the_option(student: str, tmp_path: Path) -> None:
+    assert "--data.train FILE" in str(refused(student, None))
+    assert "--data.questions FILE" in str(refused(student, None, stage="predict"))
+    (tmp_path / "none").touch()
+    assert "holds no question" in str(refused(student, None, stage="test", questions=str(tmp_path / "none")))
+    whole = refused(student, write_positive(tmp_path / "p.jsonl"), validation_fraction=1.0)
+    assert whole.field == "data.validation_fraction"

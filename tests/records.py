@@ -1,0 +1,44 @@
+"""Records and files for tests: word problems with one sum each, short enough for the tiny student's context."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datamodules.components.records import Question, Rationale, write_questions, write_rationales
+
+
+def question(number: int, **changes: Any) -> Question:
+    """Question `q<number>`; even ones are of subject Algebra, odd ones of Geometry."""
+    subject, level = ("Algebra", "Level 1") if number % 2 == 0 else ("Geometry", "Level 2")
+    record = Question(
+        id=f"q{number}", question=f"Ann has {number} nuts and finds {number + 2}. How many?", gold=str(2 * number + 2),
+        solution="", subject=subject, level=level, source="nuts",
+    )  # fmt: skip
+    return replace(record, **changes)
+
+
+def rationale(number: int, k: int = 0, **changes: Any) -> Rationale:
+    """Sample `q<number>/<k>`, right if k is even; the texts differ in length by `k` and by `number`."""
+    asked, right = question(number), k % 2 == 0
+    answer = str(2 * number + 2 + (not right))
+    record = Rationale(
+        id=f"{asked.id}/{k}", question_id=asked.id, question=asked.question, gold=asked.gold,
+        rationale="So " * ((3 * number + k) % 7) + f"{number}+{number + 2}=\\boxed{{{answer}}}", answer=answer,
+        verdict="positive" if right else "negative", subject=asked.subject, level=asked.level, source=asked.source,
+        writer="teacher",
+    )  # fmt: skip
+    return replace(record, **changes)
+
+
+def write_positive(path: Path, questions: int = 12, samples: int = 2) -> str:
+    """Writes `questions` · `samples` right rationales and returns the file's name."""
+    write_rationales(path, [rationale(q, 2 * k) for q in range(questions) for k in range(samples)])
+    return str(path)
+
+
+def write_asked(path: Path, questions: int = 6) -> str:
+    """Writes the first so many questions and returns the file's name."""
+    write_questions(path, [question(number) for number in range(questions)])
+    return str(path)
