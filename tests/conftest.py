@@ -10,7 +10,7 @@ import pytest
 # Before torch, transformers and tokenizers are imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more only slows models this small
 
 REPOSITORY = Path(__file__).parents[1]
 DATA = Path(os.environ.get("DUST2GOLD_DATA") or REPOSITORY.parent / "shared" / "data")
