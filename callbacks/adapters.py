@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from safetensors import SafetensorError
 
 from foundation.errors import InputError
 from foundation.files import write_directory_atomically
@@ -40,7 +41,7 @@ class AdapterWriter(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the adapter if its score is the best so far."""
         score = trainer.callback_metrics.get(self.monitor)
-        if trainer.sanity_checking or trainer.state.fn != "fit" or score is None:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or score is None or score.isnan():
             return
         value = float(score)
         better = self.best is None or (value < self.best if self.mode == "min" else value > self.best)
@@ -49,12 +50,17 @@ class AdapterWriter(L.Callback):
             self._write(trainer, pl_module, "adapter")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the last adapter, and the first `adapter` where nothing was validated."""
+        """Writes the last adapter, also as `adapter` where no score said which is best."""
         self._write(trainer, pl_module, "adapter-last")
-        if not (Path(trainer.default_root_dir) / "adapter").is_dir():
+        if self.best is None or not (Path(trainer.default_root_dir) / "adapter").is_dir():
             self._write(trainer, pl_module, "adapter")
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
-        if trainer.is_global_zero:
-            with write_directory_atomically(Path(trainer.default_root_dir) / name) as directory:
+        if not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / name
+        try:
+            with write_directory_atomically(path) as directory:
                 pl_module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise InputError(f"cannot write ({error})", file=path, remedy="free some space") from error

@@ -19,7 +19,12 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_train_steps: int = 200, save_top_k: int = 0) -> None:
-        super().__init__(every_n_train_steps=every_n_train_steps, save_top_k=save_top_k, save_last=True)
+        super().__init__(
+            every_n_train_steps=every_n_train_steps,
+            save_top_k=save_top_k,
+            save_last=True,
+            enable_version_counter=False,  # a run begun anew replaces last.ckpt: last-v1.ckpt would never be found
+        )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Chooses the directory under the Trainer's `default_root_dir`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -48,9 +49,10 @@ class SampleWriter(L.Callback):
             for rationale in _read_part(part, self._key):
                 done.setdefault(rationale.question_id, []).append(rationale)
         wanted = pl_module.sampling.samples  # type: ignore[union-attr]
-        self._done = {question: records for question, records in done.items() if len(records) == wanted}
-        trainer.strategy.barrier("samples read")  # before any rank rewrites its part
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        asked = {question.id for question, _ in data.questions}
+        self._done = {name: records for name, records in done.items() if len(records) == wanted and name in asked}
+        trainer.strategy.barrier("samples read")  # before any rank rewrites its part
         data.exclude_questions(set(self._done))
         if self._done and trainer.is_global_zero:
             print(f"resuming: {len(self._done)} of {len(data.questions)} questions are sampled already")
@@ -134,13 +136,18 @@ def _made_from(trainer: L.Trainer, module: Any, writer: str) -> str:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     facts = {
         "questions": sha256_of(data.question_file),
-        "student": module.student,
-        "adapter": None if module.adapter is None else sha256_of(Path(module.adapter)),
-        "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+        "student": [module.student, module.dtype_name, data.tokenizer_name],
+        "adapter": _content(module.adapter),
+        "checkpoint": _content(trainer.ckpt_path),
         "sampling": asdict(module.sampling),
         "writer": writer,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _content(path: str | PathLike[str] | None) -> str | None:
+    """A hash of a file or directory; a missing one is reported by whoever loads it, a moment later."""
+    return sha256_of(Path(path)) if path is not None and Path(path).exists() else None
 
 
 def _read_part(part: Path, key: str) -> list[Rationale]:

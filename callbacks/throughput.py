@@ -42,6 +42,9 @@ class ThroughputMonitor(L.Callback):
         self._batches += 1
         if self._batches == self.every:
             speed = self._real / self._seconds * trainer.world_size
-            pl_module.log("throughput/tokens_per_second", speed, rank_zero_only=True)
-            pl_module.log("throughput/real_token_share", self._real / self._padded, rank_zero_only=True)
+            share = self._real / self._padded
+            for logger in trainer.loggers:  # not by `pl_module.log`, which repeats a value until the next one comes
+                logger.log_metrics(
+                    {"throughput/tokens_per_second": speed, "throughput/real_token_share": share}, trainer.global_step
+                )
             self._reset()

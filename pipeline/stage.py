@@ -35,14 +35,18 @@ class Stage:
     @property
     def configs(self) -> tuple[str, ...]:
         """The files that its commands name after `--config` or `-c`, each once, in order."""
-        found: dict[str, None] = {}
-        for command in self.commands:
-            for word, following in zip(command, (*command[1:], ""), strict=True):
-                if word in ("--config", "-c") and following:
-                    found[following] = None
-                elif word.startswith("--config="):
-                    found[word.partition("=")[2]] = None
-        return tuple(found)
+        return tuple(dict.fromkeys(name for command in self.commands for name in config_files(command)))
+
+
+def config_files(command: Sequence[str]) -> list[str]:
+    """The files that a command line names after `--config` or `-c`, in order."""
+    found: list[str] = []
+    for word, following in zip(command, (*command[1:], ""), strict=True):
+        if word in ("--config", "-c") and following:
+            found.append(following)
+        elif word.startswith("--config="):
+            found.append(word.partition("=")[2])
+    return found
 
 
 def as_typed(command: Sequence[str]) -> str:

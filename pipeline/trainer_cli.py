@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints import checkpoint_directory
 from foundation.errors import InputError
+from pipeline.complaints import check_configs, explained
 
 _NOISE = (
     ".*does not have many workers.*",
@@ -25,19 +28,46 @@ _NOISE = (
 
 
 class StageCLI(LightningCLI):
-    """LightningCLI with two additions: `--ckpt_path last` starts anew where there is none, predictions are not kept."""
+    """LightningCLI with `--ckpt_path last` that starts anew where there is none, and complaints of two lines."""
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Sets defaults that differ from Lightning's."""
-        if "return_predictions" in {action.dest for action in parser._actions}:
-            parser.set_defaults({"return_predictions": False})  # callbacks write them as they come
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the command line.
+
+        Raises:
+            InputError: If an option or a config cannot be used.
+        """
+        check_configs(args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise explained(str(error), args) from error
+
+    def instantiate_classes(self) -> None:
+        """Makes the Trainer, the stage and its DataModule.
+
+        Raises:
+            InputError: If one of them refuses its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # jsonargparse wraps what a constructor raises
+            raise explained(str(error), [str(self.subcommand)]) from error
 
     def before_fit(self) -> None:
         """Finds the checkpoint that `--ckpt_path last` means."""
-        config = self.config.fit
-        if config.ckpt_path == "last":
-            last = checkpoint_directory(self.trainer) / "last.ckpt"
-            config.ckpt_path = str(last) if last.is_file() else None
+        options = self.config_init.fit
+        last = checkpoint_directory(self.trainer) / "last.ckpt"
+        if options.ckpt_path == "last":
+            options.ckpt_path = str(last) if last.is_file() else None
+        if options.ckpt_path is not None and not Path(options.ckpt_path).exists():
+            raise InputError(
+                "no such checkpoint", file=options.ckpt_path, field="ckpt_path",
+                remedy=f"give --ckpt_path last (starts anew if {last} is not there) or the path of a checkpoint",
+            )  # fmt: skip
+
+    def before_predict(self) -> None:
+        """Does without a list of all predictions: callbacks write them as they come."""
+        self.config_init.predict.return_predictions = False
 
 
 def run_trainer(words: list[str]) -> None:
@@ -59,19 +89,12 @@ def run_trainer(words: list[str]) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={verb: _parser_options() for verb in LightningCLI.subcommands()} | {"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, **{verb: {"exit_on_error": False} for verb in StageCLI.subcommands()}},
             args=words,
         )
-    except ArgumentError as error:
-        raise InputError(_shortened(str(error)), remedy=f"see dust2gold {words[0]} --help") from error
-
-
-def _parser_options() -> dict[str, Any]:
-    return {"exit_on_error": False}
-
-
-def _shortened(message: str) -> str:
-    """The telling lines of jsonargparse's message, without the list of everything else that did not match."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    telling = [line for line in lines if "not accepted" in line or "Key " in line or "does not exist" in line]
-    return (telling or lines)[0].rstrip(".") if lines else "cannot parse the command line"
+    except MisconfigurationException as error:
+        raise InputError(str(error).splitlines()[0], remedy=f"see dust2gold {words[0]} --help") from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into `exit(1)`
+            raise KeyboardInterrupt from error
+        raise

@@ -1,0 +1,120 @@
+"""GateMonitor against α_neg computed by hand from what enters and leaves a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from callbacks.gates import GateMonitor
+from datamodules.rationales import RationaleDataModule
+from lightning_modules.components.assistant import UnitSettings
+from lightning_modules.components.student import LoraSettings
+from lightning_modules.nat import NATModel
+from lightning_modules.negative import NegativeModel
+from tests.records import write_positive
+
+
+@pytest.fixture
+def nat(student_model: Callable[..., NegativeModel], tiny_student: Path, tmp_path: Path) -> NATModel:
+    """A NAT with random weights everywhere, so that its gates are far from zero."""
+    torch.manual_seed(0)
+    negative = student_model()
+    negative.configure_model()
+    randomise(negative)
+    (tmp_path / "negative").mkdir()
+    negative.write_adapter(tmp_path / "negative")
+    module = NATModel(
+        str(tmp_path / "negative"), UnitSettings(key_dim=4, bottleneck=6), student=str(tiny_student),
+        lora=LoraSettings(r=3, alpha=6),
+    )  # fmt: skip
+    module.configure_model()
+    randomise(module)
+    return module
+
+
+@torch.no_grad()
+def randomise(module: L.LightningModule) -> None:
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.normal_(0, 0.5)
+
+
+@pytest.fixture
+def data(tiny_student: Path, tmp_path: Path) -> RationaleDataModule:
+    file = write_positive(tmp_path / "p.jsonl", 4, 2)
+    return RationaleDataModule(str(tiny_student), file, validation=file, batch_size=4, eval_batch_size=5)
+
+
+def gates_by_hand(module: NATModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """α_neg of each layer at the real tokens, in the paper's own form: softmax of the two scores, minus 0.5."""
+    inputs: dict[str, tuple[Tensor, Tensor]] = {}
+    layers = module.adapters.lora_layers("positive")
+    hooks = [
+        layer.base_layer.register_forward_hook(
+            lambda _, args, output, path=path: inputs.__setitem__(path, (args[0].double(), output.double()))
+        )
+        for path, layer in layers.items()
+    ]
+    module.eval()
+    with torch.no_grad():
+        module.adapters(batch["input_ids"], batch["attention_mask"])
+    for hook in hooks:
+        hook.remove()
+    real, alphas = batch["attention_mask"].bool(), {}
+    for path, layer in layers.items():
+        (x, y), gate = inputs[path], module.units[path.replace(".", "/")].gate
+        branches = [
+            y + layer.scaling[name] * x @ layer.lora_A[name].weight.double().T @ layer.lora_B[name].weight.double().T
+            for name in ("positive", "negative")
+        ]
+        query = x @ gate.query.weight.double().T
+        scores = torch.stack([(query * (h @ gate.key.weight.double().T)).sum(-1) for h in branches], -1)
+        alphas[path] = (scores.softmax(-1)[..., 1] - 0.5)[real].detach()
+    return alphas
+
+
+def test_gates_of_the_first_validation_batch(
+    nat: NATModel, data: RationaleDataModule, make_trainer: Callable[..., L.Trainer], events: Callable[[], Any]
+) -> None:
+    trainer = make_trainer(GateMonitor())
+    trainer.validate(nat, data, verbose=False)
+    assert not list(hooks_on(nat))
+    first = next(iter(data.val_dataloader()))
+    assert (first["attention_mask"] == 0).any()  # there is padding to leave out
+    expected, logged = gates_by_hand(nat, first), events()
+    assert len(expected) == 4
+    for path, alpha in expected.items():
+        assert alpha.abs().max() > 0.05
+        histogram = logged.Histograms(f"gate/alpha_neg/{path}")[0].histogram_value
+        assert histogram.num == first["attention_mask"].sum() == len(alpha)
+        assert -0.5 <= histogram.min == pytest.approx(alpha.min().item(), abs=1e-4)
+        assert 0.5 >= histogram.max == pytest.approx(alpha.max().item(), abs=1e-4)
+        mean = logged.Scalars(f"gate/alpha_neg_mean/{path}")[0].value
+        assert mean == pytest.approx(alpha.mean().item(), abs=1e-4)
+    overall = torch.stack([alpha.mean() for alpha in expected.values()]).mean().item()
+    assert logged.Scalars("gate/alpha_neg_mean")[0].value == pytest.approx(overall, abs=1e-4)
+    assert len(logged.Scalars("gate/alpha_neg_mean")) == 1
+
+
+def hooks_on(module: NATModel) -> Iterator[Any]:
+    for _, child in module.named_modules():
+        yield from child._forward_hooks.values()
+
+
+def test_nothing_is_heard_without_a_logger_or_gates(
+    nat: NATModel,
+    student_model: Callable[..., NegativeModel],
+    data: RationaleDataModule,
+    make_trainer: Callable[..., L.Trainer],
+) -> None:
+    monitor = GateMonitor()
+    make_trainer(monitor, logger=False).validate(nat, data, verbose=False)
+    make_trainer(monitor).validate(student_model(), data, verbose=False)
+    assert not list(hooks_on(nat))
+    assert not monitor._values

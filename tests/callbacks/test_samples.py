@@ -1,0 +1,155 @@
+"""SampleWriter: what `predict` leaves, and how an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+
+from callbacks.samples import SampleWriter
+from datamodules.components.records import read_rationales
+from datamodules.rationales import RationaleDataModule
+from foundation.errors import InputError
+from lightning_modules.components.sampling import SamplingSettings, sample_seed
+from lightning_modules.negative import NegativeModel
+from tests.records import question, write_asked
+
+
+class Stop(BaseException):
+    """Ends a run as a signal would: no hook of Lightning's gets to tidy up."""
+
+
+class Interrupter(L.Callback):
+    """Notes which questions are sampled and stops after so many batches."""
+
+    def __init__(self, batches: int | None = None) -> None:
+        self.batches = batches
+        self.sampled: list[str] = []
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        batch, batch_idx = args[3], args[4]
+        self.sampled += [asked["id"] for asked in batch["questions"]]
+        if self.batches == batch_idx + 1:
+            raise Stop
+
+
+Predict = Callable[..., list[str]]
+
+
+@pytest.fixture
+def predict(
+    student_model: Callable[..., NegativeModel],
+    make_trainer: Callable[..., L.Trainer],
+    tiny_student: Path,
+    tmp_path: Path,
+) -> Predict:
+    """Samples for 6 questions in batches of 2; returns the questions in the order they were sampled."""
+    write_asked(tmp_path / "q.jsonl", 6)
+
+    def run(stop_after: int | None = None, root: str = "run", limit: int | None = None, **sampling: Any) -> list[str]:
+        model = student_model(sampling=SamplingSettings(**{"samples": 2, "max_new_tokens": 6, **sampling}))
+        data = RationaleDataModule(
+            str(tiny_student), questions=str(tmp_path / "q.jsonl"), question_batch_size=2, limit_questions=limit
+        )
+        interrupter = Interrupter(stop_after)
+        trainer = make_trainer(SampleWriter(), interrupter, default_root_dir=tmp_path / root, logger=False)
+        try:
+            trainer.predict(model, data, return_predictions=False)
+        except Stop:
+            assert stop_after is not None
+        return interrupter.sampled
+
+    return run
+
+
+def test_samples_are_graded_records_in_order(predict: Predict, tmp_path: Path) -> None:
+    predict(seed=5)
+    records = list(read_rationales(tmp_path / "run" / "samples.jsonl"))
+    assert [record.id for record in records] == [f"q{q}/{k}" for q in range(6) for k in range(2)]
+    for place, record in enumerate(records):
+        asked = question(place // 2)
+        assert (record.question_id, record.question, record.gold) == (asked.id, asked.question, asked.gold)
+        assert (record.subject, record.level, record.source) == (asked.subject, asked.level, asked.source)
+        assert record.writer == "negative"
+        assert record.seed == sample_seed(5, asked.id, place % 2)
+        assert record.tokens is not None
+        assert 1 <= record.tokens <= 6
+        assert record.logprob is not None
+        assert record.logprob < 0
+        assert record.verdict in ("positive", "negative")
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["samples.jsonl"]
+
+
+def test_interrupted_run_goes_on(predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(root="undisturbed")
+    before = predict(stop_after=1)
+    middle = predict(stop_after=1)
+    assert not (tmp_path / "run" / "samples.jsonl").exists()
+    after = predict()
+    assert len(before) == len(middle) == len(after) == 2
+    assert sorted(before + middle + after) == [f"q{q}" for q in range(6)]
+    assert "resuming: 4 of 6 questions" in capsys.readouterr().out
+    same = [(tmp_path / root / "samples.jsonl").read_bytes() for root in ("run", "undisturbed")]
+    assert same[0] == same[1]
+    assert not list((tmp_path / "run").glob("*part*"))
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"temperature": 0.9}, {"samples": 3}, {"max_new_tokens": 5}])
+def test_parts_of_other_settings_are_not_reused(predict: Predict, change: dict[str, Any]) -> None:
+    predict(stop_after=2)
+    assert len(predict(**change)) == 6
+
+
+def test_parts_of_other_questions_are_not_reused(predict: Predict, tmp_path: Path) -> None:
+    predict(stop_after=2)
+    write_asked(tmp_path / "q.jsonl", 7)
+    assert len(predict()) == 7
+
+
+def test_a_smaller_limit_keeps_what_it_asks_for(predict: Predict, tmp_path: Path) -> None:
+    sampled = predict(stop_after=1)
+    again = predict(limit=3)
+    wanted = {"q0", "q1", "q2"}
+    assert set(again) == wanted - set(sampled)
+    assert {record.question_id for record in read_rationales(tmp_path / "run" / "samples.jsonl")} == wanted
+
+
+def test_torn_line_and_unfinished_question_are_sampled_again(predict: Predict, tmp_path: Path) -> None:
+    predict(root="undisturbed")
+    sampled = predict(stop_after=2)
+    part = tmp_path / "run" / "samples.part-0.jsonl"
+    lines = part.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 1 + 2 * len(sampled)
+    part.write_text("".join(lines[:-1]) + lines[-1][:25], encoding="utf-8")
+    torn = json.loads(lines[-1])["question_id"]
+    assert sorted(predict()) == sorted({f"q{q}" for q in range(6)} - set(sampled) | {torn})
+    one, other = (list(read_rationales(tmp_path / root / "samples.jsonl")) for root in ("run", "undisturbed"))
+    assert [replace(record, logprob=None) for record in one] == [replace(record, logprob=None) for record in other]
+    # Batched with other questions, matrix products round differently.
+    assert [record.logprob for record in one] == pytest.approx([record.logprob for record in other], abs=1e-4)
+
+
+def test_all_sampled_already(predict: Predict, tmp_path: Path) -> None:
+    predict(root="undisturbed")
+    predict(stop_after=3)  # after the last batch, before the parts are joined
+    assert predict() == []
+    same = [(tmp_path / root / "samples.jsonl").read_bytes() for root in ("run", "undisturbed")]
+    assert same[0] == same[1]
+
+
+def test_a_ruined_part_is_begun_anew(predict: Predict, tmp_path: Path) -> None:
+    predict(stop_after=1)
+    (tmp_path / "run" / "samples.part-0.jsonl").write_bytes(b"\xff\xfe nothing\n")
+    assert len(predict()) == 6
+
+
+def test_unwritable_place(predict: Predict, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write") as caught:
+        predict(root="file/run")
+    assert str(tmp_path / "file" / "run") in str(caught.value)

@@ -1,0 +1,59 @@
+"""Callbacks that stop a run where a test wants it stopped, and note what it trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would: Lightning gets to save nothing."""
+
+
+class Kill(L.Callback):
+    """Kills training after so many batches of this process.
+
+    Args:
+        after: Batches.
+        politely: Stop as Ctrl-C does, which Lightning turns into an exit.
+    """
+
+    def __init__(self, after: int, politely: bool = False) -> None:
+        self.left = after
+        self.error = KeyboardInterrupt if politely else Killed
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+
+
+class Log(L.Callback):
+    """Notes the tokens of each training batch and each validation score."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[list[int]]] = []
+        self.scores: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        self.batches.append(batch["input_ids"].tolist())
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        self.scores.append(float(trainer.callback_metrics["val/loss"]))
+
+
+class KillPrediction(L.Callback):
+    """Stops `predict` after so many batches, as Ctrl-C does.
+
+    Args:
+        after: Batches.
+    """
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt

@@ -1,0 +1,106 @@
+"""The command line itself: verbs, help, exit codes, and what is imported when."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import cli
+
+REPOSITORY = Path(__file__).parents[1]
+HEAVY = ("torch", "lightning", "transformers", "peft", "sympy", "matplotlib", "torchmetrics")
+
+
+def test_no_verb_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: dust2gold VERB")
+    for word in (["--help"], ["-h"], ["--debug", "--help"]):
+        assert cli.main(word) == 0
+        assert capsys.readouterr().out == shown
+    for verb in [*cli.TRAINER_VERBS, *cli.VERBS]:
+        assert f"\n  {verb} " in shown
+
+
+def test_unknown_verb_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "dust2gold: error: no verb 'trian'\n"
+        "  choose one of fit, validate, test, predict, run, report, prepare, augment, generate, fetch-smollm2\n"
+    )
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_each_of_our_verbs_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: dust2gold {verb} " in capsys.readouterr().out
+
+
+def test_wrong_arguments_of_our_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["report"], ["prepare", "--formatt", "tdg"], ["run", "--config", "x", "--only", "a", "--from", "b"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 2
+        assert f"dust2gold {words[0]}: error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", cli.TRAINER_VERBS)
+def test_each_trainer_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--config", "--print_config", "--model.help", "--data.help", "--trainer.max_epochs", "--ckpt_path"):
+        assert option in shown
+
+
+@pytest.mark.parametrize("name", ["nat", "rank"])
+def test_print_config_is_a_config(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["fit", "--config", f"{REPOSITORY}/configs/{name}.yaml", "--trainer.max_epochs", "7", "--print_config"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    config = yaml.safe_load(printed)
+    assert config["trainer"]["max_epochs"] == 7
+    (tmp_path / "again.yaml").write_text(printed, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--config", str(tmp_path / "again.yaml"), "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out) == config
+
+
+@pytest.mark.parametrize("words", [["--help"], ["prepare", "--help"], ["report", "--help"], ["run", "--help"]])
+def test_our_verbs_answer_without_heavy_imports(words: list[str]) -> None:
+    program = (
+        "import sys, cli\n"
+        "try:\n    status = cli.main(sys.argv[1:])\n"
+        "except SystemExit as ended:\n    status = ended.code\n"
+        f"print(status, [name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "0 []\n"
+
+
+def test_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "cli.py", "nonsense"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("dust2gold: error: no verb 'nonsense'")
+
+
+def test_ctrl_c_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "dispatch", interrupted)
+    assert cli.main(["fit"]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err

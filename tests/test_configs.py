@@ -1,0 +1,216 @@
+"""Every YAML under configs/ makes what it says: stages and overlays are instantiated, pipelines' commands parsed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
+
+import cli
+from foundation.errors import InputError
+from lightning_modules.base import StudentModule
+from pipeline.complaints import explained
+from pipeline.config import load_pipeline
+from pipeline.trainer_cli import StageCLI
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+REPOSITORY = Path(__file__).parents[1]
+FILES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+KEYS = {file: set(yaml.safe_load(file.read_text(encoding="utf-8"))) for file in FILES}
+PIPELINES = [file for file in FILES if "run" in KEYS[file]]
+INCLUDED = [file for file in FILES if "stages" in KEYS[file] and file not in PIPELINES]
+STAGES = [file for file in FILES if "model" in KEYS[file] and file.parent.name == "configs"]
+OVERLAYS = [file for file in FILES if file.parent.name != "configs" and file not in INCLUDED]
+
+
+def name(file: Path) -> str:
+    return str(file.relative_to(REPOSITORY / "configs"))
+
+
+def layers(file: Path) -> list[str]:
+    """The `--config` options that bring a file into play: an overlay lies over the stage of the same name."""
+    base = [] if file in STAGES else ["--config", str(REPOSITORY / "configs" / file.name)]
+    return [*base, "--config", str(file)]
+
+
+@pytest.fixture
+def instantiate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LightningCLI]:
+    """Makes Trainer, stage and DataModule of a command line without a verb, and runs nothing."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*words: str) -> LightningCLI:
+        return StageCLI(
+            LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, run=False,
+            parser_kwargs={"exit_on_error": False}, args=[*words, "--trainer.default_root_dir", str(tmp_path)],
+        )  # fmt: skip
+
+    return make
+
+
+def test_no_file_is_left_out() -> None:
+    assert sorted([*PIPELINES, *INCLUDED, *STAGES, *OVERLAYS]) == FILES
+    assert {file.stem for file in STAGES} >= {"neg", "nat", "nce", "rank", "vote"}
+    assert all(file.name in {stage.name for stage in STAGES} for file in OVERLAYS)
+
+
+@pytest.mark.parametrize("file", [*STAGES, *OVERLAYS], ids=name)
+def test_stage_is_instantiated(file: Path, instantiate: Callable[..., LightningCLI]) -> None:
+    made = instantiate(*layers(file))
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    base = yaml.safe_load((REPOSITORY / "configs" / file.name).read_text(encoding="utf-8"))
+    for part, kind in ((made.model, "model"), (made.datamodule, "data")):
+        assert f"{type(part).__module__}.{type(part).__name__}" == base[kind]["class_path"]
+    for key, value in config.get("data", {}).get("init_args", {}).items():
+        assert made.config["data"]["init_args"][key] == value
+    for key in ("max_epochs", "max_steps"):
+        if key in config.get("trainer", {}):
+            assert getattr(made.trainer, key) == config["trainer"][key]
+    names = {callback["class_path"].rpartition(".")[2] for callback in base["trainer"].get("callbacks", [])}
+    assert names <= {type(callback).__name__ for callback in made.trainer.callbacks}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("file", PIPELINES, ids=name)
+def test_each_command_of_a_pipeline_parses(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    stages = load_pipeline(file).stages
+    commands = [command for stage in stages for command in stage.commands]
+    assert {command[0] for command in commands} >= {"prepare", "fit", "predict", "test", "augment", "report"}
+    for command in commands:
+        parse(list(command))
+
+
+def parse(words: list[str]) -> None:
+    """Parses a command line as the verb would, and stops there."""
+
+    class Parsed(StageCLI):
+        def instantiate_classes(self) -> None:
+            self.trainer = L.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            assert subcommand == words[0]
+
+        def before_instantiate_classes(self) -> None: ...
+
+    if words[0] in cli.TRAINER_VERBS:
+        Parsed(
+            LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
+            parser_kwargs={"exit_on_error": False, words[0]: {"exit_on_error": False}}, args=words,
+        )  # fmt: skip
+        return
+    verb, parser = cli.VERBS[words[0]], argparse.ArgumentParser(exit_on_error=False)
+    getattr(import_module(verb.module), verb.add_arguments)(parser)
+    parser.parse_args(words[1:])
+
+
+@pytest.mark.parametrize(
+    ("place", "field"),
+    [(("model", "init_args", "leraning_rate"), "model.leraning_rate"),
+     (("model", "init_args", "lora", "rank"), "model.lora.rank"),
+     (("data", "init_args", "bach_size"), "data.bach_size"),
+     (("trainer", "max_epoch"), "trainer.max_epoch"),
+     (("optimiser",), "optimiser")],
+)  # fmt: skip
+def test_unknown_keys_are_refused(
+    place: tuple[str, ...], field: str, instantiate: Callable[..., LightningCLI], tmp_path: Path
+) -> None:
+    value: Any = 1
+    for key in reversed(place):
+        value = {key: value}
+    (tmp_path / "more.yaml").write_text("# a comment\n" + yaml.safe_dump(value), encoding="utf-8")
+    with pytest.raises(InputError, match="no such option") as caught:
+        instantiate(*layers(REPOSITORY / "configs/neg.yaml"), "--config", str(tmp_path / "more.yaml"))
+    assert (caught.value.file, caught.value.field) == (str(tmp_path / "more.yaml"), field)
+    assert caught.value.line == 1 + len(place)
+
+
+def test_what_jsonargparse_says_otherwise_stays_readable() -> None:
+    error = explained("something nobody foresaw.\nand more", ["fit"])
+    assert str(error) == "something nobody foresaw\n  see dust2gold fit --help"
+
+
+# The paper's setting.
+
+EPOCHS, WARMUP = 20, {"neg": 200, "nat": 200, "nce": 1000}
+
+
+@pytest.fixture
+def llama_7b(tmp_path: Path) -> str:
+    """A directory with nothing but the config of LLaMA-7B: the defaults of LlamaConfig are its shape."""
+    from transformers import LlamaConfig
+
+    LlamaConfig().save_pretrained(tmp_path / "llama-7b")
+    return str(tmp_path / "llama-7b")
+
+
+@pytest.mark.parametrize("stage", ["neg", "nat", "nce"])
+def test_papers_values(stage: str, instantiate: Callable[..., LightningCLI], llama_7b: str, tmp_path: Path) -> None:
+    made = instantiate(
+        *layers(REPOSITORY / f"configs/paper/{stage}.yaml"), "--model.student", llama_7b,
+        "--model.random_weights", "true",
+    )  # fmt: skip
+    module, data, trainer = made.model, made.datamodule, made.trainer
+    assert isinstance(module, StudentModule)
+    lora = module.lora
+    assert (lora.r, lora.alpha, lora.dropout, list(lora.target_modules)) == (8, 16, 0.05, ["q_proj", "v_proj"])
+    optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.defaults["lr"] == 3e-4
+    assert (module.schedule, module.warmup_steps) == ("constant", WARMUP[stage])
+    assert (trainer.max_epochs, data.batch_size * trainer.num_devices) == (EPOCHS, 128)
+    assert data.max_characters == (1200 if stage == "nce" else 1600)
+    assert data.loss_on_prompt is True
+    if stage == "nat":
+        assert (module.unit_settings.key_dim, module.unit_settings.bottleneck) == (128, 128)
+        assert module.unit_settings.delta is False
+    if stage == "nce":
+        assert (module.mix, module.temperature, module.calibrated) == (0.5, 1.0, True)
+
+
+@pytest.mark.parametrize("stage", ["neg", "nat", "nce"])
+def test_papers_students_are_built_on_the_meta_device(
+    stage: str, instantiate: Callable[..., LightningCLI], llama_7b: str, tmp_path: Path
+) -> None:
+    lora = 2 * 32 * 8 * (4096 + 4096)
+    units = 2 * 32 * 4 * 128 * 4096
+    words = ["--model.student", llama_7b, "--model.random_weights", "true"]
+    if stage == "nat":
+        write_negative(llama_7b, tmp_path / "negative")
+        words += ["--model.negative", str(tmp_path / "negative")]
+    module = instantiate(*layers(REPOSITORY / f"configs/paper/{stage}.yaml"), *words).model
+    with torch.device("meta"):
+        module.configure_model()
+    parameters = dict(module.named_parameters())
+    assert all(parameter.is_meta for parameter in parameters.values())
+    base = [p for n, p in parameters.items() if "lora_" not in n and not n.startswith("units.")]
+    assert sum(p.numel() for p in base) == 6_738_415_616
+    assert {p.dtype for p in base} == {torch.float16}
+    trained = {n: p for n, p in parameters.items() if p.requires_grad}
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    assert lora == 4_194_304
+    assert sum(p.numel() for p in trained.values()) == lora + (units if stage == "nat" else 0)
+
+
+def write_negative(student: str, directory: Path) -> None:
+    """Writes an adapter of LLaMA-7B's shape whose weights are zero."""
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]).save_pretrained(str(directory))
+    prefix = "base_model.model.model.layers"
+    zeros = {
+        f"{prefix}.{layer}.self_attn.{target}.lora_{side}.weight": torch.zeros(shape)
+        for layer in range(32)
+        for target in ("q_proj", "v_proj")
+        for side, shape in (("A", (8, 4096)), ("B", (4096, 8)))
+    }
+    save_file(zeros, directory / "adapter_model.safetensors")

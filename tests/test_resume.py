@@ -1,0 +1,262 @@
+"""A killed run goes on bit-exactly: the same batches, the same weights, the same best adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cli
+from callbacks.adapters import AdapterWriter
+from callbacks.checkpoints import RunCheckpoint
+from callbacks.randomness import RandomStateKeeper
+from datamodules.components.records import write_rationales
+from datamodules.pairs import PairDataModule
+from datamodules.rationales import RationaleDataModule
+from lightning_modules.components.assistant import UnitSettings
+from lightning_modules.components.backbones import DecoderSettings
+from lightning_modules.components.student import LoraSettings
+from lightning_modules.nat import NATModel
+from lightning_modules.nce import NCEModel
+from lightning_modules.negative import NegativeModel
+from lightning_modules.rank import RankModel
+from tests.interruptions import Kill, Killed, Log
+from tests.records import rationale, write_asked, write_positive
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+REPOSITORY = Path(__file__).parents[1]
+LORA = LoraSettings(r=2, alpha=8, dropout=0.3)
+
+
+def adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-2)
+
+
+COMMON: dict[str, Any] = {"lora": LORA, "optimizer": adamw, "schedule": "cosine", "warmup_steps": 2}
+
+
+@pytest.fixture
+def stages(tiny_student: Path, tmp_path: Path) -> dict[str, Callable[[], L.LightningModule]]:
+    """Each stage on the tiny student, with the adapters it needs made on first use."""
+    student = str(tiny_student)
+
+    def written(name: str, module: L.LightningModule) -> str:
+        directory = tmp_path / name
+        if not directory.exists():
+            directory.mkdir()
+            torch.manual_seed(5)
+            module.configure_model()
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    if parameter.requires_grad:
+                        parameter.normal_(0, 0.2)
+            module.write_adapter(directory)  # type: ignore[operator]
+        return str(directory)
+
+    def negative() -> NegativeModel:
+        return NegativeModel(student, **COMMON)
+
+    def nat() -> NATModel:
+        made = written("negative", NegativeModel(student, lora=LORA))
+        return NATModel(made, UnitSettings(key_dim=4, bottleneck=4), student=student, **COMMON)
+
+    def nce() -> NCEModel:
+        return NCEModel(written("nat", nat()), student=student, **COMMON)
+
+    def rank() -> RankModel:
+        return RankModel(DecoderSettings(student, LORA), optimizer=adamw, schedule="cosine", warmup_steps=2)
+
+    return {"negative": negative, "nat": nat, "nce": nce, "rank": rank}
+
+
+@pytest.fixture
+def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Callable[..., Log]:
+    """Trains a stage in `root`, going on from its last checkpoint if there is one."""
+    train, validation = write_positive(tmp_path / "t.jsonl", 11), write_positive(tmp_path / "v.jsonl", 3, 1)
+    write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(11) for k in range(4)])
+
+    def run(root: str, stage: str, *callbacks: L.Callback, seed: int = 0, every: int = 2, **trainer: Any) -> Log:
+        both, log = str(tmp_path / "both.jsonl"), Log()
+        data: L.LightningDataModule = RationaleDataModule(str(tiny_student), train, validation, batch_size=4)
+        if stage == "rank":
+            data = PairDataModule(str(tiny_student), both, validation=both, pairs_per_question=2, batch_size=4)
+        made = L.Trainer(
+            **{
+                "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+                "default_root_dir": tmp_path / root, "num_sanity_val_steps": 0, "max_epochs": 3, **trainer,
+            },
+            callbacks=[AdapterWriter(), RunCheckpoint(every), RandomStateKeeper(), log, *callbacks],
+        )  # fmt: skip
+        module = stages[stage]()
+        torch.manual_seed(7)  # the adapters' start
+        module.configure_model()
+        torch.manual_seed(seed)
+        last = tmp_path / root / "checkpoints" / "last.ckpt"
+        made.fit(module, data, ckpt_path=str(last) if last.is_file() else None)
+        return log
+
+    return run
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    """All tensors of both adapter directories."""
+    files = sorted(file for kind in ("adapter", "adapter-last") for file in (root / kind).rglob("*.safetensors"))
+    return {f"{file.relative_to(root)}:{k}": v for file in files for k, v in load_file(file).items()}
+
+
+def check_resumed(fit: Callable[..., Log], tmp_path: Path, stage: str, kills: list[int], **settings: Any) -> None:
+    """Compares an undisturbed run with one that is killed after so many batches, again and again."""
+    whole = fit("whole", stage, **settings)
+    batches: dict[int, list[list[int]]] = {}
+    for after in [*kills, 10_000]:
+        start = trained_batches(tmp_path / "killed")
+        try:  # with another seed after a checkpoint: the random state must come back
+            log = fit("killed", stage, Kill(after), seed=start, **settings)
+        except Killed:
+            continue
+        batches = dict(enumerate(log.batches, start=start))
+    assert [whole.batches[place] for place in batches] == list(batches.values())
+    assert max(batches) == len(whole.batches) - 1
+    assert log.scores == whole.scores[len(whole.scores) - len(log.scores) :]
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert one.keys() == other.keys()
+    assert len(one) > 1
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def trained_batches(root: Path) -> int:
+    """How many batches the last checkpoint has behind it, over all epochs."""
+    last = root / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        return 0
+    total = torch.load(last, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+    return int(total["processed"])
+
+
+# 22 rationales in batches of 4: 6 batches an epoch.
+@pytest.mark.parametrize(
+    ("kills", "settings"),
+    [
+        pytest.param([9], {}, id="middle of an epoch"),
+        pytest.param([1], {}, id="before the first checkpoint"),
+        pytest.param([5, 3, 2], {}, id="several times"),
+        pytest.param([7], {"every": 6}, id="checkpoint at an epoch's end"),
+        pytest.param([13], {"every": 4}, id="checkpoint at the second epoch's end"),
+        pytest.param([11], {"accumulate_grad_batches": 2}, id="accumulated gradients"),
+        pytest.param([10], {"accumulate_grad_batches": 4, "every": 1}, id="accumulation that does not divide"),
+        pytest.param([6], {"limit_train_batches": 4}, id="shortened epochs"),
+        pytest.param([5], {"limit_train_batches": 4, "every": 4}, id="end of a shortened epoch"),
+        pytest.param([9], {"val_check_interval": 3}, id="validation within epochs"),
+        pytest.param([4], {"val_check_interval": 3, "every": 3}, id="checkpoint where validation begins"),
+        pytest.param([8], {"max_epochs": -1, "max_steps": 11}, id="counted in steps"),
+        pytest.param(
+            [8],
+            {"max_epochs": -1, "max_steps": 14, "val_check_interval": 4, "check_val_every_n_epoch": None},
+            id="validation counted in steps",
+        ),
+    ],
+)
+def test_resumed_run_is_the_undisturbed_run(
+    fit: Callable[..., Log], tmp_path: Path, kills: list[int], settings: dict[str, Any]
+) -> None:
+    check_resumed(fit, tmp_path, "negative", kills, **settings)
+
+
+@pytest.mark.parametrize("stage", ["nat", "nce", "rank"])
+def test_every_stage_resumes(fit: Callable[..., Log], tmp_path: Path, stage: str) -> None:
+    check_resumed(fit, tmp_path, stage, [9])
+
+
+def test_checkpoints_are_small(fit: Callable[..., Log], tmp_path: Path, tiny_student: Path) -> None:
+    fit("run", "negative", max_epochs=1)
+    size = (tmp_path / "run/checkpoints/last.ckpt").stat().st_size
+    trained = sum(value.numel() * 4 for name, value in weights(tmp_path / "run").items() if "adapter-last" in name)
+    assert size < 3 * trained + 40_000  # weights, two moments, and the bookkeeping
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_run_begun_anew_replaces_the_checkpoint(fit: Callable[..., Log], tmp_path: Path) -> None:
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    fit("run", "negative", max_epochs=1)
+    first = last.stat().st_mtime_ns
+    last.rename(tmp_path / "aside")
+    (tmp_path / "aside").rename(last)
+    fit("run", "negative", max_epochs=2)
+    assert last.stat().st_mtime_ns > first
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
+
+
+# The same by commands.
+
+
+@pytest.fixture
+def words(tiny_student: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """A `fit` of configs/neg.yaml on the tiny student, 6 batches an epoch."""
+
+    def make(root: str, *more: str) -> list[str]:
+        return [
+            "fit", "--config", str(REPOSITORY / "configs/neg.yaml"), "--model.student", str(tiny_student),
+            "--data.tokenizer", str(tiny_student), "--data.train", write_positive(tmp_path / "t.jsonl", 12),
+            "--data.batch_size", "4", "--model.lora.dropout", "0.3", "--model.warmup_steps", "2",
+            "--model.optimizer.init_args.lr", "0.01", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
+            "--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", str(tmp_path / root), *more,
+        ]  # fmt: skip
+
+    return make
+
+
+def test_ckpt_path_last(
+    words: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RunCheckpoint.__init__, "__defaults__", (2, 0))  # every 2 steps, as in a longer run
+    kill = ["--trainer.callbacks+=tests.interruptions.Kill", "--trainer.callbacks.after=5"]
+    last = ["--ckpt_path", "last"]
+    assert cli.main(words("whole", *last)) == 0  # starts anew where there is nothing to go on from
+    assert cli.main(words("killed", *last, *kill, "--trainer.callbacks.politely=true")) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert trained_batches(tmp_path / "killed") == 4
+    assert cli.main(words("killed", *last)) == 0
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
+
+
+def test_missing_checkpoint_is_named(
+    words: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words("run", "--ckpt_path", "nowhere.ckpt")) == 1
+    assert "nowhere.ckpt: field 'ckpt_path': no such checkpoint" in capsys.readouterr().err
+
+
+def test_predict_goes_on(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    questions = write_asked(tmp_path / "q.jsonl", 6)
+
+    def predict(root: str, *more: str) -> int:
+        return cli.main([
+            "predict", "--config", str(REPOSITORY / "configs/neg.yaml"), "--model.student", str(tiny_student),
+            "--data.tokenizer", str(tiny_student), "--data.questions", questions, "--data.question_batch_size", "2",
+            "--model.sampling.max_new_tokens", "6", "--model.sampling.samples", "2", "--trainer.logger", "false",
+            "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+            "--trainer.default_root_dir", str(tmp_path / root), *more,
+        ])  # fmt: skip
+
+    assert predict("whole") == 0
+    stop = ["--trainer.callbacks+=tests.interruptions.KillPrediction", "--trainer.callbacks.after=2"]
+    assert predict("killed", *stop) == 130
+    assert not (tmp_path / "killed/samples.jsonl").exists()
+    assert predict("killed") == 0
+    assert "resuming: 4 of 6 questions" in capsys.readouterr().out
+    assert (tmp_path / "killed/samples.jsonl").read_bytes() == (tmp_path / "whole/samples.jsonl").read_bytes()
