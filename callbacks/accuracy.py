@@ -57,7 +57,7 @@ class AnswerAccuracy(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs the accuracies; they are the same on every rank."""
         values = self.accuracy.compute()
-        pl_module.log_dict({f"test/{name}": value.float() for name, value in values.items()})
+        pl_module.log_dict({f"test/{name}": value.float() for name, value in values.items() if "accuracy" in name})
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes both files on the first rank."""

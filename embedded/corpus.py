@@ -1,7 +1,9 @@
 r"""The text the tiny student is pretrained on: arithmetic, stories with running totals, short questions.
 
-It holds no rationale in the students' format (`Problem:` / `Solution:` / `\boxed{}`) and no question of more
-than `max_question_steps` steps: putting a long solution together is what distillation has to teach.
+`documents` is the main corpus, `notation` mixes in how solutions are written (`Problem:`, `Solution:`, "First, …",
+`\boxed{}`): a student whose embeddings of these words were never trained cannot be taught them through adapters. Neither
+holds a problem of more than two steps with its solution, and in the students' format none of more than one step:
+putting a long solution together is what distillation has to teach.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import random
 from collections.abc import Iterator
 
 from embedded.problems import Problem, ProblemWriter, Step
+from embedded.teacher import Teacher
 
 
 def documents(seed: int, max_question_steps: int = 2) -> Iterator[str]:
@@ -24,6 +27,24 @@ def documents(seed: int, max_question_steps: int = 2) -> Iterator[str]:
             yield story(writer.draw(rng.randint(1, 4)))
         else:
             yield question(writer.draw(rng.randint(1, max_question_steps)), rng)
+
+
+def notation(seed: int, share: float = 0.4) -> Iterator[str]:
+    """Yields `documents` with `share` of them about notation.
+
+    Half of that share are one-step problems in the students' format, half are solutions of any length on their own.
+    """
+    rng = random.Random(f"notation/{seed}")
+    writer = ProblemWriter(rng)
+    careful = Teacher(seed, rates={}, dropped=0.0, unboxed=0.0)
+    for index, document in enumerate(documents(seed)):
+        if rng.random() >= share:
+            yield document
+        elif rng.random() < 0.5:
+            problem = writer.draw(1)
+            yield f"Problem:\n{problem.text}\nSolution:\n{careful.rationale(problem, index, 0)}"
+        else:
+            yield careful.rationale(writer.draw(rng.randint(1, 4)), index, 0)
 
 
 def sums(rng: random.Random) -> str:

@@ -2,7 +2,8 @@
 
     python -m embedded.pretrain --output embedded/student
 
-The directory that ships was made by exactly this command with its defaults (about an hour on two cores).
+The directory that ships was made by this command with its defaults (about an hour on two idle cores), in two sittings:
+its second phase was run with `--second-phase-of` the directory of the first.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from embedded.corpus import documents
+from embedded.corpus import documents, notation
 
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+FACTS = "pretraining.json"
 
 RATIONALE_PIECES = (
     "Problem:\nSolution:\n First, Then, So the answer is \\boxed{12}. The answer is \\boxed{7}. There are left. "
@@ -29,9 +32,6 @@ RATIONALE_PIECES = (
 
 def train_tokenizer(vocabulary: int = 512, sample: int = 20_000, seed: int = 0) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE whose digits stand alone, so that sums are written digit by digit."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -54,8 +54,6 @@ def train_tokenizer(vocabulary: int = 512, sample: int = 20_000, seed: int = 0) 
 
 def build_student(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
     """A LLaMA-architecture decoder of about a million parameters, grouped-query attention included."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -74,14 +72,12 @@ def build_student(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
     )
 
 
-def rows(tokenizer: PreTrainedTokenizerFast, length: int, seed: int) -> Iterator[list[int]]:
-    """Documents packed end to end into rows of `length` tokens; each document begins with BOS and ends with EOS."""
-    stream = documents(seed)
+def rows(tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], length: int) -> Iterator[list[int]]:
+    """Texts packed end to end into rows of `length` tokens; each begins with BOS and ends with EOS."""
     buffer: list[int] = []
     while True:
         while len(buffer) < length:
-            batch = tokenizer([next(stream) for _ in range(256)])["input_ids"]
-            for ids in batch:
+            for ids in tokenizer(list(islice(texts, 256)))["input_ids"]:
                 buffer += [*ids, tokenizer.eos_token_id]
         yield buffer[:length]
         buffer = buffer[length:]
@@ -94,56 +90,88 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
 
 
-def pretrain(output: Path, tokens: int, batch: int, length: int, peak: float, seed: int) -> None:
-    """Runs the whole pretraining and writes model, tokenizer and `pretraining.json` into `output`."""
-    torch.manual_seed(seed)
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of pretraining.
+
+    Attributes:
+        name: Of the text: "corpus" or "notation".
+        tokens: How many to train on.
+        learning_rate: Peak of the schedule.
+    """
+
+    name: str
+    tokens: int
+    learning_rate: float
+
+
+TEXTS = {"corpus": documents, "notation": notation}
+
+
+def pretrain(output: Path, phases: Sequence[Phase], batch: int, length: int, seed: int, start: Path | None) -> None:
+    """Runs the phases one after the other and writes model, tokenizer and `pretraining.json` into `output`.
+
+    Args:
+        output: Directory to write.
+        phases: What to train on, in order.
+        batch: Rows a step.
+        length: Tokens a row.
+        seed: Of weights and texts.
+        start: A directory to go on from instead of fresh weights.
+    """
     tokenizer = train_tokenizer(seed=seed)
-    model = build_student(len(tokenizer), seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01)
-    stream = rows(tokenizer, length, seed + 1)
-    steps, started = tokens // (batch * length), time.time()
-    loss_average = float("nan")
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
-        ids = torch.tensor([next(stream) for _ in range(batch)])
-        loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss_average = loss.item() if math.isnan(loss_average) else 0.98 * loss_average + 0.02 * loss.item()
-        if step % 50 == 0 or step == steps - 1:
-            done = (step + 1) * batch * length
-            print(f"step {step}/{steps} tokens {done / 1e6:.2f}M loss {loss_average:.4f} "
-                  f"{done / (time.time() - started):,.0f} tokens/s", flush=True)  # fmt: skip
-        if step and step % 1000 == 0:
-            save(output, model, tokenizer)
-    save(output, model, tokenizer)
-    facts = {"tokens": steps * batch * length, "batch": batch, "length": length, "learning_rate": peak,
-             "seed": seed, "final_loss": round(loss_average, 4)}  # fmt: skip
-    (output / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    model = build_student(len(tokenizer), seed) if start is None else LlamaForCausalLM.from_pretrained(start)
+    done = [] if start is None else json.loads((start / FACTS).read_text(encoding="utf-8"))
+    for phase in phases:
+        number = len(done) + 1
+        stream = rows(tokenizer, TEXTS[phase.name](seed + number), length)
+        loss = train(model.train(), stream, phase, batch, length)
+        facts = {"batch": batch, "length": length, "seed": seed + number, "final_loss": round(loss, 4)}
+        done.append({**asdict(phase), **facts})
+        output.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+        (output / FACTS).write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
 
 
-def save(output: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Writes a normal Hugging Face directory."""
-    output.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+def train(model: LlamaForCausalLM, stream: Iterator[list[int]], phase: Phase, batch: int, length: int) -> float:
+    """Trains on one phase and returns the running mean of the loss at its end, in nats per token."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    steps, average = phase.tokens // (batch * length), float("nan")
+    with tqdm(total=steps, desc=phase.name, unit="step") as bar:
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, phase.learning_rate)
+            ids = torch.tensor([next(stream) for _ in range(batch)])
+            loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
+            bar.set_postfix(loss=f"{average:.4f}", refresh=False)
+            bar.update()
+    return average
 
 
 def main() -> None:
     """Command line of `python -m embedded.pretrain`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("embedded/student"))
-    parser.add_argument("--tokens", type=int, default=30_000_000)
+    parser.add_argument("--tokens", type=int, default=30_000_000, help="of the corpus")
+    parser.add_argument("--notation-tokens", type=int, default=8_000_000, help="of the second phase")
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--length", type=int, default=160)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak; half of it in the second phase")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--second-phase-of", type=Path, help="leave out the first phase: go on from this directory")
     arguments = parser.parse_args()
-    pretrain(arguments.output, arguments.tokens, arguments.batch, arguments.length,
-             arguments.learning_rate, arguments.seed)  # fmt: skip
+    first = Phase("corpus", arguments.tokens, arguments.learning_rate)
+    second = Phase("notation", arguments.notation_tokens, arguments.learning_rate / 2)
+    phases = [second] if arguments.second_phase_of else [first, second]
+    pretrain(
+        arguments.output, phases, arguments.batch, arguments.length, arguments.seed, arguments.second_phase_of
+    )
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ class VotingModel(L.LightningModule):
             accuracy.update([], [])  # so that a method nobody could vote by does not look like a forgotten update
             values = accuracy.compute()
             if values["count"] > 0:
-                self.log_dict({f"test/{method}/{name}": value.float() for name, value in values.items()})
+                accuracies = {name: value.float() for name, value in values.items() if name.startswith("accuracy")}
+                self.log_dict({f"test/{method}/{name}": value for name, value in accuracies.items()})
             accuracy.reset()
 
 

@@ -25,10 +25,11 @@ _CHUNK = 1024
 def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a student (`embedded`, a directory or a hub name), with a pad token.
 
-    A tokenizer without a pad token pads with EOS; labels are masked by position, never by id, so EOS stays a target.
+    A tokenizer without a pad token pads with EOS; labels are masked by position, never by id, so EOS stays a target. An
+    encoder's tokenizer without EOS ends texts with its separator.
 
     Raises:
-        InputError: If there is no tokenizer, or it has no EOS token.
+        InputError: If there is no tokenizer, or it has neither EOS nor a separator.
     """
     from transformers import AutoTokenizer
 
@@ -40,6 +41,8 @@ def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
             f"cannot load the tokenizer ({reason})", file=student, field="data.tokenizer",
             remedy="give the student's directory, a hub name (with network access), or 'embedded'",
         ) from error  # fmt: skip
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+        tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
         raise InputError(
             "the tokenizer has no EOS token", file=student, remedy="set eos_token in tokenizer_config.json"
@@ -104,9 +107,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[tuple[str, str | 
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer itself puts before a text: BOS, or nothing."""
+    """What the tokenizer itself puts before a text: BOS, an encoder's CLS, or nothing."""
     ids = tokenizer("")["input_ids"]
-    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
+    return ids[:1] if ids and ids[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else []
 
 
 @dataclass

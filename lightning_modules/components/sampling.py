@@ -24,7 +24,7 @@ COMPACT_BELOW = 0.85
 as one step, so it pays off within a few."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: Lightning moves the fields of what predict_step returns
 class Sample:
     """One generated rationale.
 
@@ -48,7 +48,7 @@ class Sample:
     finished: bool
 
 
-@dataclass
+@dataclass(frozen=True)
 class SamplingSettings:
     """How to sample.
 
