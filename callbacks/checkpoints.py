@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -25,11 +26,30 @@ class RunCheckpoint(ModelCheckpoint):
             save_last=True,
             enable_version_counter=False,  # a run begun anew replaces last.ckpt: last-v1.ckpt would never be found
         )
+        self._waiting = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Chooses the directory under the Trainer's `default_root_dir`."""
         self.dirpath = str(checkpoint_directory(trainer))
         super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves when it is time; where validation comes next, after it.
+
+        A run resumed from a checkpoint between the two would leave the validation out, and with it perhaps the best
+        adapter.
+        """
+        self._waiting = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        if not self._waiting:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves what waited for the validation."""
+        if self._waiting:
+            self._waiting = False
+            super().on_train_batch_end(trainer, pl_module, None, None, 0)
 
 
 def checkpoint_directory(trainer: L.Trainer) -> Path:

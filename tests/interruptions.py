@@ -43,6 +43,22 @@ class Log(L.Callback):
         self.scores.append(float(trainer.callback_metrics["val/loss"]))
 
 
+class KillValidation(L.Callback):
+    """Kills the run when its validation begins for the so-manieth time.
+
+    Args:
+        at: Number of the validation in this process, from 1.
+    """
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
 class KillPrediction(L.Callback):
     """Stops `predict` after so many batches, as Ctrl-C does.
 

@@ -25,7 +25,7 @@ from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
 from lightning_modules.rank import RankModel
-from tests.interruptions import Kill, Killed, Log
+from tests.interruptions import Kill, Killed, KillValidation, Log
 from tests.records import rationale, write_asked, write_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -111,13 +111,18 @@ def weights(root: Path) -> dict[str, torch.Tensor]:
 
 
 def check_resumed(fit: Callable[..., Log], tmp_path: Path, stage: str, kills: list[int], **settings: Any) -> None:
-    """Compares an undisturbed run with one that is killed after so many batches, again and again."""
+    """Compares an undisturbed run with one that is killed again and again.
+
+    Args:
+        kills: After how many batches, or (negative) at which validation of the process.
+    """
     whole = fit("whole", stage, **settings)
     batches: dict[int, list[list[int]]] = {}
     for after in [*kills, 10_000]:
         start = trained_batches(tmp_path / "killed")
+        kill = Kill(after) if after > 0 else KillValidation(-after)
         try:  # with another seed after a checkpoint: the random state must come back
-            log = fit("killed", stage, Kill(after), seed=start, **settings)
+            log = fit("killed", stage, kill, seed=start, **settings)
         except Killed:
             continue
         batches = dict(enumerate(log.batches, start=start))
@@ -152,7 +157,12 @@ def trained_batches(root: Path) -> int:
         pytest.param([10], {"accumulate_grad_batches": 4, "every": 1}, id="accumulation that does not divide"),
         pytest.param([6], {"limit_train_batches": 4}, id="shortened epochs"),
         pytest.param([5], {"limit_train_batches": 4, "every": 4}, id="end of a shortened epoch"),
+        pytest.param([-1], {"every": 6}, id="killed in the first validation"),
+        pytest.param([8, -2], {"every": 1}, id="killed in a later validation"),
         pytest.param([9], {"val_check_interval": 3}, id="validation within epochs"),
+        pytest.param([-3], {"val_check_interval": 3, "every": 1}, id="killed in a validation within an epoch"),
+        pytest.param([8], {"limit_val_batches": 0, "every": 6}, id="an epoch's end without validation"),
+        pytest.param([2, 2], {"limit_train_batches": 1, "every": 1, "max_epochs": 5}, id="one batch an epoch"),
         pytest.param([4], {"val_check_interval": 3, "every": 3}, id="checkpoint where validation begins"),
         pytest.param([8], {"max_epochs": -1, "max_steps": 11}, id="counted in steps"),
         pytest.param(
