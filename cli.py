@@ -82,7 +82,7 @@ def main(args: list[str] | None = None) -> int:
     except OSError as error:
         if debug or error.errno not in _OUT_OF_OUR_HANDS:
             raise
-        problem = InputError(error.strerror, file=error.filename, remedy=_OUT_OF_OUR_HANDS[error.errno])
+        problem = InputError(error.strerror or str(error), file=error.filename, remedy=_OUT_OF_OUR_HANDS[error.errno])
         print(f"dust2gold: error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

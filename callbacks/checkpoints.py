@@ -41,7 +41,8 @@ class RunCheckpoint(ModelCheckpoint):
         A run resumed from a checkpoint between the two would leave the validation out, and with it perhaps the best
         adapter.
         """
-        self._waiting = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        fetcher = trainer.fit_loop._data_fetcher
+        self._waiting = fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
         if not self._waiting:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 

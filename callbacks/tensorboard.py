@@ -19,7 +19,8 @@ def writer_of(trainer: L.Trainer) -> SummaryWriter | None:
     """The TensorBoard writer of this process; None where there is none (no such logger, or not rank 0)."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            return logger.experiment
+            writer: SummaryWriter = logger.experiment
+            return writer
     return None
 
 

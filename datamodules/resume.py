@@ -12,8 +12,8 @@ from datamodules.components.samplers import BucketBatchSampler
 class ResumableDataModule(L.LightningDataModule):
     """Saves how many batches were trained on, and hands out samplers that go on after them.
 
-    Lightning restores its own counters but reads a fresh loader from its first batch; the sampler's offset is what makes
-    a resumed epoch see the batches it has not seen yet.
+    Lightning restores its own counters but reads a fresh loader from its first batch; the sampler's offset is what
+    makes a resumed epoch see the batches it has not seen yet.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class ResumableDataModule(L.LightningDataModule):
             return {"batches": self._trained_batches}
         loop = self.trainer.fit_loop
         epoch = loop.epoch_progress.current.ready - 1
-        batch = loop.epoch_loop.batch_progress.current.processed
+        batch = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         if batch >= loop.max_batches:  # an epoch may be shorter than the loader (trainer.limit_train_batches)
             epoch, batch = epoch + 1, 0
         return {"batches": epoch * len(self.trainer.train_dataloader) + batch}

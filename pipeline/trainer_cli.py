@@ -9,8 +9,8 @@ from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning import LightningDataModule, LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints import checkpoint_directory
 from foundation.errors import InputError
@@ -79,7 +79,8 @@ def run_trainer(words: list[str]) -> None:
     Raises:
         InputError: If an option or a config cannot be used.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
     try:
@@ -89,7 +90,10 @@ def run_trainer(words: list[str]) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False, **{verb: {"exit_on_error": False} for verb in StageCLI.subcommands()}},
+            parser_kwargs={
+                "exit_on_error": False,
+                **{verb: {"exit_on_error": False} for verb in StageCLI.subcommands()},
+            },
             args=words,
         )
     except MisconfigurationException as error:

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import cli
@@ -207,11 +208,16 @@ def test_a_run_begun_anew_replaces_the_checkpoint(fit: Callable[..., Log], tmp_p
 
 @pytest.fixture
 def words(tiny_student: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """A `fit` of configs/neg.yaml on the tiny student, 6 batches an epoch."""
+    """A `fit` of configs/neg.yaml on the tiny student, 6 batches an epoch, a checkpoint every 2 of them."""
+    config = yaml.safe_load((REPOSITORY / "configs/neg.yaml").read_text(encoding="utf-8"))
+    for callback in config["trainer"]["callbacks"]:
+        if callback["class_path"] == "callbacks.checkpoints.RunCheckpoint":
+            callback["init_args"] = {"every_n_train_steps": 2}
+    (tmp_path / "neg.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
     def make(root: str, *more: str) -> list[str]:
         return [
-            "fit", "--config", str(REPOSITORY / "configs/neg.yaml"), "--model.student", str(tiny_student),
+            "fit", "--config", str(tmp_path / "neg.yaml"), "--model.student", str(tiny_student),
             "--data.tokenizer", str(tiny_student), "--data.train", write_positive(tmp_path / "t.jsonl", 12),
             "--data.batch_size", "4", "--model.lora.dropout", "0.3", "--model.warmup_steps", "2",
             "--model.optimizer.init_args.lr", "0.01", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
@@ -228,7 +234,6 @@ def test_ckpt_path_last(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(RunCheckpoint.__init__, "__defaults__", (2, 0))  # every 2 steps, as in a longer run
     kill = ["--trainer.callbacks+=tests.interruptions.Kill", "--trainer.callbacks.after=5"]
     last = ["--ckpt_path", "last"]
     assert cli.main(words("whole", *last)) == 0  # starts anew where there is nothing to go on from

@@ -66,12 +66,12 @@ def context_of(student: str) -> int | None:
 
 def eos_of(tokenizer: PreTrainedTokenizerBase) -> int:
     """The one EOS id that ends a rationale."""
-    return int(tokenizer.eos_token_id)  # type: ignore[arg-type]  # load_tokenizer has checked it
+    return int(tokenizer.eos_token_id)  # load_tokenizer has checked that there is one
 
 
 def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that fills padding."""
-    return int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+    return int(tokenizer.pad_token_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ class BucketBatchSampler:
         seed: Of the order.
         rank: This process.
         world: Number of processes.
-        shuffle: False sorts everything by length once (evaluation); then nothing is repeated and ranks may differ by one.
+        shuffle: False sorts everything by length once (evaluation); then nothing is repeated and the ranks' numbers of
+            batches may differ by one.
         mega: Batches sorted together.
     """
 

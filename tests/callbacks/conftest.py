@@ -52,9 +52,8 @@ def student_model(tiny_student: Path) -> Callable[..., NegativeModel]:
     """Makes the plain stage on the tiny student."""
 
     def make(**kwargs: Any) -> NegativeModel:
-        return NegativeModel(
-            str(tiny_student),
-            **{"lora": LoraSettings(r=2, alpha=8, dropout=0.1), "sampling": SamplingSettings(2, max_new_tokens=6)} | kwargs,
-        )
+        lora, sampling = LoraSettings(r=2, alpha=8, dropout=0.1), SamplingSettings(2, max_new_tokens=6)
+        settings: dict[str, Any] = {"lora": lora, "sampling": sampling, **kwargs}
+        return NegativeModel(str(tiny_student), **settings)
 
     return make

@@ -87,5 +87,3 @@ def test_rationales_are_shown(test: Callable[..., dict[str, float]], events: Cal
     test({"q6"}, AnswerAccuracy(shown=2))
     tags = events().Tags()["tensors"]
     assert tags == ["test/nat/0/text_summary", "test/nat/1/text_summary"]
-
-

@@ -49,7 +49,9 @@ def fit(make_trainer: Callable[..., L.Trainer], tmp_path: Path) -> Callable[...,
         writer = writer or AdapterWriter()
         loader: DataLoader[Any] = DataLoader([0, 1], batch_size=1)  # type: ignore[arg-type]
         validation = loader if scores else None
-        trainer = make_trainer(writer, logger=False, **{"max_epochs": len(scores) or 1, "limit_val_batches": 1, **kwargs})
+        trainer = make_trainer(
+            writer, logger=False, **{"max_epochs": len(scores) or 1, "limit_val_batches": 1, **kwargs}
+        )
         trainer.fit(Scripted(scores), loader, validation)
         return written(tmp_path / "run")
 

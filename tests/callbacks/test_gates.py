@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import pytest
@@ -14,6 +14,7 @@ from torch import Tensor
 from callbacks.gates import GateMonitor
 from datamodules.rationales import RationaleDataModule
 from lightning_modules.components.assistant import UnitSettings
+from lightning_modules.components.integration import IntegrationUnit
 from lightning_modules.components.student import LoraSettings
 from lightning_modules.nat import NATModel
 from lightning_modules.negative import NegativeModel
@@ -68,13 +69,13 @@ def gates_by_hand(module: NATModel, batch: dict[str, Tensor]) -> dict[str, Tenso
         hook.remove()
     real, alphas = batch["attention_mask"].bool(), {}
     for path, layer in layers.items():
-        (x, y), gate = inputs[path], module.units[path.replace(".", "/")].gate
+        (x, y), unit = inputs[path], cast(IntegrationUnit, module.units[path.replace(".", "/")])
         branches = [
             y + layer.scaling[name] * x @ layer.lora_A[name].weight.double().T @ layer.lora_B[name].weight.double().T
             for name in ("positive", "negative")
         ]
-        query = x @ gate.query.weight.double().T
-        scores = torch.stack([(query * (h @ gate.key.weight.double().T)).sum(-1) for h in branches], -1)
+        query = x @ unit.gate.query.weight.double().T
+        scores = torch.stack([(query * (h @ unit.gate.key.weight.double().T)).sum(-1) for h in branches], -1)
         alphas[path] = (scores.softmax(-1)[..., 1] - 0.5)[real].detach()
     return alphas
 

@@ -1,0 +1,64 @@
+"""The whole method in small: configs/demo.yaml on the embedded student, a few steps a stage, twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import cli
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+REPOSITORY = Path(__file__).parents[1]
+STAGES = ["data", "cot-kd", "neg", "nat", "self-augmentation", "nce", "rank", "votes", "report"]
+METHODS = {"cot-kd", "neg", "nat", "nce", "sc", "ws", "asc"}
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the configs, the demo's overlays cut down to a few steps, beside the embedded student."""
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    (tmp_path / "embedded").symlink_to(REPOSITORY / "embedded")
+    for overlay in (tmp_path / "configs/demo").glob("*.yaml"):
+        config = yaml.safe_load(overlay.read_text(encoding="utf-8"))
+        config["trainer"] |= {"max_steps": 3, "limit_val_batches": 1, "enable_progress_bar": False}
+        if "sampling" in config["model"]["init_args"]:
+            config["model"]["init_args"]["sampling"]["max_new_tokens"] = 24
+        overlay.write_text(yaml.safe_dump(config), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    both = "rank_data=[runs/micro/data/positive.jsonl, runs/micro/data/negative.jsonl]"  # few samples may all be wrong
+    sizes = ("train_questions=20", "test_questions=20", "samples=2", "votes=4", both)
+    words = ["run", "--config", "configs/demo.yaml", "--run", "runs/micro"]
+    assert cli.main([*words, *(word for size in sizes for word in ("--set", size)), *more]) == 0
+    return capsys.readouterr().out
+
+
+def test_demo_pipeline(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = run(capsys)
+    for stage in STAGES:
+        assert f"] {stage}: done in" in told
+    rows = json.loads((workplace / "runs/micro/results.json").read_text(encoding="utf-8"))
+    assert {row["method"] for row in rows} == METHODS
+    for row in rows:
+        assert row["n"] <= 20
+        assert 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1
+        assert row["correct"] == pytest.approx(row["accuracy"] * row["n"])
+    assert "NAT" in (workplace / "runs/micro/report.md").read_text(encoding="utf-8")
+    for stage in ("cot-kd", "neg", "nat", "nce", "rank"):
+        assert (workplace / "runs/micro" / stage / "adapter").is_dir()
+        assert list((workplace / "runs/micro" / stage).rglob("events.out.tfevents.*"))
+    made = {file: file.stat().st_mtime_ns for file in (workplace / "runs/micro").rglob("*.json*")}
+    again = run(capsys)
+    assert again.count("skipped (unchanged)") == len(STAGES)
+    assert {file: file.stat().st_mtime_ns for file in (workplace / "runs/micro").rglob("*.json*")} == made
+    plan = run(capsys, "--dry-run")
+    assert f"0 of {len(STAGES)} stages would run" in plan
+    assert "python cli.py fit --config configs/nat.yaml --config configs/demo/nat.yaml" in plan
