@@ -58,7 +58,7 @@ class GateMonitor(L.Callback):
         self._values.clear()
 
     def _keep(self, name: str) -> Any:
-        layer = name.removeprefix("units.").removesuffix(".gate").replace("/", ".")
+        layer = name.removeprefix("units.").removesuffix(".gate").replace("/", ".").removeprefix("base_model.model.")
 
         def hook(module: nn.Module, inputs: Any, alpha: Tensor) -> None:
             self._values[layer] = alpha.detach()

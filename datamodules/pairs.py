@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datamodules.components.encoding import Encoded, LengthLimit, encode, load_tokenizer, pad, pad_of, pad_with_mask
+from datamodules.components.encoding import (
+    Encoded,
+    LengthLimit,
+    context_of,
+    encode,
+    load_tokenizer,
+    pad,
+    pad_of,
+    pad_with_mask,
+)
 from datamodules.components.pairing import Candidate, PairBatchSampler, Pairing
 from datamodules.components.records import Question, Rationale
 from datamodules.components.samplers import BucketBatchSampler
@@ -155,7 +164,7 @@ class PairDataModule(ResumableDataModule):
         return pairing
 
     def _candidates(self, files: list[Path], gold: Path | None = None) -> list[Candidate]:
-        limit = LengthLimit(self.max_length, self.drop_longer)
+        limit = LengthLimit(self.max_length, self.drop_longer, context_of(self.tokenizer_name))
         candidates = [candidate for file in files for candidate in self._encoded(file, _graded(file), limit)]
         if gold is not None:
             known = {candidate.question_id for candidate in candidates}
@@ -200,7 +209,7 @@ class PairDataModule(ResumableDataModule):
         if not numbered:
             raise InputError("holds no rationale", file=self.predict_file, remedy="check the stage that sampled it")
         self.records = [record for _, record in numbered]
-        limit = LengthLimit(self.max_length, self.drop_longer)
+        limit = LengthLimit(self.max_length, self.drop_longer, context_of(self.tokenizer_name))
         encodings = self._encodings(self.predict_file, [(r.question, r.rationale) for r in self.records])
         self._scorable = [
             (record, encoded)

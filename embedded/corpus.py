@@ -1,9 +1,9 @@
 r"""The text the tiny student is pretrained on: arithmetic, stories with running totals, short questions.
 
 `documents` is the main corpus, `notation` mixes in how solutions are written (`Problem:`, `Solution:`, "First, …",
-`\boxed{}`): a student whose embeddings of these words were never trained cannot be taught them through adapters. Neither
-holds a problem of more than two steps with its solution, and in the students' format none of more than one step:
-putting a long solution together is what distillation has to teach.
+`\boxed{}`): a student whose embeddings of these words were never trained cannot be taught them through adapters.
+Neither holds a problem of more than two steps with its solution, and in the students' format none of more than one
+step: putting a long solution together is what distillation has to teach.
 """
 
 from __future__ import annotations

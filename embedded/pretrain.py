@@ -169,9 +169,7 @@ def main() -> None:
     first = Phase("corpus", arguments.tokens, arguments.learning_rate)
     second = Phase("notation", arguments.notation_tokens, arguments.learning_rate / 2)
     phases = [second] if arguments.second_phase_of else [first, second]
-    pretrain(
-        arguments.output, phases, arguments.batch, arguments.length, arguments.seed, arguments.second_phase_of
-    )
+    pretrain(arguments.output, phases, arguments.batch, arguments.length, arguments.seed, arguments.second_phase_of)
 
 
 if __name__ == "__main__":

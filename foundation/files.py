@@ -60,6 +60,8 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         temporary.chmod(0o755)
         yield temporary
+        for file in temporary.rglob("*"):  # safetensors makes its files for the owner alone
+            file.chmod(0o755 if file.is_dir() else 0o644)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             path.replace(old / path.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from jsonargparse import ArgumentError
 from lightning import LightningDataModule, LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoints import checkpoint_directory
 from foundation.errors import InputError
@@ -24,6 +26,7 @@ _NOISE = (
     ".*ended before the epoch ended and your dataloader is not resumable.*",  # it is: ResumableDataModule
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*LeafSpec.*",
+    ".*custom batch sampler.*",  # ours shards by itself and is meant for prediction too
 )
 
 
@@ -101,4 +104,6 @@ def run_trainer(words: list[str]) -> None:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into `exit(1)`
             raise KeyboardInterrupt from error
+        if isinstance(error, SIGTERMException):  # which carries no exit code, and so would pass for success
+            raise SystemExit(128 + signal.SIGTERM) from error
         raise

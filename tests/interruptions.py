@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import lightning as L
@@ -27,6 +29,22 @@ class Kill(L.Callback):
         self.left -= 1
         if self.left == 0:
             raise self.error
+
+
+class Terminate(L.Callback):
+    """Sends this process SIGTERM after so many training batches, as a scheduler does.
+
+    Args:
+        after: Batches.
+    """
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Log(L.Callback):

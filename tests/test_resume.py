@@ -254,6 +254,16 @@ def test_ckpt_path_last(
     assert all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
 
 
+def test_sigterm_is_no_success(
+    words: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stop = ["--trainer.callbacks+=tests.interruptions.Terminate", "--trainer.callbacks.after=3"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words("run", *stop))
+    assert stopped.value.code == 128 + signal.SIGTERM
+
+
 def test_missing_checkpoint_is_named(
     words: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

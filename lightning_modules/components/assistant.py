@@ -17,7 +17,7 @@ from torch import nn
 
 from foundation.errors import InputError
 from lightning_modules.components.integration import IntegrationUnit, IntegrationVariant
-from lightning_modules.components.student import AdapterStack, LoraSettings, read_manifest, reason
+from lightning_modules.components.student import AdapterStack, LoraSettings, load_base, read_manifest, reason
 
 POSITIVE, NEGATIVE = "positive", "negative"
 UNITS_FILE = "units.safetensors"
@@ -97,6 +97,26 @@ def load_nat(stack: AdapterStack, directory: str | Path, trainable: bool = False
         raise InputError(f"damaged or foreign units ({reason(error)})", file=file, remedy="train NAT again") from error
     units.requires_grad_(trainable)
     return units
+
+
+def open_nat(directory: str | Path, student: str | None = None, dtype: str = "float32") -> AdapterStack:
+    """Loads a trained NAT with its base, to call or to sample from: `open_nat("runs/demo/nat/adapter").model`.
+
+    Args:
+        directory: What the NAT stage wrote.
+        student: The base, if it is not to be found under the name it was trained by.
+        dtype: Of the base's weights.
+
+    Returns:
+        The stack in evaluation mode, NAT active, the units its submodule `units`.
+
+    Raises:
+        InputError: As `load_nat` and `load_base`.
+    """
+    name = student or str(read_manifest(Path(directory)).get("student", ""))
+    stack = AdapterStack(load_base(name, dtype), name)
+    stack.units = load_nat(stack, directory)
+    return stack.eval()
 
 
 def save_nat(stack: AdapterStack, units: nn.ModuleDict, directory: Path) -> None:

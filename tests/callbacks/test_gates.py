@@ -76,7 +76,7 @@ def gates_by_hand(module: NATModel, batch: dict[str, Tensor]) -> dict[str, Tenso
         ]
         query = x @ unit.gate.query.weight.double().T
         scores = torch.stack([(query * (h @ unit.gate.key.weight.double().T)).sum(-1) for h in branches], -1)
-        alphas[path] = (scores.softmax(-1)[..., 1] - 0.5)[real].detach()
+        alphas[path.removeprefix("base_model.model.")] = (scores.softmax(-1)[..., 1] - 0.5)[real].detach()
     return alphas
 
 

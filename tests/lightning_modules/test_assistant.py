@@ -19,6 +19,7 @@ from lightning_modules.components.assistant import (
     UnitSettings,
     build_nat,
     load_nat,
+    open_nat,
     save_nat,
 )
 from lightning_modules.components.student import ADAPTER_MANIFEST, AdapterStack, LoraSettings, read_manifest
@@ -36,6 +37,21 @@ def test_a_fresh_nat_is_the_base(
     assert torch.equal(logits_of(stack.train(), batch), expected), "dropout has nothing to act on yet"
     with stack.using(NEGATIVE):
         assert not torch.equal(logits_of(stack, batch), expected)
+
+
+def test_one_call_opens_a_trained_nat(
+    new_stack: Any, negative_directory: Path, tiny_student: Path, randomise: Any, make_batch: Any, logits_of: Any,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    batch, stack = make_batch(), new_stack()
+    units = build_nat(stack, negative_directory, LoraSettings(), UnitSettings(4, 5))
+    randomise(p for m in (stack, units) for p in m.parameters() if p.requires_grad)
+    save_nat(stack, units, tmp_path)
+    opened = open_nat(tmp_path, str(tiny_student))
+    with torch.no_grad():
+        logits = opened.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    assert torch.equal(logits, logits_of(stack.eval(), batch))
+    assert read_manifest(tmp_path)["student"], "the manifest names the base for callers who do not"
 
 
 @pytest.mark.parametrize("settings", [UnitSettings(4, 5, True), UnitSettings(7, 3, False)])
