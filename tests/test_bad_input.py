@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -220,16 +221,18 @@ def test_other_system_errors_are_bugs_of_ours(monkeypatch: pytest.MonkeyPatch) -
         cli.main(["fit"])
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Callable[[int], None]]:
-    """Limits how long a file may grow: the nearest thing to a full disk that needs no rights."""
+@contextlib.contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Limits how long a file may grow: the nearest thing to a full disk that needs no rights.
+
+    Lifted before pytest writes a word: its own output may go to a file longer than that.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [500, 4_000, 12_000])  # the manifest; TensorBoard's log; weights and checkpoints
@@ -237,14 +240,14 @@ def test_a_full_disk_while_training(
     fit: Callable[..., list[str]],
     complaint: Callable[..., str],
     tmp_path: Path,
-    small_disk: Callable[[int], None],
     size: int,
 ) -> None:
     words = fit(write_positive(tmp_path / "p.jsonl", 12), "--model.lora.r", "32", "--trainer.log_every_n_steps", "1")
     assert cli.main(words) == 0
     before = {file.name: file.read_bytes() for file in (tmp_path / "run/adapter").iterdir()}
-    small_disk(size)
-    assert "File too large" in complaint(*words)
+    with small_disk(size):
+        said = complaint(*words)
+    assert "File too large" in said
     assert {file.name: file.read_bytes() for file in (tmp_path / "run/adapter").iterdir()} == before
 
 
@@ -252,7 +255,6 @@ def test_a_full_disk_while_sampling(
     complaint: Callable[..., str],
     tmp_path: Path,
     tiny_student: Path,
-    small_disk: Callable[[int], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = [
@@ -262,21 +264,18 @@ def test_a_full_disk_while_sampling(
         "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
         "--trainer.default_root_dir", str(tmp_path / "run"),
     ]  # fmt: skip
-    small_disk(9_000)  # config.yaml is smaller, 48 samples are not
-    said = complaint(*words)
+    with small_disk(9_000):  # config.yaml is smaller, 48 samples are not
+        said = complaint(*words)
     assert f"{tmp_path}/run/samples.jsonl: cannot write (File too large)" in said
-    small_disk(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
     assert cli.main(words) == 0
     assert "resuming: " in capsys.readouterr().out  # what was written before stayed valid
     assert len((tmp_path / "run/samples.jsonl").read_text().splitlines()) == 48
 
 
-def test_a_full_disk_while_preparing(
-    complaint: Callable[..., str], tmp_path: Path, small_disk: Callable[[int], None]
-) -> None:
+def test_a_full_disk_while_preparing(complaint: Callable[..., str], tmp_path: Path) -> None:
     generate = ["generate", "--output", "raw", "--train-questions", "40", "--test-questions", "5"]
     assert cli.main(generate) == 0
-    small_disk(1_000)
-    said = complaint("prepare", "--input", "raw/train.jsonl", "--format", "tdg", "--output", "data")
+    with small_disk(1_000):
+        said = complaint("prepare", "--input", "raw/train.jsonl", "--format", "tdg", "--output", "data")
     assert "cannot write (File too large)" in said
     assert not list((tmp_path / "data").glob("*.jsonl"))
