@@ -256,9 +256,11 @@ def _decode(model: Any, input_ids: Tensor, mask: Tensor, rows: _Rows, eos: Tenso
                 return
             chosen = chosen[keep]
             cache.batch_select_indices(keep)
+        # A row that reached its own limit stays for a while: its position must not leave the context.
+        positions = rows.lengths + (rows.limits - 1).clamp(max=step)
         output = model(
             input_ids=chosen[:, None], attention_mask=rows.mask[:, : width + step + 1],
-            position_ids=(rows.lengths + step)[:, None], past_key_values=cache, use_cache=True,
+            position_ids=positions[:, None], past_key_values=cache, use_cache=True,
         )  # fmt: skip
         logits = output.logits[:, -1]
 

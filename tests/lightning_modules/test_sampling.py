@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from foundation.errors import InputError
 from lightning_modules.components.sampling import (
@@ -256,3 +256,12 @@ def test_settings_name_the_wrong_field(field: str, value: float) -> None:
     with pytest.raises(InputError) as caught:
         SamplingSettings(**{field: value})  # type: ignore[arg-type]
     assert caught.value.field == field
+
+
+def test_learned_positions_never_leave_the_context() -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    gpt2 = GPT2LMHeadModel(config).eval()
+    ids, mask, questions = prompts((12, 4, 4, 4, 4, 4, 4, 4))  # the first ends alone, too few to leave the batch
+    written = sample(gpt2, ids, mask, questions, VOCABULARY, PAD, SamplingSettings(max_new_tokens=10))
+    assert [one.tokens for one in written] == [4] + [10] * 7
