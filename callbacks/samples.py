@@ -110,11 +110,14 @@ class SampleWriter(L.Callback):
                 stream.write(json.dumps({"made_from": self._key}) + "\n")
                 self._append(stream, keep)
             trainer.strategy.barrier("parts begun")
-            if trainer.is_global_zero:  # finished questions moved into rank 0's part: the other parts are used up
+            if trainer.is_global_zero:  # finished questions move into rank 0's part, and the other parts are used up
+                fresh.replace(part)
                 for old in self._parts():
-                    old.unlink()
+                    if old != part:
+                        old.unlink()
             trainer.strategy.barrier("old parts removed")
-            fresh.replace(part)
+            if not trainer.is_global_zero:
+                fresh.replace(part)
             self._stream = part.open("a", encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write ({error.strerror})", file=part, remedy="free some space") from error
