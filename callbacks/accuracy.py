@@ -8,14 +8,14 @@ from typing import Any
 import lightning as L
 
 from callbacks.grading import SampleGrader
-from callbacks.predictions import Row, write_metrics, write_predictions
+from callbacks.predictions import PredictionWriter, Row
 from callbacks.tensorboard import show_rationales
 from datamodules.components.records import Rationale
-from lightning_modules.components.accuracy import GroupedAccuracy, gather_objects
+from lightning_modules.components.accuracy import GroupedAccuracy
 from lightning_modules.components.sampling import Sample
 
 
-class AnswerAccuracy(L.Callback):
+class AnswerAccuracy(PredictionWriter):
     """Logs `test/accuracy` with its groups and writes predictions.jsonl and metrics.json at the end of `test`.
 
     Args:
@@ -25,13 +25,13 @@ class AnswerAccuracy(L.Callback):
     """
 
     def __init__(self, method: str | None = None, shown: int = 8) -> None:
+        super().__init__()
         self.method = method or ""
         self.shown = shown
-        self.rows: list[Row] = []
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Makes the grader and forgets an earlier test."""
-        self.rows = []
+        super().on_test_start(trainer, pl_module)
         self.method = self.method or Path(trainer.default_root_dir).resolve().name
         self.accuracy = GroupedAccuracy()
         self.grader = SampleGrader(trainer, self.method)
@@ -45,12 +45,14 @@ class AnswerAccuracy(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Grades a batch of greedy answers."""
+        """Grades a batch of greedy answers and collects their rows."""
         samples: list[Sample] = outputs
         records = self.grader.records(samples, batch)
-        correct = [float(record.verdict == "positive") for record in records]
-        self.accuracy.update(correct, [{"subject": r.subject, "level": r.level} for r in records])
-        self.rows += [self._row(record, value) for record, value in zip(records, correct, strict=True)]
+        rows = [self._row(record) for record in records]
+        self.accuracy.update(
+            [row["correct"] for row in rows], [{"subject": r.subject, "level": r.level} for r in records]
+        )
+        super().on_test_batch_end(trainer, pl_module, rows, batch, batch_idx, dataloader_idx)
         if batch_idx == 0:
             show_rationales(trainer, f"test/{self.method}", records[: self.shown])
 
@@ -59,22 +61,14 @@ class AnswerAccuracy(L.Callback):
         values = self.accuracy.compute()
         pl_module.log_dict({f"test/{name}": value.float() for name, value in values.items() if "accuracy" in name})
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes both files on the first rank."""
-        rows = [row for part in gather_objects(self.rows) for row in part]
-        if trainer.is_global_zero:
-            root = Path(trainer.default_root_dir)
-            write_predictions(root, rows)
-            write_metrics(root, {name: float(value) for name, value in trainer.callback_metrics.items()})
-
-    def _row(self, record: Rationale, correct: float) -> Row:
+    def _row(self, record: Rationale) -> Row:
         return {
             "method": self.method,
             "dataset": record.source,
             "question_id": record.question_id,
             "subject": record.subject,
             "level": record.level,
-            "correct": correct,
+            "correct": float(record.verdict == "positive"),
             "answer": record.answer,
             "gold": record.gold,
         }
