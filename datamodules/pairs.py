@@ -198,7 +198,7 @@ class PairDataModule(ResumableDataModule):
 
     def _report(self, limit: LengthLimit) -> None:
         if limit.dropped:
-            print(f"left out {limit.dropped:,} rationales of more than {self.max_length} tokens", file=sys.stderr)
+            print(f"left out {limit.dropped:,} rationales of more than {limit.most} tokens", file=sys.stderr)
 
     def _setup_records(self) -> None:
         if self.predict_file is None:

@@ -58,7 +58,8 @@ class RationaleDataModule(ResumableDataModule):
         question_batch_size: Questions decoded together in `test` and `predict` (times the samples of each).
         max_length: Most tokens of prompt and rationale together.
         drop_longer: Leave out longer rationales, and say how many, instead of refusing.
-        max_characters: Leave out rationales of more characters, question included (reference: 1,600; NCE 1,200).
+        max_characters: Leave out rationales of more characters, question included, and say how many (reference:
+            1,600; NCE 1,200).
         loss_on_prompt: Train on the prompt's tokens too (reference: true).
         allow_ungradable: Train on rationales whose verdict is `ungradable` too.
         seed: Of the order of the batches.
@@ -201,6 +202,7 @@ class RationaleDataModule(ResumableDataModule):
         return examples
 
     def _usable(self, file: Path) -> Iterator[tuple[int, Rationale]]:
+        dropped = 0
         for line, value in read_json_lines(file):
             rationale = Rationale.from_json(value, file, line)
             if rationale.verdict == "ungradable" and not self.allow_ungradable:
@@ -211,6 +213,13 @@ class RationaleDataModule(ResumableDataModule):
             characters = len(rationale.question) + len(rationale.rationale)
             if self.max_characters is None or characters <= self.max_characters:
                 yield line, rationale
+            else:
+                dropped += 1
+        if dropped:
+            print(
+                f"{file}: left out {dropped:,} rationales of more than {self.max_characters} characters",
+                file=sys.stderr,
+            )
 
     def _setup_questions(self) -> None:
         if self.question_file is None:

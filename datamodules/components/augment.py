@@ -31,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Writes the joined file and says what came from where."""
-    joined = list(augmented(read_rationales(args.positive), read_rationales(args.samples)))
-    write_rationales(args.output, joined)
     teacher = sum(1 for _ in read_rationales(args.positive))
-    print(f"{teacher:,} rationales of D_pos and {len(joined) - teacher:,} of the student's own, in {args.output}")
+    joined = write_rationales(args.output, augmented(read_rationales(args.positive), read_rationales(args.samples)))
+    print(f"{teacher:,} rationales of D_pos and {joined - teacher:,} of the student's own, in {args.output}")
     return 0
