@@ -5,6 +5,7 @@ A stage says which adapters it needs (`build`) and what it minimises (`loss_part
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,19 @@ class StudentModule(PartlyTrained):
             stack = AdapterStack(base, self.student, self.gradient_checkpointing)
             self.build(stack)
             self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
+
+    def on_test_start(self) -> None:
+        """Says so where nobody trained what is about to answer."""
+        self._say_untrained()
+
+    def on_predict_start(self) -> None:
+        """As for `test`."""
+        self._say_untrained()
+
+    def _say_untrained(self) -> None:
+        """No error: the base model is a legitimate baseline."""
+        if self.adapter is None and self.trainer.ckpt_path is None and self.trainer.is_global_zero:
+            print("no --model.adapter: the base model answers, as it was before any training", file=sys.stderr)
 
     def add_or_load(self, stack: AdapterStack) -> None:
         """The plain stages' `build`: the trained adapter if one is given, a fresh one otherwise."""
