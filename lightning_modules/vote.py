@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_modules.components.accuracy import GroupedAccuracy
@@ -53,7 +53,7 @@ class VotingModel(L.LightningModule):
     ) -> list[dict[str, Any]]:
         """Settles the votes of a batch and returns one row per method and question."""
         by_method = self.weights(batch)
-        if batch_idx == 0:
+        if batch_idx == 0 and self.trainer.is_global_zero:
             _say_skipped([method for method in METHODS if method not in by_method])
         rows: list[dict[str, Any]] = []
         for method, weights in by_method.items():
@@ -104,4 +104,4 @@ def _say_skipped(methods: list[str]) -> None:
         "asc": "the samples have no score: let M_rank score them with `predict` on configs/rank.yaml",
     }
     for method in methods:
-        rank_zero_info(f"{METHODS[method]} ({method}) is left out: {remedies[method]}")
+        print(f"{METHODS[method]} ({method}) is left out: {remedies[method]}", file=sys.stderr)

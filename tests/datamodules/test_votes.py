@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import subprocess
@@ -167,12 +166,11 @@ def test_a_test_from_end_to_end(tmp_path: Path) -> None:
     assert not any("count" in name for name in metrics)
 
 
-def test_without_scores_asc_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        trained(tmp_path / "run", **files(tmp_path, [replace(s, score=None) for s in SAMPLES]))
+def test_without_scores_asc_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained(tmp_path / "run", **files(tmp_path, [replace(s, score=None) for s in SAMPLES]))
     assert {method for method, _ in rows_of(tmp_path / "run")} == {"sc", "ws"}
     assert not any("asc" in name for name in json.loads((tmp_path / "run" / "metrics.json").read_text()))
-    assert "adaptive self-consistency (asc) is left out" in caplog.text
+    assert "adaptive self-consistency (asc) is left out" in capsys.readouterr().err
 
 
 def test_the_form_of_the_score_matters(tmp_path: Path) -> None:
