@@ -57,20 +57,37 @@ class StageCLI(LightningCLI):
             raise explained(str(error), [str(self.subcommand)]) from error
 
     def before_fit(self) -> None:
-        """Finds the checkpoint that `--ckpt_path last` means."""
-        options = self.config_init.fit
-        last = checkpoint_directory(self.trainer) / "last.ckpt"
+        """Finds the checkpoint that `--ckpt_path last` means; without one, `fit` starts anew."""
+        if self.config_init.fit.ckpt_path == "last" and not self._last_checkpoint().is_file():
+            self.config_init.fit.ckpt_path = None
+        self._find_checkpoint(f"give --ckpt_path last (starts anew if {self._last_checkpoint()} is not there)")
+
+    def before_validate(self) -> None:
+        """Finds the checkpoint."""
+        self._find_checkpoint()
+
+    def before_test(self) -> None:
+        """Finds the checkpoint."""
+        self._find_checkpoint()
+
+    def before_predict(self) -> None:
+        """Finds the checkpoint, and does without a list of all predictions: callbacks write them as they come."""
+        self._find_checkpoint()
+        self.config_init.predict.return_predictions = False
+
+    def _last_checkpoint(self) -> Path:
+        return checkpoint_directory(self.trainer) / "last.ckpt"
+
+    def _find_checkpoint(self, remedy: str = "leave it out: --model.adapter or --model.trained is enough") -> None:
+        """Makes a path of `--ckpt_path last`; refuses one that is not there."""
+        options = self.config_init[self.subcommand]
         if options.ckpt_path == "last":
-            options.ckpt_path = str(last) if last.is_file() else None
+            options.ckpt_path = str(self._last_checkpoint())
         if options.ckpt_path is not None and not Path(options.ckpt_path).exists():
             raise InputError(
                 "no such checkpoint", file=options.ckpt_path, field="ckpt_path",
-                remedy=f"give --ckpt_path last (starts anew if {last} is not there) or the path of a checkpoint",
+                remedy=f"{remedy}, or give the path of a checkpoint",
             )  # fmt: skip
-
-    def before_predict(self) -> None:
-        """Does without a list of all predictions: callbacks write them as they come."""
-        self.config_init.predict.return_predictions = False
 
 
 def run_trainer(words: list[str]) -> None:
