@@ -16,7 +16,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     Args:
         every_n_train_steps: Optimizer steps between checkpoints.
-        save_top_k: How many older ones to keep beside the last.
+        save_top_k: 0 keeps the last alone, 1 a copy under its step's name, -1 all of them.
     """
 
     def __init__(self, every_n_train_steps: int = 200, save_top_k: int = 0) -> None:

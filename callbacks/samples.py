@@ -161,4 +161,14 @@ def _read_part(part: Path, key: str) -> list[Rationale]:
             return []
     except ValueError:
         return []
-    return [Rationale.from_json(json.loads(line), part, number) for number, line in enumerate(lines[1:-1], start=2)]
+    return [_record(line, part, number) for number, line in enumerate(lines[1:-1], start=2)]
+
+
+def _record(line: str, part: Path, number: int) -> Rationale:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise InputError(
+            "damaged line", file=part, line=number, remedy="remove the file: its questions are sampled again"
+        ) from error
+    return Rationale.from_json(value, part, number)

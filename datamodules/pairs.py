@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -23,34 +22,33 @@ from datamodules.components.encoding import (
     pad_with_mask,
 )
 from datamodules.components.pairing import Candidate, PairBatchSampler, Pairing
-from datamodules.components.records import Question, Rationale
+from datamodules.components.records import Rationale, numbered_rationales
 from datamodules.components.samplers import BucketBatchSampler
 from datamodules.components.splits import held_out
-from datamodules.rationales import as_paths
 from datamodules.resume import ResumableDataModule
 from foundation.errors import InputError
+from foundation.files import as_paths
 from foundation.json_lines import read_json_lines
 
 
 class PairDataModule(ResumableDataModule):
     """Feeds `RankModel`; `docs/architecture.md` says what a batch holds. EOS belongs to the rationale.
 
-    The paper trains on D_pos and D_neg, the reference on M_NAT's own samples plus the gold solution: list the files you
-    want, or all of them, and name `gold` or not. Ungradable records never enter.
+    The paper trains on D_pos and D_neg (positive.jsonl, negative.jsonl), the reference on M_NAT's own samples plus the
+    gold solutions (samples.jsonl, solutions.jsonl): list the files you want. Ungradable records never enter.
 
     Args:
         tokenizer: The backbone's name: a directory, a hub name, or `embedded`.
         train: Files of rationales of both verdicts, all of them together.
-        gold: questions.jsonl, whose solutions join the right rationales of the questions in `train`.
         validation: Files to validate on; without them, `validation_fraction` of the training questions.
         validation_fraction: Share of the questions held out, chosen by a hash of their id.
         predict: File of rationales to score (samples.jsonl).
         pairs_per_question: Most pairs drawn from one question, anew each epoch; validation keeps one draw.
         batch_size: Pairs a batch and device.
         score_batch_size: Rationales scored together in `predict`.
-        max_length: Most tokens of prompt and rationale together.
-        drop_longer: Leave out longer rationales (in `predict`: leave them without a score), and say how many, instead
-            of refusing.
+        max_length: Most tokens of prompt and rationale together, in training; `predict` scores whatever the backbone's
+            context holds.
+        drop_longer: Leave out longer rationales, and say how many, instead of refusing.
         seed: Of the pairs and the order of the batches.
         num_workers: Processes that collate batches.
     """
@@ -59,7 +57,6 @@ class PairDataModule(ResumableDataModule):
         self,
         tokenizer: str = "embedded",
         train: list[str] | str | None = None,
-        gold: str | None = None,
         validation: list[str] | str | None = None,
         validation_fraction: float = 0.05,
         predict: str | None = None,
@@ -71,12 +68,11 @@ class PairDataModule(ResumableDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(seed, num_workers)
         if pairs_per_question < 1:
             raise InputError(f"must be at least 1, found {pairs_per_question}", field="data.pairs_per_question")
         self.tokenizer_name = tokenizer
         self.train_files = as_paths(train)
-        self.gold_file = None if gold is None else Path(gold)
         self.validation_files = as_paths(validation)
         self.validation_fraction = validation_fraction
         self.predict_file = None if predict is None else Path(predict)
@@ -85,8 +81,6 @@ class PairDataModule(ResumableDataModule):
         self.score_batch_size = score_batch_size
         self.max_length = max_length
         self.drop_longer = drop_longer
-        self.seed = seed
-        self.num_workers = num_workers
         self.train_pairs: Pairing | None = None
         self.validation_pairs: Pairing | None = None
         self.records: list[Rationale] = []
@@ -119,23 +113,11 @@ class PairDataModule(ResumableDataModule):
         rank, world = self.place()
         lengths = [len(encoded.ids) for _, encoded in self._scorable]
         sampler = BucketBatchSampler(lengths, self.score_batch_size, rank=rank, world=world, shuffle=False)
-        return self._loader(self._scorable, sampler, self._collate_records)
+        return self.loader(self._scorable, sampler, self._collate_records)
 
     def _pair_loader(self, pairing: Pairing, shuffle: bool) -> DataLoader[Any]:
         sampler = PairBatchSampler(pairing, self.batch_size, *self.place(), shuffle=shuffle)
-        if shuffle:
-            sampler.resume(self._trained_batches)
-        return self._loader(pairing, sampler, self._collate_pairs)
-
-    def _loader(self, rows: Any, sampler: Any, collate: Any) -> DataLoader[Any]:
-        return DataLoader(
-            rows,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator().manual_seed(self.seed),  # its own: the global one belongs to dropout
-        )
+        return self.loader(pairing, self.resumed(sampler) if shuffle else sampler, self._collate_pairs)
 
     def _setup_pairs(self) -> None:
         if not self.train_files:
@@ -143,7 +125,7 @@ class PairDataModule(ResumableDataModule):
                 "nothing to train on", field="data.train",
                 remedy="give --data.train FILES with right and wrong rationales (positive.jsonl, negative.jsonl, …)",
             )  # fmt: skip
-        candidates = self._candidates(self.train_files, self.gold_file)
+        candidates = self._candidates(self.train_files)
         if self.validation_files:
             kept, held = candidates, self._candidates(self.validation_files)
         else:
@@ -163,31 +145,20 @@ class PairDataModule(ResumableDataModule):
             )  # fmt: skip
         return pairing
 
-    def _candidates(self, files: list[Path], gold: Path | None = None) -> list[Candidate]:
+    def _candidates(self, files: list[Path]) -> list[Candidate]:
         limit = LengthLimit(self.max_length, self.drop_longer, context_of(self.tokenizer_name))
-        candidates = [candidate for file in files for candidate in self._encoded(file, _graded(file), limit)]
-        if gold is not None:
-            known = {candidate.question_id for candidate in candidates}
-            solutions = self._encoded(gold, _solutions(gold, known), limit)
-            if not solutions:
-                raise InputError(
-                    "holds no solution to a question of the training files", file=gold, field="solution",
-                    remedy="give the questions.jsonl those rationales were written for, or leave out --data.gold",
-                )  # fmt: skip
-            candidates += solutions
-        self._report(limit)
+        candidates = [candidate for file in files for candidate in self._encoded(file, limit)]
+        limit.report()
         return candidates
 
-    def _encoded(
-        self, file: Path, records: Iterator[tuple[int, str, str, str, bool]], limit: LengthLimit
-    ) -> list[Candidate]:
-        """Encodes (line, question id, question, rationale, positive) as far as the limit admits them."""
-        rows = list(records)
-        encodings = self._encodings(file, [(question, text) for _, _, question, text, _ in rows])
+    def _encoded(self, file: Path, limit: LengthLimit) -> list[Candidate]:
+        """The file's right and wrong rationales as far as the limit admits them."""
+        rows = list(_graded(file))
+        encodings = self._encodings(file, [(record.question, record.rationale) for _, record in rows])
         return [
-            Candidate(question_id, encoded, positive)
-            for (line, question_id, _, _, positive), encoded in zip(rows, encodings, strict=True)
-            if limit.admits(encoded, question_id, file, line)
+            Candidate(record.question_id, encoded, record.verdict == "positive")
+            for (line, record), encoded in zip(rows, encodings, strict=True)
+            if limit.admits(encoded, record.id, file, line)
         ]
 
     def _encodings(self, file: Path, texts: list[tuple[str, str | None]]) -> Iterator[Encoded]:
@@ -196,27 +167,23 @@ class PairDataModule(ResumableDataModule):
         )
         return bar
 
-    def _report(self, limit: LengthLimit) -> None:
-        if limit.dropped:
-            print(f"left out {limit.dropped:,} rationales of more than {limit.most} tokens", file=sys.stderr)
-
     def _setup_records(self) -> None:
         if self.predict_file is None:
             raise InputError(
                 "nothing to score", field="data.predict", remedy="give --data.predict FILE (samples.jsonl)"
             )
-        numbered = list(_unique(self.predict_file))
+        numbered = list(numbered_rationales(self.predict_file))
         if not numbered:
             raise InputError("holds no rationale", file=self.predict_file, remedy="check the stage that sampled it")
         self.records = [record for _, record in numbered]
-        limit = LengthLimit(self.max_length, self.drop_longer, context_of(self.tokenizer_name))
+        # Every sample needs its score to vote: only what the backbone cannot read is refused.
+        limit = LengthLimit(sys.maxsize, drop=False, context=context_of(self.tokenizer_name))
         encodings = self._encodings(self.predict_file, [(r.question, r.rationale) for r in self.records])
         self._scorable = [
             (record, encoded)
             for (line, record), encoded in zip(numbered, encodings, strict=True)
             if limit.admits(encoded, record.id, self.predict_file, line)
         ]
-        self._report(limit)
 
     def _collate(self, rows: list[Encoded]) -> dict[str, Tensor]:
         marks = [[0] * len(row.prompt) + [1] * len(row.completion) for row in rows]
@@ -235,35 +202,14 @@ class PairDataModule(ResumableDataModule):
         }
 
 
-def _graded(file: Path) -> Iterator[tuple[int, str, str, str, bool]]:
-    """The file's right and wrong rationales; says how many ungradable ones it skips."""
+def _graded(file: Path) -> Iterator[tuple[int, Rationale]]:
+    """The file's right and wrong rationales with their lines; says how many ungradable ones it skips."""
     skipped = 0
     for line, value in read_json_lines(file):
         record = Rationale.from_json(value, file, line)
         if record.verdict == "ungradable":
             skipped += 1
-            continue
-        yield line, record.question_id, record.question, record.rationale, record.verdict == "positive"
+        else:
+            yield line, record
     if skipped:
         print(f"{file}: left out {skipped:,} ungradable rationales", file=sys.stderr)
-
-
-def _solutions(file: Path, known: set[str]) -> Iterator[tuple[int, str, str, str, bool]]:
-    """The data set's own solutions to the known questions, as right rationales."""
-    for line, value in read_json_lines(file):
-        question = Question.from_json(value, file, line)
-        if question.id in known and question.solution:
-            yield line, question.id, question.question, question.solution, True
-
-
-def _unique(file: Path) -> Iterator[tuple[int, Rationale]]:
-    """The file's rationales with their lines; an id that occurs twice could not be scored in place."""
-    seen: set[str] = set()
-    for line, value in read_json_lines(file):
-        record = Rationale.from_json(value, file, line)
-        if record.id in seen:
-            raise InputError(
-                f"'{record.id}' occurs twice", file=file, line=line, field="id", remedy="remove or rename one of them"
-            )
-        seen.add(record.id)
-        yield line, record

@@ -23,11 +23,13 @@ from datamodules.components.encoding import (
     pad_of,
     pad_with_mask,
 )
-from datamodules.components.records import Question, Rationale, read_questions
+from datamodules.components.grading import are_plain
+from datamodules.components.records import Question, Rationale, numbered_questions
 from datamodules.components.samplers import BucketBatchSampler
 from datamodules.components.splits import held_out
 from datamodules.resume import ResumableDataModule
 from foundation.errors import InputError
+from foundation.files import as_paths
 from foundation.json_lines import read_json_lines
 
 IGNORE = -100
@@ -85,7 +87,7 @@ class RationaleDataModule(ResumableDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(seed, num_workers)
         self.tokenizer_name = tokenizer
         self.train_files = as_paths(train)
         self.validation_files = as_paths(validation)
@@ -100,11 +102,10 @@ class RationaleDataModule(ResumableDataModule):
         self.max_characters = max_characters
         self.loss_on_prompt = loss_on_prompt
         self.allow_ungradable = allow_ungradable
-        self.seed = seed
-        self.num_workers = num_workers
         self.train_examples: list[Example] = []
         self.validation_examples: list[Example] = []
         self.questions: list[tuple[Question, Encoded]] = []
+        self.plain_golds = False
         self._excluded: set[str] = set()
 
     def setup(self, stage: str) -> None:
@@ -125,15 +126,15 @@ class RationaleDataModule(ResumableDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches, bucketed by length, the same for the same seed and epoch."""
-        sampler = self.training_batches(_lengths(self.train_examples), self.batch_size, self.seed)
-        return self._loader(self.train_examples, sampler, self._collate)
+        sampler = BucketBatchSampler(_lengths(self.train_examples), self.batch_size, self.seed, *self.place())
+        return self.loader(self.train_examples, self.resumed(sampler), self._collate)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches."""
         rank, world = self.place()
         lengths = _lengths(self.validation_examples)
         sampler = BucketBatchSampler(lengths, self.eval_batch_size, rank=rank, world=world, shuffle=False)
-        return self._loader(self.validation_examples, sampler, self._collate)
+        return self.loader(self.validation_examples, sampler, self._collate)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Question batches, longest first."""
@@ -141,21 +142,11 @@ class RationaleDataModule(ResumableDataModule):
         rank, world = self.place()
         lengths = [len(encoded.prompt) for _, encoded in questions]
         sampler = BucketBatchSampler(lengths, self.question_batch_size, rank=rank, world=world, shuffle=False)
-        return self._loader(questions, sampler, self._collate_questions)
+        return self.loader(questions, sampler, self._collate_questions)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The same as for `test`."""
         return self.test_dataloader()
-
-    def _loader(self, rows: list[Any], sampler: BucketBatchSampler, collate: Any) -> DataLoader[Any]:
-        return DataLoader(
-            rows,  # type: ignore[arg-type]  # a list is a map-style dataset
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator().manual_seed(self.seed),  # its own: the global one belongs to dropout
-        )
 
     def _setup_rationales(self) -> None:
         if not self.train_files:
@@ -197,8 +188,7 @@ class RationaleDataModule(ResumableDataModule):
                     if file.stat().st_size
                     else "check summary.json beside it: the teacher may have no right or no wrong samples",
                 )  # fmt: skip
-        if limit.dropped:
-            print(f"left out {limit.dropped:,} rationales of more than {limit.most} tokens", file=sys.stderr)
+        limit.report()
         return examples
 
     def _usable(self, file: Path) -> Iterator[tuple[int, Rationale]]:
@@ -226,14 +216,16 @@ class RationaleDataModule(ResumableDataModule):
             raise InputError(
                 "no questions", field="data.questions", remedy="give --data.questions FILE (questions.jsonl)"
             )
-        questions = list(read_questions(self.question_file))[: self.limit_questions]
+        questions = list(numbered_questions(self.question_file))
+        self.plain_golds = are_plain(question.gold for _, question in questions)
+        questions = questions[: self.limit_questions]
         if not questions:
             raise InputError("holds no question", file=self.question_file, remedy="check the output of prepare")
         limit = LengthLimit(self.max_length, drop=False, context=context_of(self.tokenizer_name))
-        encodings = encode(self.tokenizer, ((question.question, None) for question in questions))
+        encodings = encode(self.tokenizer, ((question.question, None) for _, question in questions))
         self.questions = [
             (question, encoded)
-            for line, (question, encoded) in enumerate(zip(questions, encodings, strict=True), start=1)
+            for (line, question), encoded in zip(questions, encodings, strict=True)
             if limit.admits(encoded, question.id, self.question_file, line)
         ]
 
@@ -257,11 +249,6 @@ class RationaleDataModule(ResumableDataModule):
             "eos_token_id": eos_of(self.tokenizer),
             "pad_token_id": pad_id,
         }
-
-
-def as_paths(files: list[str] | str | None) -> list[Path]:
-    """One file, several or none, as a list of paths."""
-    return [Path(file) for file in ([files] if isinstance(files, str) else files or [])]
 
 
 def _lengths(examples: list[Example]) -> list[int]:

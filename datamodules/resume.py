@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 
 import lightning as L
+import torch
+from torch.utils.data import DataLoader
 
-from datamodules.components.samplers import BucketBatchSampler
+
+class Resumable(Protocol):
+    """A batch sampler that can begin in the middle of an epoch."""
+
+    def resume(self, batches: int) -> None:
+        """Goes on after `batches` batches of this rank, counted over all epochs."""
+        ...
+
+
+Sampler = TypeVar("Sampler", bound=Resumable)
 
 
 class ResumableDataModule(L.LightningDataModule):
-    """Saves how many batches were trained on, and hands out samplers that go on after them.
+    """Saves how many batches were trained on, and sends its training sampler on after them.
 
     Lightning restores its own counters but reads a fresh loader from its first batch; the sampler's offset is what
     makes a resumed epoch see the batches it has not seen yet.
+
+    Args:
+        seed: Of the order of the batches.
+        num_workers: Processes that collate batches.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int, num_workers: int) -> None:
         super().__init__()
+        self.seed = seed
+        self.num_workers = num_workers
         self._trained_batches = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -35,12 +53,21 @@ class ResumableDataModule(L.LightningDataModule):
         """Restores what `state_dict` saved; comes before the training loader is made."""
         self._trained_batches = int(state_dict["batches"])
 
-    def training_batches(self, lengths: list[int], batch_size: int, seed: int) -> BucketBatchSampler:
-        """This rank's training batches, from where the checkpoint stopped on."""
-        rank, world = self.place()
-        sampler = BucketBatchSampler(lengths, batch_size, seed, rank, world)
+    def resumed(self, sampler: Sampler) -> Sampler:
+        """Sends the training batches' sampler to where the checkpoint stopped."""
         sampler.resume(self._trained_batches)
         return sampler
+
+    def loader(self, rows: Any, sampler: Iterable[list[Any]], collate: Any) -> DataLoader[Any]:
+        """A loader of a list (or any map-style data set) by a batch sampler that shards by itself."""
+        return DataLoader(
+            rows,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator().manual_seed(self.seed),  # its own: the global one belongs to dropout
+        )
 
     def place(self) -> tuple[int, int]:
         """(rank, number of processes); (0, 1) outside a Trainer."""

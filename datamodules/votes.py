@@ -17,6 +17,7 @@ from datamodules.components.grading import canonical
 from datamodules.components.pooling import NO_ANSWER, pool
 from datamodules.components.records import Question, Rationale, read_questions, read_rationales
 from foundation.errors import InputError
+from foundation.files import as_paths
 
 NO_GOLD = -2
 """Class of the gold answer where no sample has it."""
@@ -68,7 +69,7 @@ class VoteDataModule(L.LightningDataModule):
         for name, value in (("samples_per_question", samples_per_question), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise InputError(f"must be at least 1, found {value}", field=f"data.{name}")
-        self.sample_files = [Path(file) for file in ([samples] if isinstance(samples, str) else samples)]
+        self.sample_files = as_paths(samples)
         self.question_file = None if questions is None else Path(questions)
         self.samples_per_question = samples_per_question
         self.batch_size = batch_size
@@ -128,10 +129,7 @@ class VoteDataModule(L.LightningDataModule):
     def _read_questions(self, samples: list[Rationale]) -> list[Question]:
         if self.question_file is None:
             return list({sample.question_id: _question_of(sample) for sample in samples}.values())
-        questions = list(read_questions(self.question_file))
-        if len({question.id for question in questions}) < len(questions):
-            raise InputError("a question comes twice", file=self.question_file, field="id", remedy="keep one of each")
-        return questions
+        return list(read_questions(self.question_file))
 
     def _say_short(self) -> None:
         most = max(len(ballot.answers) for ballot in self.ballots)

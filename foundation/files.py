@@ -78,6 +78,11 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
 
 
+def as_paths(files: list[str] | str | None) -> list[Path]:
+    """One file, several or none, as a list of paths."""
+    return [Path(file) for file in ([files] if isinstance(files, str) else files or [])]
+
+
 def open_text(path: Path) -> TextIO:
     """Opens a text file for reading as UTF-8 by its name: plain, `.gz` or `.xz`.
 

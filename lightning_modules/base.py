@@ -9,7 +9,7 @@ import sys
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -68,6 +68,10 @@ class StudentModule(PartlyTrained):
         self.stack: AdapterStack | None = None
 
     # What a stage says.
+
+    means_over_samples: ClassVar[frozenset[str]] = frozenset()
+    """Parts of the loss that are means over samples; the others are means over target tokens. An epoch's mean weighs
+    batches accordingly."""
 
     @abstractmethod
     def build(self, stack: AdapterStack) -> None:
@@ -142,9 +146,9 @@ class StudentModule(PartlyTrained):
         targets = find_targets(batch["labels"])
         parts = self.loss_parts(batch, targets)
         for name, value in parts.items():
-            bar, sync = name == "loss", split == "val"
-            self.log(f"{split}/{name}", value.detach(), prog_bar=bar, sync_dist=sync,
-                     batch_size=max(1, targets.tokens.numel()))  # fmt: skip
+            weight = targets.batch if name in self.means_over_samples else targets.tokens.numel()
+            self.log(f"{split}/{name}", value.detach(), prog_bar=name == "loss", sync_dist=split == "val",
+                     batch_size=max(1, weight))  # fmt: skip
         return parts["loss"]
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:  # type: ignore[override]

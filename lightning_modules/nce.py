@@ -27,6 +27,8 @@ class NCEModel(StudentModule):
         kwargs: As in `StudentModule`.
     """
 
+    means_over_samples = frozenset({"distillation", "beta"})
+
     def __init__(
         self,
         nat: str | None = None,
@@ -36,6 +38,10 @@ class NCEModel(StudentModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not 0 <= mix <= 1:
+            raise InputError(f"must be between 0 and 1, found {mix}", field="model.mix")
+        if temperature <= 0:
+            raise InputError(f"must be positive, found {temperature}", field="model.temperature")
         self.nat = nat
         self.mix = mix
         self.temperature = temperature

@@ -37,6 +37,14 @@ class PartlyTrained(L.LightningModule):
     def base_fingerprint(self) -> str:
         """A hash of the frozen weights, "" where there is nothing frozen to check."""
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What DDP (which asks for this name) need not keep equal: the buffers are constants of the base.
+
+        DDP would broadcast them at every forward, in validation too, where ranks may differ by one batch.
+        """
+        return [name for name, _ in self.named_buffers()]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what trains, and its schedule per step."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -155,6 +156,11 @@ class LengthLimit:
             )  # fmt: skip
         self.dropped += 1
         return False
+
+    def report(self) -> None:
+        """Says on stderr how many texts were dropped, if any."""
+        if self.dropped:
+            print(f"left out {self.dropped:,} rationales of more than {self.most} tokens", file=sys.stderr)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:

@@ -6,6 +6,7 @@ Reads, grades and writes as a stream, a batch of questions at a time:
     OUTPUT/negative.jsonl     the others (D_neg)
     OUTPUT/ungradable.jsonl   rationales that could not be graded, for nobody to train on; only if there are any
     OUTPUT/questions.jsonl    the questions
+    OUTPUT/solutions.jsonl    the data set's own solutions as right rationales; only if it has any
     OUTPUT/summary.json       how many of each, by subject too; where they come from
 
 Each file is written whole or not at all.
@@ -26,9 +27,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from datamodules.components.grading import Grader
+from datamodules.components.grading import Grader, extract_answer
 from datamodules.components.readers import FORMATS, Entry, compares_by_value, format_named, read
-from datamodules.components.records import Question, Rationale
+from datamodules.components.records import Question, Rationale, rationale_id
 from datamodules.components.semantic import GRADERS, open_grader
 from datamodules.components.summary import Summary, Tally, print_summary
 from foundation.errors import InputError
@@ -88,6 +89,8 @@ def prepare(
             if summary.questions == 0:
                 raise InputError("holds no question", file=input, remedy="check that this is the file you meant")
         summary.ungradable_because = dict(judge.reasons)
+        for name in {"ungradable", "solutions"} - outputs.names:
+            (output / f"{name}.jsonl").unlink(missing_ok=True)  # an earlier run's
     _write_summary(output, tally.finished())
     return summary
 
@@ -137,6 +140,11 @@ class _Outputs(contextlib.ExitStack):
             self._file(name)
         return self
 
+    @property
+    def names(self) -> set[str]:
+        """Of the files that hold something, or are always there."""
+        return set(self._files)
+
     def _file(self, name: str) -> TextIO:
         if name not in self._files:
             self._files[name] = self.enter_context(write_atomically(self._directory / f"{name}.jsonl"))
@@ -144,10 +152,32 @@ class _Outputs(contextlib.ExitStack):
 
     def add_question(self, question: Question) -> None:
         _write_line(self._file("questions"), question.to_json())
+        if question.solution:
+            _write_line(self._file("solutions"), own_solution(question).to_json())
 
     def add_rationales(self, rationales: Iterable[Rationale]) -> None:
         for rationale in rationales:
             _write_line(self._file(rationale.verdict), rationale.to_json())
+
+
+def own_solution(question: Question) -> Rationale:
+    """The data set's own solution as a right rationale (Fine-tune, RANK); one that boxes no answer gets its box."""
+    text = question.solution
+    if extract_answer(text) is None:
+        text = f"{text.rstrip()}\nThe answer is \\boxed{{{question.gold}}}."
+    return Rationale(
+        id=rationale_id(question.id, 0),
+        question_id=question.id,
+        question=question.question,
+        gold=question.gold,
+        rationale=text,
+        answer=extract_answer(text),
+        verdict="positive",
+        subject=question.subject,
+        level=question.level,
+        source=question.source,
+        writer="dataset",
+    )
 
 
 def _write_line(stream: TextIO, value: dict[str, Any]) -> None:
@@ -155,8 +185,6 @@ def _write_line(stream: TextIO, value: dict[str, Any]) -> None:
 
 
 def _write_summary(output: Path, summary: Summary) -> None:
-    if summary.ungradable == 0:
-        (output / "ungradable.jsonl").unlink(missing_ok=True)  # an earlier run's
     with write_atomically(output / "summary.json") as stream:
         json.dump(summary.to_json(), stream, indent=2, ensure_ascii=False)
         stream.write("\n")

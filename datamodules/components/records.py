@@ -222,9 +222,14 @@ def read_questions(path: Path) -> Iterator[Question]:
     """Yields the questions of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file, one at a time.
 
     Raises:
-        InputError: If the file is missing or damaged, or a line is no question record.
+        InputError: If the file is missing or damaged, a line is no question record, or an id comes twice.
     """
-    return _read(path, Question.from_json)
+    return (question for _, question in numbered_questions(path))
+
+
+def numbered_questions(path: Path) -> Iterator[tuple[int, Question]]:
+    """As `read_questions`, each with its line."""
+    return _once_each(path, Question.from_json)
 
 
 def read_rationales(path: Path) -> Iterator[Rationale]:
@@ -233,12 +238,22 @@ def read_rationales(path: Path) -> Iterator[Rationale]:
     Raises:
         InputError: If the file is missing or damaged, or a line is no rationale record.
     """
-    return _read(path, Rationale.from_json)
+    return (Rationale.from_json(value, path, line) for line, value in read_json_lines(path))
 
 
-def _read(path: Path, build: Callable[[Mapping[str, Any], Path, int], _Record]) -> Iterator[_Record]:
+def numbered_rationales(path: Path) -> Iterator[tuple[int, Rationale]]:
+    """As `read_rationales`, each with its line; an id that comes twice is an error."""
+    return _once_each(path, Rationale.from_json)
+
+
+def _once_each(path: Path, build: Callable[[Mapping[str, Any], Path, int], _Record]) -> Iterator[tuple[int, _Record]]:
+    seen: set[str] = set()
     for line, value in read_json_lines(path):
-        yield build(value, path, line)
+        record = build(value, path, line)
+        if record.id in seen:
+            raise InputError(f"'{record.id}' comes twice", file=path, line=line, field="id", remedy="keep one of each")
+        seen.add(record.id)
+        yield line, record
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> int:

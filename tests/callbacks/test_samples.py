@@ -148,6 +148,15 @@ def test_a_ruined_part_is_begun_anew(predict: Predict, tmp_path: Path) -> None:
     assert len(predict()) == 6
 
 
+def test_a_damaged_line_is_named(predict: Predict, tmp_path: Path) -> None:
+    predict(stop_after=2)
+    part = tmp_path / "run" / "samples.part-0.jsonl"
+    lines = part.read_text(encoding="utf-8").splitlines(keepends=True)
+    part.write_text("".join([lines[0], lines[1][:25] + "\n", *lines[2:]]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"samples\.part-0\.jsonl:2: damaged line"):
+        predict()
+
+
 def test_unwritable_place(predict: Predict, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write") as caught:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.components.encoding import Encoded, load_tokenizer
 from datamodules.components.pairing import Candidate, PairBatchSampler, Pairing
-from datamodules.components.records import Question, Rationale, Verdict, write_questions, write_rationales
+from datamodules.components.records import Rationale, Verdict, write_rationales
 from datamodules.pairs import PairDataModule
 from foundation.errors import InputError
 
@@ -163,18 +163,6 @@ def test_ungradable_rationales_are_left_out_and_counted(
     assert "left out 1 ungradable" in capsys.readouterr().err
 
 
-def test_gold_solutions_join_the_right_ones(make: Callable[..., PairDataModule], tmp_path: Path) -> None:
-    questions = [Question(f"q{n}", "What?", "1", "It is 1." if n != 3 else "", "", "", "test") for n in (3, 13, 99)]
-    write_questions(tmp_path / "questions.jsonl", questions)
-    data = make(validation_fraction=0.0, gold=str(tmp_path / "questions.jsonl"))
-    assert data.train_pairs is not None
-    # q13 had only wrong rationales; q3 has no solution of its own, q99 no rationales
-    assert data.train_pairs.questions.keys() == {f"q{n}" for n in (*range(12), 13)}
-    write_questions(tmp_path / "questions.jsonl", questions[2:])
-    with pytest.raises(InputError, match=r"questions\.jsonl: field 'solution'.*no solution"):
-        make(gold=str(tmp_path / "questions.jsonl"))
-
-
 def test_a_longer_rationale_names_its_place_and_the_way_out(
     make: Callable[..., PairDataModule], files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,7 +209,7 @@ def test_scoring_batches_hold_each_record_once(make: Callable[..., PairDataModul
     lengths = [int(n) for batch in batches for n in batch["attention_mask"].sum(1)]
     assert lengths == sorted(lengths, reverse=True)
     write_rationales(Path(files[0]), [rationale(0, 0, "positive")] * 2)
-    with pytest.raises(InputError, match="'q0/0' occurs twice"):
+    with pytest.raises(InputError, match="'q0/0' comes twice"):
         make("predict", predict=files[0])
 
 

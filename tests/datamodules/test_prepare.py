@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from datamodules.components import prepare as module
+from datamodules.components.grading import extract_answer
 from datamodules.components.prepare import add_arguments, main, prepare, print_summary
 from datamodules.components.records import read_questions, read_rationales
 from foundation.errors import InputError
@@ -46,6 +47,7 @@ def test_files_and_summary(teacher: Path, tmp_path: Path) -> None:
         "negative.jsonl",
         "positive.jsonl",
         "questions.jsonl",
+        "solutions.jsonl",
         "summary.json",
     ]
     assert summary == json.loads((output / "summary.json").read_text())
@@ -121,6 +123,25 @@ def test_records_of_several_files_put_together_are_graded_anew(teacher: Path, tm
         files = [tmp_path / directory / f"{name}.jsonl" for directory in ("first", "again")]
         before, after = (sorted(read_rationales(file), key=lambda r: r.id) for file in files)
         assert before == after
+
+
+def test_solutions_are_right_rationales_that_box_their_answer(tmp_path: Path) -> None:
+    math, gsm, none = tmp_path / "math.jsonl", tmp_path / "gsm.jsonl", tmp_path / "none.jsonl"
+    math.write_text(json.dumps({"problem": "p", "solution": "So \\boxed{3}.", "type": "Algebra", "level": "Level 1"}))
+    gsm.write_text('{"question": "q", "answer": "2 + 2 = <<2+2=4>>4\\n#### 4"}\n')
+    none.write_text('{"input": "q", "target": 4}\n')
+    for name, format in (("math", "math"), ("gsm", "gsm8k"), ("none", "multiarith")):
+        prepare(tmp_path / f"{name}.jsonl", format, tmp_path / name)
+        assert (tmp_path / name / "solutions.jsonl").exists() == (name != "none")
+    (boxed,) = read_rationales(tmp_path / "math" / "solutions.jsonl")
+    assert (boxed.rationale, boxed.answer, boxed.verdict, boxed.writer) == (
+        "So \\boxed{3}.", "3", "positive", "dataset",
+    )  # fmt: skip
+    (given,) = read_rationales(tmp_path / "gsm" / "solutions.jsonl")
+    assert given.rationale.startswith("2 + 2 = 4")
+    assert extract_answer(given.rationale) == given.gold == "4"
+    prepare(none, "multiarith", tmp_path / "math")
+    assert not (tmp_path / "math" / "solutions.jsonl").exists(), "an earlier run's"
 
 
 def test_plain_numbers_are_compared_by_value(tmp_path: Path) -> None:

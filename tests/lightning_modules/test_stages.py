@@ -137,6 +137,30 @@ def test_nce_with_no_mix_is_plain_training(make_stage: Callable[..., StudentModu
     torch.testing.assert_close(one["loss"], other["loss"], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(("field", "value"), [("mix", 1.5), ("mix", -0.1), ("temperature", 0.0)])
+def test_nce_settings_out_of_range_are_named(field: str, value: float) -> None:
+    with pytest.raises(InputError) as caught:
+        NCEModel(**{field: value})  # type: ignore[arg-type]
+    assert caught.value.field == f"model.{field}"
+
+
+def test_an_epoch_weighs_means_over_samples_by_samples(
+    make_stage: Callable[..., StudentModule], make_batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, batch, weights = make_stage("nce"), make_batch(), {}
+    monkeypatch.setattr(module, "log", lambda name, value, batch_size, **_: weights.update({name: batch_size}))
+    module.validation_step(batch, 0)
+    tokens = int((batch["labels"][:, 1:] != -100).sum())
+    assert weights == {"val/loss": tokens, "val/cross_entropy": tokens, "val/distillation": 4, "val/beta": 4}
+
+
+def test_ddp_leaves_the_constants_of_the_base_alone(make_stage: Callable[..., StudentModule]) -> None:
+    module = make_stage("negative")
+    ignored = set(module._ddp_params_and_buffers_to_ignore)
+    assert ignored == {name for name, _ in module.named_buffers()}
+    assert not ignored & {name for name, _ in module.named_parameters()}
+
+
 def test_missing_parts_are_named(tiny_student: Path) -> None:
     with pytest.raises(InputError) as caught:
         NATModel(student=str(tiny_student)).configure_model()
