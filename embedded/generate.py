@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from embedded.problems import SUBJECTS, Problem, ProblemWriter
-from embedded.teacher import Teacher
+from embedded.teacher import DEFAULT_RATES, Teacher, scaled
 from foundation.errors import InputError
 from foundation.files import write_atomically
 from foundation.json_lines import write_json_lines
@@ -34,6 +34,7 @@ class Recipe:
         samples: Rationales per training question.
         seed: Seed of the questions and of the teacher.
         levels: Numbers of steps (1 to 4); levels and subjects take turns.
+        slips: Factor on the rates at which the teacher slips in a step.
         largest: Largest number a story starts with or adds.
         factor: Largest multiplier, divisor or price.
     """
@@ -43,12 +44,21 @@ class Recipe:
     samples: int = 8
     seed: int = 0
     levels: tuple[int, ...] = (1, 2, 3)
+    slips: float = 1.0
     largest: int = 60
     factor: int = 9
 
     def __post_init__(self) -> None:
         """Refuses what cannot be generated, naming the field."""
-        least = {"train_questions": 1, "test_questions": 1, "samples": 1, "seed": 0, "largest": 6, "factor": 2}
+        least = {
+            "train_questions": 1,
+            "test_questions": 1,
+            "samples": 1,
+            "seed": 0,
+            "slips": 0,
+            "largest": 6,
+            "factor": 2,
+        }
         for field, bound in least.items():
             if getattr(self, field) < bound:
                 raise InputError(f"{getattr(self, field)} is too small", field=field, remedy=f"give at least {bound}")
@@ -87,7 +97,7 @@ def generate(output: Path, recipe: Recipe | None = None) -> dict[int, LevelCount
     test = list(_distinct_problems(recipe, "test", recipe.test_questions, seen))
     train = list(_distinct_problems(recipe, "train", recipe.train_questions, seen))
     counts = {level: LevelCount() for level in sorted(set(recipe.levels))}
-    teacher = Teacher(recipe.seed)
+    teacher = Teacher(recipe.seed, rates=scaled(DEFAULT_RATES, recipe.slips))
     write_json_lines(output / "train.jsonl", _train_records(train, teacher, recipe.samples, counts))
     write_json_lines(output / "test.jsonl", _test_records(test, teacher))
     with write_atomically(output / "generate.json") as stream:
@@ -151,13 +161,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=Recipe.samples, help="per training question, %(default)s")
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="default %(default)s")
     parser.add_argument("--levels", type=_levels, default=Recipe.levels, help="steps per problem, default 1,2,3")
+    parser.add_argument(
+        "--slips", type=float, default=Recipe.slips, help="factor on the teacher's slip rates, %(default)s"
+    )
     parser.add_argument("--largest", type=int, default=Recipe.largest, help="largest number, default %(default)s")
     parser.add_argument("--factor", type=int, default=Recipe.factor, help="largest factor, default %(default)s")
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs `generate` and prints the teacher's share of right samples by level."""
-    fields = ("train_questions", "test_questions", "samples", "seed", "levels", "largest", "factor")
+    fields = ("train_questions", "test_questions", "samples", "seed", "levels", "slips", "largest", "factor")
     recipe = Recipe(**{field: getattr(args, field) for field in fields})
     counts = generate(args.output, recipe)
     print(_table(counts))

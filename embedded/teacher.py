@@ -50,6 +50,11 @@ DEFAULT_RATES: Rates = MappingProxyType(
 borrow is needed, so its overall share is lower than its rate."""
 
 
+def scaled(rates: Rates, factor: float) -> Rates:
+    """The rates times `factor`: below 1 a more careful teacher, above 1 a sloppier one."""
+    return {slip: {op: rate * factor for op, rate in by_operation.items()} for slip, by_operation in rates.items()}
+
+
 class Line(NamedTuple):
     """One line as the teacher writes it, true or not: `left op right = value`."""
 

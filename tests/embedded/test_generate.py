@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_counts_agree_with_what_was_written(tmp_path: Path) -> None:
     assert [count.samples for count in counts.values()] == [80, 80, 80]
 
 
+def test_slips_scale_the_share_of_wrong_samples(tmp_path: Path) -> None:
+    wrong = []
+    for factor in (0.0, 0.5, 1.0):
+        counts = generate(tmp_path / str(factor), replace(SMALL, slips=factor)).values()
+        wrong.append(1 - sum(count.right for count in counts) / sum(count.samples for count in counts))
+    assert 0 < wrong[0] < 0.15, "steps left out and boxes forgotten are no slips in a step"
+    assert wrong[0] + 0.1 < wrong[1] < wrong[2] - 0.05
+
+
 def test_the_verb_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--train-questions", "20", "--test-questions", "10", "--samples", "2", "--levels", "2,4", "--seed", "3"]
     assert main(parse("--output", str(tmp_path), *flags)) == 0
@@ -103,7 +113,7 @@ def test_the_flags_default_to_the_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("samples", 0), ("levels", (1, 5)), ("levels", ()), ("largest", 2), ("factor", 1), ("train_questions", 0)],
+    [("samples", 0), ("levels", (1, 5)), ("levels", ()), ("largest", 2), ("factor", 1), ("slips", -0.1), ("train_questions", 0)],
 )
 def test_what_cannot_be_generated_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(InputError) as caught:
