@@ -113,7 +113,15 @@ def test_the_flags_default_to_the_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("samples", 0), ("levels", (1, 5)), ("levels", ()), ("largest", 2), ("factor", 1), ("slips", -0.1), ("train_questions", 0)],
+    [
+        ("samples", 0),
+        ("levels", (1, 5)),
+        ("levels", ()),
+        ("largest", 2),
+        ("factor", 1),
+        ("slips", -0.1),
+        ("train_questions", 0),
+    ],
 )
 def test_what_cannot_be_generated_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(InputError) as caught:
