@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 LOWER = {"lightning_modules", "datamodules", "foundation"}
-UPPER = {"callbacks", "pipeline", "embedded"}
+UPPER = {"benchmarks", "callbacks", "pipeline", "embedded"}
 LIGHTNING = {"lightning", "pytorch_lightning"}
 FORBIDDEN = {
     "foundation": {"cli", *UPPER, *LOWER} - {"foundation"},
@@ -18,7 +18,8 @@ FORBIDDEN = {
     "lightning_modules/components": LIGHTNING,
     "datamodules": {"cli", "lightning_modules", *UPPER},
     "datamodules/components": LIGHTNING,
-    **{package: {"cli"} for package in UPPER},
+    **{package: {"cli", "benchmarks"} - {package} for package in UPPER},
+    "benchmarks": {"cli"},
 }
 
 
