@@ -10,43 +10,24 @@ import torch
 from torch import Tensor
 
 from lightning_modules.components.accuracy import GroupedAccuracy
-from lightning_modules.components.voting import (
-    AdaptiveForm,
-    adaptive_weights,
-    self_consistency_weights,
-    vote_accuracy,
-    weighted_self_consistency_weights,
-    winning_classes,
-)
-
-METHODS = {"sc": "self-consistency", "ws": "weighted self-consistency", "asc": "adaptive self-consistency"}
-NEEDS = {"ws": "logprob_mean", "asc": "score"}
-"""Which field of the batch a method weighs its votes by."""
+from lightning_modules.components.voting import NEEDS, vote_accuracy, vote_weights, winning_classes
 
 
 class VotingModel(L.LightningModule):
-    """Votes with every weighting that the samples allow: SC always, WS with log-probabilities, ASC with scores.
+    """Votes with every weighting that the samples allow: `sc` always, `ws` with log-probabilities, `asc` with scores.
 
-    It has no parameters; only `test` applies. It logs `test/<method>/accuracy` and its groups, and its step returns the
-    rows of predictions.jsonl.
-
-    Args:
-        asc_form: M_rank's score s as a weight: s (paper), 1+s or 1+2s (reference's alternatives).
+    ASC comes in the paper's form, `asc`, and in the reference's two others, `asc-1+s` and `asc-1+2s`. The model has no
+    parameters; only `test` applies. It logs `test/<method>/accuracy` and its groups, and its step returns the rows of
+    predictions.jsonl.
     """
 
-    def __init__(self, asc_form: AdaptiveForm = "s") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.asc_form: AdaptiveForm = asc_form
-        self.accuracies: Any = torch.nn.ModuleDict({method: GroupedAccuracy() for method in METHODS})
+        self.accuracies: Any = torch.nn.ModuleDict({method: GroupedAccuracy() for method in NEEDS})
 
     def weights(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The weights [Q, N] of each method whose field the batch has."""
-        weights = {"sc": self_consistency_weights(batch["answers"])}
-        if NEEDS["ws"] in batch:
-            weights["ws"] = weighted_self_consistency_weights(batch[NEEDS["ws"]])
-        if NEEDS["asc"] in batch:
-            weights["asc"] = adaptive_weights(batch[NEEDS["asc"]], self.asc_form)
-        return weights
+        return vote_weights(batch["answers"], batch.get("logprob_mean"), batch.get("score"))
 
     def test_step(  # type: ignore[override]  # Lightning hands any value on to the callbacks
         self, batch: dict[str, Any], batch_idx: int
@@ -54,7 +35,7 @@ class VotingModel(L.LightningModule):
         """Settles the votes of a batch and returns one row per method and question."""
         by_method = self.weights(batch)
         if batch_idx == 0 and self.trainer.is_global_zero:
-            _say_skipped([method for method in METHODS if method not in by_method])
+            _say_skipped([method for method in NEEDS if method not in by_method])
         rows: list[dict[str, Any]] = []
         for method, weights in by_method.items():
             correct = vote_accuracy(batch["answers"], weights, batch["gold"])
@@ -100,8 +81,10 @@ def _rows(method: str, batch: dict[str, Any], winners: list[list[bool]], correct
 
 def _say_skipped(methods: list[str]) -> None:
     remedies = {
-        "ws": "the samples have no log-probability: sample them with `predict`",
-        "asc": "the samples have no score: let M_rank score them with `predict` on configs/rank.yaml",
+        "logprob_mean": "the samples have no log-probability: sample them with `predict`",
+        "score": "the samples have no score: let M_rank score them with `predict` on configs/rank.yaml",
     }
-    for method in methods:
-        print(f"{METHODS[method]} ({method}) is left out: {remedies[method]}", file=sys.stderr)
+    for field, remedy in remedies.items():
+        skipped = [method for method in methods if NEEDS[method] == field]
+        if skipped:
+            print(f"left out: {', '.join(skipped)}; {remedy}", file=sys.stderr)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = ["data", "cot-kd", "neg", "nat", "self-augmentation", "nce", "rank", "votes", "report"]
-METHODS = {"cot-kd", "neg", "nat", "nce", "sc", "ws", "asc"}
+METHODS = {"cot-kd", "neg", "nat", "nce", "sc", "ws", "asc", "asc-1+s", "asc-1+2s"}
 
 
 @pytest.fixture

@@ -18,7 +18,12 @@ TIE_TOLERANCE = 1e-9
 """Totals tie when they differ by at most this share of the larger: far above the rounding of a float64 sum of thousands
 of weights (about 1e-13), far below the smallest difference that says anything."""
 
-_FORMS: dict[str, tuple[float, float]] = {"s": (0.0, 1.0), "1+s": (1.0, 1.0), "1+2s": (1.0, 2.0)}
+NEEDS: dict[str, str | None] = {
+    "sc": None, "ws": "logprob_mean", "asc": "score", "asc-1+s": "score", "asc-1+2s": "score",
+}  # fmt: skip
+"""Each method of voting, and which field of a sample it weighs by."""
+
+_FORMS: dict[AdaptiveForm, tuple[float, float]] = {"s": (0.0, 1.0), "1+s": (1.0, 1.0), "1+2s": (1.0, 2.0)}
 
 
 def self_consistency_weights(answers: Tensor) -> Tensor:
@@ -35,6 +40,22 @@ def adaptive_weights(score: Tensor, form: AdaptiveForm = "s") -> Tensor:
     """ASC: M_rank's score [Q, N] in (0, 1) as a float64 weight, in the given form."""
     offset, slope = _FORMS[form]
     return offset + slope * score.double()
+
+
+def vote_weights(answers: Tensor, logprob_mean: Tensor | None = None, score: Tensor | None = None) -> dict[str, Tensor]:
+    """The weights [Q, N] float64 of every method that the given fields allow, in the order of `NEEDS`.
+
+    Args:
+        answers: [Q, N] int64 classes.
+        logprob_mean: [Q, N] log-probability per token, for `ws`.
+        score: [Q, N] M_rank's score, for `asc`, `asc-1+s` and `asc-1+2s`.
+    """
+    weights = {"sc": self_consistency_weights(answers)}
+    if logprob_mean is not None:
+        weights["ws"] = weighted_self_consistency_weights(logprob_mean)
+    if score is not None:
+        weights |= {"asc" if form == "s" else f"asc-{form}": adaptive_weights(score, form) for form in _FORMS}
+    return weights
 
 
 def vote(classes: Sequence[int], weights: Sequence[float]) -> list[int]:

@@ -135,21 +135,24 @@ def rows_of(directory: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["method"], row["question_id"]): row for row in rows}
 
 
-def trained(directory: Path, form: Any = "s", **arguments: Any) -> None:
+def voted(directory: Path, **arguments: Any) -> None:
     trainer = L.Trainer(
         accelerator="cpu", logger=False, default_root_dir=directory, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[PredictionWriter()],
     )  # fmt: skip
-    trainer.test(VotingModel(form), VoteDataModule(**arguments), verbose=False)
+    trainer.test(VotingModel(), VoteDataModule(**arguments), verbose=False)
 
 
 def test_a_test_from_end_to_end(tmp_path: Path) -> None:
-    trained(tmp_path / "run", batch_size=2, **files(tmp_path, SAMPLES))
+    voted(tmp_path / "run", batch_size=2, **files(tmp_path, SAMPLES))
     rows = rows_of(tmp_path / "run")
-    assert len(rows) == 12
-    correct = {method: [rows[method, q].pop("correct") for q in ("a", "b", "c", "nobody")] for method in ("sc", "asc")}
+    assert len(rows) == 20
+    methods = ("sc", "asc", "asc-1+s", "asc-1+2s")
+    correct = {method: [rows[method, q].pop("correct") for q in ("a", "b", "c", "nobody")] for method in methods}
     assert correct["sc"] == pytest.approx([1, 1, 1 / 3, 0])
     assert correct["asc"] == pytest.approx([0, 1, 1, 0])  # a: one answer of score 0.9 against two of 0.2
+    assert correct["asc-1+s"] == pytest.approx([1, 1, 1, 0])  # a: 1.9 against 2.4
+    assert correct["asc-1+2s"] == pytest.approx([0.5, 1, 1, 0])  # a: 2.8 against 2.8
     # WS: exp(-0.5) against exp(-1) + exp(-1.5) on a and b, and against exp(-1) alone on c.
     assert [rows["ws", q]["correct"] for q in "abc"] == [float(math.exp(-0.5) < math.exp(-1) + math.exp(-1.5))] * 2 + [
         0
@@ -167,15 +170,10 @@ def test_a_test_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_without_scores_asc_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trained(tmp_path / "run", **files(tmp_path, [replace(s, score=None) for s in SAMPLES]))
+    voted(tmp_path / "run", **files(tmp_path, [replace(s, score=None) for s in SAMPLES]))
     assert {method for method, _ in rows_of(tmp_path / "run")} == {"sc", "ws"}
     assert not any("asc" in name for name in json.loads((tmp_path / "run" / "metrics.json").read_text()))
-    assert "adaptive self-consistency (asc) is left out" in capsys.readouterr().err
-
-
-def test_the_form_of_the_score_matters(tmp_path: Path) -> None:
-    trained(tmp_path / "run", form="1+s", **files(tmp_path, SAMPLES))
-    assert rows_of(tmp_path / "run")["asc", "a"]["correct"] == 1
+    assert "left out: asc, asc-1+s, asc-1+2s; the samples have no score" in capsys.readouterr().err
 
 
 def test_the_config_runs(tmp_path: Path) -> None:
@@ -186,7 +184,7 @@ def test_the_config_runs(tmp_path: Path) -> None:
               f"--data.questions={given['questions']}", f"--trainer.default_root_dir={tmp_path / 'run'}",
               "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"],
     )  # fmt: skip
-    assert len(rows_of(tmp_path / "run")) == 12
+    assert len(rows_of(tmp_path / "run")) == 20
 
 
 TWO_RANKS = """
@@ -208,7 +206,7 @@ trainer.test(VotingModel(), VoteDataModule(samples, questions, batch_size=2), ve
 def test_two_ranks_write_what_one_writes(tmp_path: Path) -> None:
     odd = [*QUESTIONS, question("nobody else", "3", "Probability")]  # does not divide by two ranks
     given = files(tmp_path, SAMPLES, odd)
-    trained(tmp_path / "one", **given)
+    voted(tmp_path / "one", **given)
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
     command = [sys.executable, str(script), given["samples"], given["questions"], str(tmp_path / "two")]
