@@ -130,9 +130,13 @@ class StudentModule(PartlyTrained):
         else:
             stack.load(STUDENT, self.adapter, trainable=True)
 
-    def target_logits(self, batch: dict[str, Any], targets: Targets) -> Tensor:
-        """Logits [N, V] of the active adapter at the batch's targets."""
-        return at_targets(self.adapters(batch["input_ids"], batch["attention_mask"]), targets)
+    def hidden(self, batch: dict[str, Any]) -> Tensor:
+        """Last hidden states [B, T, d], after the final norm, of the active adapter; rows may be packed."""
+        return self.adapters.hidden(batch["input_ids"], batch["attention_mask"], batch.get("position_ids"))
+
+    def target_logprobs(self, batch: dict[str, Any], targets: Targets) -> Tensor:
+        """Log P(target | before) [N], natural log, float32 or wider, of the active adapter; never holds [B, T, V]."""
+        return self.adapters.head.logprobs(at_targets(self.hidden(batch), targets), targets.tokens)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of the stage's loss."""
@@ -143,10 +147,10 @@ class StudentModule(PartlyTrained):
         self._step(batch, "val")
 
     def _step(self, batch: dict[str, Any], split: str) -> Tensor:
-        targets = find_targets(batch["labels"])
+        targets = find_targets(batch)
         parts = self.loss_parts(batch, targets)
         for name, value in parts.items():
-            weight = targets.batch if name in self.means_over_samples else targets.tokens.numel()
+            weight = targets.samples if name in self.means_over_samples else len(targets.tokens)
             self.log(f"{split}/{name}", value.detach(), prog_bar=name == "loss", sync_dist=split == "val",
                      batch_size=max(1, weight))  # fmt: skip
         return parts["loss"]

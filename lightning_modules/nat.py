@@ -45,7 +45,7 @@ class NATModel(StudentModule):
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """Cross-entropy, mean over the batch's target tokens."""
-        return {"loss": cross_entropy(self.target_logits(batch, targets), targets)}
+        return {"loss": cross_entropy(self.target_logprobs(batch, targets), targets)}
 
     def write_adapter(self, directory: Path) -> None:
         """Both stock adapters and the units."""

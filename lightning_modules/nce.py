@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from foundation.errors import InputError
 from lightning_modules.base import StudentModule
 from lightning_modules.components.assistant import NEGATIVE, POSITIVE, load_nat
-from lightning_modules.components.losses import Targets, negative_calibrated, weighted_distillation
+from lightning_modules.components.head import Lesson
+from lightning_modules.components.losses import Targets, at_targets, calibration, negative_calibrated
 from lightning_modules.components.student import AdapterStack
 
 
@@ -70,23 +71,23 @@ class NCEModel(StudentModule):
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The calibrated loss; logs its parts and the mean of β."""
-        nat = self._teacher_logits(POSITIVE, batch, targets)
-        student = self.target_logits(batch, targets)
-        if self.calibrated:
-            negative = self._teacher_logits(NEGATIVE, batch, targets)
-            result = negative_calibrated(student, nat, negative, targets, self.mix, self.temperature)
+        lesson = self._lesson(batch, targets)
+        hidden = at_targets(self.hidden(batch), targets)
+        logprobs, soft = self.adapters.head.learn(hidden, targets.tokens, lesson.summary, self.temperature)
+        if lesson.divergence is None:
+            self.last_beta = logprobs.new_full((targets.samples,), 0.5)
         else:
-            beta = student.new_full((targets.batch,), 0.5)
-            result = weighted_distillation(student, nat, targets, beta, self.mix, self.temperature)
-        self.last_beta = result.beta
-        return {
-            "loss": result.loss,
-            "cross_entropy": result.cross_entropy,
-            "distillation": result.distillation,
-            "beta": result.beta.mean(),
-        }
+            self.last_beta = calibration(lesson.divergence, targets)
+        result = negative_calibrated(
+            logprobs, soft * self.temperature**2, self.last_beta[targets.sample], targets, self.mix
+        )
+        return {**result._asdict(), "beta": self.last_beta.mean()}
 
     @torch.no_grad()
-    def _teacher_logits(self, adapter: str, batch: dict[str, Any], targets: Targets) -> Tensor:
+    def _lesson(self, batch: dict[str, Any], targets: Targets) -> Lesson:
+        negative = self._teacher(NEGATIVE, batch, targets) if self.calibrated else None
+        return self.adapters.head.teach(self._teacher(POSITIVE, batch, targets), negative, self.temperature)
+
+    def _teacher(self, adapter: str, batch: dict[str, Any], targets: Targets) -> Tensor:
         with self.adapters.using(adapter):
-            return self.target_logits(batch, targets)
+            return at_targets(self.hidden(batch), targets)

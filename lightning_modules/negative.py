@@ -24,4 +24,4 @@ class NegativeModel(StudentModule):
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """Cross-entropy, mean over the batch's target tokens."""
-        return {"loss": cross_entropy(self.target_logits(batch, targets), targets)}
+        return {"loss": cross_entropy(self.target_logprobs(batch, targets), targets)}

@@ -73,11 +73,8 @@ class DecoderBackbone(Backbone):
         return isinstance(self.stack.model, PeftModel)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """See `Backbone.forward`. The LoRA layers stand inside the decoder, so calling it alone still uses them."""
-        model = self.stack.model
-        base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        output = base.get_decoder()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        """See `Backbone.forward`."""
+        return self.stack.hidden(input_ids, attention_mask)
 
     def save(self, directory: Path) -> None:
         """Writes `adapter/`, a stock PEFT directory, if there is an adapter."""

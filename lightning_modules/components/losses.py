@@ -1,12 +1,13 @@
-"""The losses of all stages as plain functions over target positions.
+"""The losses of all stages as plain functions of log-probabilities at the batch's targets.
 
-Every decoder loss works on the positions that carry a target, selected once by `select_targets`: N rows out of [B, T].
-Padding and (by default) the prompt never enter. All reductions are in float32 or wider.
+A target is a token that something must predict; padding and (by default) the prompt hold none. `find_targets` finds the
+N targets of a batch once, a model gives log P(target) [N] (`components/head.py`), and a loss sums up. What a sum is
+divided by is not the micro-batch's own count where the batch knows better, see `Denominators`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,139 +17,140 @@ IGNORE = -100
 """Label of a position without a target (padding, prompt), as in Hugging Face."""
 
 
+class Denominators(NamedTuple):
+    """What sums over a (micro-)batch are divided by, to be means over the whole optimizer step; never 0.
+
+    Lightning averages the loss over accumulated micro-batches and DDP the gradients over ranks. With the step's counts
+    divided by (micro-batches × ranks), the step's gradient is that of one big batch, however it was cut.
+
+    Attributes:
+        tokens: Number of target tokens.
+        samples: Number of samples.
+    """
+
+    tokens: float
+    samples: float
+
+
 class Targets(NamedTuple):
     """Where the targets of a batch stand.
 
     Attributes:
         where: [B, T−1] bool, True where position t predicts a target at t + 1.
         tokens: [N] int64, the target tokens.
-        sample: [N] int64, the batch row of each target.
-        batch: B.
+        sample: [N] int64, the number of each target's sample within the batch.
+        samples: S, how many samples the batch holds: B, or more in packed rows.
+        positive: [S] bool, each sample's verdict; None if the batch does not say.
+        all: Denominators of sums over all samples.
+        positives: Of sums over the positive samples.
+        negatives: Of sums over the others.
     """
 
     where: Tensor
     tokens: Tensor
     sample: Tensor
-    batch: int
+    samples: int
+    positive: Tensor | None
+    all: Denominators
+    positives: Denominators
+    negatives: Denominators
 
 
-def find_targets(labels: Tensor) -> Targets:
-    """Finds the targets of `labels` [B, T] (unshifted; IGNORE where there is none)."""
-    shifted = labels[:, 1:]
+def find_targets(batch: dict[str, Any]) -> Targets:
+    """Finds the targets of a batch.
+
+    Reads `labels` [B, T] (unshifted; IGNORE where there is no target) and, where the batch has them, `segments` [B, T]
+    (packed rows: the number of each token's sample, −1 at padding), `positive` [S], `ids`, and `step`: for "all",
+    "positive" and "negative" the (tokens, samples) to divide by, see `Denominators`.
+    """
+    shifted, segments, positive = batch["labels"][:, 1:], batch.get("segments"), batch.get("positive")
     where = shifted != IGNORE
-    return Targets(where, shifted[where], where.nonzero()[:, 0], labels.shape[0])
+    if segments is None:
+        sample, samples = where.nonzero()[:, 0], len(shifted)
+    else:
+        sample = segments[:, 1:][where]
+        samples = len(batch["ids"]) if "ids" in batch else int(segments.max()) + 1
+    counts = batch.get("step") or _own_counts(sample, samples, positive)
+    denominators = (Denominators(*(float(n) or 1.0 for n in counts[k])) for k in ("all", "positive", "negative"))
+    return Targets(where, shifted[where], sample, samples, positive, *denominators)
 
 
-def at_targets(logits: Tensor, targets: Targets) -> Tensor:
-    """Selects from `logits` [B, T, V] the rows that predict a target: [N, V] in float32 or wider."""
-    rows = logits[:, :-1][targets.where]
-    return rows if rows.dtype == torch.float64 else rows.float()
+def _own_counts(sample: Tensor, samples: int, positive: Tensor | None) -> dict[str, tuple[int, int]]:
+    tokens = len(sample)
+    if positive is None:
+        return {"all": (tokens, samples), "positive": (0, 0), "negative": (0, 0)}
+    right = int(positive[sample].sum()), int(positive.sum())
+    return {"all": (tokens, samples), "positive": right, "negative": (tokens - right[0], samples - right[1])}
+
+
+def at_targets(values: Tensor, targets: Targets) -> Tensor:
+    """Selects from `values` [B, T, ...], hidden states say, the positions that predict a target: [N, ...]."""
+    return values[:, :-1][targets.where]
+
+
+def sample_sums(values: Tensor, targets: Targets) -> Tensor:
+    """Sum of `values` [N] over the targets of each sample: [S]; 0 for a sample without targets."""
+    return values.new_zeros(targets.samples).index_add(0, targets.sample, values)
 
 
 def sample_means(values: Tensor, targets: Targets) -> Tensor:
-    """Mean of `values` [N] over the targets of each sample: [B]; 0 for a sample without targets."""
-    total = values.new_zeros(targets.batch).index_add(0, targets.sample, values)
-    count = values.new_zeros(targets.batch).index_add(0, targets.sample, torch.ones_like(values))
-    return total / count.clamp_min(1)
+    """Mean of `values` [N] over the targets of each sample: [S]; 0 for a sample without targets."""
+    return sample_sums(values, targets) / sample_sums(torch.ones_like(values), targets).clamp_min(1)
 
 
-def cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
-    """−log P(target), natural log, mean over all N targets of the batch (MLE).
+def cross_entropy(logprobs: Tensor, targets: Targets) -> Tensor:
+    """−log P(target), mean over all target tokens of the step (MLE).
 
     Args:
-        logits: [N, V] at the targets.
+        logprobs: log P(target) [N].
         targets: As found by `find_targets`.
 
     Returns:
         A scalar; 0 (with a gradient of 0) when the batch holds no target.
     """
-    return F.cross_entropy(logits, targets.tokens, reduction="sum") / max(1, targets.tokens.numel())
+    return -logprobs.sum() / targets.all.tokens
 
 
-def kl_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-    """KL(P ‖ Q) = Σ_v P(v) (log P(v) − log Q(v)) per row, in nats; [N, V], [N, V] → [N], no reduction over N."""
-    log_p, log_q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
-def calibration(negative_logits: Tensor, nat_logits: Tensor, targets: Targets) -> Tensor:
-    """β of NCE: tanh of the mean over each sample's targets of KL(P_neg ‖ P_NAT); [B] in [0, 1).
+def calibration(divergence: Tensor, targets: Targets) -> Tensor:
+    """β of NCE: tanh of the mean over each sample's targets of KL(P_neg ‖ P_NAT); [S] in [0, 1).
 
     Args:
-        negative_logits: M_neg's logits [N, V] at the targets.
-        nat_logits: M_NAT's logits [N, V] there.
+        divergence: KL(P_neg ‖ P_NAT) ≥ 0 at each target, [N], in nats.
         targets: Of the batch.
     """
-    divergence = kl_divergence(negative_logits, nat_logits).clamp_min(0)  # rounding can leave −1e-8
     return torch.tanh(sample_means(divergence, targets))
 
 
-def distillation(teacher_logits: Tensor, student_logits: Tensor, targets: Targets, temperature: float = 1.0) -> Tensor:
-    """KD = −mean_t Σ_v P_teacher(v) log P_student(v) · T² per sample: [B], mean over the sample's targets.
-
-    Cross-entropy against the teacher's distribution (forward KL up to the teacher's entropy, a constant).
-
-    Args:
-        teacher_logits: [N, V]; no gradient is sent into it.
-        student_logits: [N, V].
-        targets: Of the batch.
-        temperature: T, dividing both logits.
-    """
-    probabilities = (teacher_logits.detach() / temperature).softmax(-1)
-    log_student = (student_logits / temperature).log_softmax(-1)
-    return sample_means(-(probabilities * log_student).sum(-1) * temperature**2, targets)
-
-
 class CalibratedLoss(NamedTuple):
-    """NCE's loss and its parts; scalars but β."""
+    """NCE's loss and its unweighted parts: CE, mean over tokens, and KD, mean over samples. Scalars."""
 
     loss: Tensor
     cross_entropy: Tensor
     distillation: Tensor
-    beta: Tensor
 
 
 def negative_calibrated(
-    student_logits: Tensor,
-    nat_logits: Tensor,
-    negative_logits: Tensor,
-    targets: Targets,
-    mix: float = 0.5,
-    temperature: float = 1.0,
+    logprobs: Tensor, distillation: Tensor, beta: Tensor, targets: Targets, mix: float = 0.5
 ) -> CalibratedLoss:
-    """L = (1 − a)·CE + a·mean_b[(0.5 + β_b)·KD_b] (PAPER.md, stage 2).
+    """L = (1 − a)·CE + a·mean_b mean_t[(0.5 + β)·KD_t] (PAPER.md, stage 2).
 
-    CE is the mean over all targets of the batch, KD_b the mean over sample b's targets, the weighted KD the mean over
-    samples.
+    CE is the mean over all target tokens, KD the mean over each sample's targets and then over samples.
 
     Args:
-        student_logits: The learner's logits [N, V] at the targets.
-        nat_logits: The teacher M_NAT's.
-        negative_logits: The calibrator M_neg's.
+        logprobs: The learner's log P(target) [N].
+        distillation: KD_t = −T² Σ_v P_NAT(v) log P_NCE(v) [N], both at temperature T.
+        beta: β of each target's sample (the paper) or of the target itself, [N]; 0.5 everywhere makes the weight 1:
+            plain self-refinement.
         targets: Of the batch.
         mix: a; 0 is plain MLE.
-        temperature: T of the distillation.
-
-    Returns:
-        The loss, its unweighted parts (CE; mean over samples of KD) and β [B].
     """
-    beta = calibration(negative_logits, nat_logits, targets).detach()
-    return weighted_distillation(student_logits, nat_logits, targets, beta, mix, temperature)
 
+    def over_samples(values: Tensor) -> Tensor:
+        return sample_means(values, targets).sum() / targets.all.samples
 
-def weighted_distillation(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    targets: Targets,
-    beta: Tensor,
-    mix: float = 0.5,
-    temperature: float = 1.0,
-) -> CalibratedLoss:
-    """`negative_calibrated` with β [B] given: constant 0.5 makes it plain self-refinement (weight 1)."""
-    ce = cross_entropy(student_logits, targets)
-    kd = distillation(teacher_logits, student_logits, targets, temperature)
-    loss = (1 - mix) * ce + mix * ((0.5 + beta) * kd).mean()
-    return CalibratedLoss(loss, ce, kd.mean(), beta)
+    ce = cross_entropy(logprobs, targets)
+    weighted = over_samples((0.5 + beta) * distillation)
+    return CalibratedLoss((1 - mix) * ce + mix * weighted, ce, over_samples(distillation.detach()))
 
 
 def ranking_loss(positive: Tensor, negative: Tensor) -> Tensor:

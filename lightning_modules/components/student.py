@@ -2,9 +2,10 @@
 
 stack = AdapterStack(load_base("embedded"), "embedded")
 stack.add("student", LoraSettings())
-logits = stack.logits(input_ids, attention_mask)
+hidden = stack.hidden(input_ids, attention_mask)             # [B, T, d]; stack(...) gives logits [B, T, V]
+logprobs = stack.head.logprobs(hidden[where], tokens)        # log P(token) [N], never holding logits of them all
 with stack.using("negative"):              # another adapter, no dropout; everything comes back on exit
-    negative = stack.logits(input_ids, attention_mask)
+    negative = stack.hidden(input_ids, attention_mask)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
@@ -27,6 +28,9 @@ from torch import Tensor, nn
 
 from foundation.errors import InputError
 from foundation.students import locate_student
+from lightning_modules.components.decoding import evaluating, hidden_states
+from lightning_modules.components.head import Head
+from lightning_modules.components.model_head import find_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -130,11 +134,34 @@ class AdapterStack(nn.Module):
         if gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: PreTrainedModel | PeftModel = base  # PEFT's wrapper of the same weights, from the first adapter on
+        self._head: Head | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits [B, T, V] of the active adapter for right- or left-padded ids [B, T]."""
         output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return output.logits  # type: ignore[no-any-return]
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Last hidden states [B, T, d], after the final norm; no logits are made.
+
+        Args:
+            input_ids: [B, T] int64.
+            attention_mask: [B, T], 1 at real tokens.
+            position_ids: [B, T] int64 of packed rows, starting at 0 in every sample: attention then stays inside each.
+        """
+        return hidden_states(self.base, input_ids, attention_mask, position_ids)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The causal LM itself, with the LoRA layers inside."""
+        return cast("PreTrainedModel", self.model.get_base_model()) if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def head(self) -> Head:
+        """The frozen output head that all adapters share; checked against the model at its first use."""
+        if self._head is None:
+            self._head = find_head(self.base)
+        return self._head
 
     def add(self, name: str, settings: LoraSettings) -> None:
         """Adds a fresh, trainable adapter and makes it the active one.
@@ -190,17 +217,14 @@ class AdapterStack(nn.Module):
         peft = self._peft()
         before = peft.active_adapter
         gradients = [(p, p.requires_grad) for p in self.parameters()]
-        modes = [(m, m.training) for m in self.modules()]
         try:
             peft.set_adapter(name, inference_mode=True)
-            self.eval()
-            yield
+            with evaluating(self):
+                yield
         finally:
             peft.set_adapter(before, inference_mode=True)
             for parameter, flag in gradients:
                 parameter.requires_grad_(flag)
-            for module, training in modes:
-                module.training = training
 
     def lora_layers(self, name: str) -> dict[str, LoraLayer]:
         """The LoRA layers that hold adapter `name`, by module path, found by type."""

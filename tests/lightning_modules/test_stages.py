@@ -49,7 +49,7 @@ def make_stage(tiny_student: Path, negative_directory: Path, nat_directory: Path
 @torch.no_grad()
 def held_out_parts(module: StudentModule, batch: dict[str, Any]) -> dict[str, Tensor]:
     module.eval()
-    parts = module.loss_parts(batch, find_targets(batch["labels"]))
+    parts = module.loss_parts(batch, find_targets(batch))
     module.train()
     return parts
 
@@ -86,12 +86,16 @@ def test_teachers_stay_bit_identical_while_the_student_learns(
     module, batch = make_stage(name), make_batch()
     calls: list[tuple[str, bool, bool, Tensor]] = []
 
-    def watch(stack: Any, args: Any, output: Tensor) -> None:
+    stack: Any = module.adapters
+    assert stack.head  # checked once, before we watch
+
+    def watch(decoder: Any, args: Any, output: Any) -> None:
         dropouts = stack.lora_layers(stack.model.active_adapter).values()
         dropping = any(layer.lora_dropout[stack.model.active_adapter].training for layer in dropouts)
-        calls.append((stack.model.active_adapter, dropping, output.requires_grad, output.detach()))
+        hidden = output.last_hidden_state
+        calls.append((stack.model.active_adapter, dropping, hidden.requires_grad, hidden.detach()))
 
-    module.adapters.register_forward_hook(watch)
+    stack.base.get_decoder().register_forward_hook(watch)
     train(module, batch, 4)
     seen = {n: [call for call in calls if call[0] == n] for n in (POSITIVE, NEGATIVE, STUDENT)}
     assert [len(seen[n]) for n in seen] == [4, 0 if name == "refinement" else 4, 4]
@@ -105,7 +109,7 @@ def test_teachers_stay_bit_identical_while_the_student_learns(
 def test_student_sees_dropout_from_the_first_step(make_stage: Callable[..., StudentModule], make_batch: Any) -> None:
     module, batch = make_stage("nce"), make_batch()
     train(module, batch, 2)  # B leaves zero
-    parts = [module.loss_parts(batch, find_targets(batch["labels"])) for _ in range(2)]
+    parts = [module.loss_parts(batch, find_targets(batch)) for _ in range(2)]
     assert parts[0]["cross_entropy"] != parts[1]["cross_entropy"]
     assert parts[0]["beta"] == parts[1]["beta"]
     assert held_out_parts(module, batch)["loss"] == held_out_parts(module, batch)["loss"]
@@ -247,6 +251,7 @@ def test_fit_trains_with_dropout_and_resumes(
     make_stage(name).write_adapter(tmp_path)
     own = {"negative": None} if name == "nat" else {}
     module = make_stage(name, adapter=str(tmp_path), **own)  # the adapter is loaded, not fresh
+    assert module.adapters.head  # checked once, before we watch
     dropping: list[bool] = []
     layer: Any = next(iter(module.adapters.lora_layers(POSITIVE if name == "nat" else STUDENT).values()))
     dropout: nn.Module = layer.lora_dropout[POSITIVE if name == "nat" else STUDENT]

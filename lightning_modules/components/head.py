@@ -1,0 +1,226 @@
+"""From hidden states to log-probabilities without ever holding logits [tokens, V] of a whole batch.
+
+Student and teachers share one frozen output head W [V, d]. What the losses need of the softmax over V is then two small
+things per token, its log-partition and its mean embedding:
+
+    log_z = logsumexp_v(W_v·h / T)            e = E_softmax(W h / T)[W] = Σ_v p_v W_v            ∂ log_z / ∂h = e / T
+
+    log P(y)  = W_y·h − log_z
+    KL(P ‖ Q) = (h_P − h_Q)·e_P − log_z_P + log_z_Q
+    KD        = −Σ_v p_v log q_v = log_z_q − h_q·e_p / T          (DESIGN: d numbers of the teacher per token, not V)
+
+`OutputHead` makes them chunk by chunk over tokens and keeps the gradient, [tokens, d], from the forward pass.
+`ModelHead` (`model_head.py`) is the slower way for the models whose logits are no plain product (a bias, soft-capping).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_BYTES = 32 * 2**20
+"""Size of the one float32 buffer of logits [chunk, V] that is alive at a time."""
+
+
+class Lesson(NamedTuple):
+    """What a student needs of its teachers, per token and without gradient.
+
+    Attributes:
+        summary: [N, d], float32: the teacher's mean embedding e (`OutputHead`) or its hidden state (`ModelHead`).
+        divergence: [N], KL(P_neg ‖ P_NAT) ≥ 0 in nats at temperature 1, or None if no calibrator was given.
+    """
+
+    summary: Tensor
+    divergence: Tensor | None
+
+
+class Head(ABC):
+    """The softmax over the vocabulary, seen from the hidden states [N, d] of N target positions."""
+
+    @abstractmethod
+    def logprobs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Log P(token), natural log: [N], float32 or wider, with gradient to `hidden`."""
+
+    @abstractmethod
+    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0) -> Lesson:
+        """Sums up a teacher M_NAT at `temperature` from hidden states [N, d], and how far M_neg is from it."""
+
+    @abstractmethod
+    def learn(self, hidden: Tensor, tokens: Tensor, summary: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The student's side: log P(token) [N] at temperature 1, and −Σ_v p_v log q_v [N] at `temperature`.
+
+        p is the teacher whose `summary` is given, q the student. Both with gradient to `hidden`; no factor T².
+        """
+
+
+class OutputHead(Head):
+    """logits = scale · W h, W frozen.
+
+    Args:
+        weight: W [V, d], in any floating dtype; referred to, never copied.
+        scale: A constant factor of the logits (Cohere, Granite); W below stands for scale · W.
+        chunk_bytes: Size of the buffer of float32 logits; it sets how many tokens are done at a time.
+    """
+
+    def __init__(self, weight: Tensor, scale: float = 1.0, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self.weight = weight
+        self.scale = scale
+        self.chunk_bytes = chunk_bytes
+
+    def partition(self, hidden: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """log_z [N], with gradient, and the mean embedding e [N, d], a constant, of hidden states [N, d].
+
+        float32 or wider.
+        """
+        log_z, mean = _Partition.apply(hidden, self, temperature)  # type: ignore[no-untyped-call]
+        return log_z, mean
+
+    def log_z(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+        """The log-partition [N] alone, cheaper by half where nobody wants its gradient."""
+        if torch.is_grad_enabled() and hidden.requires_grad:
+            return self.partition(hidden, temperature)[0]
+        return self.softmax(hidden, temperature, mean=False)[0]
+
+    def logprobs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """See `Head.logprobs`."""
+        hidden = _rounded(hidden, self.weight)
+        return self._token_logits(hidden, tokens) - self.log_z(hidden)
+
+    @torch.no_grad()
+    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0) -> Lesson:
+        """See `Head.teach`. The teachers' logits meet chunk by chunk: so KL takes no mean embedding of M_neg."""
+        products = _Products(self.weight, nat)
+        summary = torch.empty(nat.shape, dtype=products.wide, device=nat.device)
+        divergence = None if negative is None else summary.new_empty(len(nat))
+        for rows in chunks(len(nat), len(self.weight), self.chunk_bytes // 2):
+            logits = products.logits(nat[rows]).mul_(self.scale)
+            if negative is not None and divergence is not None:
+                divergence[rows] = divergence_of(products.logits(negative[rows]).mul_(self.scale), logits)
+            _, total = _exponentials(logits.div_(temperature))
+            summary[rows] = products.mean(logits).mul_(self.scale / total)
+        return Lesson(summary, divergence)
+
+    def learn(self, hidden: Tensor, tokens: Tensor, summary: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """See `Head.learn`. One partition serves both at T = 1."""
+        hidden = _rounded(hidden, self.weight)
+        log_z = self.log_z(hidden)
+        logprobs = self._token_logits(hidden, tokens) - log_z
+        if temperature != 1:
+            log_z = self.log_z(hidden, temperature)
+        expected = (hidden * summary.to(log_z.dtype)).sum(-1) / temperature
+        return logprobs, log_z - expected
+
+    @torch.no_grad()
+    def softmax(self, hidden: Tensor, temperature: float, mean: bool = True) -> tuple[Tensor, Tensor | None]:
+        """`partition` without autograd: log_z [N] and, if asked for, e [N, d]."""
+        products = _Products(self.weight, hidden)
+        log_z = torch.empty(len(hidden), dtype=products.wide, device=hidden.device)
+        e = torch.empty(hidden.shape, dtype=products.wide, device=hidden.device) if mean else None
+        for rows in chunks(len(hidden), len(self.weight), self.chunk_bytes):
+            logits = products.logits(hidden[rows]).mul_(self.scale / temperature)
+            top, total = _exponentials(logits)
+            log_z[rows] = (top + total.log()).squeeze(-1)
+            if e is not None:
+                e[rows] = products.mean(logits).mul_(self.scale / total)
+        return log_z, e
+
+    def _token_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        return (hidden * self.weight[tokens].to(hidden.dtype)).sum(-1) * self.scale
+
+
+class _Partition(torch.autograd.Function):
+    """`OutputHead.partition`: the gradient is made in the forward pass, where the softmax is at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: OutputHead, temperature: float) -> tuple[Tensor, Tensor | None]:
+        log_z, mean = head.softmax(hidden, temperature)
+        ctx.save_for_backward(mean)
+        ctx.temperature, ctx.dtype = temperature, hidden.dtype
+        ctx.mark_non_differentiable(mean)
+        return log_z, mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        (mean,) = ctx.saved_tensors
+        return (gradient[:, None] * mean / ctx.temperature).to(ctx.dtype), None, None
+
+
+class _Products:
+    """Products with W [V, d], their results in float32 or wider.
+
+    On a GPU half-precision weights (and autocast) are multiplied as such and summed in float32; a CPU is slow at that
+    and multiplies in float32.
+    """
+
+    def __init__(self, weight: Tensor, hidden: Tensor) -> None:
+        self.dtype = _product_dtype(weight, hidden)
+        self.wide = wide(self.dtype)
+        self.weight = weight.detach().to(self.dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """W h: [n, V], in memory of its own."""
+        return self._product(hidden.detach().to(self.dtype), self.weight.mT)
+
+    def mean(self, exponentials: Tensor) -> Tensor:
+        """Σ_v p_v W_v: [n, d], of unnormalised p in [0, 1].
+
+        A half-precision p would round 1 − 2⁻¹⁰ to 1, and the gradient W_y − e of a learnt token with it: it goes in as
+        the sum of two halves. 2¹⁵ keeps float16 from losing small ones.
+        """
+        if self.dtype == self.wide:
+            return self._product(exponentials, self.weight)
+        scaled = exponentials.mul_(2.0**15)
+        high = scaled.to(self.dtype)
+        low = scaled.sub_(high).to(self.dtype)
+        return (self._product(high, self.weight) + self._product(low, self.weight)).mul_(2.0**-15)
+
+    def _product(self, left: Tensor, right: Tensor) -> Tensor:
+        with torch.autocast(left.device.type, enabled=False):
+            return left @ right if self.dtype == self.wide else torch.mm(left, right, out_dtype=self.wide)
+
+
+def chunks(rows: int, vocabulary: int, size: int = CHUNK_BYTES) -> Iterator[slice]:
+    """Slices of `rows` such that float32 logits [slice, vocabulary] take at most `size` bytes, or one row."""
+    step = max(1, size // (4 * vocabulary))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Turns `logits` [n, V] into exp(logits − top), in place; returns top and the row sums, [n, 1] each."""
+    top = logits.amax(-1, keepdim=True)
+    return top, logits.sub_(top).exp_().sum(-1, keepdim=True)
+
+
+def divergence_of(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """KL(P ‖ Q) ≥ 0 of logits [n, V] at temperature 1: [n]. Overwrites `p_logits`."""
+    difference = p_logits - q_logits
+    top, total = _exponentials(p_logits)
+    expected = difference.mul_(p_logits).sum(-1) / total.squeeze(-1)
+    del difference
+    log_z = (top + total.log()).squeeze(-1)
+    return (expected - log_z + q_logits.logsumexp(-1)).clamp_min(0)  # rounding can leave −1e-8
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Float32, or float64 where that is what comes in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _product_dtype(weight: Tensor, hidden: Tensor) -> torch.dtype:
+    if torch.float64 in (weight.dtype, hidden.dtype):
+        return torch.float64
+    if weight.device.type != "cuda":
+        return torch.float32
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weight.dtype
+
+
+def _rounded(hidden: Tensor, weight: Tensor) -> Tensor:
+    """`hidden` as `_Products` sees it, but in float32 or wider, where the gradients W_y and −e meet; differentiable."""
+    dtype = _product_dtype(weight, hidden)
+    return hidden.to(dtype).to(wide(dtype))
