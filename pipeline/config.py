@@ -1,36 +1,43 @@
 """A pipeline file: where the run goes, its variables, and the stages with the command lines each consists of.
 
+What several stages share is said once, in a template; a stage gives its parameters under `with`. `{stage}` is a stage's
+name, `{*name}` as many words as the value of `name` has (`template.Scope`). A stage that needs "*" needs all others.
+
 Example::
 
     run: runs/demo
     include: [pipeline/stages.yaml]
-    variables: {student: embedded, data: "{run}/data"}
+    variables: {student: embedded, decoder: "--model.student {student} --data.tokenizer {student}"}
+    templates:
+      trained:
+        parameters: {train: null, options: ""}     # null: every stage must give it
+        commands:
+          - fit --config configs/neg.yaml {*decoder} {*options} --data.train {train}
+            --trainer.default_root_dir {run}/{stage}
+        outputs: ["{run}/{stage}/adapter"]
     stages:
       - name: neg
+        template: trained
         about: "M_neg: a LoRA on the wrong rationales (stage 1)"
         needs: [data]
-        commands:
-          - fit --config configs/neg.yaml --data.train {data}/negative.jsonl --trainer.default_root_dir {run}/neg
-        outputs: ["{run}/neg/adapter"]
+        with: {train: "{run}/data/negative.jsonl"}
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from foundation.errors import InputError
 from pipeline.fields import Fields, read_yaml
 from pipeline.graph import check_directories, in_order
 from pipeline.stage import Stage
-from pipeline.template import substitute
+from pipeline.stage_reader import StageReader, read_templates
+from pipeline.template import Scope, names_in
 
-_STAGE_KEYS = ("name", "about", "inputs", "needs", "commands", "outputs", "directory")
-_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_SHARED_KEYS = ("variables", "templates", "stages")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -60,22 +67,19 @@ def load_pipeline(file: Path, overrides: Mapping[str, str] | None = None, run: P
         run: A run directory that takes the place of the file's.
 
     Raises:
-        InputError: If a file is missing or malformed, a key, variable or needed stage is unknown, a name comes
-            twice, stages need each other in a circle, or a stage's directory is not its own.
+        InputError: If a file is missing or malformed, a key, variable, template or needed stage is unknown, a name
+            comes twice, stages need each other in a circle, or a stage's directory is not its own.
     """
-    fields = Fields(read_yaml(file), file, ("run", "include", "variables", "stages"))
+    fields = Fields(read_yaml(file), file, ("run", "include", *_SHARED_KEYS))
     includes = [_included(file.parent / name, fields) for name in fields.texts("include")]
-    templates: dict[str, str] = {}
-    for part in [*includes, fields]:
-        templates.update(_variables(part))
-    _check_overrides(overrides or {}, templates, file)
+    parts = [*includes, fields]
     directory = Path(fields.text("run")) if run is None else run
     _check_run(directory, fields)
-    variables = {"run": str(directory)}
-    for name, text in {**templates, **(overrides or {})}.items():
-        variables[name] = substitute(text, variables, file=file, field=f"variables.{name}")
+    scope = _scope(directory, parts, overrides or {}, file)
+    templates = {name: template for part in parts for name, template in read_templates(part).items()}
+    reader = StageReader(scope, templates, directory)
     stages = [
-        _stage(value, part.file, number, variables, directory)
+        reader.read(value, part.file, number)
         for part in [fields, *includes]
         for number, value in enumerate(part.items("stages"), 1)
     ]
@@ -83,80 +87,48 @@ def load_pipeline(file: Path, overrides: Mapping[str, str] | None = None, run: P
         raise fields.error("stages", "there is none", "list at least one stage, here or in a file under `include`")
     ordered = in_order(stages)
     check_directories(ordered, directory)
-    return Pipeline(file, directory, variables, tuple(ordered))
+    return Pipeline(file, directory, scope.values, tuple(ordered))
 
 
 def _included(path: Path, parent: Fields) -> Fields:
     if not path.is_file():
         raise parent.error("include", f"no such file: {path}", "paths under `include` are relative to this file")
-    return Fields(read_yaml(path), path, ("variables", "stages"))
+    return Fields(read_yaml(path), path, _SHARED_KEYS)
+
+
+def _scope(run: Path, parts: list[Fields], overrides: Mapping[str, str], file: Path) -> Scope:
+    """The variables of all files, a later file's in the place of an earlier one's, overrides in the place of both."""
+    texts: dict[str, str] = {}
+    for part in parts:
+        texts.update(_variables(part))
+    for name in overrides:
+        if name not in texts:
+            remedy = "use --run DIR" if name == "run" else f"its variables are {', '.join(texts) or 'none'}"
+            raise InputError(f"--set {name}=...: the pipeline has no such variable", file=file, remedy=remedy)
+    scope, waiting = Scope({"run": str(run)}), {**texts, **overrides}
+    while waiting:
+        ready = next((name for name, text in waiting.items() if not names_in(text) & waiting.keys()), None)
+        if ready is None:
+            name = next(iter(waiting))
+            problem = f"variables use each other in a circle: {', '.join(waiting)}"
+            raise InputError(problem, file=file, field=f"variables.{name}", remedy="write one of them out")
+        scope.define(ready, waiting.pop(ready), file=file, field=f"variables.{ready}")
+    return scope
 
 
 def _variables(fields: Fields) -> dict[str, str]:
-    value = fields.get("variables")
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise fields.error("variables", "a mapping was expected", "write it as {name: value}")
-    for name in value:
-        if not isinstance(name, str) or not _VARIABLE_NAME.fullmatch(name):
+    texts = fields.mapping("variables")
+    for name in texts:
+        if not _VARIABLE_NAME.fullmatch(name):
             raise fields.error(f"variables.{name}", "not a variable name", "use letters, digits and _")
         if name == "run":
             raise fields.error("variables.run", "`run` is the run directory", "set it with the key `run` or --run DIR")
-    return {name: fields.scalar(text, f"variables.{name}") for name, text in value.items()}
-
-
-def _check_overrides(overrides: Mapping[str, str], templates: Mapping[str, str], file: Path) -> None:
-    for name in overrides:
-        if name not in templates:
-            remedy = "use --run DIR" if name == "run" else f"its variables are {', '.join(templates) or 'none'}"
-            raise InputError(f"--set {name}=...: the pipeline has no such variable", file=file, remedy=remedy)
+        if name == "stage":
+            raise fields.error("variables.stage", "`stage` is each stage's own name", "choose another name")
+    return {name: fields.scalar(text, f"variables.{name}") for name, text in texts.items()}
 
 
 def _check_run(run: Path, fields: Fields) -> None:
     here = Path.cwd().resolve()
     if here.is_relative_to(run.resolve()):
         raise fields.error("run", f"'{run}' holds the working directory", "name a directory of its own, as runs/demo")
-
-
-def _stage(value: Any, file: Path, number: int, variables: Mapping[str, str], run: Path) -> Stage:
-    named = isinstance(value, dict) and isinstance(value.get("name"), str)
-    where = f"stages.{value['name'] if named else number}"
-    fields = Fields(value, file, _STAGE_KEYS, where)
-    name = fields.text("name")
-    if not _STAGE_NAME.fullmatch(name):
-        raise fields.error("name", f"'{name}' is no stage name", "use letters, digits, - and _; it names files")
-
-    def texts(key: str) -> tuple[str, ...]:
-        return tuple(substitute(text, variables, file=file, field=f"{where}.{key}") for text in fields.texts(key))
-
-    commands = tuple(
-        tuple(substitute(word, variables, file=file, field=f"{where}.commands") for word in _words(command, fields))
-        for command in fields.items("commands")
-    )
-    if not commands:
-        raise fields.error("commands", "there is none", "list at least one, as `- fit --config FILE`")
-    return Stage(
-        name=name,
-        about=fields.text("about", ""),
-        commands=commands,
-        needs=tuple(fields.texts("needs")),
-        inputs=texts("inputs"),
-        outputs=texts("outputs"),
-        directories=texts("directory") or (str(run / name),),
-        file=file,
-    )
-
-
-def _words(command: Any, fields: Fields) -> list[str]:
-    """Splits a command as a shell would, before variables are replaced: a value with spaces stays one word."""
-    if isinstance(command, list):
-        words = [fields.scalar(word, "commands") for word in command]
-    else:
-        try:
-            words = shlex.split(fields.scalar(command, "commands"))
-        except ValueError as error:
-            raise fields.error("commands", f"cannot be split into words ({error})", "close the quotation") from error
-    if not words:
-        raise fields.error("commands", "an empty command", "remove it or write `- VERB --option VALUE`")
-    return words

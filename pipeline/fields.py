@@ -69,6 +69,18 @@ class Fields:
         """Returns a list of texts, empty if the key is absent."""
         return [self.scalar(value, key) for value in self.items(key)]
 
+    def mapping(self, key: str) -> dict[str, Any]:
+        """Returns a mapping from names, empty if the key is absent."""
+        value = self._values.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self.error(key, "a mapping was expected", "write it as {name: value}")
+        for name in value:
+            if not isinstance(name, str):
+                raise self.error(f"{key}.{name}", "not a name", "quote it, or use letters, digits and _")
+        return value
+
     def scalar(self, value: Any, key: str) -> str:
         """Returns the text of a string, number or boolean as YAML writes it."""
         if isinstance(value, bool):

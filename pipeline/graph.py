@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from foundation.errors import InputError
 from pipeline.stage import Stage
 
+ALL = "*"
+"""Among a stage's needs: all stages that do not need all themselves."""
+
 
 def in_order(stages: Sequence[Stage]) -> list[Stage]:
-    """Sorts stages so that each follows those it needs, otherwise keeping the given order.
+    """Sorts stages so that each follows those it needs, otherwise keeping the given order; spells out "*".
 
     Raises:
         InputError: If a name comes twice, a needed stage does not exist, or stages need each other in a circle.
     """
+    others = tuple(stage.name for stage in stages if ALL not in stage.needs)
+    stages = [replace(stage, needs=others) if ALL in stage.needs else stage for stage in stages]
     _check_names(stages)
     ordered: list[Stage] = []
     waiting = list(stages)

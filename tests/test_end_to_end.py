@@ -14,7 +14,7 @@ import cli
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
-STAGES = ["data", "cot-kd", "neg", "nat", "self-augmentation", "nce", "rank", "votes", "report"]
+STAGES = ["data", "cot-kd", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
 METHODS = {"cot-kd", "neg", "nat", "nce", "sc", "ws", "asc", "asc-1+s", "asc-1+2s"}
 
 

@@ -55,6 +55,79 @@ def test_variables_use_earlier_ones_and_are_overridden() -> None:
     assert load(text, run=Path("q")).stages[0].commands == (("go", "q/b/d"),)
 
 
+def test_variables_may_stand_in_any_order() -> None:
+    text = "run: r\nvariables: {deep: '{base}/d', base: '{run}/b'}\nstages:\n" + stage("a", command="go {deep}")
+    assert load(text).stages[0].commands == (("go", "r/b/d"),)
+
+
+def test_starred_name_is_as_many_words_as_were_written() -> None:
+    text = "run: my run\nvariables: {base: '--student {run}/s --name \"a b\"', all: '{*base} --x', none: ''}\nstages:\n"
+    pipeline = load(text + stage("a", command="go {*all} {*none} {base} z={*none} {{*base}}"))
+    base = ("--student", "my run/s", "--name", "a b")
+    assert pipeline.stages[0].commands == (("go", *base, "--x", '--student my run/s --name "a b"', "z=", "{*base}"),)
+
+
+TEMPLATE = """
+run: r
+variables: {seed: 1}
+templates:
+  fitted:
+    about: fits {stage}
+    parameters: {train: null, options: "", rate: "{seed}e-4"}
+    needs: [data]
+    commands: ["fit --to {run}/{stage} --lr {rate} {*options} {train}"]
+    outputs: ["{run}/{stage}/adapter"]
+stages:
+  - {name: data, commands: [go]}
+"""
+
+
+def test_template_says_what_stages_share() -> None:
+    pipeline = load(
+        TEMPLATE
+        + "  - {name: one, template: fitted, with: {train: x y}}\n"
+        + "  - {name: two, template: fitted, needs: [one], about: own,"
+        " with: {train: '[{run}/b, c]', options: '--a {seed} --b', rate: 5}}\n"
+    )
+    _, one, two = pipeline.stages
+    assert (one.about, one.needs, one.outputs) == ("fits one", ("data",), ("r/one/adapter",))
+    assert one.commands == (("fit", "--to", "r/one", "--lr", "1e-4", "x y"),)
+    assert (two.about, two.needs, two.outputs) == ("own", ("one",), ("r/two/adapter",))
+    assert two.commands == (("fit", "--to", "r/two", "--lr", "5", "--a", "1", "--b", "[r/b, c]"),)
+    assert one.directories == ("r/one",)
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "problem"),
+    [
+        ("with: {}", "stages.s.with.train", "is missing"),
+        ("with: {train: x, lr: 1}", "stages.s.with.lr", "unknown key"),
+        ("with: {train: '{no}'}", "stages.s.with.train", "unknown variable '{no}'"),
+        ("with: {train: [1]}", "stages.s.with.train", "found list"),
+        ("with: 3", "stages.s.with", "a mapping was expected"),
+    ],
+)
+def test_parameters_are_checked(more: str, field: str, problem: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load(TEMPLATE + f"  - {{name: s, template: fitted, {more}}}\n")
+    assert caught.value.field == field
+    assert problem in str(caught.value)
+
+
+def test_template_errors_name_the_file_they_stand_in() -> None:
+    Path("t.yaml").write_text("templates:\n  t: {commands: ['go {no}']}\n")
+    with pytest.raises(InputError) as caught:
+        load("run: r\ninclude: t.yaml\nstages:\n  - {name: s, template: t}\n")
+    assert (caught.value.file, caught.value.field) == ("t.yaml", "templates.t.commands")
+
+
+def test_a_stage_that_needs_all_comes_last() -> None:
+    text = "run: r\nstages:\n" + stage("end", "needs: ['*']") + stage("b", "needs: [a]") + stage("a")
+    pipeline = load(text)
+    assert [found.name for found in pipeline.stages] == ["a", "b", "end"]
+    assert pipeline.stages[2].needs == ("b", "a")
+
+
 def test_include_is_relative_own_stages_and_variables_come_first() -> None:
     Path("sub").mkdir()
     Path("sub/more.yaml").write_text("variables: {x: theirs, y: theirs}\nstages:\n" + stage("b", command="go {x} {y}"))
@@ -94,7 +167,13 @@ def test_configs_named_in_commands() -> None:
         ("run: r\nstages:\n" + stage("z", "needs: [a]") + stage("a", "needs: [a]"), "stages.z.needs", "circle: a -> a"),
         ("run: r\nstages:\n" + stage("a", command="go {no}"), "stages.a.commands", "unknown variable '{no}'"),
         ("run: r\nstages:\n" + stage("a", "inputs: ['{no}']"), "stages.a.inputs", "unknown variable '{no}'"),
-        ("run: r\nvariables: {a: '{b}', b: 1}\nstages:\n" + stage("a"), "variables.a", "unknown variable '{b}'"),
+        ("run: r\nvariables: {a: '{c}', b: 1}\nstages:\n" + stage("a"), "variables.a", "unknown variable '{c}'"),
+        ("run: r\nvariables: {a: '{b}', b: '{a}'}\nstages:\n" + stage("a"), "variables.a", "in a circle: a, b"),
+        ("run: r\nvariables: {stage: x}\nstages:\n" + stage("a"), "variables.stage", "each stage's own name"),
+        ("run: r\nvariables: {a: '\"'}\nstages:\n" + stage("a", command="go {*a}"), "stages.a.commands", "be split"),
+        ("run: r\nstages:\n" + stage("a", command="go {*no}"), "stages.a.commands", "unknown variable '{no}'"),
+        ("run: r\nstages:\n" + stage("a", "template: t"), "stages.a.template", "no template 't'"),
+        ("run: r\nstages:\n" + stage("a", "with: {x: 1}"), "stages.a.with", "parameters without a template"),
         ("run: r\nvariables: {a: [1]}\nstages:\n" + stage("a"), "variables.a", "found list"),
         ("run: r\nvariables: {run: x}\nstages:\n" + stage("a"), "variables.run", "is the run directory"),
         ("run: r\nvariables: {a-b: x}\nstages:\n" + stage("a"), "variables.a-b", "not a variable name"),
