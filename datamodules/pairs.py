@@ -23,7 +23,7 @@ from datamodules.components.encoding import (
 )
 from datamodules.components.pairing import Candidate, PairBatchSampler, Pairing
 from datamodules.components.records import Rationale, numbered_rationales
-from datamodules.components.samplers import BucketBatchSampler
+from datamodules.components.samplers import EvaluationSampler
 from datamodules.components.splits import held_out
 from datamodules.resume import ResumableDataModule
 from foundation.errors import InputError
@@ -102,22 +102,23 @@ class PairDataModule(ResumableDataModule):
         """Training pairs, the same for the same seed and epoch."""
         if self.train_pairs is None:
             raise RuntimeError("setup() has not run yet")
-        return self._pair_loader(self.train_pairs, shuffle=True)
+        sampler = PairBatchSampler(self.train_pairs, self.batch_size, *self.place())
+        return self.loader(self.train_pairs, self.resumed(sampler), self._collate_pairs)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Validation pairs, the same in every epoch; no loader where there are none."""
-        return self._pair_loader(self.validation_pairs, shuffle=False) if self.validation_pairs else []
+        pairing = self.validation_pairs
+        if not pairing:
+            return []
+        pairs = pairing.draw(0)
+        sampler = EvaluationSampler([pairing.length(pair) for pair in pairs], self.batch_size, *self.place())
+        return self.loader([pairing[pair] for pair in pairs], sampler, self._collate_pairs)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The records to score, longest first, each exactly once over all ranks."""
-        rank, world = self.place()
         lengths = [len(encoded.ids) for _, encoded in self._scorable]
-        sampler = BucketBatchSampler(lengths, self.score_batch_size, rank=rank, world=world, shuffle=False)
+        sampler = EvaluationSampler(lengths, self.score_batch_size, *self.place())
         return self.loader(self._scorable, sampler, self._collate_records)
-
-    def _pair_loader(self, pairing: Pairing, shuffle: bool) -> DataLoader[Any]:
-        sampler = PairBatchSampler(pairing, self.batch_size, *self.place(), shuffle=shuffle)
-        return self.loader(pairing, self.resumed(sampler) if shuffle else sampler, self._collate_pairs)
 
     def _setup_pairs(self) -> None:
         if not self.train_files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from datamodules.components.batching import Batching, RowBatches, choose_batching
+from datamodules.components.collation import IGNORE, Labelled
+from datamodules.components.counts import count_targets
 from datamodules.components.encoding import (
     Encoded,
     LengthLimit,
@@ -19,20 +23,17 @@ from datamodules.components.encoding import (
     encode,
     eos_of,
     load_tokenizer,
-    pad,
     pad_of,
     pad_with_mask,
 )
 from datamodules.components.grading import are_plain
 from datamodules.components.records import Question, Rationale, numbered_questions
-from datamodules.components.samplers import BucketBatchSampler
+from datamodules.components.samplers import EvaluationSampler
 from datamodules.components.splits import held_out
 from datamodules.resume import ResumableDataModule
 from foundation.errors import InputError
 from foundation.files import as_paths
 from foundation.json_lines import read_json_lines
-
-IGNORE = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class Example:
     question_id: str
     encoded: Encoded
     positive: bool
+
+    def labelled(self, loss_on_prompt: bool) -> Labelled:
+        """With the targets: rationale and EOS, and the prompt if asked for."""
+        prompt, completion = self.encoded.prompt, self.encoded.completion
+        return Labelled(self.encoded.ids, (prompt if loss_on_prompt else [IGNORE] * len(prompt)) + completion)
 
 
 class RationaleDataModule(ResumableDataModule):
@@ -55,7 +61,10 @@ class RationaleDataModule(ResumableDataModule):
         validation_fraction: Share of the questions of `train` held out, chosen by a hash of their id.
         questions: File of questions for `test` and `predict`.
         limit_questions: Use only the first so many questions.
-        batch_size: Rationales a batch and device (paper: 128 over 8 GPUs).
+        batch_size: Rationales a training batch and device (paper: 128 over 8 GPUs); with `packing`, rows.
+        tokens_per_batch: Instead of `batch_size`: as many rationales as keep rows × longest within so many tokens.
+        packing: Put several rationales into a row of `max_length` tokens (or `tokens_per_batch`, if that is less); each
+            attends to itself alone, and the loss is the same.
         eval_batch_size: Rationales a validation batch; default as `batch_size`.
         question_batch_size: Questions decoded together in `test` and `predict` (times the samples of each).
         max_length: Most tokens of prompt and rationale together.
@@ -77,6 +86,8 @@ class RationaleDataModule(ResumableDataModule):
         questions: str | None = None,
         limit_questions: int | None = None,
         batch_size: int = 16,
+        tokens_per_batch: int | None = None,
+        packing: bool = False,
         eval_batch_size: int | None = None,
         question_batch_size: int = 32,
         max_length: int = 1024,
@@ -95,6 +106,8 @@ class RationaleDataModule(ResumableDataModule):
         self.question_file = None if questions is None else Path(questions)
         self.limit_questions = limit_questions
         self.batch_size = batch_size
+        self.tokens_per_batch = tokens_per_batch
+        self.packing = packing
         self.eval_batch_size = eval_batch_size or batch_size
         self.question_batch_size = question_batch_size
         self.max_length = max_length
@@ -125,23 +138,29 @@ class RationaleDataModule(ResumableDataModule):
         self._excluded = set(ids)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Training batches, bucketed by length, the same for the same seed and epoch."""
-        sampler = BucketBatchSampler(_lengths(self.train_examples), self.batch_size, self.seed, *self.place())
-        return self.loader(self.train_examples, self.resumed(sampler), self._collate)
+        """Training batches of similar lengths, the same for the same seed and epoch.
+
+        Raises:
+            InputError: If a rationale is longer than `tokens_per_batch`.
+        """
+        examples = self.train_examples
+        targets = [example.labelled(self.loss_on_prompt).targets for example in examples]
+        counts = count_targets(targets, [example.positive for example in examples])
+        width = min(self.max_length, context_of(self.tokenizer_name) or self.max_length)
+        batching = choose_batching(self.batch_size, self.tokens_per_batch, self.packing, width)
+        return self.training_loader(examples, _lengths(examples), batching, counts, partial(self._collate, batching))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches."""
-        rank, world = self.place()
-        lengths = _lengths(self.validation_examples)
-        sampler = BucketBatchSampler(lengths, self.eval_batch_size, rank=rank, world=world, shuffle=False)
-        return self.loader(self.validation_examples, sampler, self._collate)
+        sampler = EvaluationSampler(_lengths(self.validation_examples), self.eval_batch_size, *self.place())
+        collate = partial(self._collate, RowBatches(self.eval_batch_size))
+        return self.loader(self.validation_examples, sampler, collate)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Question batches, longest first."""
         questions = [item for item in self.questions if item[0].id not in self._excluded]
-        rank, world = self.place()
         lengths = [len(encoded.prompt) for _, encoded in questions]
-        sampler = BucketBatchSampler(lengths, self.question_batch_size, rank=rank, world=world, shuffle=False)
+        sampler = EvaluationSampler(lengths, self.question_batch_size, *self.place())
         return self.loader(questions, sampler, self._collate_questions)
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -229,16 +248,12 @@ class RationaleDataModule(ResumableDataModule):
             if limit.admits(encoded, question.id, self.question_file, line)
         ]
 
-    def _collate(self, examples: list[Example]) -> dict[str, Any]:
-        labels = [
-            (e.encoded.prompt if self.loss_on_prompt else [IGNORE] * len(e.encoded.prompt)) + e.encoded.completion
-            for e in examples
-        ]
+    def _collate(self, batching: Batching, examples: list[Example]) -> dict[str, Any]:
+        labelled = [example.labelled(self.loss_on_prompt) for example in examples]
         return {
-            **pad_with_mask([e.encoded.ids for e in examples], pad_of(self.tokenizer)),
-            "labels": pad(labels, IGNORE),
-            "positive": torch.tensor([e.positive for e in examples]),
-            "ids": [e.id for e in examples],
+            **batching.collate(labelled, pad_of(self.tokenizer)),
+            "positive": torch.tensor([example.positive for example in examples]),
+            "ids": [example.id for example in examples],
         }
 
     def _collate_questions(self, items: list[tuple[Question, Encoded]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from callbacks.randomness import RandomStateKeeper
 from datamodules.components.records import write_rationales
 from datamodules.pairs import PairDataModule
 from datamodules.rationales import RationaleDataModule
+from foundation.errors import InputError
 from lightning_modules.components.assistant import UnitSettings
 from lightning_modules.components.backbones import DecoderSettings
 from lightning_modules.components.student import LoraSettings
@@ -91,9 +92,18 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Callable[
     train, validation = write_positive(tmp_path / "t.jsonl", 11), write_positive(tmp_path / "v.jsonl", 3, 1)
     write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(11) for k in range(4)])
 
-    def run(root: str, stage: str, *callbacks: L.Callback, seed: int = 0, every: int = 2, **trainer: Any) -> Log:
+    def run(
+        root: str,
+        stage: str,
+        *callbacks: L.Callback,
+        seed: int = 0,
+        every: int = 2,
+        options: dict[str, Any] | None = None,
+        **trainer: Any,
+    ) -> Log:
         both, log = str(tmp_path / "both.jsonl"), Log()
-        data: L.LightningDataModule = RationaleDataModule(str(tiny_student), train, validation, batch_size=4)
+        settings = {"batch_size": 4, **(options or {})}
+        data: L.LightningDataModule = RationaleDataModule(str(tiny_student), train, validation, **settings)
         if stage == "rank":
             data = PairDataModule(str(tiny_student), both, validation=both, pairs_per_question=2, batch_size=4)
         made = L.Trainer(
@@ -191,6 +201,24 @@ def test_resumed_run_is_the_undisturbed_run(
 @pytest.mark.parametrize("stage", ["nat", "nce", "rank"])
 def test_every_stage_resumes(fit: Callable[..., Log], tmp_path: Path, stage: str) -> None:
     check_resumed(fit, tmp_path, stage, [9])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"tokens_per_batch": 240}, id="token budget"),
+        pytest.param({"packing": True, "batch_size": 1, "max_length": 240}, id="packing"),
+        pytest.param({"packing": True, "batch_size": 1, "max_length": 240, "num_workers": 2}, id="packing by workers"),
+    ],
+)
+def test_every_batching_resumes(fit: Callable[..., Log], tmp_path: Path, options: dict[str, Any]) -> None:
+    check_resumed(fit, tmp_path, "negative", [3, 6], options=options, accumulate_grad_batches=2, every=1)
+
+
+def test_other_batches_than_the_checkpoint_s_are_refused(fit: Callable[..., Log], tmp_path: Path) -> None:
+    fit("run", "negative", max_epochs=1)
+    with pytest.raises(InputError, match=r"made with 6 batches an epoch, here are 11\n.*batch size"):
+        fit("run", "negative", options={"batch_size": 2})
 
 
 def test_checkpoints_are_small(fit: Callable[..., Log], tmp_path: Path, tiny_student: Path) -> None:

@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from datamodules.components.batching import RowBatches
 from datamodules.components.encoding import Encoded
-from datamodules.components.samplers import BucketBatchSampler
+from datamodules.components.samplers import TrainingSampler
 
 Pair = tuple[int, int]
 """Places of a right and a wrong rationale in `Pairing.candidates`."""
@@ -55,6 +56,10 @@ class Pairing:
     def __getitem__(self, pair: Pair) -> tuple[Candidate, Candidate]:
         return self.candidates[pair[0]], self.candidates[pair[1]]
 
+    def length(self, pair: Pair) -> int:
+        """Of the longer of the two, in tokens."""
+        return max(self.candidates[place].length for place in pair)
+
     def draw(self, epoch: int) -> list[Pair]:
         """The pairs of an epoch, question by question."""
         pairs: list[Pair] = []
@@ -76,18 +81,16 @@ class PairBatchSampler:
         batch_size: Pairs a batch.
         rank: This process.
         world: Number of processes.
-        shuffle: False gives epoch 0's pairs by length, for validation.
     """
 
-    def __init__(self, pairing: Pairing, batch_size: int, rank: int = 0, world: int = 1, shuffle: bool = True) -> None:
+    def __init__(self, pairing: Pairing, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.pairing = pairing
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
-        self.shuffle = shuffle
         self.epoch = 0
         self._trained_batches = 0
-        self._batches = len(self._buckets([0] * len(pairing)))
+        self._batches = len(self._sampler([0] * len(pairing)))
 
     @property
     def sampler(self) -> PairBatchSampler:
@@ -96,7 +99,7 @@ class PairBatchSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the pairs and the order of the next pass."""
-        self.epoch = epoch if self.shuffle else 0
+        self.epoch = epoch
 
     def resume(self, batches: int) -> None:
         """Goes on after `batches` batches of this rank, counted over all epochs."""
@@ -107,12 +110,12 @@ class PairBatchSampler:
         return self._batches
 
     def __iter__(self) -> Iterator[list[Pair]]:
-        pairs, candidates = self.pairing.draw(self.epoch), self.pairing.candidates
-        buckets = self._buckets([max(candidates[right].length, candidates[wrong].length) for right, wrong in pairs])
-        buckets.resume(self._trained_batches)
-        buckets.set_epoch(self.epoch)
-        for batch in buckets:
-            yield [pairs[number] for number in batch]
+        pairs = self.pairing.draw(self.epoch)
+        sampler = self._sampler([self.pairing.length(pair) for pair in pairs])
+        sampler.resume(self._trained_batches)
+        sampler.set_epoch(self.epoch)
+        for batch in sampler:
+            yield [pairs[number] for number in batch.rows]
 
-    def _buckets(self, lengths: list[int]) -> BucketBatchSampler:
-        return BucketBatchSampler(lengths, self.batch_size, self.pairing.seed, self.rank, self.world, self.shuffle)
+    def _sampler(self, lengths: list[int]) -> TrainingSampler:
+        return TrainingSampler(lengths, RowBatches(self.batch_size), self.pairing.seed, self.rank, self.world)

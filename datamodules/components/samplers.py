@@ -1,57 +1,76 @@
-"""Which rows go into which batch: similar lengths together, equal work per rank, exact after a resume."""
+"""Which batch comes when and to whom: equal work per rank, exact after a resume."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from datamodules.components.batching import Batching
+from datamodules.components.counts import Step, step_counts
 from foundation.errors import InputError
 
 
-class BucketBatchSampler:
-    """Batches of rows of similar length, in an order that depends on (seed, epoch) alone.
+class Batch(NamedTuple):
+    """What a data set is asked for.
 
-    The rows are shuffled, cut into mega-batches of `mega` batches, sorted by length within each, cut into batches, and
-    the batches shuffled again. Rank r of w takes every w-th batch from r on; the first batches are repeated where the
-    number does not divide, so that all ranks do the same number of steps.
+    Attributes:
+        rows: Numbers of the rows.
+        step: Counts of the optimizer step that the batch belongs to; None where nobody counted the rows.
+    """
+
+    rows: list[int]
+    step: Step | None
+
+
+class TrainingSampler:
+    """The batches of one rank, in an order that depends on (seed, epoch) alone.
+
+    Batches that follow one another in the plan, alike in work, make a step of one batch a rank; the steps are shuffled.
+    Where the number of batches does not divide, the last ones are halved until it does: nothing is trained twice. Only
+    if all are single samples (`batch_size` 1) are some of them repeated, fewer than there are ranks.
 
     Args:
         lengths: Length of each row, in tokens.
-        batch_size: Rows a batch.
+        batching: What makes a batch.
         seed: Of the order.
         rank: This process.
         world: Number of processes.
-        shuffle: False sorts everything by length once (evaluation); then nothing is repeated and the ranks' numbers of
-            batches may differ by one.
-        mega: Batches sorted together.
+        counts: [n, 3, 2] of the rows (`count_targets`), for `Batch.step`.
+        accumulate: Batches of a rank that make an optimizer step.
+        limit: Batches (int) or share of the batches (float) after which an epoch ends, and with it an optimizer step:
+            the Trainer's `limit_train_batches`.
     """
 
     def __init__(
         self,
         lengths: Sequence[int],
-        batch_size: int,
+        batching: Batching,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        shuffle: bool = True,
-        mega: int = 50,
+        counts: Tensor | None = None,
+        accumulate: int = 1,
+        limit: int | float = 1.0,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"must be at least 1, found {batch_size}", field="data.batch_size")
-        self.lengths = torch.tensor(lengths)
-        self.batch_size = batch_size
+        self.lengths = torch.tensor(lengths, dtype=torch.int64)
+        self.batching = batching
         self.seed = seed
         self.rank = rank
         self.world = world
-        self.shuffle = shuffle
-        self.mega = mega
+        self.counts = counts
+        self.accumulate = accumulate
         self.epoch = 0
         self._resume_epoch = 0
         self._skip = 0
+        self._length = len(self._steps())
+        self.limit = min(limit, self._length) if isinstance(limit, int) else int(limit * self._length)
 
     @property
-    def sampler(self) -> BucketBatchSampler:
+    def sampler(self) -> TrainingSampler:
         """Itself: Lightning looks for `set_epoch` on a batch sampler's `sampler`."""
         return self
 
@@ -65,27 +84,91 @@ class BucketBatchSampler:
         self.epoch = self._resume_epoch
 
     def __len__(self) -> int:
-        total = -(-len(self.lengths) // self.batch_size)
-        return -(-total // self.world) if self.shuffle else len(range(self.rank, total, self.world))
+        return self._length
 
-    def __iter__(self) -> Iterator[list[int]]:
-        batches = self._batches()
-        mine = batches[self.rank :: self.world]
-        yield from mine[self._skip if self.epoch == self._resume_epoch else 0 :]
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self._batches(), self._skip if self.epoch == self._resume_epoch else 0, None)
 
-    def _batches(self) -> list[list[int]]:
+    def _batches(self) -> Iterator[Batch]:
+        steps = self._steps()
+        start = 0
+        while start < len(steps):
+            end = start + self.accumulate
+            if start < self.limit:
+                end = min(end, self.limit)
+            window = steps[start:end]
+            counts = self._count(window)
+            yield from (Batch(step[self.rank], counts) for step in window)
+            start = end
+
+    def _count(self, window: list[list[list[int]]]) -> Step | None:
+        if self.counts is None:
+            return None
+        rows = [row for step in window for batch in step for row in batch]
+        return step_counts(self.counts[torch.tensor(rows)], self.world * self.accumulate)
+
+    def _steps(self) -> list[list[list[int]]]:
+        """The epoch's batches [step][rank], each a list of rows."""
         if not len(self.lengths):
             return []
-        if not self.shuffle:
-            order = self.lengths.argsort(stable=True, descending=True)
-            return [batch.tolist() for batch in order.split(self.batch_size)]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator)
-        batches = [
-            batch.tolist()
-            for chunk in order.split(self.batch_size * self.mega)
-            for batch in chunk[self.lengths[chunk].argsort(stable=True)].split(self.batch_size)
-        ]
-        batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-        missing = len(self) * self.world - len(batches)
-        return batches + [batches[i % len(batches)] for i in range(missing)]
+        batches = _divisible(self.batching.plan(self.lengths, generator, self.world), self.world)
+        steps = [batches[start : start + self.world] for start in range(0, len(batches), self.world)]
+        return [steps[number] for number in torch.randperm(len(steps), generator=generator).tolist()]
+
+
+class EvaluationSampler:
+    """Each row exactly once over all ranks, longest first; ranks' numbers of batches may differ by one.
+
+    Args:
+        lengths: Length of each row, in tokens.
+        batch_size: Rows a batch.
+        rank: This process.
+        world: Number of processes.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> None:
+        if batch_size < 1:
+            raise InputError(f"must be at least 1, found {batch_size}", field="data.batch_size")
+        order = torch.tensor(lengths, dtype=torch.int64).argsort(stable=True, descending=True)
+        batches = [batch.tolist() for batch in order.split(batch_size) if len(batch)]
+        self._batches: list[list[int]] = batches[rank::world]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)
+
+
+class Planned:
+    """A data set that is asked for whole batches, and hands on the counts of the step beside the rows.
+
+    Args:
+        rows: A list, or any map-style data set.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, batch: Batch) -> tuple[list[Any], Step | None]:
+        """Torch's fetcher gives this method, where there is one, the sampler's batch as it is."""
+        return [self.rows[row] for row in batch.rows], batch.step
+
+
+def _divisible(batches: list[list[int]], world: int) -> list[list[int]]:
+    """Halves batches of the last, incomplete step (or any, if those are single rows) until all ranks have as many."""
+    while missing := -len(batches) % world:
+        last = range(max(0, len(batches) - (world - missing)), len(batches))
+        place = max(last, key=lambda number: len(batches[number]))
+        if len(batches[place]) == 1:
+            place = max(range(len(batches)), key=lambda number: len(batches[number]))
+        rows = batches[place]
+        if len(rows) == 1:
+            return batches + [batches[number % len(batches)] for number in range(missing)]
+        middle = len(rows) // 2
+        batches = [*batches[:place], rows[:middle], rows[middle:], *batches[place + 1 :]]
+    return batches

@@ -11,11 +11,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from datamodules.components.collation import IGNORE
 from datamodules.components.encoding import encode
 from datamodules.components.prompts import prompt
 from datamodules.components.records import Rationale, write_questions, write_rationales
 from datamodules.components.splits import held_out
-from datamodules.rationales import IGNORE, RationaleDataModule
+from datamodules.rationales import RationaleDataModule
 from foundation.errors import InputError
 from tests.records import question, rationale, write_asked, write_positive
 
@@ -47,13 +48,13 @@ def test_training_batch_contract(student: str, tmp_path: Path) -> None:
     data = fitted(student, str(tmp_path / "all.jsonl"))
     seen: list[str] = []
     for batch in data.train_dataloader():
-        assert batch.keys() == {"input_ids", "attention_mask", "labels", "positive", "ids"}
+        assert batch.keys() == {"input_ids", "attention_mask", "labels", "positive", "ids", "step"}
         for name in ("input_ids", "attention_mask", "labels"):
             assert batch[name].dtype == torch.int64
             assert batch[name].shape == batch["input_ids"].shape
         assert batch["positive"].dtype == torch.bool
         for row, name in enumerate(batch["ids"]):
-            check_row(data, records[name], {key: batch[key][row] for key in batch if key != "ids"})
+            check_row(data, records[name], {key: batch[key][row] for key in batch if key not in ("ids", "step")})
         seen += batch["ids"]
     assert sorted(seen) == sorted(records)
 
@@ -99,6 +100,72 @@ def test_several_files_train_together(student: str, tmp_path: Path) -> None:
     write_rationales(tmp_path / "negative.jsonl", [rationale(q, 1) for q in range(5)])
     data = fitted(student, [write_positive(tmp_path / "positive.jsonl", 3, 1), str(tmp_path / "negative.jsonl")])
     assert [example.positive for example in data.train_examples] == [True] * 3 + [False] * 5
+
+
+# Packing and token budgets.
+
+
+@pytest.mark.parametrize("loss_on_prompt", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"tokens_per_batch": 150}, {"packing": True, "batch_size": 2, "max_length": 120}]
+)
+def test_every_layout_trains_on_the_same_targets(
+    student: str, tmp_path: Path, options: dict[str, Any], loss_on_prompt: bool
+) -> None:
+    records = [rationale(q, k) for q in range(6) for k in range(3)]
+    write_rationales(tmp_path / "all.jsonl", records)
+    data = fitted(student, str(tmp_path / "all.jsonl"), loss_on_prompt=loss_on_prompt, **options)
+    by_id = {example.id: example for example in data.train_examples}
+    seen: list[str] = []
+    for batch in data.train_dataloader():
+        total, right = [0, 0], [0, 0]
+        for number, (name, positive) in enumerate(zip(batch["ids"], batch["positive"].tolist(), strict=True)):
+            own = batch["segments"] == number if "segments" in batch else rows_of(batch, number)
+            encoded = by_id[name].encoded
+            assert batch["input_ids"][own].tolist() == encoded.ids
+            if "segments" in batch:
+                assert batch["position_ids"][own].tolist() == list(range(len(encoded.ids)))
+                assert batch["labels"][own][0] == IGNORE
+            hidden = 1 if loss_on_prompt else len(encoded.prompt)
+            assert batch["labels"][own][hidden:].tolist() == encoded.ids[hidden:]
+            tokens = len(encoded.ids) - hidden
+            total = [total[0] + tokens, total[1] + 1]
+            right = [right[0] + tokens, right[1] + 1] if positive else right
+        assert batch["step"]["all"] == tuple(total)
+        assert batch["step"]["positive"] == tuple(right)
+        assert batch["step"]["negative"] == (total[0] - right[0], total[1] - right[1])
+        seen += batch["ids"]
+    assert sorted(seen) == sorted(record.id for record in records)
+
+
+def rows_of(batch: dict[str, Any], row: int) -> torch.Tensor:
+    """Where the real tokens of one row stand, [B, T] bool."""
+    own = torch.zeros_like(batch["attention_mask"], dtype=torch.bool)
+    own[row] = batch["attention_mask"][row].bool()
+    return own
+
+
+def test_packed_rows_are_full(student: str, tmp_path: Path) -> None:
+    data = fitted(student, write_positive(tmp_path / "p.jsonl", 40), packing=True, tokens_per_batch=400, max_length=200)
+    masks = [batch["attention_mask"] for batch in data.train_dataloader()]
+    assert {mask.shape[0] for mask in masks[1:]} == {2}
+    assert sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks) > 0.85
+    assert max(mask.shape[1] for mask in masks) <= 200
+
+
+def test_a_rationale_longer_than_the_budget_is_refused(student: str, tmp_path: Path) -> None:
+    data = fitted(student, write_positive(tmp_path / "p.jsonl"), tokens_per_batch=20)
+    with pytest.raises(InputError, match=r"data\.tokens_per_batch"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize("options", [{"tokens_per_batch": 150}, {"packing": True, "batch_size": 1, "max_length": 200}])
+def test_workers_make_the_same_batches(student: str, tmp_path: Path, options: dict[str, Any]) -> None:
+    train = write_positive(tmp_path / "p.jsonl")
+    alone, helped = (list(fitted(student, train, num_workers=n, **options).train_dataloader()) for n in (0, 2))
+    assert [batch["ids"] for batch in helped] == [batch["ids"] for batch in alone]
+    assert [batch["step"] for batch in helped] == [batch["step"] for batch in alone]
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(alone, helped, strict=True))
 
 
 # Splits.
