@@ -8,7 +8,7 @@ import lightning as L
 from torch import Tensor, nn
 
 from callbacks.tensorboard import writer_of
-from lightning_modules.components.integration import IntegrationGate
+from lightning_modules.components.integration import IntegrationUnit, Mixed
 
 
 class GateMonitor(L.Callback):
@@ -26,12 +26,12 @@ class GateMonitor(L.Callback):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Listens to the gates during the first batch."""
+        """Listens to the units during the first batch."""
         if batch_idx == 0 and trainer.is_global_zero:
             self._hooks = [
                 module.register_forward_hook(self._keep(name))
                 for name, module in pl_module.named_modules()
-                if isinstance(module, IntegrationGate) and name.startswith("units.")
+                if isinstance(module, IntegrationUnit) and name.startswith("units.")
             ]
 
     def on_validation_batch_end(
@@ -58,9 +58,10 @@ class GateMonitor(L.Callback):
         self._values.clear()
 
     def _keep(self, name: str) -> Any:
-        layer = name.removeprefix("units.").removesuffix(".gate").replace("/", ".").removeprefix("base_model.model.")
+        layer = name.removeprefix("units.").replace("/", ".").removeprefix("base_model.model.")
 
-        def hook(module: nn.Module, inputs: Any, alpha: Tensor) -> None:
-            self._values[layer] = alpha.detach()
+        def hook(module: nn.Module, inputs: Any, mixed: Mixed) -> None:
+            if mixed.alpha_negative is not None:  # an ablation has no gate
+                self._values[layer] = mixed.alpha_negative
 
         return hook

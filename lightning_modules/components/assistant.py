@@ -31,11 +31,13 @@ class UnitSettings:
         key_dim: d_k of the gate (paper: 128).
         bottleneck: Width between W_1 and W_2 (reference: 128).
         delta: Mix s·B z alone, without the base output (reference: false).
+        attention: Weigh the branches by the gate (paper: true); false adds both with weight 1, and there is no gate.
     """
 
     key_dim: int = 128
     bottleneck: int = 128
     delta: bool = False
+    attention: bool = True
 
 
 def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
@@ -55,9 +57,7 @@ def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
                 field="lora.target_modules", remedy="train M_neg with the same target modules",
             )  # fmt: skip
         a, b = cast(nn.Linear, layer.lora_A[POSITIVE]), cast(nn.Linear, layer.lora_B[POSITIVE])
-        unit = IntegrationUnit(
-            a.in_features, b.out_features, settings.key_dim, settings.bottleneck, settings.delta
-        ).to(a.weight.device)  # fmt: skip
+        unit = IntegrationUnit(a.in_features, b.out_features, **asdict(settings)).to(a.weight.device)
         units[path.replace(".", "/")] = unit  # a ModuleDict key holds no dots
         layer.lora_variant[POSITIVE] = IntegrationVariant(unit, NEGATIVE)
     return units
@@ -122,7 +122,7 @@ def open_nat(directory: str | Path, student: str | None = None, dtype: str = "fl
 def save_nat(stack: AdapterStack, units: nn.ModuleDict, directory: Path) -> None:
     """Writes NAT into an empty directory that is ours to fill."""
     unit = cast(IntegrationUnit, next(iter(units.values())))
-    settings = UnitSettings(unit.gate.key.out_features, unit.down.out_features, unit.delta)
+    settings = UnitSettings(unit.key_dim, unit.down.out_features, unit.delta, unit.gate is not None)
     for name in (POSITIVE, NEGATIVE):
         (directory / name).mkdir()
         stack.save(name, directory / name)

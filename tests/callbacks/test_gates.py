@@ -69,13 +69,14 @@ def gates_by_hand(module: NATModel, batch: dict[str, Tensor]) -> dict[str, Tenso
         hook.remove()
     real, alphas = batch["attention_mask"].bool(), {}
     for path, layer in layers.items():
-        (x, y), unit = inputs[path], cast(IntegrationUnit, module.units[path.replace(".", "/")])
+        (x, y), gate = inputs[path], cast(IntegrationUnit, module.units[path.replace(".", "/")]).gate
+        assert gate is not None
         branches = [
             y + layer.scaling[name] * x @ layer.lora_A[name].weight.double().T @ layer.lora_B[name].weight.double().T
             for name in ("positive", "negative")
         ]
-        query = x @ unit.gate.query.weight.double().T
-        scores = torch.stack([(query * (h @ unit.gate.key.weight.double().T)).sum(-1) for h in branches], -1)
+        query = x @ gate.query.weight.double().T
+        scores = torch.stack([(query * (h @ gate.key.weight.double().T)).sum(-1) for h in branches], -1)
         alphas[path.removeprefix("base_model.model.")] = (scores.softmax(-1)[..., 1] - 0.5)[real].detach()
     return alphas
 

@@ -20,21 +20,28 @@ def integration(
     unit: IntegrationUnit, x: Tensor, y: Tensor, branches: Sequence[tuple[Tensor, Tensor, float]]
 ) -> Tensor:
     """Stage 1's output, token by token, from x [..., d_in], y [..., d_out]; a branch is (A x, B, s), positive first."""
-    w_q, w_k = unit.gate.query.weight, unit.gate.key.weight
     w_1, w_2 = unit.down.weight, unit.up.weight
     outputs = []
     for t in range(x.flatten(0, -2).shape[0]):
         x_t, y_t = x.flatten(0, -2)[t], y.flatten(0, -2)[t]
-        q, logits, values = w_q @ x_t, [], []
+        hs, values = [], []
         for z, b, scale in branches:
             lora = scale * (b @ z.flatten(0, -2)[t])
             h = lora if unit.delta else y_t + lora
-            logits.append(q @ (w_k @ h))
+            hs.append(h)
             u = w_1 @ h
             values.append(w_2 @ (u * 0.5 * (1 + torch.erf(u / 2**0.5))))
-        alpha = torch.stack(logits).softmax(0) + torch.tensor([0.5, -0.5], dtype=x.dtype)
+        alpha = attention(unit, x_t, hs) if unit.gate is not None else torch.ones(2, dtype=x.dtype)
         outputs.append(y_t + alpha[0] * values[0] + alpha[1] * values[1])
     return torch.stack(outputs).reshape(y.shape)
+
+
+def attention(unit: IntegrationUnit, x: Tensor, hs: Sequence[Tensor]) -> Tensor:
+    """Eq. 4 for one token: [α_pos, α_neg] from x [d_in] and h_pos, h_neg [d_out]."""
+    assert unit.gate is not None
+    q = unit.gate.query.weight @ x
+    logits = torch.stack([q @ (unit.gate.key.weight @ h) for h in hs])
+    return logits.softmax(0) + torch.tensor([0.5, -0.5], dtype=x.dtype)
 
 
 def log_softmax(row: Sequence[float]) -> list[float]:

@@ -54,7 +54,9 @@ def test_one_call_opens_a_trained_nat(
     assert read_manifest(tmp_path)["student"], "the manifest names the base for callers who do not"
 
 
-@pytest.mark.parametrize("settings", [UnitSettings(4, 5, True), UnitSettings(7, 3, False)])
+@pytest.mark.parametrize(
+    "settings", [UnitSettings(4, 5, True), UnitSettings(7, 3, False), UnitSettings(4, 5, attention=False)]
+)
 def test_round_trip_is_bit_equal(
     new_stack: Any, negative_directory: Path, randomise: Any, make_batch: Any, logits_of: Any, tmp_path: Path,
     settings: UnitSettings,
@@ -84,6 +86,21 @@ def test_a_nat_that_trains_on_trains_its_own_half(new_stack: Any, nat_directory:
     units = load_nat(stack, nat_directory, trainable=True)
     assert all(p.requires_grad for p in units.parameters())
     assert {n.split(".")[-2] for n, p in stack.named_parameters() if p.requires_grad} == {POSITIVE}
+
+
+@pytest.mark.parametrize(
+    "settings", [UnitSettings(4, 5), UnitSettings(4, 5, True), UnitSettings(4, 5, attention=False)]
+)
+def test_all_that_trains_gets_a_gradient(
+    new_stack: Any, negative_directory: Path, randomise: Any, make_batch: Any, settings: UnitSettings
+) -> None:
+    """DDP refuses a trainable parameter without one."""
+    batch, stack = make_batch(), new_stack()
+    units = build_nat(stack, negative_directory, LoraSettings(r=3), settings)
+    trained = [p for m in (stack, units) for p in m.parameters() if p.requires_grad]
+    randomise(trained)
+    stack(batch["input_ids"], batch["attention_mask"]).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
 
 
 def test_using_the_negative_half_leaves_the_units_alone(new_stack: Any, nat_directory: Path) -> None:

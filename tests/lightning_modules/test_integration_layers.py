@@ -65,21 +65,34 @@ def linear_b(layer: LoraLayer, adapter: str) -> nn.Linear:
 
 
 def test_dropout_acts_on_the_positive_branch_only(nat: tuple[AdapterStack, nn.ModuleDict]) -> None:
-    stack, _ = nat
+    stack, units = nat
     stack.train()
-    _, layer = first_layer(stack)
-    inputs: dict[str, list[Tensor]] = {POSITIVE: [], NEGATIVE: []}
-    for name, kept in inputs.items():
-        linear_a(layer, name).register_forward_hook(lambda m, args, out, kept=kept: kept.append(args[0]))
+    path, layer = first_layer(stack)
     x = torch.randn(1, 5, 32, dtype=torch.float64)
+    torch.manual_seed(2)
     first, second = layer(x), layer(x)
     assert not torch.equal(first, second)
-    assert all(torch.equal(seen, x) for seen in inputs[NEGATIVE])
-    dropped = inputs[POSITIVE][0]
+    torch.manual_seed(2)
+    dropped, _ = torch.native_dropout(x, 0.3, True)
     assert 0 < (dropped == 0).double().mean() < 0.6
-    torch.testing.assert_close(dropped[dropped != 0], x[dropped != 0] / 0.7)
+    branches = [branches_of(layer, dropped)[0], branches_of(layer, x)[1]]
+    y = layer.get_base_layer()(x)
+    paper.assert_exact(first, paper.integration(cast(IntegrationUnit, units[path.replace(".", "/")]), x, y, branches))
     stack.eval()
     assert torch.equal(layer(x), layer(x))
+
+
+def test_gradients_of_every_layer_equal_the_paper(nat: tuple[AdapterStack, nn.ModuleDict]) -> None:
+    stack, units = nat
+    stack.eval()
+    for path, layer in stack.lora_layers(POSITIVE).items():
+        unit = cast(IntegrationUnit, units[path.replace(".", "/")])
+        x = torch.randn(2, 5, 32, dtype=torch.float64, requires_grad=True)
+        inputs = [x, linear_a(layer, POSITIVE).weight, linear_b(layer, POSITIVE).weight, *unit.parameters()]
+        expected = paper.integration(unit, x, layer.get_base_layer()(x), branches_of(layer, x))
+        wanted, got = (torch.autograd.grad(out.square().sum(), inputs) for out in (expected, cast(nn.Module, layer)(x)))
+        for a, b in zip(got, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_negative_half_stays_as_it_was_and_passes_gradients(

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from foundation.errors import InputError
@@ -253,9 +253,14 @@ def test_fit_trains_with_dropout_and_resumes(
     module = make_stage(name, adapter=str(tmp_path), **own)  # the adapter is loaded, not fresh
     assert module.adapters.head  # checked once, before we watch
     dropping: list[bool] = []
-    layer: Any = next(iter(module.adapters.lora_layers(POSITIVE if name == "nat" else STUDENT).values()))
-    dropout: nn.Module = layer.lora_dropout[POSITIVE if name == "nat" else STUDENT]
-    dropout.register_forward_hook(lambda m, args, out: dropping.append(m.training))
+    adapter = POSITIVE if name == "nat" else STUDENT
+    layer: Any = next(iter(module.adapters.lora_layers(adapter).values()))
+
+    def watch(watched: Any, args: Any, output: Any) -> None:
+        if watched.active_adapters == [adapter]:
+            dropping.append(watched.lora_dropout[adapter].training)
+
+    layer.register_forward_hook(watch)
     trainer = make_trainer(max_steps=2, num_sanity_val_steps=0, limit_val_batches=1, val_check_interval=1)
     trainer.fit(module, loader(batch, batch), loader(batch))
     assert dropping == [True, False, True, False], "train, validate, train, validate"
