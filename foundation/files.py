@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import lzma
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TextIO, cast
+from typing import IO, BinaryIO, TextIO, cast
 
 from foundation.errors import InputError
 
@@ -25,12 +26,26 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
     Raises:
         InputError: If the directory cannot be written or the disk is full.
     """
+    with _replacing(path) as binary:
+        stream = io.TextIOWrapper(binary, encoding="utf-8", write_through=False)
+        yield stream
+        stream.flush()
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Writes bytes as `write_atomically` writes text."""
+    with _replacing(path) as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

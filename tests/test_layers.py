@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 LOWER = {"lightning_modules", "datamodules", "foundation"}
-UPPER = {"benchmarks", "callbacks", "pipeline", "embedded"}
+UPPER = {"benchmarks", "callbacks", "pipeline", "embedded", "interchange"}
 LIGHTNING = {"lightning", "pytorch_lightning"}
 FORBIDDEN = {
     "foundation": {"cli", *UPPER, *LOWER} - {"foundation"},

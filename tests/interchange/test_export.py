@@ -1,0 +1,102 @@
+"""Exports load with stock libraries and compute what our own stack computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import cli
+from datamodules.components.prompts import prompt
+from foundation.errors import InputError
+from interchange.export import export
+from lightning_modules.components.assistant import open_nat
+from lightning_modules.components.student import AdapterStack, load_base
+
+QUESTION = "Ann has 3 nuts and finds 5. How many?"
+
+
+@pytest.fixture(scope="module")
+def ids() -> Tensor:
+    return torch.randint(5, 300, (2, 17), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def ours(run: Path, tiny_student: Path, ids: Tensor) -> Tensor:
+    """The logits of our stack with the trained adapter."""
+    stack = AdapterStack(load_base(str(tiny_student)), str(tiny_student))
+    plain = stack.model(ids).logits
+    stack.load("student", run / "nce" / "adapter")
+    logits: Tensor = stack.eval().model(ids).logits.detach()
+    assert (logits - plain).abs().max() > 0.1  # the adapter does something
+    return logits
+
+
+def test_merged_model_has_our_logits(run: Path, tmp_path: Path, ids: Tensor, ours: Tensor) -> None:
+    directory = export(run, "nce", tmp_path / "merged", merge=True)
+    model = AutoModelForCausalLM.from_pretrained(directory).eval()
+    torch.testing.assert_close(model(ids).logits, ours, rtol=1e-5, atol=1e-5)
+    assert not list(directory.glob("adapter*"))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_adapter_has_our_logits(run: Path, tmp_path: Path, ids: Tensor, ours: Tensor) -> None:
+    directory = export(run, "nce", tmp_path / "adapter")
+    model = AutoPeftModelForCausalLM.from_pretrained(directory).eval()  # finds its base by itself
+    torch.testing.assert_close(model(ids).logits, ours, rtol=1e-6, atol=1e-6)
+
+
+def test_nat_is_exported_with_its_units(run: Path, tmp_path: Path, ids: Tensor) -> None:
+    directory = export(run, "nat", tmp_path / "nat")
+    there, here = open_nat(directory), open_nat(run / "nat" / "adapter")
+    torch.testing.assert_close(there.model(ids).logits, here.model(ids).logits, rtol=0, atol=0)
+
+
+def test_nat_is_not_merged(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", "--run", str(run), "--stage", "nat", "--merge", "--output", str(tmp_path / "no")]
+    assert cli.main(words) == 1
+    assert "its gate depends on the token" in (said := capsys.readouterr().err)
+    assert "nce" in said
+    assert not (tmp_path / "no").exists()
+
+
+def test_chat_template_makes_the_prompt_of_training(run: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(export(run, "nce", tmp_path / "m"))
+    chat = [{"role": "user", "content": QUESTION}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == tokenizer.bos_token + prompt(QUESTION)
+    encoded: Any = tokenizer.apply_chat_template(chat, return_dict=True)
+    assert encoded["input_ids"] == tokenizer(prompt(QUESTION))["input_ids"]
+
+
+def test_card_tells_data_training_and_results(run: Path, tmp_path: Path) -> None:
+    card = (export(run, "nce", tmp_path / "m", merge=True) / "README.md").read_text(encoding="utf-8")
+    assert "3 questions, 9 samples, 5 right (D_pos), 4 wrong (D_neg)" in card
+    assert "25.00" in card
+    assert "75.00" not in card  # another method's
+    assert r"nuts\|\<b\>" in card
+    assert "train: positive.jsonl" in card  # of the fit, not of the test after it
+    assert "library_name: transformers" in card
+
+
+@pytest.mark.parametrize(("stage", "said"), [("rank", "nat, nce"), ("../nce", "nat, nce")])
+def test_stage_without_decoder_is_refused(run: Path, tmp_path: Path, stage: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        export(run, stage, tmp_path / "no")
+
+
+def test_output_is_never_overwritten(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there already"):
+        export(run, "nce", tmp_path)
+
+
+def test_manifest_names_the_base(run: Path, tmp_path: Path, tiny_student: Path) -> None:
+    directory = export(run, "nce", tmp_path / "a")
+    config = json.loads((directory / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_student)
