@@ -73,6 +73,10 @@ class StudentModule(PartlyTrained):
     """Parts of the loss that are means over samples; the others are means over target tokens. An epoch's mean weighs
     batches accordingly."""
 
+    def weight_of(self, part: str, targets: Targets) -> int:
+        """What a batch counts for in an epoch's mean of a part of the loss; 0 leaves it out."""
+        return max(1, targets.samples if part in self.means_over_samples else len(targets.tokens))
+
     @abstractmethod
     def build(self, stack: AdapterStack) -> None:
         """Puts this stage's adapters on the base and leaves the one to train (or to sample from) active."""
@@ -150,9 +154,8 @@ class StudentModule(PartlyTrained):
         targets = find_targets(batch)
         parts = self.loss_parts(batch, targets)
         for name, value in parts.items():
-            weight = targets.samples if name in self.means_over_samples else len(targets.tokens)
             self.log(f"{split}/{name}", value.detach(), prog_bar=name == "loss", sync_dist=split == "val",
-                     batch_size=max(1, weight))  # fmt: skip
+                     batch_size=self.weight_of(name, targets))  # fmt: skip
         return parts["loss"]
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:  # type: ignore[override]

@@ -1,0 +1,31 @@
+"""NT, UL and REDI: one LoRA whose loss raises right rationales and lowers wrong ones; they differ in the loss alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_modules.both_verdicts import BothVerdicts
+from lightning_modules.components.losses import Targets
+from lightning_modules.components.penalties import NegativeTraining, Objective
+
+
+class PositiveNegativeModel(BothVerdicts):
+    """Minimises an objective over D_pos and D_neg (PAPER.md, baseline losses).
+
+    NT and UL start from the base model; REDI starts from CoT KD's adapter (`adapter`) and wants pairs.
+
+    Args:
+        objective: The loss: `NegativeTraining` (default), `Unlikelihood` or `REDI`.
+        kwargs: As in `StudentModule`.
+    """
+
+    def __init__(self, objective: Objective | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.objective = objective or NegativeTraining()
+
+    def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
+        """The objective, and log P by verdict."""
+        logprobs = self.target_logprobs(batch, targets)
+        return {"loss": self.objective(logprobs, targets), **self.watched(logprobs, targets)}

@@ -1,0 +1,113 @@
+"""The alarm rings when right rationales become unlikely in training, and only then."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from callbacks.collapse import CollapseAlarm
+from foundation.errors import InputError
+from lightning_modules.components.penalties import NegativeTraining
+from lightning_modules.components.student import LoraSettings
+from lightning_modules.positive_negative import PositiveNegativeModel
+
+
+class Told(L.LightningModule):
+    """Says in each step what it was told to: log P of the right rationales' targets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.last_positive: torch.Tensor | None = None
+
+    def training_step(self, batch: list[float], batch_idx: int) -> torch.Tensor:
+        self.last_positive = torch.tensor(batch)
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def loader(batches: list[Any]) -> DataLoader[Any]:
+    return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+
+
+def test_means_are_over_tokens_of_a_window(make_trainer: Callable[..., L.Trainer], events: Callable[[], Any]) -> None:
+    batches = [[-1.0, -2.0, -3.0], [-6.0], [], [-1.0], [-9.0]]  # the last, half a window, is not told
+    alarm = CollapseAlarm(window=2, drop=1.5)
+    make_trainer(alarm, max_epochs=1).fit(Told(), loader(batches))
+    means, fallen = (events().Scalars(f"collapse/{name}") for name in ("positive_logprob", "fallen"))
+    assert [(m.step, m.value) for m in means] == [(2, -3.0), (4, -1.0)]
+    assert [f.value for f in fallen] == [0.0, 0.0]
+    assert alarm.best == -1.0
+
+
+def test_it_warns_of_a_fall_and_rests(
+    make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    falling = [[-1.0 - step / 4] for step in range(20)]
+    make_trainer(CollapseAlarm(window=1, drop=0.5, every=10), max_epochs=1).fit(Told(), loader(falling))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("collapse:")]
+    assert len(warnings) == 2
+    assert "log P per token -1.75 over the last 1 batches, -1.00 at the best (step 4)" in warnings[0]
+    assert "(step 14)" in warnings[1]
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_it_warns_of_what_is_no_number(
+    make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    make_trainer(CollapseAlarm(window=1), max_epochs=1).fit(Told(), loader([[-1.0], [value]]))
+    assert "collapse:" in capsys.readouterr().err
+
+
+def test_it_is_silent_where_nothing_falls(
+    make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rising = [[-3.0], [-3.4], [-2.0], [], [-2.4]]
+    make_trainer(CollapseAlarm(window=1, drop=0.5), max_epochs=1).fit(Told(), loader(rising))
+    assert "collapse:" not in capsys.readouterr().err
+
+
+def test_a_resumed_run_remembers_the_best(
+    make_trainer: Callable[..., L.Trainer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(CollapseAlarm(window=1), max_epochs=1)
+    trainer.fit(Told(), loader([[-1.0]]))
+    trainer.save_checkpoint(tmp_path / "checkpoint")
+    resumed = make_trainer(CollapseAlarm(window=1), max_epochs=2)
+    resumed.fit(Told(), loader([[-4.0]]), ckpt_path=tmp_path / "checkpoint", weights_only=False)
+    assert "-1.00 at the best" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("weight", "collapses"), [(0.05, False), (20.0, True)])
+def test_negative_training_collapses_by_a_large_weight(
+    make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str],
+    weight: float, collapses: bool,
+) -> None:  # fmt: skip
+    torch.manual_seed(0)
+    ids = torch.randint(3, 300, (8, 12))
+    ids[1::2, :-1] = ids[::2, :-1]  # a wrong rationale shares most of its tokens with a right one
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids,
+             "positive": torch.arange(8) % 2 == 0, "ids": [str(row) for row in range(8)]}  # fmt: skip
+    module = PositiveNegativeModel(
+        NegativeTraining(weight), student="embedded", lora=LoraSettings(r=4),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
+    )  # fmt: skip
+    trainer = make_trainer(CollapseAlarm(window=5), max_epochs=1, limit_val_batches=0, logger=False)
+    trainer.fit(module, DataLoader([batch] * 30, batch_size=None))  # type: ignore[arg-type]
+    assert ("collapse:" in capsys.readouterr().err) == collapses
+
+
+@pytest.mark.parametrize(("name", "value"), [("window", 0), ("drop", 0.0)])
+def test_settings_out_of_range_are_named(name: str, value: float) -> None:
+    with pytest.raises(InputError) as caught:
+        CollapseAlarm(**{name: value})  # type: ignore[arg-type]
+    assert caught.value.field == f"CollapseAlarm.{name}"
