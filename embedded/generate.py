@@ -1,8 +1,8 @@
 """The verb `generate`: a teacher's samples and held-out test questions, in the publishers' own formats.
 
-`train.jsonl` has the fields of the paper's teacher data (`--format tdg`), `test.jsonl` those of MATH
-(`--format math`), so that generated data goes the same way as real data. `generate.json` keeps the arguments; it is
-written last.
+`train.jsonl` has the fields of the paper's teacher data (`prepare --format tdg`), `test.jsonl` those of MATH or of
+another publisher (`test_format`), so that generated data goes the same way as real data. `generate.json` keeps the
+arguments; it is written last.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import argparse
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from embedded.problems import SUBJECTS, Problem, ProblemWriter
+from datamodules.components.answers import canonical, extract_answer
+from embedded.formats import TEST_FORMATS
+from embedded.problems import LONGEST, SUBJECTS, Problem, ProblemWriter
 from embedded.teacher import DEFAULT_RATES, Teacher, scaled
+from embedded.wording import WORDINGS
 from foundation.errors import InputError
 from foundation.files import write_atomically
 from foundation.json_lines import write_json_lines
@@ -29,12 +32,15 @@ class Recipe:
     """What is generated; the same recipe gives the same bytes.
 
     Attributes:
-        train_questions: Number of questions the teacher answers.
+        train_questions: Number of questions the teacher answers; 0 writes no `train.jsonl`.
         test_questions: Number of held-out questions. They are drawn first: they depend on no other count.
         samples: Rationales per training question.
         seed: Seed of the questions and of the teacher.
-        levels: Numbers of steps (1 to 4); levels and subjects take turns.
+        levels: Numbers of steps (1 to 6); levels and subjects take turns.
         slips: Factor on the rates at which the teacher slips in a step.
+        notation: Share of the teacher's boxed answers written another way than in plain digits (`embedded.notation`).
+        wording: A key of `embedded.wording.WORDINGS`.
+        test_format: A key of `embedded.formats.TEST_FORMATS`.
         largest: Largest number a story starts with or adds.
         factor: Largest multiplier, divisor or price.
     """
@@ -45,27 +51,37 @@ class Recipe:
     seed: int = 0
     levels: tuple[int, ...] = (1, 2, 3)
     slips: float = 1.0
+    notation: float = 0.0
+    wording: str = "plain"
+    test_format: str = "math"
     largest: int = 60
     factor: int = 9
 
     def __post_init__(self) -> None:
         """Refuses what cannot be generated, naming the field."""
         least = {
-            "train_questions": 1,
+            "train_questions": 0,
             "test_questions": 1,
             "samples": 1,
             "seed": 0,
             "slips": 0,
+            "notation": 0,
             "largest": 6,
             "factor": 2,
         }
         for field, bound in least.items():
             if getattr(self, field) < bound:
                 raise InputError(f"{getattr(self, field)} is too small", field=field, remedy=f"give at least {bound}")
-        if not self.levels or not set(self.levels) <= {1, 2, 3, 4}:
+        levels = range(1, LONGEST + 1)
+        if not self.levels or not set(self.levels) <= set(levels):
             raise InputError(
-                f"{list(self.levels)} are not levels", field="levels", remedy="give some of 1,2,3,4 (steps per problem)"
-            )
+                f"{list(self.levels)} are not levels", field="levels",
+                remedy=f"give some of {','.join(map(str, levels))} (steps per problem)",
+            )  # fmt: skip
+        for field, known in (("wording", WORDINGS), ("test_format", TEST_FORMATS)):
+            if getattr(self, field) not in known:
+                problem = f"there is no '{getattr(self, field)}'"
+                raise InputError(problem, field=field, remedy=f"give one of {', '.join(known)}")
 
 
 @dataclass
@@ -97,9 +113,13 @@ def generate(output: Path, recipe: Recipe | None = None) -> dict[int, LevelCount
     test = list(_distinct_problems(recipe, "test", recipe.test_questions, seen))
     train = list(_distinct_problems(recipe, "train", recipe.train_questions, seen))
     counts = {level: LevelCount() for level in sorted(set(recipe.levels))}
-    teacher = Teacher(recipe.seed, rates=scaled(DEFAULT_RATES, recipe.slips))
-    write_json_lines(output / "train.jsonl", _train_records(train, teacher, recipe.samples, counts))
-    write_json_lines(output / "test.jsonl", _test_records(test, teacher))
+    teacher = Teacher(recipe.seed, rates=scaled(DEFAULT_RATES, recipe.slips), notation=recipe.notation)
+    if train:
+        write_json_lines(output / "train.jsonl", _train_records(train, teacher, recipe.samples, counts))
+    else:
+        (output / "train.jsonl").unlink(missing_ok=True)  # an earlier recipe's
+    write = TEST_FORMATS[recipe.test_format]
+    write_json_lines(output / "test.jsonl", (write(index, problem, teacher) for index, problem in enumerate(test)))
     with write_atomically(output / "generate.json") as stream:
         json.dump(asdict(recipe), stream, indent=2)
         stream.write("\n")
@@ -107,7 +127,8 @@ def generate(output: Path, recipe: Recipe | None = None) -> dict[int, LevelCount
 
 
 def _distinct_problems(recipe: Recipe, split: str, count: int, seen: set[str]) -> Iterator[Problem]:
-    writer = ProblemWriter(random.Random(f"{recipe.seed}/{split}"), recipe.largest, recipe.factor)
+    rng = random.Random(f"{recipe.seed}/{split}")
+    writer = ProblemWriter(rng, recipe.largest, recipe.factor, WORDINGS[recipe.wording])
     for index in range(count):
         level = recipe.levels[index % len(recipe.levels)]
         subject = SUBJECTS[index // len(recipe.levels) % len(SUBJECTS)]
@@ -132,7 +153,7 @@ def _train_records(
         count = counts[problem.level]
         count.questions += 1
         count.samples += samples
-        count.right += sum(rf"\boxed{{{problem.answer}}}" in rationale for rationale in rationales)
+        count.right += sum(canonical(extract_answer(text) or "") == str(problem.answer) for text in rationales)
         yield {
             "question": f"Problem:\n{problem.text}",
             "answer": teacher.correct_solution(problem),
@@ -142,21 +163,10 @@ def _train_records(
         }
 
 
-def _test_records(problems: Sequence[Problem], teacher: Teacher) -> Iterator[dict[str, Any]]:
-    for index, problem in enumerate(problems):
-        yield {
-            "problem": problem.text,
-            "level": f"Level {problem.level}",
-            "type": problem.subject,
-            "solution": teacher.correct_solution(problem),
-            "idx": index,
-        }
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `generate`."""
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write into")
-    parser.add_argument("--train-questions", type=int, default=Recipe.train_questions, help="default %(default)s")
+    parser.add_argument("--train-questions", type=int, default=Recipe.train_questions, help="0: none, %(default)s")
     parser.add_argument("--test-questions", type=int, default=Recipe.test_questions, help="default %(default)s")
     parser.add_argument("--samples", type=int, default=Recipe.samples, help="per training question, %(default)s")
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="default %(default)s")
@@ -164,17 +174,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slips", type=float, default=Recipe.slips, help="factor on the teacher's slip rates, %(default)s"
     )
+    parser.add_argument(
+        "--notation",
+        type=float,
+        default=Recipe.notation,
+        metavar="SHARE",
+        help=r"share of boxed answers written as 12.0, \frac{24}{2} or 12 apples, %(default)s",
+    )
+    parser.add_argument(
+        "--wording", choices=list(WORDINGS), default=Recipe.wording, help="words of the stories, default %(default)s"
+    )
+    parser.add_argument(
+        "--test-format",
+        choices=list(TEST_FORMATS),
+        default=Recipe.test_format,
+        help="publisher's format of test.jsonl, default %(default)s",
+    )
     parser.add_argument("--largest", type=int, default=Recipe.largest, help="largest number, default %(default)s")
     parser.add_argument("--factor", type=int, default=Recipe.factor, help="largest factor, default %(default)s")
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs `generate` and prints the teacher's share of right samples by level."""
-    fields = ("train_questions", "test_questions", "samples", "seed", "levels", "slips", "largest", "factor")
-    recipe = Recipe(**{field: getattr(args, field) for field in fields})
+    recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
     counts = generate(args.output, recipe)
-    print(_table(counts))
-    print(f"{args.output}: train.jsonl, and {recipe.test_questions} held-out questions in test.jsonl")
+    if recipe.train_questions:
+        print(_table(counts))
+    held_out = f"{recipe.test_questions} held-out questions in test.jsonl"
+    print(f"{args.output}: {'train.jsonl, and ' if recipe.train_questions else ''}{held_out}")
     return 0
 
 

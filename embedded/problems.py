@@ -6,7 +6,7 @@ asks for the value at the end:
     Mia has 14 apples. She buys 27 more. She gives away 9. How many apples does Mia have now?
     14 + 27 = 41, 41 - 9 = 32
 
-The number of steps is the level (1 to 4), the kind of story is the subject. Values stay between 1 and a few
+The number of steps is the level, the kind of story is the subject. Values stay between 1 and a few
 hundred: short enough for a student of a million parameters, long enough for carries to go wrong.
 """
 
@@ -16,14 +16,10 @@ import random
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-NAMES = {
-    "Mia": "She", "Tom": "He", "Anna": "She", "Ben": "He", "Lucy": "She", "Sam": "He",
-    "Nora": "She", "Max": "He", "Ella": "She", "Leo": "He", "Ruth": "She", "Paul": "He",
-}  # fmt: skip
-ITEMS = ("apples", "books", "coins", "cards", "shells", "pens", "stamps", "cookies", "marbles", "beads")
-CONTAINERS = ("boxes", "bags", "jars", "crates")
-GAINS = ("buys {n} more", "finds {n} more", "gets {n} more", "wins {n} more")
-LOSSES = ("gives away {n}", "loses {n}", "sells {n}", "uses {n}")
+from embedded.wording import PLAIN, Wording
+
+LONGEST = 6
+"""The most steps of a problem."""
 
 SUBJECTS = ("Gains and Losses", "Groups", "Sharing", "Prices", "Comparisons")
 
@@ -96,15 +92,17 @@ class ProblemWriter:
         rng: The source of every choice; the same state gives the same problems.
         largest: Largest number a story starts with or adds.
         factor: Largest multiplier, divisor or price.
+        wording: The words of the stories.
     """
 
-    def __init__(self, rng: random.Random, largest: int = 60, factor: int = 9) -> None:
+    def __init__(self, rng: random.Random, largest: int = 60, factor: int = 9, wording: Wording = PLAIN) -> None:
         self.rng = rng
         self.largest = largest
         self.factor = factor
+        self.wording = wording
 
     def draw(self, level: int, subject: str | None = None) -> Problem:
-        """Writes one problem of `level` steps (1 to 4) on `subject` (any of SUBJECTS, drawn if None)."""
+        """Writes one problem of `level` steps (1 to LONGEST) on `subject` (any of SUBJECTS, drawn if None)."""
         writers = {
             "Gains and Losses": self._gains_and_losses,
             "Groups": self._groups,
@@ -115,18 +113,27 @@ class ProblemWriter:
         return writers[subject or self.rng.choice(SUBJECTS)](level)
 
     def _gains_and_losses(self, level: int) -> Problem:
-        name, item, start = self._name(), self.rng.choice(ITEMS), self._number()
-        problem = Problem("Gains and Losses", f"{name} has {start} {item}.", f"How many {item} does {name} have now?")
+        words, name, item, start = self.wording, self._name(), self._item(), self._number()
+        problem = Problem(
+            "Gains and Losses",
+            words.has.format(name=name, n=start, item=item),
+            words.total.format(item=item, name=name),
+        )
         self._changes(problem, name, start, level)
         return problem
 
     def _groups(self, level: int) -> Problem:
-        name, item, container = self._name(), self.rng.choice(ITEMS), self.rng.choice(CONTAINERS)
+        words, name, item, container = (
+            self.wording,
+            self._name(),
+            self._item(),
+            self.rng.choice(self.wording.containers),
+        )
         count, each = self._factor(), self._factor()
         problem = Problem(
             "Groups",
-            f"{name} has {count} {container} with {each} {item} each.",
-            f"How many {item} does {name} have now?",
+            words.grouped.format(name=name, count=count, container=container, n=each, item=item),
+            words.total.format(item=item, name=name),
             [""],
             [Step(count, "*", each)],
         )
@@ -134,10 +141,10 @@ class ProblemWriter:
         return problem
 
     def _sharing(self, level: int) -> Problem:
-        name, item = self._name(), self.rng.choice(ITEMS)
+        words, name, item = self.wording, self._name(), self._item()
         friends = self._factor()
         start = self._number() if level > 1 else friends * self._factor()
-        problem = Problem("Sharing", f"{name} has {start} {item}.", f"How many {item} does each friend get?")
+        problem = Problem("Sharing", words.has.format(name=name, n=start, item=item), words.share.format(item=item))
         value = self._changes(problem, name, start, level - 1)
         if value % friends:  # the last change makes the division exact
             last = problem.steps[-1]
@@ -149,17 +156,17 @@ class ProblemWriter:
             problem.steps[-1] = Step(last.left, op, amount)
             problem.events[-1] = self._change_sentence(name, op, amount)
             value = wanted
-        problem.events.append(f"{NAMES[name]} shares them equally among {friends} friends.")
+        problem.events.append(words.shared.format(they=words.names[name], n=friends))
         problem.steps.append(Step(value, "/", friends))
         return problem
 
     def _prices(self, level: int) -> Problem:
-        name, item = self._name(), self.rng.choice(ITEMS)
+        words, name, item = self.wording, self._name(), self._item()
         count, price = self._factor(), self._factor()
         problem = Problem(
             "Prices",
-            f"{name} wants {count} {item} at {price} dollars each.",
-            "How many dollars does it cost in total?",
+            words.wanted.format(name=name, count=count, item=item, n=price),
+            words.cost.format(name=name),
             [""],
             [Step(count, "*", price)],
         )
@@ -167,34 +174,33 @@ class ProblemWriter:
         for _ in range(level - 1):
             amount = self._number(self.largest // 2)
             if self.rng.random() < 0.5 and amount < value:
-                problem.events.append(f"A coupon takes off {amount} dollars.")
+                problem.events.append(words.cheaper.format(n=amount))
                 problem.steps.append(Step(value, "-", amount))
             else:
-                problem.events.append(f"{NAMES[name]} adds a hat for {amount} dollars.")
+                problem.events.append(words.dearer.format(they=words.names[name], n=amount))
                 problem.steps.append(Step(value, "+", amount))
             value = problem.steps[-1].result
         return problem
 
     def _comparisons(self, level: int) -> Problem:
-        names = self.rng.sample(sorted(NAMES), level + 1)
-        item = self.rng.choice(ITEMS)
+        words = self.wording
+        names = self.rng.sample(sorted(words.names), level + 1)
+        item = self._item()
         value = self._number(self.largest // 2)
-        problem = Problem("Comparisons", f"{names[0]} has {value} {item}.", "")
+        problem = Problem("Comparisons", words.has.format(name=names[0], n=value, item=item), "")
         for before, name in pairwise(names):
             kind = self.rng.randrange(3)
             amount = self._number(self.largest // 2)
             if kind == 0 and value <= self.largest:
-                times = self.rng.randint(2, 4)
-                problem.events.append(f"{name} has {times} times as many as {before}.")
-                problem.steps.append(Step(value, "*", times))
+                amount, op, sentence = self.rng.randint(2, 4), "*", words.times
             elif kind == 1 and amount < value:
-                problem.events.append(f"{name} has {amount} fewer than {before}.")
-                problem.steps.append(Step(value, "-", amount))
+                op, sentence = "-", words.fewer
             else:
-                problem.events.append(f"{name} has {amount} more than {before}.")
-                problem.steps.append(Step(value, "+", amount))
+                op, sentence = "+", words.more
+            problem.events.append(sentence.format(name=name, n=amount, other=before))
+            problem.steps.append(Step(value, op, amount))
             value = problem.steps[-1].result
-        problem.question = f"How many {item} does {names[level]} have?"
+        problem.question = words.asked.format(item=item, name=names[level])
         return problem
 
     def _changes(self, problem: Problem, name: str, value: int, count: int) -> int:
@@ -207,11 +213,14 @@ class ProblemWriter:
         return value
 
     def _change_sentence(self, name: str, op: str, amount: int) -> str:
-        phrase = self.rng.choice(GAINS if op == "+" else LOSSES).format(n=amount)
-        return f"{NAMES[name]} {phrase}."
+        phrase = self.rng.choice(self.wording.gains if op == "+" else self.wording.losses).format(n=amount)
+        return f"{self.wording.names[name]} {phrase}."
 
     def _name(self) -> str:
-        return self.rng.choice(sorted(NAMES))
+        return self.rng.choice(sorted(self.wording.names))
+
+    def _item(self) -> str:
+        return self.rng.choice(self.wording.items)
 
     def _number(self, largest: int | None = None) -> int:
         return self.rng.randint(3, largest or self.largest)

@@ -19,6 +19,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from embedded.notation import other_notation
 from embedded.problems import Problem
 from foundation.errors import InputError
 
@@ -80,6 +81,8 @@ class Teacher:
         growth: By how much all of these grow with every further step: a rate p becomes
             p * (1 + growth * (level - 1)), and `dropped` likewise counted from level 2.
         unboxed: Probability that the answer is not boxed (786 of the 60,000 samples of the paper's teacher).
+        notation: Probability that a boxed answer, right or wrong, is not written in plain digits (`other_notation`).
+            The reasoning is the same whatever this is.
 
     Raises:
         InputError: If a rate is no probability, or the slips of one operation add up to more than 1.
@@ -93,12 +96,14 @@ class Teacher:
         dropped: float = 0.05,
         growth: float = 0.03,
         unboxed: float = 0.013,
+        notation: float = 0.0,
     ) -> None:
         self.seed = seed
         self.rates = rates
         self.dropped = dropped
         self.growth = growth
         self.unboxed = unboxed
+        self.notation = notation
         self._check()
 
     def rationale(self, problem: Problem, question_index: int, k: int) -> str:
@@ -107,12 +112,18 @@ class Teacher:
         style = rng.choice(STYLES)
         boxed = rng.random() >= self.unboxed
         lines = self._work(problem, rng)
-        return style(problem, lines, _answer(lines[-1].value, boxed))
+        if not boxed:
+            return style(problem, lines, str(lines[-1].value))
+        # From a generator of its own: the same rationale comes out with every `notation`, but for its answer.
+        hand = random.Random(f"{self.seed}/notation/{question_index}/{k}")
+        unit = None if style is _by_quantity else _unit(problem)  # that style names the unit itself
+        odd = hand.random() < self.notation
+        return style(problem, lines, _boxed(other_notation(lines[-1].value, unit, hand) if odd else lines[-1].value))
 
     def correct_solution(self, problem: Problem) -> str:
         """The gold solution: every step true, the answer boxed."""
         lines = [Line(step.left, step.op, step.right, step.result) for step in problem.steps]
-        return _plain(problem, lines, _answer(problem.answer, boxed=True))
+        return _plain(problem, lines, _boxed(problem.answer))
 
     def _work(self, problem: Problem, rng: random.Random) -> list[Line]:
         steps = list(problem.steps)
@@ -141,6 +152,7 @@ class Teacher:
         named = {
             "dropped": self.dropped,
             "unboxed": self.unboxed,
+            "notation": self.notation,
             **{f"rates of '{op}'": p for op, p in totals.items()},
         }
         for name, value in named.items():
@@ -201,8 +213,13 @@ SLIPS: Mapping[Slip, Callable[[random.Random, int, str, int], Line | None]] = Ma
 """How each slip writes the step `left op right`; None where the step gives it no occasion."""
 
 
-def _answer(value: int, boxed: bool) -> str:
-    return rf"\boxed{{{value}}}" if boxed else str(value)
+def _boxed(answer: int | str) -> str:
+    return rf"\boxed{{{answer}}}"
+
+
+def _unit(problem: Problem) -> str | None:
+    asked = re.match(r"How many (\w+) ", problem.question)
+    return None if asked is None else asked[1]
 
 
 def _plain(problem: Problem, lines: Sequence[Line], answer: str) -> str:

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.components.grading import StringGrader, gold_answer
+from datamodules.components.readers import read
+from embedded.formats import TEST_FORMATS
 from embedded.generate import Recipe, add_arguments, generate, main
+from embedded.wording import WORDINGS
 from foundation.errors import InputError
 from foundation.json_lines import read_json_lines
 
@@ -95,6 +99,52 @@ def test_slips_scale_the_share_of_wrong_samples(tmp_path: Path) -> None:
     assert wrong[0] + 0.1 < wrong[1] < wrong[2] - 0.05
 
 
+def test_other_notations_change_answers_alone_and_only_grading_by_value_sees_through_them(tmp_path: Path) -> None:
+    generate(tmp_path / "plain", SMALL)
+    counts = generate(tmp_path / "odd", replace(SMALL, notation=0.4))
+    by_text, by_value = StringGrader(), StringGrader(by_value=True)
+    verdicts = Counter[tuple[str, str, bool]]()
+    for plain, odd in zip(records(tmp_path / "plain/train.jsonl"), records(tmp_path / "odd/train.jsonl"), strict=True):
+        gold = gold_answer(str(plain["answer"]))
+        assert plain["question"] == odd["question"]
+        for one, other in zip(samples(plain), samples(odd), strict=True):
+            assert one.partition("\\boxed")[0] == other.partition("\\boxed")[0]
+            verdict = by_text.grade(one, gold)[0]
+            assert by_value.grade(other, gold)[0] == verdict
+            verdicts[verdict, by_text.grade(other, gold)[0], one == other] += 1
+    assert set(verdicts) == {
+        ("positive", "positive", True), ("positive", "negative", False), ("negative", "negative", True),
+        ("negative", "negative", False),
+    }  # fmt: skip
+    right = sum(count for (verdict, _, _), count in verdicts.items() if verdict == "positive")
+    assert 0.3 < verdicts["positive", "negative", False] / right < 0.5
+    assert sum(count.right for count in counts.values()) == right, "the table counts by value"
+
+
+def samples(record: dict[str, object]) -> list[str]:
+    texts = record["generated_answer"]
+    assert isinstance(texts, list)
+    return texts
+
+
+@pytest.mark.parametrize("format", TEST_FORMATS)
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_held_out_questions_are_read_in_each_format(tmp_path: Path, format: str, wording: str) -> None:
+    recipe = replace(SMALL, train_questions=0, test_questions=25, levels=(2, 5, 6), test_format=format, wording=wording)
+    generate(tmp_path / "math", replace(recipe, test_format="math"))
+    generate(tmp_path / "own", recipe)
+    assert not (tmp_path / "own/train.jsonl").exists()
+    questions = [entry.question for entry in read(tmp_path / "own/test.jsonl", format, "own")]
+    expected = [entry.question for entry in read(tmp_path / "math/test.jsonl", "math", "own")]
+    assert [(q.id, q.question, q.gold) for q in questions] == [(q.id, q.question, q.gold) for q in expected]
+
+
+def test_a_recipe_without_training_questions_leaves_no_older_ones(tmp_path: Path) -> None:
+    generate(tmp_path, SMALL)
+    generate(tmp_path, replace(SMALL, train_questions=0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["generate.json", "test.jsonl"]
+
+
 def test_the_verb_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--train-questions", "20", "--test-questions", "10", "--samples", "2", "--levels", "2,4", "--seed", "3"]
     assert main(parse("--output", str(tmp_path), *flags)) == 0
@@ -115,12 +165,15 @@ def test_the_flags_default_to_the_recipe(tmp_path: Path) -> None:
     ("field", "value"),
     [
         ("samples", 0),
-        ("levels", (1, 5)),
+        ("levels", (1, 7)),
         ("levels", ()),
         ("largest", 2),
         ("factor", 1),
         ("slips", -0.1),
-        ("train_questions", 0),
+        ("train_questions", -1),
+        ("notation", -0.1),
+        ("wording", "future"),
+        ("test_format", "tdg"),
     ],
 )
 def test_what_cannot_be_generated_is_refused_by_name(field: str, value: object) -> None:

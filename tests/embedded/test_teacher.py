@@ -141,6 +141,7 @@ def test_styles_all_occur_and_name_what_was_asked() -> None:
     "arguments",
     [
         {"unboxed": 1.2},
+        {"notation": 1.5},
         {"dropped": -0.1},
         {"rates": {Slip.CARRY: {"+": 0.7}, Slip.MISREAD: {"+": 0.7}}},
     ],
