@@ -1,7 +1,8 @@
 """The command line: `python cli.py VERB …`, installed as `dust2gold`.
 
 `fit`, `validate`, `test` and `predict` are LightningCLI's, in subclass mode; the other verbs are plain functions with
-an argparse parser of their own. Nothing heavy is imported before the verb is known.
+a parser of their own: argparse's, or jsonargparse's where the options may stand in a config. Nothing heavy is imported
+before the verb is known.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from foundation.errors import InputError
 
@@ -32,6 +34,7 @@ class Verb:
     add_arguments: str = "add_arguments"
     main: str = "main"
     executes: bool = False  # whether main also takes the function that runs a command line
+    settings: bool = False  # whether its options may stand in --config files
 
 
 VERBS = {
@@ -40,6 +43,8 @@ VERBS = {
     "report": Verb("write results.json and report.md of a run", "pipeline.verbs", "add_report_arguments",
                    "report_main"),
     "prepare": Verb("grade teacher samples into D_pos and D_neg", "datamodules.components.prepare"),
+    "collect": Verb("sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",
+                    "datamodules.components.collect.verb", settings=True),
     "augment": Verb("join D_pos with the student's own right samples", "datamodules.components.augment"),
     "export": Verb("write a trained stage as a stock adapter or a merged Hugging Face model", "interchange.export"),
     "export-data": Verb("write D_pos and D_neg as a preference data set for other trainers", "interchange.data_verbs",
@@ -128,10 +133,14 @@ def dispatch(words: list[str]) -> int:
         raise InputError(f"no verb '{name}'", remedy=f"choose one of {', '.join([*TRAINER_VERBS, *VERBS])}")
     verb = VERBS[name]
     module = import_module(verb.module)
-    parser = argparse.ArgumentParser(prog=f"dust2gold {name}", description=verb.help)
-    getattr(module, verb.add_arguments)(parser)
-    parsed = parser.parse_args(words[1:])
+    add_arguments: Callable[[Any], None] = getattr(module, verb.add_arguments)
     run: Callable[..., int] = getattr(module, verb.main)
+    if verb.settings:
+        reader = import_module("pipeline.settings_cli")
+        return run(reader.parse_settings(reader.settings_parser(name, verb.help, add_arguments), words))
+    parser = argparse.ArgumentParser(prog=f"dust2gold {name}", description=verb.help)
+    add_arguments(parser)
+    parsed = parser.parse_args(words[1:])
     return run(parsed, dispatch) if verb.executes else run(parsed)
 
 

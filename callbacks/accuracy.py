@@ -8,9 +8,9 @@ from typing import Any
 import lightning as L
 
 from callbacks.grading import SampleGrader
-from callbacks.predictions import PredictionWriter, Row
+from callbacks.predictions import PredictionWriter
 from callbacks.tensorboard import show_rationales
-from datamodules.components.records import Rationale
+from datamodules.components.predictions import prediction
 from lightning_modules.components.accuracy import GroupedAccuracy
 from lightning_modules.components.sampling import Sample
 
@@ -48,7 +48,7 @@ class AnswerAccuracy(PredictionWriter):
         """Grades a batch of greedy answers and collects their rows."""
         samples: list[Sample] = outputs
         records = self.grader.records(samples, batch)
-        rows = [self._row(record) for record in records]
+        rows = [prediction(record, self.method) for record in records]
         self.accuracy.update(
             [row["correct"] for row in rows], [{"subject": r.subject, "level": r.level} for r in records]
         )
@@ -60,15 +60,3 @@ class AnswerAccuracy(PredictionWriter):
         """Logs the accuracies; they are the same on every rank."""
         values = self.accuracy.compute()
         pl_module.log_dict({f"test/{name}": value.float() for name, value in values.items() if "accuracy" in name})
-
-    def _row(self, record: Rationale) -> Row:
-        return {
-            "method": self.method,
-            "dataset": record.source,
-            "question_id": record.question_id,
-            "subject": record.subject,
-            "level": record.level,
-            "correct": float(record.verdict == "positive"),
-            "answer": record.answer,
-            "gold": record.gold,
-        }

@@ -24,6 +24,8 @@ _UNKNOWN = (
     re.compile(r"(?:Group '([^']+)' |)does not accept option '([^']+)'"),
     re.compile(r"()unrecognized arguments: --([\w.]+)"),
 )
+_EXAMPLES = {"collect": "configs/collect.yaml"}
+_STAGE = "configs/nat.yaml"
 _WRONG_TYPE = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
 
 
@@ -38,7 +40,7 @@ def check_configs(words: Sequence[str]) -> None:
         if value is not None and not isinstance(value, dict):
             raise InputError(
                 f"a mapping was expected, found {type(value).__name__}", file=name,
-                remedy="begin it with model:, data: or trainer:, as configs/nat.yaml does",
+                remedy=f"begin it with the name of an option and a colon, as {_example(words)} does",
             )  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def explained(message: str, words: Sequence[str]) -> InputError:
     elif known_class is not None and "callable class" not in problem:
         help_ = f"dust2gold {words[0]} --{'.'.join(keys[:2])}.help {known_class} lists what there is"
     if problem.startswith("the following arguments are required"):
-        return InputError(problem, remedy=f"name a config, as in dust2gold {words[0]} --config configs/nat.yaml")
+        return InputError(problem, remedy=f"name a config, as in dust2gold {words[0]} --config {_example(words)}")
     for pattern in _UNKNOWN:
         if found := pattern.search(problem):
             keys += [*filter(None, [found[1]]), *found[2].split(".")]
@@ -66,6 +68,11 @@ def explained(message: str, words: Sequence[str]) -> InputError:
         problem = f"{found[1]} was expected, found {found[2]}"
     file, line = _place(keys, words)
     return InputError(problem.rstrip("."), file=file, line=line, field=".".join(keys) or None, remedy=help_)
+
+
+def _example(words: Sequence[str]) -> str:
+    """A config of ours for the verb of a command line."""
+    return _EXAMPLES.get(words[0], _STAGE) if words else _STAGE
 
 
 def _path_to_the_problem(message: str) -> tuple[list[str], str | None, str]:

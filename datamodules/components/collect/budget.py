@@ -1,0 +1,49 @@
+"""What is spent, and what is promised to requests under way."""
+
+from __future__ import annotations
+
+import asyncio
+
+_CENT = 1e-9  # dollars: sums of floats may miss an equality by an ulp
+
+
+class BudgetSpentError(Exception):
+    """The next request could exceed the budget."""
+
+
+class Budget:
+    """Lets a request begin only if the budget holds out even should everything under way cost as much as it can.
+
+    Args:
+        limit: US dollars; None: no limit.
+        spent: US dollars spent before.
+    """
+
+    def __init__(self, limit: float | None, spent: float = 0.0) -> None:
+        self.limit = limit
+        self.spent = spent
+        self._promised = 0.0
+        self._under_way = 0
+        self._settled = asyncio.Condition()
+
+    async def reserve(self, most: float) -> None:
+        """Sets aside what a request may cost, waiting for others to come out cheaper than they might have.
+
+        Raises:
+            BudgetSpentError: If nothing is under way and it still does not fit.
+        """
+        async with self._settled:
+            while self.limit is not None and self.spent + self._promised + most > self.limit + _CENT:
+                if not self._under_way:
+                    raise BudgetSpentError
+                await self._settled.wait()
+            self._promised += most
+            self._under_way += 1
+
+    async def settle(self, most: float, cost: float) -> None:
+        """Books what a request did cost, in the place of what was set aside for it."""
+        async with self._settled:
+            self._under_way -= 1
+            self._promised = self._promised - most if self._under_way else 0.0
+            self.spent += cost
+            self._settled.notify_all()
