@@ -12,7 +12,7 @@ import yaml
 import cli
 
 REPOSITORY = Path(__file__).parents[1]
-HEAVY = ("torch", "lightning", "transformers", "peft", "sympy", "matplotlib", "torchmetrics")
+HEAVY = ("torch", "lightning", "transformers", "peft", "sympy", "matplotlib", "torchmetrics", "openai")
 
 
 def test_no_verb_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +32,8 @@ def test_unknown_verb_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -
     assert out == ""
     assert err == (
         "dust2gold: error: no verb 'trian'\n"
-        "  choose one of fit, validate, test, predict, run, report, prepare, augment, generate, fetch-smollm2\n"
+        "  choose one of fit, validate, test, predict, run, report, prepare, collect, augment, generate, "
+        "fetch-smollm2\n"
     )
 
 
@@ -77,7 +78,8 @@ def test_print_config_is_a_config(name: str, capsys: pytest.CaptureFixture[str],
     assert yaml.safe_load(capsys.readouterr().out) == config
 
 
-@pytest.mark.parametrize("words", [["--help"], ["prepare", "--help"], ["report", "--help"], ["run", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["prepare", "--help"], ["report", "--help"], ["run", "--help"],
+                                   ["collect", "--help"]])  # fmt: skip
 def test_our_verbs_answer_without_heavy_imports(words: list[str]) -> None:
     program = (
         "import sys, cli\n"

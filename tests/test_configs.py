@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,9 +17,13 @@ from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 
 import cli
+from datamodules.components.collect import verb as collect_verb
+from datamodules.components.collect.prompt import load_prompt
+from datamodules.components.collect.settings import CollectSettings
 from foundation.errors import InputError
 from pipeline.complaints import explained
 from pipeline.config import load_pipeline
+from pipeline.settings_cli import parse_settings, settings_parser
 from pipeline.trainer_cli import StageCLI
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,7 +34,9 @@ KEYS = {file: set(yaml.safe_load(file.read_text(encoding="utf-8"))) for file in 
 PIPELINES = [file for file in FILES if "run" in KEYS[file]]
 INCLUDED = [file for file in FILES if "stages" in KEYS[file] and file not in PIPELINES]
 STAGES = [file for file in FILES if "model" in KEYS[file] and file.parent.name == "configs"]
-OVERLAYS = [file for file in FILES if file.parent.name != "configs" and file not in INCLUDED]
+COLLECTIONS = [file for file in FILES if "endpoint" in KEYS[file]]
+PROMPTS = [file for file in FILES if file.parent.name == "prompts"]
+OVERLAYS = [file for file in FILES if file.parent.name != "configs" and file not in [*INCLUDED, *PROMPTS]]
 
 
 def name(file: Path) -> str:
@@ -57,7 +64,7 @@ def instantiate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 def test_no_file_is_left_out() -> None:
-    assert sorted([*PIPELINES, *INCLUDED, *STAGES, *OVERLAYS]) == FILES
+    assert sorted([*PIPELINES, *INCLUDED, *STAGES, *OVERLAYS, *COLLECTIONS, *PROMPTS]) == FILES
     assert {file.stem for file in STAGES} >= {"neg", "nat", "nce", "rank", "vote"}
     assert all(file.name in {stage.name for stage in STAGES} for file in OVERLAYS)
 
@@ -106,9 +113,60 @@ def parse(words: list[str]) -> None:
             parser_kwargs={"exit_on_error": False, words[0]: {"exit_on_error": False}}, args=words,
         )  # fmt: skip
         return
-    verb, parser = cli.VERBS[words[0]], argparse.ArgumentParser(exit_on_error=False)
-    getattr(import_module(verb.module), verb.add_arguments)(parser)
+    verb = cli.VERBS[words[0]]
+    add_arguments = getattr(import_module(verb.module), verb.add_arguments)
+    if verb.settings:
+        parse_settings(settings_parser(words[0], verb.help, add_arguments), words)
+        return
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_arguments(parser)
     parser.parse_args(words[1:])
+
+
+@pytest.mark.parametrize("file", COLLECTIONS, ids=name)
+def test_collection_is_instantiated(file: Path, tmp_path: Path) -> None:
+    made = collect_settings(file)
+    for key, value in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+        part = getattr(made, key)
+        for inner, expected in value.items() if isinstance(value, dict) else ():
+            assert getattr(part, inner) == expected
+        assert isinstance(value, dict) or part == value
+    assert (made.sampling.n, made.sampling.temperature, made.grader) == (8, 0.5, "string")  # paper
+    assert load_prompt(REPOSITORY / made.prompt).shots
+
+
+def collect_settings(file: Path) -> CollectSettings:
+    """The settings of a config of `collect`; all but collect.yaml lie over it."""
+    words = ["collect", "--config", str(REPOSITORY / "configs/collect.yaml"), "--config", str(file)]
+    parsed = vars(parse_settings(settings_parser("collect", "", collect_verb.add_arguments), words))
+    return CollectSettings(**{key: value for key, value in parsed.items() if key not in ("config", "evaluate")})
+
+
+@pytest.mark.parametrize("file", PROMPTS, ids=name)
+def test_prompts_show_what_they_ask_for(file: Path) -> None:
+    prompt = load_prompt(file)
+    assert r"\boxed{}" in prompt.instructions
+    assert len(prompt.shots) >= 3
+    for shot in prompt.shots:
+        assert shot.rationale.count(r"\boxed{") == 1  # at the end, once
+        assert re.search(r"\\boxed\{[^\n]*\}[^\n]*\Z", shot.rationale)
+        assert "Problem:" not in shot.rationale  # a stop word would cut it
+
+
+@pytest.mark.parametrize(
+    ("place", "field"),
+    [(("endpoint", "api_key"), "endpoint.api_key"), (("sampling", "num"), "sampling.num"), (("modell",), "modell")],
+)  # fmt: skip
+def test_unknown_keys_of_a_collection_are_refused(place: tuple[str, ...], field: str, tmp_path: Path) -> None:
+    value: Any = "sk-secret"
+    for key in reversed(place):
+        value = {key: value}
+    (tmp_path / "more.yaml").write_text("# a comment\n" + yaml.safe_dump(value), encoding="utf-8")
+    with pytest.raises(InputError, match="no such option") as caught:
+        collect_settings(tmp_path / "more.yaml")
+    assert (caught.value.file, caught.value.field) == (str(tmp_path / "more.yaml"), field)
+    assert caught.value.line == 1 + len(place)
+    assert "sk-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ class Collector:
             InputError: What no repetition mends; what was under way has arrived and is kept.
         """
         waiting = iter(requests)
-        with self._stop.on_signals(self._bar.write, self._give_up):
+        with self._stop.on_signals(self._tell, self._give_up):
             self._workers = [
                 asyncio.create_task(self._work(waiting)) for _ in range(min(self._endpoint.concurrency, len(requests)))
             ]
@@ -66,6 +67,9 @@ class Collector:
         if self._stop.error is not None:
             raise self._stop.error
         return self._left_out
+
+    def _tell(self, line: str) -> None:
+        self._bar.write(line, file=sys.stderr)
 
     def _give_up(self) -> None:
         for worker in self._workers:
@@ -79,7 +83,7 @@ class Collector:
                 await self._fill(request)
             except _LeftOutError as error:
                 self._left_out[request.question_id] = str(error)
-                self._bar.write(f"left for the next run: question '{request.question_id}': {error}")
+                self._tell(f"left for the next run: question '{request.question_id}': {error}")
             except BudgetSpentError:
                 self._stop.set(budget_spent=True)
             except InputError as error:
