@@ -43,11 +43,13 @@ class Runner:
         self._tell = tell
         self._stages = selected(planner.pipeline, request)
         self._remaining = [stage.name for stage in self._stages]
+        self._asked = False
 
     @property
     def resuming(self) -> str:
-        """The command that carries on from here."""
-        return self._request.resuming(self._remaining)
+        """The command that carries on from here; with several seeds other runs may still have to do every stage."""
+        names = [stage.name for stage in self._stages] if self._request.seeds else self._remaining
+        return self._request.resuming(names)
 
     def run(self) -> None:
         """Runs, resumes or skips each stage asked for.
@@ -61,16 +63,20 @@ class Runner:
         with only_run_in(self._planner.pipeline.run):
             for note in self._planner.check(self._stages):
                 self._tell(f"note: {note}")
-            if self._request.redo:
-                self._ask_anew()
+            if self._request.redo and not self._asked:
+                self.ask_anew()
             for stage in self._stages:
                 self._settle(stage)
                 self._remaining.remove(stage.name)
         count = len(self._stages)
         self._tell(f"{count} {'stage' if count == 1 else 'stages'} in {duration(time.monotonic() - started)}")
 
-    def _ask_anew(self) -> None:
-        """Marks the stages at once, so that an interrupted `--force` carries on without it and repeats nothing."""
+    def ask_anew(self) -> None:
+        """Marks the stages at once, so that an interrupted `--force` carries on without it and repeats nothing.
+
+        `run` does so itself unless it has been done before.
+        """
+        self._asked = True
         for stage in self._stages:
             manifest = self._planner.manifests.read(stage.name)
             if manifest is not None:
@@ -127,7 +133,7 @@ class Runner:
         by_hand = f"repeat it alone with `{as_typed(record.command)}`, or carry on with `{self.resuming}`"
         started = time.monotonic()
         try:
-            _check_ending(self._execute(list(record.command)))
+            check_ending(self._execute(list(record.command)))
             record.done = True
         except InputError as error:
             remedy = f"{error.remedy}; {by_hand}" if error.remedy else by_hand
@@ -159,7 +165,8 @@ class Runner:
         self._planner.shelf.discard(stage)
 
 
-def _check_ending(code: int | None) -> None:
+def check_ending(code: int | None) -> None:
+    """Raises as its ending says if a command did not end well: KeyboardInterrupt, or SystemExit with its status."""
     if code in _INTERRUPTED:
         raise KeyboardInterrupt
     if code:

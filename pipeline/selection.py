@@ -22,6 +22,7 @@ class Request:
         start: The stage of `--from`.
         force: Whether unchanged stages are done again.
         isolate: Whether each command gets a process of its own.
+        seeds: The seeds of `--seeds`; none for one run with the pipeline's own seed.
     """
 
     config: str
@@ -31,6 +32,7 @@ class Request:
     start: str | None = None
     force: bool = False
     isolate: bool = False
+    seeds: tuple[int, ...] = ()
 
     @property
     def redo(self) -> bool:
@@ -44,6 +46,7 @@ class Request:
         """
         words = ["run", "--config", self.config]
         words += [] if self.run is None else ["--run", self.run]
+        words += ["--seeds", ",".join(map(str, self.seeds))] if self.seeds else []
         for name, value in self.settings.items():
             words += ["--set", f"{name}={value}"]
         if self.only or self.start is not None:

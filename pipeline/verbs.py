@@ -14,6 +14,7 @@ from pipeline.config import load_pipeline
 from pipeline.plan import Planner, show_plan
 from pipeline.report import report
 from pipeline.runner import Execute, Runner, in_own_process
+from pipeline.seeds import SeedRuns, parse_seeds
 from pipeline.selection import Request, selected
 
 
@@ -29,6 +30,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="give one of the file's variables another value; may be repeated",
     )  # fmt: skip
     parser.add_argument("--run", metavar="DIR", help="the run directory, instead of the file's")
+    parser.add_argument(
+        "--seeds",
+        type=_seeds,
+        default=(),
+        metavar="SEED[,SEED]",
+        help="run the whole once per seed, as RUN/seed-<k>, and report mean and spread; the data stay the same",
+    )
     stages = parser.add_mutually_exclusive_group()
     stages.add_argument(
         "--only",
@@ -60,6 +68,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return parse_seeds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def run_main(args: argparse.Namespace, execute: Execute) -> int:
     """Runs a pipeline, or prints its plan.
 
@@ -82,17 +97,31 @@ def run_main(args: argparse.Namespace, execute: Execute) -> int:
         start=args.start,
         force=args.force,
         isolate=args.isolate,
+        seeds=args.seeds,
     )
+    tell = partial(print, flush=True)
+    run_it: Execute = in_own_process if args.isolate else execute
+    if request.seeds:
+        return _run_seeds(SeedRuns(request, run_it, tell), args.dry_run)
     pipeline = load_pipeline(Path(args.config), request.settings, None if args.run is None else Path(args.run))
     planner = Planner(pipeline)
-    tell = partial(print, flush=True)
     if args.dry_run:
         stages = selected(pipeline, request)
         for note in planner.check(stages):
             tell(f"note: {note}")
         show_plan(planner, stages, redo=request.redo, tell=tell)
         return 0
-    runner = Runner(planner, request, in_own_process if args.isolate else execute, tell)
+    return _until_interrupted(Runner(planner, request, run_it, tell))
+
+
+def _run_seeds(runs: SeedRuns, dry_run: bool) -> int:
+    if dry_run:
+        runs.show()
+        return 0
+    return _until_interrupted(runs)
+
+
+def _until_interrupted(runner: Runner | SeedRuns) -> int:
     try:
         runner.run()
     except KeyboardInterrupt:

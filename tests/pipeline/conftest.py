@@ -49,6 +49,7 @@ class World:
         self.root = root
         self.executed: list[list[str]] = []
         self.trouble: dict[str, Callable[[], int | None]] = {}
+        self.reported: list[str] = []
         (root / "conf").mkdir()
         (root / "conf" / "fit.yaml").write_text("lr: 1\n")
         (root / "source.txt").write_text("source")
