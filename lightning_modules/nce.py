@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from foundation.errors import InputError
+from foundation.files import sha256_of
 from lightning_modules.base import StudentModule
-from lightning_modules.components.assistant import NEGATIVE, POSITIVE, load_nat
+from lightning_modules.components.assistant import load_nat
 from lightning_modules.components.head import Lesson
-from lightning_modules.components.losses import Targets, at_targets, calibration, negative_calibrated
+from lightning_modules.components.losses import (
+    Targets,
+    at_targets,
+    calibration,
+    negative_calibrated,
+    sample_means,
+    token_calibration,
+)
 from lightning_modules.components.student import AdapterStack
+from lightning_modules.components.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
 
 
 class NCEModel(StudentModule):
@@ -25,6 +36,10 @@ class NCEModel(StudentModule):
         mix: a, the weight of the distillation (reference: 0.5).
         temperature: T of the distillation (reference: 1).
         calibrated: False sets β to 0.5, weight 1: plain self-refinement (KD).
+        per_token: Weigh each token by its own β_t = tanh KL_t instead of each sample by its mean's.
+        teacher: `online` runs M_NAT and M_neg at every step; `cached` asks them once per sample, in the first epoch,
+            and remembers: later epochs cost what a plain LoRA costs.
+        cache: How `cached` remembers.
         kwargs: As in `StudentModule`.
     """
 
@@ -36,6 +51,9 @@ class NCEModel(StudentModule):
         mix: float = 0.5,
         temperature: float = 1.0,
         calibrated: bool = True,
+        per_token: bool = False,
+        teacher: Literal["online", "cached"] = "online",
+        cache: CacheSettings = CacheSettings(),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -43,12 +61,18 @@ class NCEModel(StudentModule):
             raise InputError(f"must be between 0 and 1, found {mix}", field="model.mix")
         if temperature <= 0:
             raise InputError(f"must be positive, found {temperature}", field="model.temperature")
+        if per_token and not calibrated:
+            raise InputError("weighs by β, which calibrated: false switches off", field="model.per_token")
         self.nat = nat
         self.mix = mix
         self.temperature = temperature
         self.calibrated = calibrated
+        self.per_token = per_token
+        self.teacher_name = teacher
+        self.cache = cache
         self.units = nn.ModuleDict()
         self.last_beta: Tensor | None = None
+        self._teacher: Teacher | None = None
 
     def build(self, stack: AdapterStack) -> None:
         """NAT frozen, then the student's own LoRA on the same base."""
@@ -69,25 +93,47 @@ class NCEModel(StudentModule):
                 remedy="give --model.nat the adapter directory of the NAT stage",
             )
 
+    @property
+    def teacher(self) -> Teacher:
+        """M_NAT and M_neg; a cached one opens its files at the first use."""
+        if self._teacher is None:
+            self._teacher = TEACHERS[self.teacher_name](self)
+        return self._teacher
+
+    def on_train_epoch_start(self) -> None:
+        """Lets a cached teacher see what the other ranks' have learnt in the epoch before."""
+        self.teacher.refresh()
+
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The calibrated loss; logs its parts and the mean of β."""
-        lesson = self._lesson(batch, targets)
+        lesson = self.teacher.lesson(batch, targets)
         hidden = at_targets(self.hidden(batch), targets)
         logprobs, soft = self.adapters.head.learn(hidden, targets.tokens, lesson.summary, self.temperature)
+        beta = self._beta(lesson, targets)
+        self.last_beta = beta if self.per_token else sample_means(beta, targets)
+        result = negative_calibrated(logprobs, soft * self.temperature**2, beta, targets, self.mix)
+        return {**result._asdict(), "beta": sample_means(beta, targets).sum() / targets.all.samples}
+
+    def _beta(self, lesson: Lesson, targets: Targets) -> Tensor:
+        """β of each target [N]: its own, or its sample's."""
         if lesson.divergence is None:
-            self.last_beta = logprobs.new_full((targets.samples,), 0.5)
-        else:
-            self.last_beta = calibration(lesson.divergence, targets)
-        result = negative_calibrated(
-            logprobs, soft * self.temperature**2, self.last_beta[targets.sample], targets, self.mix
-        )
-        return {**result._asdict(), "beta": self.last_beta.mean()}
+            return torch.full(targets.tokens.shape, 0.5, device=targets.tokens.device)
+        if self.per_token:
+            return token_calibration(lesson.divergence)
+        return calibration(lesson.divergence, targets)[targets.sample]
 
-    @torch.no_grad()
-    def _lesson(self, batch: dict[str, Any], targets: Targets) -> Lesson:
-        negative = self._teacher(NEGATIVE, batch, targets) if self.calibrated else None
-        return self.adapters.head.teach(self._teacher(POSITIVE, batch, targets), negative, self.temperature)
 
-    def _teacher(self, adapter: str, batch: dict[str, Any], targets: Targets) -> Tensor:
-        with self.adapters.using(adapter):
-            return at_targets(self.hidden(batch), targets)
+def _online(module: NCEModel) -> Teacher:
+    return OnlineTeacher(module.adapters, module.temperature, module.calibrated)
+
+
+def _cached(module: NCEModel) -> Teacher:
+    trainer = module.trainer
+    return cached_teacher(
+        module.adapters, module.cache, Path(trainer.default_root_dir) / "teacher", module.temperature,
+        module.calibrated, nat=sha256_of(Path(str(module.nat))), precision=str(trainer.precision),
+    )  # fmt: skip
+
+
+TEACHERS: dict[str, Callable[[NCEModel], Teacher]] = {"online": _online, "cached": _cached}
+"""Teachers by the name that `NCEModel(teacher=...)` takes."""

@@ -27,15 +27,28 @@ CHUNK_BYTES = 32 * 2**20
 """Size of the one float32 buffer of logits [chunk, V] that is alive at a time."""
 
 
+class TopK(NamedTuple):
+    """The k likeliest tokens of a distribution per target; the rest of it is unknown.
+
+    Attributes:
+        tokens: [N, k] int64.
+        probabilities: [N, k] float32, not renormalised.
+    """
+
+    tokens: Tensor
+    probabilities: Tensor
+
+
 class Lesson(NamedTuple):
     """What a student needs of its teachers, per token and without gradient.
 
     Attributes:
-        summary: [N, d], float32: the teacher's mean embedding e (`OutputHead`) or its hidden state (`ModelHead`).
+        summary: [N, d], float32: the teacher's mean embedding e (`OutputHead`) or its hidden state (`ModelHead`); or
+            its likeliest tokens.
         divergence: [N], KL(P_neg ‖ P_NAT) ≥ 0 in nats at temperature 1, or None if no calibrator was given.
     """
 
-    summary: Tensor
+    summary: Tensor | TopK
     divergence: Tensor | None
 
 
@@ -47,11 +60,20 @@ class Head(ABC):
         """Log P(token), natural log: [N], float32 or wider, with gradient to `hidden`."""
 
     @abstractmethod
-    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0) -> Lesson:
-        """Sums up a teacher M_NAT at `temperature` from hidden states [N, d], and how far M_neg is from it."""
+    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None) -> Lesson:
+        """Sums up a teacher M_NAT at `temperature` from hidden states [N, d], and how far M_neg is from it.
+
+        Args:
+            nat: M_NAT's hidden states.
+            negative: M_neg's, or None for no divergence.
+            temperature: T.
+            top_k: Sum up by the likeliest tokens.
+        """
 
     @abstractmethod
-    def learn(self, hidden: Tensor, tokens: Tensor, summary: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def learn(
+        self, hidden: Tensor, tokens: Tensor, summary: Tensor | TopK, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """The student's side: log P(token) [N] at temperature 1, and −Σ_v p_v log q_v [N] at `temperature`.
 
         p is the teacher whose `summary` is given, q the student. Both with gradient to `hidden`; no factor T².
@@ -92,28 +114,56 @@ class OutputHead(Head):
         return self._token_logits(hidden, tokens) - self.log_z(hidden)
 
     @torch.no_grad()
-    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0) -> Lesson:
+    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None) -> Lesson:
         """See `Head.teach`. The teachers' logits meet chunk by chunk: so KL takes no mean embedding of M_neg."""
         products = _Products(self.weight, nat)
         summary = torch.empty(nat.shape, dtype=products.wide, device=nat.device)
         divergence = None if negative is None else summary.new_empty(len(nat))
+        top = [] if top_k is None else [summary.new_empty(0, top_k).topk(top_k)]
         for rows in chunks(len(nat), len(self.weight), self.chunk_bytes // 2):
             logits = products.logits(nat[rows]).mul_(self.scale)
             if negative is not None and divergence is not None:
                 divergence[rows] = divergence_of(products.logits(negative[rows]).mul_(self.scale), logits)
             _, total = _exponentials(logits.div_(temperature))
-            summary[rows] = products.mean(logits).mul_(self.scale / total)
-        return Lesson(summary, divergence)
+            if top_k is None:
+                summary[rows] = products.mean(logits).mul_(self.scale / total)
+            else:
+                top.append(logits.div_(total).topk(top_k))
+        if top_k is None:
+            return Lesson(summary, divergence)
+        return Lesson(TopK(torch.cat([t.indices for t in top]), torch.cat([t.values for t in top])), divergence)
 
-    def learn(self, hidden: Tensor, tokens: Tensor, summary: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def learn(
+        self, hidden: Tensor, tokens: Tensor, summary: Tensor | TopK, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """See `Head.learn`. One partition serves both at T = 1."""
         hidden = _rounded(hidden, self.weight)
-        log_z = self.log_z(hidden)
-        logprobs = self._token_logits(hidden, tokens) - log_z
-        if temperature != 1:
-            log_z = self.log_z(hidden, temperature)
-        expected = (hidden * summary.to(log_z.dtype)).sum(-1) / temperature
-        return logprobs, log_z - expected
+        if isinstance(summary, TopK):
+            soft_z, mean = self.partition(hidden, temperature)
+            summary = self._with_tail(summary, hidden, soft_z, mean, temperature)
+        else:
+            soft_z = self.log_z(hidden, temperature)
+        log_z = soft_z if temperature == 1 else self.log_z(hidden)
+        expected = (hidden * summary.to(hidden.dtype)).sum(-1) / temperature
+        return self._token_logits(hidden, tokens) - log_z, soft_z - expected
+
+    @torch.no_grad()
+    def _with_tail(self, top: TopK, hidden: Tensor, log_z: Tensor, mean: Tensor, temperature: float) -> Tensor:
+        """The mean embedding [N, d] of a teacher known by its likeliest tokens K, the rest shaped like the student.
+
+            p'_v = p_v for v ∈ K,  otherwise (1 − p(K)) / (1 − q(K)) · q_v
+
+        Where the student leaves next to nothing outside K, that little is counted as 1e-3: a quotient of roundings
+        would follow otherwise.
+        """
+        e = torch.empty_like(mean)
+        for rows in chunks(len(hidden), top.tokens.shape[1] * hidden.shape[1], self.chunk_bytes):
+            embeddings = self.weight[top.tokens[rows]].to(mean.dtype) * self.scale  # [n, k, d]
+            q = (torch.einsum("nkd,nd->nk", embeddings, hidden[rows]) / temperature - log_z[rows, None]).exp()
+            p = top.probabilities[rows].to(q.dtype)
+            share = (1 - p.sum(-1, keepdim=True)).clamp_min(0) / (1 - q.sum(-1, keepdim=True)).clamp_min(1e-3)
+            e[rows] = share * mean[rows] + torch.einsum("nkd,nk->nd", embeddings, p - share * q)
+        return e
 
     @torch.no_grad()
     def softmax(self, hidden: Tensor, temperature: float, mean: bool = True) -> tuple[Tensor, Tensor | None]:

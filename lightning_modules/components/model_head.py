@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from foundation.errors import InputError
 from lightning_modules.components.decoding import evaluating
-from lightning_modules.components.head import CHUNK_BYTES, Head, Lesson, OutputHead, chunks, divergence_of, wide
+from lightning_modules.components.head import CHUNK_BYTES, Head, Lesson, OutputHead, TopK, chunks, divergence_of, wide
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,15 +46,27 @@ class ModelHead(Head):
         return self._chunked(self._logprobs, hidden, tokens)
 
     @torch.no_grad()
-    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0) -> Lesson:
-        """See `Head.teach`. The summary is the hidden state itself."""
+    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None) -> Lesson:
+        """See `Head.teach`. The summary is the hidden state itself.
+
+        Raises:
+            InputError: If `top_k` is given.
+        """
+        if top_k is not None:
+            raise InputError(
+                "top_k needs an output head without bias and soft-capping",
+                field="model.cache.storage", remedy="take float16 or float32 for this student",
+            )  # fmt: skip
         divergence = None if negative is None else self._chunked(
             lambda p, q: divergence_of(self.logits(p), self.logits(q)), negative, nat
         )  # fmt: skip
         return Lesson(nat.detach().to(wide(nat.dtype)), divergence)
 
-    def learn(self, hidden: Tensor, tokens: Tensor, summary: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def learn(
+        self, hidden: Tensor, tokens: Tensor, summary: Tensor | TopK, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """See `Head.learn`."""
+        assert isinstance(summary, Tensor), "`teach` makes no other"
 
         def soft(student: Tensor, teacher: Tensor) -> Tensor:
             with torch.no_grad():

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from foundation.errors import InputError
-from lightning_modules.components.head import Head, OutputHead, chunks
+from lightning_modules.components.head import Head, OutputHead, TopK, chunks
 from lightning_modules.components.losses import at_targets, find_targets
 from lightning_modules.components.model_head import ModelHead, find_head
 from lightning_modules.components.student import AdapterStack, LoraSettings
@@ -96,7 +96,11 @@ def test_no_row_is_no_trouble(head: OutputHead) -> None:
     logprobs.sum().backward()
     assert logprobs.shape == (0,)
     assert hidden.grad is not None
-    assert head.teach(hidden, hidden).summary.shape == (0, D)
+    lessons = [head.teach(hidden, hidden, top_k=k) for k in (None, 3)]
+    assert isinstance(lessons[0].summary, Tensor)
+    assert isinstance(lessons[1].summary, TopK)
+    assert lessons[0].summary.shape == (0, D)
+    assert [part.shape for part in lessons[1].summary] == [(0, 3), (0, 3)]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -113,6 +117,7 @@ def test_any_models_head_teaches_and_learns_as_its_logits_say(name: str, tempera
         logits.append(model(input_ids=row[None], use_cache=False).logits[0])
     (student, nat, negative), tokens = models, ids[0].flip(0)
     lesson = head.teach(nat, negative, temperature)
+    assert isinstance(lesson.summary, Tensor)
     logprobs, soft = head.learn(student, tokens, lesson.summary, temperature)
     log_student, log_nat, log_negative = (each.log_softmax(-1) for each in logits)
     close(logprobs, log_student[torch.arange(9), tokens])
@@ -130,6 +135,35 @@ def test_any_models_head_teaches_and_learns_as_its_logits_say(name: str, tempera
         moved[1][position, component] -= 1e-6
         sums = [(2 * a + b).sum() for a, b in (head.learn(m, tokens, lesson.summary, temperature) for m in moved)]
         torch.testing.assert_close(gradient[position, component], (sums[0] - sums[1]) / 2e-6, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("k", [1, 9, V])
+def test_top_k_is_completed_by_the_students_tail(head: OutputHead, k: int, temperature: float) -> None:
+    student, nat, tokens = normal(N, D).requires_grad_(), normal(N, D, seed=3), torch.arange(N)
+    logits, taught = (h @ head.weight.T * head.scale for h in (student, nat))
+    p, log_q = (taught / temperature).softmax(-1), (logits / temperature).log_softmax(-1)
+    completed = torch.zeros_like(p)
+    for row in range(N):
+        kept = set(p[row].argsort(descending=True)[:k].tolist())
+        rest = [v for v in range(V) if v not in kept]
+        shape = log_q[row].detach().exp()[rest]
+        completed[row, list(kept)] = p[row, list(kept)]
+        completed[row, rest] = p[row, rest].sum() * shape / shape.sum()
+    lesson = head.teach(nat, None, temperature, top_k=k)
+    assert lesson.divergence is None
+    _, soft = head.learn(student, tokens, lesson.summary, temperature)
+    expected = -(completed * log_q).sum(-1)
+    close(soft, expected)
+    gradients = [torch.autograd.grad(value.sum(), student, retain_graph=True)[0] for value in (soft, expected)]
+    close(*gradients)
+    if k == V:
+        close(soft, -(p * log_q).sum(-1))
+
+
+def test_top_k_needs_a_plain_head() -> None:
+    with pytest.raises(InputError, match="soft-capping"):
+        find_head(model_of("gemma2")).teach(normal(2, 8), None, top_k=3)
 
 
 def test_the_check_leaves_no_trace(new_stack: Callable[..., AdapterStack]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning_modules.components.assistant import NEGATIVE, POSITIVE, UnitSetti
 from lightning_modules.components.losses import find_targets
 from lightning_modules.components.sampling import SamplingSettings
 from lightning_modules.components.student import LoraSettings
+from lightning_modules.components.teachers import CacheSettings
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
@@ -272,6 +274,50 @@ def test_fit_trains_with_dropout_and_resumes(
     again = make_stage(name)
     make_trainer(max_steps=3, limit_val_batches=0).fit(again, loader(batch, batch), ckpt_path=tmp_path / "checkpoint")
     assert again.trainer.global_step == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("per_token", [False, True])
+def test_a_cached_teacher_trains_the_same_student_and_is_asked_once(
+    make_stage: Callable[..., StudentModule], make_trainer: Any, make_batch: Any, tmp_path: Path, per_token: bool
+) -> None:
+    batches = [make_batch(seed=seed) for seed in (1, 2)]
+    trained: list[list[Tensor]] = []
+    teaching: list[str] = []
+    for teacher, epochs, checkpoint in (("online", 3, None), ("cached", 2, None), ("cached", 3, "checkpoint")):
+        torch.manual_seed(5)
+        cache = CacheSettings(storage="float32")
+        module = make_stage("nce", teacher=teacher, cache=cache, per_token=per_token, lora=replace(LORA, dropout=0.0))
+        stack = module.adapters
+        stack.base.get_decoder().register_forward_hook(
+            lambda *_, stack=stack: teaching.append(str(stack.model.active_adapter))
+        )
+        teaching.clear()
+        trainer = make_trainer(max_epochs=epochs, num_sanity_val_steps=0)
+        path = None if checkpoint is None else tmp_path / checkpoint
+        trainer.fit(module, loader(*batches), loader(make_batch(seed=3)), ckpt_path=path)
+        trainer.save_checkpoint(tmp_path / "checkpoint")
+        counts = [teaching.count(name) for name in (POSITIVE, NEGATIVE)]
+        assert counts == ([9, 9] if teacher == "online" else [3, 3] if path is None else [0, 0])
+        trained.append([p.detach() for p in module.parameters() if p.requires_grad])
+    for online, resumed in zip(trained[0], trained[2], strict=True):
+        torch.testing.assert_close(resumed, online, rtol=1e-4, atol=1e-6)
+
+
+def test_a_token_may_have_a_beta_of_its_own(make_stage: Callable[..., StudentModule], make_batch: Any) -> None:
+    batch = make_batch()
+    by_sample, by_token = make_stage("nce", mix=1.0), make_stage("nce", mix=1.0, per_token=True)
+    parts = [held_out_parts(module, batch) for module in (by_sample, by_token)]
+    targets = find_targets(batch)
+    assert isinstance(by_token, NCEModel)
+    assert by_token.last_beta is not None
+    assert by_token.last_beta.shape == targets.tokens.shape
+    assert parts[0]["distillation"] == parts[1]["distillation"]
+    assert parts[0]["loss"] != parts[1]["loss"]
+    assert parts[1]["beta"] < parts[0]["beta"], "tanh is concave: the mean of tanh lies below the tanh of the mean"
+    with pytest.raises(InputError) as caught:
+        NCEModel(per_token=True, calibrated=False)
+    assert caught.value.field == "model.per_token"
 
 
 @pytest.mark.filterwarnings("ignore")

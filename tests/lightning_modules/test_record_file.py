@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from foundation.errors import InputError
+from lightning_modules.components.record_file import RecordStore
+
+KEYS = [bytes([n]) * 16 for n in range(6)]
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> Callable[[], RecordStore]:
+    return lambda: RecordStore(tmp_path / "store", row_bytes=3)
+
+
+def payload(number: int) -> bytes:
+    return bytes([number]) * 3 * (number + 1)
+
+
+def fill(store: RecordStore, *numbers: int) -> None:
+    for number in numbers:
+        store.add(KEYS[number], number + 1, payload(number))
+
+
+def check(store: RecordStore, *numbers: int) -> None:
+    assert [number for number, key in enumerate(KEYS) if key in store] == list(numbers)
+    assert len(store) == len(numbers)
+    for number in numbers:
+        rows, found = store.get(KEYS[number])
+        assert (rows, bytes(found)) == (number + 1, payload(number))
+
+
+def test_what_is_added_is_there_now_and_later(open_store: Callable[[], RecordStore]) -> None:
+    store = open_store()
+    check(store)
+    fill(store, 0, 1)
+    check(store, 0, 1)
+    fill(store, 2)
+    check(store, 0, 1, 2)
+    store.close()
+    again = open_store()
+    check(again, 0, 1, 2)
+    fill(again, 4)
+    check(again, 0, 1, 2, 4)
+    with pytest.raises(KeyError):
+        again.get(KEYS[5])
+    with pytest.raises(ValueError, match="4 bytes for 1 rows of 3"):
+        again.add(KEYS[5], 1, b"four")
+
+
+def test_processes_have_parts_of_their_own_and_see_all(open_store: Callable[[], RecordStore], tmp_path: Path) -> None:
+    one, other = open_store(), open_store()
+    fill(one, 0)
+    fill(other, 1, 2)
+    check(one, 0)
+    for store in (one, other):
+        store.refresh()
+        check(store, 0, 1, 2)
+    fill(one, 3)
+    other.refresh()
+    check(other, 0, 1, 2, 3)
+    assert {p.name for p in (tmp_path / "store").iterdir()} == {"part-0.bin", "part-1.bin"}
+    one.close()
+    other.close()
+    check(open_store(), 0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("left", range(1, 24 + 9))
+def test_a_killed_process_leaves_whole_records(
+    open_store: Callable[[], RecordStore], tmp_path: Path, left: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store()
+    fill(store, 0, 1)
+    size = (tmp_path / "store" / "part-0.bin").stat().st_size
+    fill(store, 2)
+    store.close()
+    file = tmp_path / "store" / "part-0.bin"
+    file.write_bytes(file.read_bytes()[: size + left])
+    again = open_store()
+    check(again, 0, 1)
+    fill(again, 3, 2)
+    again.close()
+    check(open_store(), 0, 1, 2, 3)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("place", [0, 15, 16, 20, 24, 29])
+def test_damage_is_named_and_what_stood_before_is_kept(
+    open_store: Callable[[], RecordStore], tmp_path: Path, place: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store()
+    fill(store, 0)
+    size = (tmp_path / "store" / "part-0.bin").stat().st_size
+    fill(store, 1, 2, 3)
+    store.close()
+    file = tmp_path / "store" / "part-0.bin"
+    content = bytearray(file.read_bytes())
+    content[size + place] ^= 1
+    file.write_bytes(content)
+    again = open_store()
+    check(again, 0)
+    assert f"{file}: damaged after 1 records" in capsys.readouterr().err
+    fill(again, 1, 4)
+    check(again, 0, 1, 4)
+    again.close()
+    check(open_store(), 0, 1, 4)
+
+
+def test_a_full_disk_is_named(open_store: Callable[[], RecordStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    store = open_store()
+    monkeypatch.setattr(store, "_file", Full())
+    with pytest.raises(InputError, match="No space left on device"):
+        fill(store, 0)
