@@ -21,7 +21,7 @@ from datamodules.components.encoding import (
     pad_of,
     pad_with_mask,
 )
-from datamodules.components.pairing import Candidate, PairBatchSampler, Pairing
+from datamodules.components.grouping import Candidate, Grouping
 from datamodules.components.records import Rationale, numbered_rationales
 from datamodules.components.samplers import EvaluationSampler
 from datamodules.components.splits import held_out
@@ -81,8 +81,8 @@ class PairDataModule(ResumableDataModule):
         self.score_batch_size = score_batch_size
         self.max_length = max_length
         self.drop_longer = drop_longer
-        self.train_pairs: Pairing | None = None
-        self.validation_pairs: Pairing | None = None
+        self.train_pairs: Grouping[Candidate] | None = None
+        self.validation_pairs: Grouping[Candidate] | None = None
         self.records: list[Rationale] = []
         self._scorable: list[tuple[Rationale, Encoded]] = []
 
@@ -102,8 +102,7 @@ class PairDataModule(ResumableDataModule):
         """Training pairs, the same for the same seed and epoch."""
         if self.train_pairs is None:
             raise RuntimeError("setup() has not run yet")
-        sampler = PairBatchSampler(self.train_pairs, self.batch_size, *self.place())
-        return self.loader(self.train_pairs, self.resumed(sampler), self._collate_pairs)
+        return self.grouped_loader(self.train_pairs, self.batch_size, self._collate_pairs)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Validation pairs, the same in every epoch; no loader where there are none."""
@@ -136,8 +135,8 @@ class PairDataModule(ResumableDataModule):
         # A small fraction of few questions may hold none with both verdicts; then there is no validation, as with 0.
         self.validation_pairs = self._pairing(held, "validation" if self.validation_files else None)
 
-    def _pairing(self, candidates: list[Candidate], field: str | None) -> Pairing:
-        pairing = Pairing(candidates, self.pairs_per_question, self.seed)
+    def _pairing(self, candidates: list[Candidate], field: str | None) -> Grouping[Candidate]:
+        pairing = Grouping(candidates, self.pairs_per_question, self.seed)
         if field is not None and not len(pairing):
             raise InputError(
                 "no question has both a right and a wrong rationale", field=f"data.{field}",
@@ -193,7 +192,7 @@ class PairDataModule(ResumableDataModule):
             "rationale_mask": pad(marks, 0),
         }
 
-    def _collate_pairs(self, pairs: list[tuple[Candidate, Candidate]]) -> dict[str, Tensor]:
+    def _collate_pairs(self, pairs: list[tuple[Candidate, ...]]) -> dict[str, Tensor]:
         return self._collate([right.encoded for right, _ in pairs] + [wrong.encoded for _, wrong in pairs])
 
     def _collate_records(self, rows: list[tuple[Rationale, Encoded]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -44,6 +45,11 @@ class Example:
     question_id: str
     encoded: Encoded
     positive: bool
+
+    @property
+    def length(self) -> int:
+        """In tokens, prompt and EOS included."""
+        return len(self.encoded.prompt) + len(self.encoded.completion)
 
     def labelled(self, loss_on_prompt: bool) -> Labelled:
         """With the targets: rationale and EOS, and the prompt if asked for."""
@@ -143,12 +149,15 @@ class RationaleDataModule(ResumableDataModule):
         Raises:
             InputError: If a rationale is longer than `tokens_per_batch`.
         """
-        examples = self.train_examples
-        targets = [example.labelled(self.loss_on_prompt).targets for example in examples]
-        counts = count_targets(targets, [example.positive for example in examples])
+        examples, counts = self.train_examples, self.counted(self.train_examples)
         width = min(self.max_length, context_of(self.tokenizer_name) or self.max_length)
         batching = choose_batching(self.batch_size, self.tokens_per_batch, self.packing, width)
         return self.training_loader(examples, _lengths(examples), batching, counts, partial(self._collate, batching))
+
+    def counted(self, examples: list[Example]) -> Tensor:
+        """Target tokens and samples of each example, by verdict: see `count_targets`."""
+        targets = [example.labelled(self.loss_on_prompt).targets for example in examples]
+        return count_targets(targets, [example.positive for example in examples])
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches."""
@@ -267,4 +276,4 @@ class RationaleDataModule(ResumableDataModule):
 
 
 def _lengths(examples: list[Example]) -> list[int]:
-    return [len(e.encoded.prompt) + len(e.encoded.completion) for e in examples]
+    return [example.length for example in examples]

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.components.batching import Batching
 from datamodules.components.counts import Step
+from datamodules.components.grouping import GroupBatchSampler, Grouping
 from datamodules.components.samplers import Planned, TrainingSampler
 from foundation.errors import InputError
 
@@ -105,6 +106,27 @@ class ResumableDataModule(L.LightningDataModule):
         sampler = TrainingSampler(lengths, batching, self.seed, *self.place(), counts, *self._window())
         return self.loader(Planned(rows), self.resumed(sampler), _WithStep(collate))
 
+    def grouped_loader(
+        self,
+        grouping: Grouping[Any],
+        batch_size: int,
+        collate: Callable[[Any], dict[str, Any]],
+        counts: Tensor | None = None,
+    ) -> DataLoader[Any]:
+        """Training batches of groups, drawn anew each epoch, sharded and resumed.
+
+        Args:
+            grouping: Draws the groups, and is the data set.
+            batch_size: Groups a batch.
+            collate: Makes a batch of a list of groups.
+            counts: [n, 3, 2] of the candidates, see `count_targets`: batches then say the counts of their `step`.
+
+        Raises:
+            InputError: As `training_loader`.
+        """
+        sampler = GroupBatchSampler(grouping, batch_size, *self.place(), counts, *self._window())
+        return self.loader(Planned(grouping), self.resumed(sampler), _WithStep(collate))
+
     def loader(self, rows: Any, sampler: Iterable[Any], collate: Any) -> DataLoader[Any]:
         """A loader of a list (or any map-style data set) by a batch sampler that shards by itself."""
         return DataLoader(
@@ -133,11 +155,11 @@ class ResumableDataModule(L.LightningDataModule):
 
 
 class _WithStep:
-    """Adds `step` to a collated batch; a class, so that it can be sent to worker processes."""
+    """Adds `step`, where it was counted, to a collated batch; a class, so that it can be sent to worker processes."""
 
     def __init__(self, collate: Callable[[Any], dict[str, Any]]) -> None:
         self.collate = collate
 
-    def __call__(self, asked: tuple[list[Any], Step]) -> dict[str, Any]:
+    def __call__(self, asked: tuple[list[Any], Step | None]) -> dict[str, Any]:
         rows, step = asked
-        return {**self.collate(rows), "step": step}
+        return self.collate(rows) if step is None else {**self.collate(rows), "step": step}

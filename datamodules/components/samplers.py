@@ -18,11 +18,11 @@ class Batch(NamedTuple):
     """What a data set is asked for.
 
     Attributes:
-        rows: Numbers of the rows.
+        rows: What the data set knows the rows by: their numbers, or groups of such.
         step: Counts of the optimizer step that the batch belongs to; None where nobody counted the rows.
     """
 
-    rows: list[int]
+    rows: list[Any]
     step: Step | None
 
 

@@ -16,9 +16,9 @@ def pooled(hidden: Tensor, where: Tensor) -> Tensor:
     Returns:
         [B, d], float32 or wider.
     """
-    weights = where.to(torch.promote_types(hidden.dtype, torch.float32))
-    total = torch.einsum("btd,bt->bd", hidden.to(weights.dtype), weights)
-    return total / weights.sum(1, keepdim=True).clamp_min(1)
+    wide = torch.promote_types(hidden.dtype, torch.float32)  # no matrix product: autocast would make it half
+    total = hidden.masked_fill(~where[..., None], 0).sum(1, dtype=wide)
+    return total / where.sum(1, keepdim=True).clamp_min(1)
 
 
 def info_nce(

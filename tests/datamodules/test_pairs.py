@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.components.encoding import Encoded, load_tokenizer
-from datamodules.components.pairing import Candidate, PairBatchSampler, Pairing
+from datamodules.components.grouping import Candidate, GroupBatchSampler, Grouping
 from datamodules.components.records import Rationale, Verdict, write_rationales
 from datamodules.pairs import PairDataModule
 from foundation.errors import InputError
@@ -55,7 +55,7 @@ def test_pairs_are_right_and_wrong_of_one_question_and_distinct() -> None:
     verdicts = [True, True, False, False, False]
     candidates = [Candidate(f"q{q}", Encoded([q], [n]), v) for q in range(4) for n, v in enumerate(verdicts)]
     candidates += [Candidate("lonely", Encoded([9], [1]), True)]
-    pairing = Pairing(candidates, pairs_per_question=4, seed=0)
+    pairing = Grouping(candidates, groups_per_question=4, seed=0)
     epochs = [pairing.draw(epoch) for epoch in range(3)]
     for pairs in epochs:
         assert len(pairs) == len(set(pairs)) == len(pairing) == 16
@@ -64,18 +64,18 @@ def test_pairs_are_right_and_wrong_of_one_question_and_distinct() -> None:
             assert not wrong.positive
             assert right.question_id == wrong.question_id != "lonely"
     assert pairing.draw(1) == epochs[1] != epochs[0]
-    assert Pairing(candidates, 4, seed=1).draw(0) != epochs[0]
+    assert Grouping(candidates, 4, seed=1).draw(0) != epochs[0]
 
 
 def test_all_pairs_of_a_question_that_has_few() -> None:
     candidates = [Candidate("q", Encoded([], [n]), n < 2) for n in range(5)]
-    pairing = Pairing(candidates, pairs_per_question=100, seed=0)
+    pairing = Grouping(candidates, groups_per_question=100, seed=0)
     assert sorted(pairing.draw(0)) == list(itertools.product(range(2), range(2, 5)))
 
 
 def test_every_pair_is_drawn_equally_often() -> None:
     candidates = [Candidate("q", Encoded([], [n]), n < 2) for n in range(5)]
-    pairing = Pairing(candidates, pairs_per_question=2, seed=3)
+    pairing = Grouping(candidates, groups_per_question=2, seed=3)
     counts = torch.zeros(5, 5)
     for epoch in range(3000):
         for right, wrong in pairing.draw(epoch):
@@ -86,20 +86,20 @@ def test_every_pair_is_drawn_equally_often() -> None:
 
 def test_ranks_share_an_epoch_and_a_resumed_one_goes_on() -> None:
     candidates = [Candidate(f"q{q}", Encoded([0] * q, [n]), n < 2) for q in range(9) for n in range(5)]
-    pairing = Pairing(candidates, pairs_per_question=3, seed=0)
-    ranks = [PairBatchSampler(pairing, 4, rank, 2) for rank in range(2)]
+    pairing = Grouping(candidates, groups_per_question=3, seed=0)
+    ranks = [GroupBatchSampler(pairing, 4, rank, 2) for rank in range(2)]
     for sampler in ranks:
         sampler.sampler.set_epoch(2)
-    seen = [pair for sampler in ranks for batch in sampler for pair in batch]
+    seen = [pair for sampler in ranks for batch in sampler for pair in batch.rows]
     assert len(ranks[0]) == len(ranks[1]) == 4
     assert set(seen) == set(pairing.draw(2))
 
-    whole = PairBatchSampler(pairing, 4)
+    whole = GroupBatchSampler(pairing, 4)
     expected = []
     for epoch in range(3):
         whole.set_epoch(epoch)
         expected += list(whole)
-    resumed = PairBatchSampler(pairing, 4)
+    resumed = GroupBatchSampler(pairing, 4)
     resumed.resume(len(whole) + 3)
     rest = list(resumed)
     resumed.set_epoch(2)
