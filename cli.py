@@ -40,7 +40,7 @@ class Verb:
 VERBS = {
     "run": Verb("run a whole pipeline: stages that are up to date are skipped", "pipeline.verbs", "add_run_arguments",
                 "run_main", executes=True),
-    "report": Verb("write results.json and report.md of a run", "pipeline.verbs", "add_report_arguments",
+    "report": Verb("write the tables, figures and numbers of a run", "pipeline.verbs", "add_report_arguments",
                    "report_main"),
     "prepare": Verb("grade teacher samples into D_pos and D_neg", "datamodules.components.prepare"),
     "collect": Verb("sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from analyses.predictions import OVERALL
 from foundation.students import EMBEDDED
 from pipeline.markdown import escape, table
-from pipeline.results import OVERALL
 
 
 @dataclass(frozen=True)

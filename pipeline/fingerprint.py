@@ -18,7 +18,7 @@ ABSENT = "absent"
 CODE_ROOT = Path(__file__).resolve().parent.parent
 """The directory that holds `cli.py` and our packages, in a checkout as in an installation."""
 
-_CODE = ("callbacks", "datamodules", "embedded", "foundation", "lightning_modules", "pipeline", "cli.py")
+_CODE = ("analyses", "callbacks", "datamodules", "embedded", "foundation", "lightning_modules", "pipeline", "cli.py")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,15 @@ from collections.abc import Sequence
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$]|&(?=#?\w+;))")
 
 
+def visible(text: str) -> str:
+    """Returns text on one line, without control or formatting characters."""
+    shown = "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char for char in text)
+    return " ".join(shown.split())
+
+
 def escape(text: str) -> str:
     """Returns text that Markdown shows as it is, on one line: no markup, HTML, control or formatting characters."""
-    visible = "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char for char in text)
-    return _SPECIAL.sub(r"\\\1", " ".join(visible.split()))
+    return _SPECIAL.sub(r"\\\1", visible(text))
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> list[str]:

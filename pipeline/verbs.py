@@ -12,7 +12,6 @@ from pathlib import Path
 from foundation.errors import InputError
 from pipeline.config import load_pipeline
 from pipeline.plan import Planner, show_plan
-from pipeline.report import report
 from pipeline.runner import Execute, Runner, in_own_process
 from pipeline.seeds import SeedRuns, parse_seeds
 from pipeline.selection import Request, selected
@@ -149,9 +148,13 @@ def _settings(items: list[str]) -> dict[str, str]:
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `report`."""
     parser.description = (
-        "Tabulate every predictions.jsonl of a run: results.json, report.md and the table on the screen."
+        "Tabulate every predictions.jsonl of a run and analyse the samples it voted with: report.md with its figures, "
+        "results.json, analyses.json, and the tables of accuracy on the screen. For a directory of several seeds: mean "
+        "and spread."
     )
-    parser.add_argument("run", metavar="RUN_DIR", help="the run directory, as runs/demo")
+    parser.add_argument(
+        "run", metavar="RUN_DIR", help="the run directory, as runs/demo, or one that holds seed-0, seed-1, ..."
+    )
 
 
 def report_main(args: argparse.Namespace) -> int:
@@ -163,8 +166,10 @@ def report_main(args: argparse.Namespace) -> int:
     Raises:
         InputError: If there is nothing to report or a file is malformed.
     """
+    from pipeline.report import report  # loads torch and matplotlib, which `run` need not wait for
+
     made = report(Path(args.run))
     print("\n".join(made.tables))
-    print(f"results: {made.results}\nreport:  {made.markdown}")
+    print(f"results: {made.results}\nreport:  {made.markdown}\nnumbers: {made.analyses}")
     print(f"logs:    {shlex.join(['tensorboard', '--logdir', args.run])}", flush=True)
     return 0

@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 LOWER = {"lightning_modules", "datamodules", "foundation"}
-UPPER = {"benchmarks", "callbacks", "pipeline", "embedded", "interchange"}
+UPPER = {"analyses", "benchmarks", "callbacks", "pipeline", "embedded", "interchange"}
 LIGHTNING = {"lightning", "pytorch_lightning"}
 FORBIDDEN = {
     "foundation": {"cli", *UPPER, *LOWER} - {"foundation"},
@@ -20,6 +20,7 @@ FORBIDDEN = {
     "datamodules/components": LIGHTNING,
     **{package: {"cli", "benchmarks"} - {package} for package in UPPER},
     "benchmarks": {"cli"},
+    "analyses": {"cli", "matplotlib", *LIGHTNING, *UPPER} - {"analyses"},
 }
 
 

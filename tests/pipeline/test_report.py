@@ -57,10 +57,10 @@ def test_table_has_the_layout_of_the_paper(run: Path) -> None:
     ]
     start = lines.index("### math: all questions")
     overall = {cells(line)[0]: cells(line)[1:] for line in lines[start + 2 : start + 7]}
-    assert overall["method"][-2:] == ["points over cot-kd", "better / worse on"]
-    assert overall["sc"] == ["4", "2.5", "62.50", "21.94 to 90.81", "+12.50 ± 61.66", "1 / 1"]
-    assert overall["nat"][-2:] == ["+0.00 ± 80.02", "1 / 1"]
-    assert overall["cot-kd"][-2:] == ["-", "-"]
+    assert overall["method"][-3:] == ["points over cot-kd", "better / worse on", "p"]
+    assert overall["sc"] == ["4", "2.5", "62.50", "21.94 to 90.81", "+12.50 ± 61.66", "1 / 1", "1.000"]
+    assert overall["nat"][-3:] == ["+0.00 ± 80.02", "1 / 1", "1.000"]
+    assert overall["cot-kd"][-3:] == ["-", "-", "-"]
 
 
 def test_results_json_is_a_list_of_rows(run: Path) -> None:
@@ -129,7 +129,7 @@ def test_verb_prints_the_table_and_the_places(run: Path, capsys: pytest.CaptureF
     assert report_main(parser.parse_args([str(run)])) == 0
     told = capsys.readouterr().out
     assert "**62.50**" in told
-    for place in (f"{run}/results.json", f"{run}/report.md", f"tensorboard --logdir {run}"):
+    for place in (f"{run}/results.json", f"{run}/report.md", f"{run}/analyses.json", f"tensorboard --logdir {run}"):
         assert place in told
 
 

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analyses.accuracy import tabulate, wilson_interval
+from analyses.methods import method_order
+from analyses.paired import compare
+from analyses.predictions import Prediction, read_predictions
 from foundation.errors import InputError
-from pipeline.results import Prediction, compare, method_order, read_predictions, tabulate, wilson_interval
 
 
 def write(path: Path, *records: dict[str, Any]) -> None:
