@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,9 @@ import pytest
 import torch
 
 import cli
-from datamodules.components.records import write_rationales
+from datamodules.components.grading import extract_answer
+from datamodules.components.records import read_questions, write_rationales
+from foundation.json_lines import read_json_lines
 from tests.records import rationale
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -67,10 +73,10 @@ def test_trl_takes_a_step(
     steps(trainer)
 
 
-@pytest.fixture
-def trained(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CoT KD student of the embedded base that answers some of 40 questions right and some wrong."""
-    run = tmp_path / "run"
+    run = tmp_path_factory.mktemp("run")
     for words in (
         ["generate", "--output", f"{run}/raw", "--train-questions", "300", "--test-questions", "40", "--levels", "2"],
         ["prepare", "--input", f"{run}/raw/train.jsonl", "--format", "tdg", "--output", f"{run}/data"],
@@ -103,3 +109,38 @@ def test_harness_scores_as_we_do(trained: Path, tmp_path: Path) -> None:
     ours = [json.loads(line)["correct"] for line in (trained / "cot-kd/predictions.jsonl").open(encoding="utf-8")]
     assert 0 < sum(ours) < len(ours)  # a comparison of nothing but zeros would prove nothing
     assert theirs == pytest.approx(sum(ours) / len(ours))
+
+
+@pytest.fixture
+def server(trained: Path, tmp_path: Path) -> Iterator[str]:
+    """The address of `transformers serve` with the exported student."""
+    pytest.importorskip("fastapi", reason="install the extra `interop`")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = Path(sys.executable).with_name("transformers")
+    words = [program, "serve", trained / "exported", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(words, stdout=log, stderr=log) as process:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read()
+                break
+            except OSError:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+        process.terminate()
+
+
+def test_openai_server_answers_as_we_do(trained: Path, server: str) -> None:
+    """Our `test` and a chat server that knows nothing of us give the same answers, the chat template being ours."""
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=server, api_key="none")
+    ours = {row["question_id"]: row["answer"] for _, row in read_json_lines(trained / "cot-kd/predictions.jsonl")}
+    asked = list(read_questions(trained / "test/questions.jsonl"))[:8]
+    for question in asked:
+        reply = client.chat.completions.create(
+            model=str(trained / "exported"), temperature=0, max_tokens=80,
+            messages=[{"role": "user", "content": question.question}],
+        )  # fmt: skip
+        assert extract_answer(reply.choices[0].message.content) == ours[question.id]
