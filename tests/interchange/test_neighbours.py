@@ -119,7 +119,7 @@ def server(trained: Path, tmp_path: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = Path(sys.executable).with_name("transformers")
-    words = [program, "serve", trained / "exported", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    words = [str(program), "serve", f"{trained}/exported", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(words, stdout=log, stderr=log) as process:
         for _ in range(240):
             try:
