@@ -31,6 +31,7 @@ class Negatives:
         method: The row of results.json.
         share: The percentage of D_neg that M_neg was trained on.
         negative: How many rationales these are, None where no summary.json says it.
+        positive: How many right rationales NAT was trained on.
         accuracy: In [0, 1].
         ci_low: The lower end of its 95% interval.
         ci_high: Its upper end.
@@ -41,6 +42,7 @@ class Negatives:
     method: str
     share: int
     negative: int | None
+    positive: int | None
     accuracy: float
     ci_low: float
     ci_high: float
@@ -69,26 +71,18 @@ def _share(method: str) -> int | None:
 def _negatives(run: Path, row: Row, predictions: Sequence[Prediction]) -> Negatives:
     share = _share(row.method) or 0
     against = None if row.method == FULL else compare(predictions, row.dataset, row.method, FULL)
-    count = _count(run, row.method, share)
-    return Negatives(row.dataset, row.method, share, count, row.accuracy, row.ci_low, row.ci_high, against)
+    # What `prepare` counted for a method of its own data, else for the run.
+    whole, own = run / "data" / "summary.json", run / f"data-{row.method.removeprefix('nat-')}" / "summary.json"
+    negative = 0 if share == 0 else _count(whole if row.method == FULL else own, "negative")
+    positive = _count(own if row.method == SEMANTIC else whole, "positive")
+    return Negatives(row.dataset, row.method, share, negative, positive, row.accuracy, row.ci_low, row.ci_high, against)
 
 
-def _count(run: Path, method: str, share: int) -> int | None:
-    """The size of D_neg: as `prepare` counted it for this method alone, or its share of the run's own."""
-    if share == 0:
-        return 0
-    own = _negative(run / f"data-{method.removeprefix('nat-')}" / "summary.json")
-    if own is not None or method == SEMANTIC:
-        return own
-    whole = _negative(run / "data" / "summary.json")
-    return None if whole is None else round(whole * share / 100)
-
-
-def _negative(summary: Path) -> int | None:
+def _count(summary: Path, verdict: str) -> int | None:
     if not summary.is_file():
         return None
     try:
-        return int(json.loads(summary.read_text(encoding="utf-8"))["negative"])
+        return int(json.loads(summary.read_text(encoding="utf-8"))[verdict])
     except (ValueError, KeyError, TypeError) as error:
         remedy = "write it again with `prepare`"
         raise InputError(f"not what `prepare` writes ({error!r})", file=summary, remedy=remedy) from error

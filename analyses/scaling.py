@@ -8,6 +8,8 @@ times its mean; what M_rank reads to score them is not in it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,3 +67,19 @@ def _tokens(votes: Votes, n: int) -> float | None:
     counts = votes.present.sum(1)
     means = votes.tokens.sum(1).double() / counts.clamp(min=1)
     return float((means * counts.clamp(max=n)).mean())
+
+
+def accuracy_at(points: Sequence[Point], method: str, samples: float) -> float:
+    """A method's accuracy with a mean number of samples that need not be whole, straight between the points beside it.
+
+    That is what a question costs and gains on average if some questions get one sample more than others, at random.
+
+    Args:
+        points: What `accuracy_over_n` gives, for n = 1 … N.
+        method: One of its methods.
+        samples: From 1 to N; what lies outside takes the end.
+    """
+    below = min(max(math.floor(samples), 1), len(points))
+    above = min(below + 1, len(points))
+    low, high = points[below - 1].accuracy[method], points[above - 1].accuracy[method]
+    return low + (high - low) * min(max(samples - below, 0.0), 1.0)

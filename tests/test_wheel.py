@@ -40,7 +40,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_holds_every_package_config_and_the_student(wheel: Path) -> None:
-    packages = ("benchmarks", "callbacks", "datamodules", "embedded", "foundation", "lightning_modules", "pipeline")
+    packages = (
+        "analyses", "benchmarks", "callbacks", "datamodules", "embedded", "foundation", "interchange",
+        "lightning_modules", "pipeline",
+    )  # fmt: skip
     wanted = {"cli.py"}
     for package in packages:
         wanted |= {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / package).rglob("*.py")}

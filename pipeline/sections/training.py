@@ -23,12 +23,13 @@ def negatives_section(study: Study) -> Section:
     found = negatives_study(study.run, study.rows, study.predictions)
     for dataset in dict.fromkeys(row.dataset for row in found):
         own = [row for row in found if row.dataset == dataset]
-        heading = ["method", "share of D_neg %", "samples in it", "accuracy %", "95% interval", "points over nat", "p"]
+        heading = ["method", "share of D_neg %", "D_neg", "D_pos", "accuracy %", "95% interval", "points over nat", "p"]
         section.add(f"## {escape(dataset)}: what the negatives do to NAT")
         section.add(*table(heading, [_cells(row) for row in own]))
         section.explain(
-            "each row is NAT with another D_neg behind M_neg; `nat-semantic` grades by value instead of by text, which "
-            "takes mislabelled right answers out of D_neg. Points and p (McNemar) are against `nat`, paired."
+            "each row is NAT with another D_neg behind M_neg, of so many samples; `nat-semantic` grades by value "
+            "instead of by text, which moves mislabelled right answers to D_pos. Points and p (McNemar) are "
+            "against `nat`, paired."
         )
         section.show(
             "negatives", dataset, negatives_figure(dataset, own), f"NAT over its share of negatives on {dataset}"
@@ -41,9 +42,9 @@ def _cells(row: Negatives) -> list[str]:
     against = [NONE, NONE]
     if row.against_nat is not None:
         against = [f"{row.against_nat.points:+.2f}", p_value(row.against_nat.p_value)]
-    count = NONE if row.negative is None else f"{row.negative:,}"
+    counts = [NONE if count is None else f"{count:,}" for count in (row.negative, row.positive)]
     interval = f"{percent(row.ci_low)} to {percent(row.ci_high)}"
-    return [escape(row.method), str(row.share), count, percent(row.accuracy), interval, *against]
+    return [escape(row.method), str(row.share), *counts, percent(row.accuracy), interval, *against]
 
 
 def data_section(study: Study) -> Section:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from analyses.correlation import Correlation
 from analyses.ranking import RankingStudy, ranking_study
-from analyses.scaling import ORDERS, accuracy_over_n
+from analyses.scaling import ORDERS, Point, accuracy_at, accuracy_over_n
 from analyses.stopping import adaptive_stopping
 from analyses.votes import Votes, collect_votes
 from pipeline.figures import over_n_figure, ranking_figure
@@ -34,8 +35,9 @@ def votes_section(study: Study) -> Section:
         if ranking is not None:
             _add_ranking(section, dataset, ranking)
         votes = collect_votes(ballots)
-        _add_over_n(section, dataset, votes)
-        _add_stopping(section, dataset, votes)
+        points = accuracy_over_n(votes)
+        _add_over_n(section, dataset, points)
+        _add_stopping(section, dataset, votes, points)
     return section
 
 
@@ -75,8 +77,7 @@ def _correlation(found: Correlation) -> str:
     return f"Pearson's r = {found.pearson or 0.0:+.2f}{interval}, Spearman's ρ = {spearman}"
 
 
-def _add_over_n(section: Section, dataset: str, votes: Votes) -> None:
-    points = accuracy_over_n(votes)
+def _add_over_n(section: Section, dataset: str, points: Sequence[Point]) -> None:
     methods = list(points[0].accuracy)
     body = [
         [str(point.n), *([f"{point.tokens:.0f}"] if point.tokens is not None else []),
@@ -94,22 +95,26 @@ def _add_over_n(section: Section, dataset: str, votes: Votes) -> None:
     section.show("over-n", dataset, over_n_figure(dataset, points), f"Accuracy over the number of samples on {dataset}")
 
 
-def _add_stopping(section: Section, dataset: str, votes: Votes) -> None:
+def _add_stopping(section: Section, dataset: str, votes: Votes, points: Sequence[Point]) -> None:
     rows = adaptive_stopping(votes)
+    fixed = [accuracy_at(points, row.method, row.samples) for row in rows]
     body = [
         [
             row.method, f"{row.threshold:.2f}", f"{row.samples:.2f}", f"{100 * row.saved:.1f}",
             NONE if row.tokens is None else f"{row.tokens:.0f}", percent(row.accuracy), percent(row.full_accuracy),
-            f"{100 * (row.accuracy - row.full_accuracy):+.2f}",
+            percent(same_cost),
         ]
-        for row in rows
+        for row, same_cost in zip(rows, fixed, strict=True)
     ]  # fmt: skip
-    heading = ["method", "stops at", "samples", "saved %", "tokens", "accuracy %", "with all %", "difference"]
+    heading = ["method", "stops at", "samples", "saved %", "tokens", "accuracy %", "with all %", "fixed n %"]
     section.add(f"## {escape(dataset)}: adaptive stopping")
     section.add(*table(heading, body))
     section.explain(
-        "a question stops once its leading answer beats the runner-up with the given probability (Beta posterior, "
-        "Aggarwal et al. 2023; for asc, scores are votes). Samples and tokens are means per question, "
-        "`saved` is the share not taken."
+        "a question stops once its leader beats the runner-up with probability `stops at` (Aggarwal et al. 2023; for "
+        "asc scores are votes). `with all` is without stopping; `fixed n` takes for every question what is taken "
+        "here on average."
     )
-    section.count("adaptive stopping", [{"dataset": dataset, **asdict(row)} for row in rows])
+    section.count(
+        "adaptive stopping",
+        [{"dataset": dataset, **asdict(row), "fixed_n_accuracy": f} for row, f in zip(rows, fixed, strict=True)],
+    )

@@ -20,22 +20,22 @@ MADE = [
 ]
 
 
-def summary(file: Path, negative: object) -> None:
+def summary(file: Path, negative: object, positive: int = 0) -> None:
     file.parent.mkdir()
-    file.write_text(json.dumps({"negative": negative}))
+    file.write_text(json.dumps({"negative": negative, "positive": positive}))
 
 
 def test_rows_by_share_with_their_counts(tmp_path: Path) -> None:
-    summary(tmp_path / "data" / "summary.json", 1001)
-    summary(tmp_path / "data-semantic" / "summary.json", 900)
-    summary(tmp_path / "data-negatives-5" / "summary.json", 49)
+    summary(tmp_path / "data" / "summary.json", 1001, 700)
+    summary(tmp_path / "data-semantic" / "summary.json", 900, 801)
+    summary(tmp_path / "data-negatives-5" / "summary.json", 49, 35)
     found = negatives_study(tmp_path, tabulate(MADE), MADE)
-    assert [(row.method, row.share, row.negative) for row in found] == [
-        ("nat-no-negatives", 0, 0),
-        ("nat-negatives-5", 5, 49),
-        ("nat-negatives-50", 50, 500),
-        ("nat", 100, 1001),
-        ("nat-semantic", 100, 900),
+    assert [(row.method, row.share, row.negative, row.positive) for row in found] == [
+        ("nat-no-negatives", 0, 0, 700),
+        ("nat-negatives-5", 5, 49, 700),
+        ("nat-negatives-50", 50, None, 700),
+        ("nat", 100, 1001, 700),
+        ("nat-semantic", 100, 900, 801),
     ]
     against = [row.against_nat for row in found]
     assert [None if a is None else (a.points, a.better, a.worse) for a in against] == [
@@ -50,6 +50,7 @@ def test_rows_by_share_with_their_counts(tmp_path: Path) -> None:
 def test_without_summaries_the_counts_are_unknown(tmp_path: Path) -> None:
     found = negatives_study(tmp_path, tabulate(MADE), MADE)
     assert [row.negative for row in found] == [0, None, None, None, None]
+    assert {row.positive for row in found} == {None}
 
 
 def test_nat_alone_is_no_study(tmp_path: Path) -> None:

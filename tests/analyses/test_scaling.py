@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from analyses.scaling import accuracy_over_n
+from analyses.scaling import Point, accuracy_at, accuracy_over_n
 from analyses.votes import Votes, collect_votes
 from datamodules.components.ballots import Ballot
 from lightning_modules.components.voting import vote, vote_accuracy
@@ -48,3 +48,11 @@ def test_tokens_and_short_questions() -> None:
     assert [point.tokens for point in points] == pytest.approx([10.5, 16, 21.5])
     assert points[2].accuracy == {"sc": 0.5, "ws": pytest.approx(0.5)}
     assert list(points[0].accuracy) == ["sc", "ws"]
+
+
+def test_between_two_numbers_of_samples() -> None:
+    points = [Point(n, None, {"sc": accuracy}) for n, accuracy in ((1, 0.2), (2, 0.4), (3, 0.5))]
+    given = (0.5, 1, 1.25, 2, 2.5, 3, 9)
+    assert [accuracy_at(points, "sc", samples) for samples in given] == pytest.approx(
+        [0.2, 0.2, 0.25, 0.4, 0.45, 0.5, 0.5]
+    )
