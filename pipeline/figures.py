@@ -81,8 +81,10 @@ def seeds_figure(dataset: str, rows: Sequence[SeedRow], baseline: str) -> Figure
     for place, row in enumerate(shown):
         found = row.accuracy
         ends = [[100 * (found.mean - found.low)], [100 * (found.high - found.mean)]]
-        colour = _ORANGE if row.method == baseline else _BLUE
-        axes.errorbar([100 * found.mean], [place], xerr=ends, fmt="o", color=colour, capsize=3)
+        colour, label = (_ORANGE, f"baseline {baseline}") if row.method == baseline else (_BLUE, None)
+        axes.errorbar([100 * found.mean], [place], xerr=ends, fmt="o", color=colour, capsize=3, label=label)
+        if label:
+            axes.legend(loc="best")
     _name_rows(axes, [row.method for row in shown])
     axes.set_xlabel("accuracy in %")
     return figure
