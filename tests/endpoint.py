@@ -39,7 +39,9 @@ class Endpoint(ThreadingHTTPServer):
         pause: Seconds each good answer takes.
         asked: Path, headers (in lower case), body and time of each request.
         given: Samples handed out by question: of answers that were sent whole.
-        billed: Answers that were generated, by `Idempotency-Key`, whether they arrived or not.
+        idempotent: Whether a request with a known `Idempotency-Key` gets the answer it was billed for again.
+        billed: Answers that were generated, by `Idempotency-Key` (and a number, if that means nothing
+            to the server), whether they arrived or not.
         most_at_once: The most requests that were ever under way together.
     """
 
@@ -51,6 +53,7 @@ class Endpoint(ThreadingHTTPServer):
         self.write = write
         self.script: list[Misbehaviour | None] = []
         self.pause = 0.0
+        self.idempotent = True
         self.asked: list[tuple[str, dict[str, str], Body, float]] = []
         self.given: Counter[str] = Counter()
         self.billed: dict[str, Body] = {}
@@ -96,8 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         question = asked_question(body)
         n = min(body.get("n", 1), how.at_most or 1000)
-        with self.server.lock:  # an answer that was paid for already is given again, as a careful endpoint would
-            name = self.headers["Idempotency-Key"]
+        with self.server.lock:
+            name = self.headers["Idempotency-Key"] + ("" if self.server.idempotent else f" {len(self.server.billed)}")
             if name not in self.server.billed:
                 self.server.billed[name] = self._make(body, question, n)
             answer = json.loads(json.dumps(self.server.billed[name]))

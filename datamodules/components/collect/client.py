@@ -124,8 +124,7 @@ class Client:
     def _refused(self, error: APIStatusError, question: str) -> Exception:
         status, body = error.status_code, error.body
         said = body.get("message") if isinstance(body, dict) else None
-        words = " ".join(self._without_key(str(said or error.response.text)).split())
-        words = words if len(words) <= _SHOWN else f"{words[:_SHOWN]}..."
+        words = shown(self._without_key(str(said or error.response.text)))
         quota = "insufficient_quota" in (error.code, error.type)
         if (status in (408, 409, 429) or status >= 500) and not quota:
             return TransientError(f"HTTP {status}: {words}", retry_after(error.response.headers))
@@ -141,6 +140,12 @@ class Client:
         if name is None:
             return "it wants a key: set endpoint.key_variable to the name of the environment variable that holds it"
         return f"put a valid key into the environment variable {name}"
+
+
+def shown(text: str) -> str:
+    """A server's words as one line that is safe to print: no control characters, not too long."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
 
 
 def read_key(variable: str | None) -> str | None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
+_HOPELESS = 4  # questions in a row without an answer, or one of each worker if those are more
+
+
 class _LeftOutError(Exception):
     """A question is left for the next run."""
 
@@ -44,6 +47,7 @@ class Collector:
         self._bar = bar
         self._budget = Budget(settings.budget, journal.usage.spent)
         self._left_out: dict[str, str] = {}
+        self._left_out_in_a_row = 0
         self._workers: list[asyncio.Task[None]] = []
 
     async def run(self, requests: Sequence[Request]) -> dict[str, str]:
@@ -82,8 +86,7 @@ class Collector:
             try:
                 await self._fill(request)
             except _LeftOutError as error:
-                self._left_out[request.question_id] = str(error)
-                self._tell(f"left for the next run: question '{request.question_id}': {error}")
+                self._leave_out(request.question_id, str(error))
             except BudgetSpentError:
                 self._stop.set(budget_spent=True)
             except InputError as error:
@@ -92,6 +95,16 @@ class Collector:
                 self._stop.set()
                 raise
 
+    def _leave_out(self, question: str, because: str) -> None:
+        """Notes a question for the next run; once nothing works any more, trying the others is a waste of hours."""
+        self._left_out[question] = because
+        self._tell(f"left for the next run: question '{question}': {because}")
+        self._left_out_in_a_row += 1
+        if self._left_out_in_a_row >= max(_HOPELESS, self._endpoint.concurrency):
+            problem = f"{self._left_out_in_a_row} questions one after the other got no answer; the last: {because}"
+            remedy = "see that the endpoint is up and lets you in, then run the same command: it goes on from here"
+            self._stop.set(error=InputError(problem, remedy=remedy))
+
     async def _fill(self, request: Request) -> None:
         """Asks for a question's samples until it has them all: servers may give fewer than asked for."""
         key, failures = request.key, 0
@@ -99,7 +112,7 @@ class Collector:
             n = min(missing, self._endpoint.choices_per_request or missing)
             try:
                 got = await self._ask(request, key, n)
-                failures = 0
+                failures = self._left_out_in_a_row = 0
                 self._bar.update(min(got, missing))
             except TransientError as error:
                 failures += 1

@@ -8,6 +8,8 @@ from typing import Any
 
 from datamodules.components.records import is_text
 
+_TOO_MANY = 1 << 40  # tokens: no count of them
+
 
 class MalformedReplyError(Exception):
     """The endpoint's answer is not what the API promises; asking again may help."""
@@ -83,8 +85,9 @@ def _choice(value: Any, api: str) -> Choice:
     if not is_text(text):
         raise MalformedReplyError(f"a choice whose `{key}` is no text")
     finish = value.get("finish_reason")
-    return Choice(text.strip(), finish if isinstance(finish, str) else "")
+    return Choice(text.strip(), str(finish) if is_text(finish) else "")
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    usable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _TOO_MANY
+    return value if usable else None

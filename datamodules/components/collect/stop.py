@@ -77,4 +77,5 @@ class Stop:
                 timer.cancel()
             for number, handler in before.items():
                 loop.remove_signal_handler(number)
-                signal.signal(number, handler)
+                if handler is not None:  # else it was not Python's
+                    signal.signal(number, handler)

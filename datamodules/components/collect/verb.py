@@ -83,7 +83,7 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
     _end_after_signal(stop, journal)
     lacking = sum(len(choices) < settings.sampling.n for _, choices in answered)
     if evaluate:
-        _refuse_part(settings, lacking, stop)
+        _refuse_part(settings, lacking, len(questions), stop)
         from datamodules.components.collect.evaluation import write_evaluation
 
         write_evaluation(settings, answered)
@@ -103,6 +103,11 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
 
 def _questions(settings: CollectSettings) -> list[Question]:
     """The questions, each once: in a file of records rationales may repeat them."""
+    if Path(settings.input).resolve().parent == Path(settings.output).resolve():
+        raise InputError(
+            "lies in the output directory, where files like it are written anew", file=settings.input, field="output",
+            remedy="choose another output directory",
+        )  # fmt: skip
     unique: dict[str, Question] = {}
     for question, _ in read(Path(settings.input), settings.format, settings.source):
         unique.setdefault(question.id, question)
@@ -168,16 +173,15 @@ def _end_after_signal(stop: Stop | None, journal: Journal) -> None:
     raise SystemExit(128 + stop.signal)
 
 
-def _refuse_part(settings: CollectSettings, lacking: int, stop: Stop | None) -> None:
+def _refuse_part(settings: CollectSettings, lacking: int, asked: int, stop: Stop | None) -> None:
     """An accuracy over the questions that happened to be answered would be another test's."""
     if not lacking:
         return
-    budget = stop is not None and stop.budget_spent
-    raise InputError(
-        f"{_budget(settings)}: " * budget + f"{lacking:,} questions have no answer yet, so nothing is graded",
-        file=settings.output,
-        remedy=f"{'raise the budget and ' * budget}run the same command again: it asks for what is missing",
-    )
+    problem = f"{lacking:,} of {asked:,} questions have no answer yet, so nothing is graded"
+    remedy = "run the same command again: it asks for what is missing"
+    if stop is not None and stop.budget_spent:
+        problem, remedy = f"{_budget(settings)}: {problem}", f"raise the budget and {remedy}"
+    raise InputError(problem, file=settings.output, remedy=remedy)
 
 
 def _budget(settings: CollectSettings) -> str:

@@ -101,7 +101,7 @@ FAILURES = {
     "408": Misbehaviour(status=408),
     "500": Misbehaviour(status=500),
     "503": Misbehaviour(status=503, body="<html>overloaded</html>", headers={"Content-Type": "text/html"}),
-    "slow": Misbehaviour(slow=0.6),
+    "slow": Misbehaviour(slow=2.0),
     "dropped": Misbehaviour(drop=True),
     "malformed": Misbehaviour(body='{"choices": [{"mess'),
     "no JSON": Misbehaviour(body="hello", headers={"Content-Type": "text/plain"}),
@@ -115,7 +115,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_is_tried_again(name: str, make: Make, server: Endpoint) -> None:
-    settings = make(questions=2, timeout=0.3)
+    settings = make(questions=2, timeout=1.0 if name == "slow" else 30.0)
     server.script = [FAILURES[name], None, FAILURES[name]]
     collect(settings)
     assert complete(settings, 2)
@@ -237,6 +237,45 @@ def test_no_connection(make: Make) -> None:
     assert usage(settings)["possible_cost"] == 0  # nothing reached a server
 
 
+def test_an_endpoint_that_is_down_is_not_asked_forever(make: Make, server: Endpoint) -> None:
+    settings = make(questions=20, retries=1, concurrency=4)
+    server.script = [Misbehaviour(status=503)] * 1000
+    with pytest.raises(InputError, match="4 questions one after the other got no answer; the last: HTTP 503"):
+        collect(settings)
+    assert len(server.asked) <= 2 * 4 + 4
+    server.script = []
+    collect(settings)
+    assert complete(settings, 20)
+
+
+def test_an_input_in_the_output_directory_is_not_overwritten(make: Make, tmp_path: Path) -> None:
+    settings = make(output=str(tmp_path))
+    with pytest.raises(InputError, match="lies in the output directory"):
+        collect(settings)
+
+
+def test_a_hostile_server_breaks_neither_terminal_nor_journal(
+    make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(answer: dict[str, Any]) -> None:
+        answer["model"] = answer["choices"][0]["finish_reason"] = "\ud800"
+        answer["usage"] = {"prompt_tokens": 10**300, "completion_tokens": -1}
+        answer["choices"][1]["message"]["content"] = "\x1b[2J\u2028 \\boxed{2}"
+
+    escape = json.dumps({"error": {"message": "\x1b[31mred\ud800"}})
+    server.script = [Misbehaviour(status=500, body=escape)] * 4
+    settings = make(questions=1)
+    with pytest.raises(InputError):
+        collect(settings)
+    server.script = [Misbehaviour(body="[" * 100_000), Misbehaviour(change=spoil)]
+    collect(settings)
+    assert complete(settings, 1)
+    printed = "".join(capsys.readouterr())
+    assert "HTTP 500: ?[31mred?" in printed
+    assert "\x1b[2J" not in printed
+    assert usage(settings)["uncounted"] == 1
+
+
 def test_concurrency_is_bounded_and_used(make: Make, server: Endpoint) -> None:
     server.pause = 0.05
     collect(make(questions=12, concurrency=3))
@@ -251,7 +290,7 @@ def test_the_same_command_asks_for_nothing_twice_and_needs_no_key_then(
     made = samples(settings)
     monkeypatch.delenv("OPENAI_API_KEY")
     collect(settings)
-    collect(make(questions=2, grader="both", concurrency=1))
+    collect(make(questions=2, concurrency=1, writer="gpt"))
     assert samples(settings) == made
     assert len(server.asked) == 2
 
