@@ -116,7 +116,7 @@ def stored_lengths(verdict: str) -> list[tuple[int, int]]:
     return [(prompt := round(stored["prompt_share"] * length), length - prompt) for length in lengths]
 
 
-def generated_lengths(verdict: str, recipe: Recipe = Recipe()) -> list[tuple[int, int]]:
+def generated_lengths(verdict: str, recipe: Recipe | None = None) -> list[tuple[int, int]]:
     """The same of the embedded teacher's samples."""
     with tempfile.TemporaryDirectory() as directory:
         generate(Path(directory), recipe)
