@@ -159,62 +159,89 @@ def _with_fraction_braces(text: str) -> str | None:
 # Equality in value.
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?"
-_NUMBER = re.compile(rf"([-+]?)\$?([-+]?)({_DIGITS})%?")
-_FRACTION = re.compile(r"(-?)\\frac\{(-?[0-9]+)\}\{(-?[0-9]+)\}")
+_NUMBER = re.compile(rf"([-+]?)[$€£]?([-+]?)({_DIGITS})%?")
+_FRACTION = re.compile(r"(-?)(?:([0-9]+)\s*)??\\[dt]?frac\{\s*(-?[0-9]+)\s*\}\{\s*(-?[0-9]+)\s*\}")
+_RATIO = re.compile(r"(-?)\(?(?:([0-9]+) +)?(-?[0-9]+)/(-?[0-9]+)\)?")
 _SEPARATOR = re.compile(r"\{,\}|\\,|\\!|,\\!|\\ |~")
-_UNIT = re.compile(r"(?<=[0-9.])(?:\s*\\(?:text|mathrm|mbox)\{\s*([A-Za-z ]+)\}|\s+([A-Za-z]{2,}(?: [A-Za-z]+)*))\.?$")
-_MULTIPLIERS = frozenset({"pi", "sqrt", "hundred", "thousand", "million", "billion", "trillion", "dozen", "percent"})
+_UNIT = re.compile(
+    r"(?<=[0-9.})])(?:\s*\\(?:text|mathrm|mbox)\{\s*([A-Za-z /]+)\}|\s+([A-Za-z]{2,}(?:[ /][A-Za-z]+)*))"
+    r"(?:\^\{?[23]\}?)?\.?$"
+)
+_MULTIPLIERS = frozenset({"pi", "sqrt", "hundred", "thousand", "million", "billion", "trillion", "dozen"})
+_HEAD = re.compile(r"[A-Za-z]{1,2}\s*=\s*(?=[^=]*$)")
+_WORDS = re.compile(r"(?=.*(?:[A-Za-z]{2}|[ap]\.\s?m\b))[A-Za-z0-9'’:.,& -]+")
+_ARTICLE = re.compile(r"(?:the|an?) ")
+_BETWEEN_WORDS = re.compile(r"[^a-z0-9:.,]|[.,](?![0-9])")
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}")
 
 
 def canonical(answer: str) -> str:
     r"""A form that answers of equal value share, for votes to be pooled by and for data sets of plain numbers.
 
-    Plain numbers (thousands separators, a currency sign, a percent sign or a unit, trailing zeros, negative zero) and
-    fractions of integers become exact rationals: "1,000", "1000.0" and "1000 apples" give "1000"; "\frac{2}{4}" and
-    "0.5" give "1/2". A percent sign is dropped, as the MATH convention does: "50\%" is "50". Everything else is
-    brought to the MATH convention's normal form; `\text{Yes}` is "Yes". Idempotent.
+    Plain numbers (thousands separators, a currency sign, a percent sign or a unit, trailing zeros, negative zero),
+    fractions of integers and mixed numbers become exact rationals: "1,000", "1000.0" and "1000 apples" give "1000";
+    "\frac{2}{4}" and "0.5" give "1/2". A percent sign is dropped, as the MATH convention does: "50\%" is "50". Words
+    lose their case, their first article and their punctuation: "\text{Yes}" and "yes." are "yes", "3:30 p.m." is
+    "3:30pm". Everything else is brought to the MATH convention's normal form. Idempotent.
     """
     text = answer.strip()
     if len(text) > LONGEST_ANSWER:
         return text
     text = _unwrapped(text)
     value = _value(text)
-    while value is None and (shorter := _unwrapped(normalise(text))) != text:
+    while value is None and not _WORDS.fullmatch(text) and (shorter := _unwrapped(normalise(text))) != text:
         text = shorter
         value = _value(text)
-    return text if value is None else str(value)
+    if value is not None:
+        return str(value)
+    return _folded(text) if _WORDS.fullmatch(text) else text
 
 
 def _unwrapped(text: str) -> str:
-    r"""Without `$...$`, the box that `gold_answer` may keep, and a `\text{}` around the whole."""
+    r"""Without `$...$`, `**...**`, the box that `gold_answer` may keep, a `\text{}` around the whole, a head `x =`."""
     text = text.strip()
-    if len(text) > 2 and text[0] == text[-1] == "$":
-        text = text[1:-1].strip()
+    for mark in ("$", "**"):
+        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
+            text = text[len(mark) : -len(mark)].strip()
     text = text.removeprefix("\\boxed ").strip()
     wrapper = _WRAPPER.fullmatch(text)
-    return wrapper[1].strip() if wrapper else text
+    text = wrapper[1].strip() if wrapper else text
+    head = _HEAD.match(text)
+    return text[head.end() :] if head else text
+
+
+def _folded(words: str) -> str:
+    words = words.casefold().strip()
+    article = _ARTICLE.match(words)
+    return _BETWEEN_WORDS.sub("", words[article.end() :] if article else words)
 
 
 def _value(text: str) -> Fraction | None:
-    """The exact value of a plain number or a fraction of integers; None for anything else."""
-    fraction = _FRACTION.fullmatch(text)
-    if fraction:
-        sign, over, under = fraction.groups()
-        return None if int(under) == 0 else Fraction(int(sign + "1") * int(over), int(under))
+    """The exact value of a plain number, a fraction of integers or a mixed number; None for anything else."""
     text = _SEPARATOR.sub(lambda mark: "," if "," in mark[0] and mark[0] != "\\," else "", text.replace("\u2212", "-"))
     unit = _UNIT.search(text)
-    if unit and not _MULTIPLIERS.intersection((unit[1] or unit[2]).lower().split()):
+    if unit and not _MULTIPLIERS.intersection(re.split("[ /]", (unit[1] or unit[2]).lower().strip())):
         text = text[: unit.start()]
-    number = _NUMBER.fullmatch(text.replace("\\$", "$").replace("\\%", "%"))
+    fraction = _FRACTION.fullmatch(text) or _RATIO.fullmatch(text)
+    if fraction:
+        return _fraction(*fraction.groups())
+    number = _NUMBER.fullmatch(text.replace("\\$", "$").replace("\\%", "%").replace("\u00b0", ""))
     if not number or (number[1] and number[2]) or not any(character.isdigit() for character in number[3]):
         return None
     return Fraction(number[1] + number[2] + number[3].replace(",", "").rstrip("."))
 
 
+def _fraction(sign: str, whole: str | None, over: str, under: str) -> Fraction | None:
+    """`sign (whole + over/under)`; None if there is no such number, or a whole is followed by no proper fraction."""
+    if int(under) == 0 or (whole is not None and not 0 <= int(over) < int(under)):
+        return None
+    return int(sign + "1") * (int(whole or 0) + Fraction(int(over), int(under)))
+
+
 def plain_number(text: str) -> str | None:
     """A plain number without decoration ("1,080" and "1080.0" are "1080", ".50" is "0.5"); None for anything else."""
-    value = _value(text.strip()) if len(text) <= LONGEST_ANSWER and "\\frac" not in text else None
+    fraction = "\\frac" in text or "/" in text
+    value = _value(text.strip()) if len(text) <= LONGEST_ANSWER and not fraction else None
     if value is None or value.denominator == 1:
         return None if value is None else str(value)
     whole, _, decimals = re.sub(r"[^0-9.]", "", text).partition(".")

@@ -52,6 +52,13 @@ PIECES = [
     "####",
     "\u2212",
     "é",
+    "the ",
+    "Yes",
+    "p.m.",
+    " apples",
+    "1/2",
+    "x = ",
+    "**",
 ]
 latex = st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(max_size=20)
 
@@ -169,7 +176,7 @@ def test_string_equality_is_the_papers_not_better() -> None:
         (["\\frac{2}{4}", "0.5", ".50", "1/2", "\\frac12", "\\dfrac{-3}{-6}"], "1/2"),
         (["-0.5", "-1/2", "-\\frac{1}{2}", "\\frac{-1}{2}", "\u22120.5"], "-1/2"),
         (["0", "-0", "0.00", "-0.0"], "0"),
-        (["\\text{Yes}", "Yes", "\\textbf{Yes}"], "Yes"),
+        (["\\text{Yes}", "Yes", "\\textbf{Yes}", "yes.", "YES"], "yes"),
         (["\\boxed 9", "9"], "9"),
     ],
 )
