@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 32 * 2**20
-"""Size of the one float32 buffer of logits [chunk, V] that is alive at a time."""
+"""Size of a float32 buffer of logits [chunk, V]; one is alive at a time, three while teachers are compared."""
 
 
 class TopK(NamedTuple):
@@ -120,11 +120,13 @@ class OutputHead(Head):
         summary = torch.empty(nat.shape, dtype=products.wide, device=nat.device)
         divergence = None if negative is None else summary.new_empty(len(nat))
         top = [] if top_k is None else [summary.new_empty(0, top_k).topk(top_k)]
-        for rows in chunks(len(nat), len(self.weight), self.chunk_bytes // 2):
-            logits = products.logits(nat[rows]).mul_(self.scale)
+        buffers = [products.buffer(len(nat), self.chunk_bytes) for _ in range(1 if negative is None else 3)]
+        for rows in chunks(len(nat), len(self.weight), self.chunk_bytes):
+            logits = products.logits(nat[rows], self.scale, buffers[0])
             if negative is not None and divergence is not None:
-                divergence[rows] = divergence_of(products.logits(negative[rows]).mul_(self.scale), logits)
-            _, total = _exponentials(logits.div_(temperature))
+                other = products.logits(negative[rows], self.scale, buffers[1])
+                divergence[rows] = divergence_of(other, logits, buffers[2][: len(other)])
+            _, total = _exponentials(logits if temperature == 1 else logits.div_(temperature))
             if top_k is None:
                 summary[rows] = products.mean(logits).mul_(self.scale / total)
             else:
@@ -171,8 +173,9 @@ class OutputHead(Head):
         products = _Products(self.weight, hidden)
         log_z = torch.empty(len(hidden), dtype=products.wide, device=hidden.device)
         e = torch.empty(hidden.shape, dtype=products.wide, device=hidden.device) if mean else None
+        buffer = products.buffer(len(hidden), self.chunk_bytes)
         for rows in chunks(len(hidden), len(self.weight), self.chunk_bytes):
-            logits = products.logits(hidden[rows]).mul_(self.scale / temperature)
+            logits = products.logits(hidden[rows], self.scale / temperature, buffer)
             top, total = _exponentials(logits)
             log_z[rows] = (top + total.log()).squeeze(-1)
             if e is not None:
@@ -213,9 +216,17 @@ class _Products:
         self.wide = wide(self.dtype)
         self.weight = weight.detach().to(self.dtype)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """W h: [n, V], in memory of its own."""
-        return self._product(hidden.detach().to(self.dtype), self.weight.mT)
+    def buffer(self, rows: int, size: int) -> Tensor:
+        """Room for the logits of a chunk, made once for all: fresh memory costs a CPU a fifth of the product itself."""
+        largest = next(chunks(rows, len(self.weight), size), slice(0, 0))
+        return torch.empty(largest.stop, len(self.weight), dtype=self.wide, device=self.weight.device)
+
+    def logits(self, hidden: Tensor, scale: float, buffer: Tensor) -> Tensor:
+        """Scale · W h: [n, V], the beginning of `buffer`."""
+        hidden = hidden.detach()
+        if self.dtype != self.wide:
+            return self._product(hidden.to(self.dtype), self.weight.mT, buffer[: len(hidden)]).mul_(scale)
+        return self._product(hidden.to(self.dtype) * scale, self.weight.mT, buffer[: len(hidden)])
 
     def mean(self, exponentials: Tensor) -> Tensor:
         """Σ_v p_v W_v: [n, d], of unnormalised p in [0, 1].
@@ -230,9 +241,11 @@ class _Products:
         low = scaled.sub_(high).to(self.dtype)
         return (self._product(high, self.weight) + self._product(low, self.weight)).mul_(2.0**-15)
 
-    def _product(self, left: Tensor, right: Tensor) -> Tensor:
+    def _product(self, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
         with torch.autocast(left.device.type, enabled=False):
-            return left @ right if self.dtype == self.wide else torch.mm(left, right, out_dtype=self.wide)
+            if self.dtype == self.wide:
+                return torch.mm(left, right, out=out)
+            return torch.mm(left, right, out_dtype=self.wide, out=out)
 
 
 def chunks(rows: int, vocabulary: int, size: int = CHUNK_BYTES) -> Iterator[slice]:
@@ -247,14 +260,15 @@ def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
     return top, logits.sub_(top).exp_().sum(-1, keepdim=True)
 
 
-def divergence_of(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-    """KL(P ‖ Q) ≥ 0 of logits [n, V] at temperature 1: [n]. Overwrites `p_logits`."""
-    difference = p_logits - q_logits
+def divergence_of(p_logits: Tensor, q_logits: Tensor, buffer: Tensor | None = None) -> Tensor:
+    """KL(P ‖ Q) ≥ 0 of logits [n, V] at temperature 1: [n]. Overwrites `p_logits`, and `buffer` of the same shape."""
+    difference = torch.sub(p_logits, q_logits, out=buffer)
     top, total = _exponentials(p_logits)
-    expected = difference.mul_(p_logits).sum(-1) / total.squeeze(-1)
-    del difference
+    expected: Tensor = torch.linalg.vecdot(difference, p_logits) / total.squeeze(-1)
     log_z = (top + total.log()).squeeze(-1)
-    return (expected - log_z + q_logits.logsumexp(-1)).clamp_min(0)  # rounding can leave −1e-8
+    torch.sub(q_logits, q_logits.amax(-1, keepdim=True), out=difference)
+    log_z_q = q_logits.amax(-1) + difference.exp_().sum(-1).log()
+    return (expected - log_z + log_z_q).clamp_min(0)  # rounding can leave −1e-8
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

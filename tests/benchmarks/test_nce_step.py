@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import nce_step
+from benchmarks.nce_step import CACHED, NAIVE, ONLINE
+
+
+def test_all_variants_of_nce_have_the_same_loss_and_gradients(tmp_path: Path) -> None:
+    """Otherwise their times compare nothing."""
+    torch.manual_seed(0)
+    module = nce_step.build_nce(nce_step.build_base(1)).eval()  # no dropout
+    batch = nce_step.make_batch(2, 12, 4, 49152)
+    losses = nce_step.variants(module, batch, tmp_path)
+    trained = [p for p in module.parameters() if p.requires_grad]
+    found = {name: (loss := losses[name](), torch.autograd.grad(loss, trained)) for name in (NAIVE, ONLINE, CACHED)}
+    for name, tolerance in ((ONLINE, 1e-4), (CACHED, 1e-2)):
+        assert found[name][0].item() == pytest.approx(found[NAIVE][0].item(), rel=tolerance)
+        for ours, naive in zip(found[name][1], found[NAIVE][1], strict=True):
+            assert (ours - naive).norm() <= tolerance * naive.norm()
