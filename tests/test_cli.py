@@ -32,8 +32,8 @@ def test_unknown_verb_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -
     assert out == ""
     assert err == (
         "dust2gold: error: no verb 'trian'\n"
-        "  choose one of fit, validate, test, predict, run, report, prepare, collect, augment, generate, "
-        "fetch-smollm2\n"
+        "  choose one of fit, validate, test, predict, run, report, prepare, collect, augment, export, "
+        "export-data, import-data, export-task, generate, fetch-smollm2\n"
     )
 
 
