@@ -110,9 +110,9 @@ def _gate(scores: Tensor | None, z: Tensor) -> Tensor | None:
 
 
 def _hidden(z: Tensor, shared: Tensor | None, spread: Tensor) -> Tensor:
-    """U [n, 2, h]: positive, negative."""
+    """The bottleneck u before GELU [n, 2, h]: positive, negative."""
     hidden = (z @ spread.mT).view(len(z), 2, -1)
-    return hidden if shared is None else hidden + shared.unsqueeze(1)
+    return hidden if shared is None else hidden.add_(shared.unsqueeze(1))
 
 
 def _blend(hidden: Tensor, alpha: Tensor | None) -> Tensor:
@@ -120,7 +120,7 @@ def _blend(hidden: Tensor, alpha: Tensor | None) -> Tensor:
     positive, negative = hidden.unbind(1)
     if alpha is None:
         return positive + negative
-    return torch.lerp(positive, negative, alpha.unsqueeze(-1).to(hidden.dtype))
+    return torch.addcmul(positive, negative - positive, alpha.unsqueeze(-1).to(hidden.dtype))  # α_pos = 1 − α_neg
 
 
 class _Mix(torch.autograd.Function):
@@ -152,7 +152,7 @@ class _Mix(torch.autograd.Function):
         x, y, read, spread, down, up, weight, bias, *rest = ctx.saved_tensors
         matrices, kept = StepMatrices(read, spread, down, up), _Kept(*rest)
         d_up, d_spread, d_read, d_hidden = _backward_inner(upstream, matrices, kept)
-        d_shared = None if down is None else d_hidden.sum(1)
+        d_shared = None if down is None else d_hidden[:, 0] + d_hidden[:, 1]
         sums = (d_read if d_shared is None else torch.cat([d_read, d_shared], 1)).mT @ x
         d_matrix, d_down = sums[: len(read)], None
         if d_shared is not None:
