@@ -1,0 +1,228 @@
+"""NAT's step against plain LoRA's: the paper's form, ours, PEFT LoRA r = 8 and r = 16, on random weights.
+
+    python -m benchmarks.nat_step                      # SmolLM2's shapes, 6 layers, fp32, batch 4 x 256, 2 threads
+    python -m benchmarks.nat_step --device cuda --shape llama7b --dtype bfloat16 --batch 16 --sequence 512
+
+Three things are timed. `decoder` is a forward and backward pass through the layers, where the variants differ: the
+targets are about it. `step` is a whole training step as the stage runs it: decoder, output head at every token, CE and
+AdamW. `decode` is one token for each row of the batch from a key-value cache, as in sampling.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from benchmarks.harness import (
+    MIB,
+    Target,
+    Timing,
+    alternate,
+    arguments,
+    begin,
+    finish,
+    machine,
+    peak_memory,
+    ratio,
+    saved_activations,
+    show,
+)
+from benchmarks.reference_unit import ReferenceVariant
+from benchmarks.students import SHAPES, build_student, flops_per_token, peak_flops, sharing_weights
+from lightning_modules.components.assistant import NEGATIVE, POSITIVE, UnitSettings, attach_units
+from lightning_modules.components.cache import roomy_cache
+from lightning_modules.components.losses import cross_entropy, find_targets
+from lightning_modules.components.student import AdapterStack, LoraSettings
+
+REFERENCE, OURS, LORA_8, LORA_16 = "NAT, paper's form", "NAT, ours", "LoRA r=8", "LoRA r=16"
+DECODED = 8
+"""Tokens a row that one measurement of `decode` writes."""
+
+
+@dataclass
+class Variant:
+    """A student with its adapters, ready to train.
+
+    Attributes:
+        stack: The adapters; NAT's units are its submodule `units`.
+        batch: Random tokens, all of them targets.
+        autocast: Makes the context that the forward pass runs in.
+        optimizer: AdamW over what trains.
+    """
+
+    stack: AdapterStack
+    batch: dict[str, Tensor]
+    autocast: Callable[[], AbstractContextManager[object]]
+    optimizer: torch.optim.Optimizer
+
+    def hidden(self) -> Tensor:
+        """The decoder's forward pass: [B, T, d]."""
+        with self.autocast():
+            return self.stack.hidden(self.batch["input_ids"], self.batch["attention_mask"])
+
+    def decoder(self) -> None:
+        """Forward and backward through the layers."""
+        self.hidden().float().square().mean().backward()
+        self.optimizer.zero_grad()
+
+    def step(self) -> None:
+        """A training step."""
+        targets = find_targets(self.batch)
+        hidden = self.hidden()[:, :-1][targets.where]
+        cross_entropy(self.stack.head.logprobs(hidden, targets.tokens), targets).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @torch.inference_mode()
+    def decode(self) -> None:
+        """`DECODED` tokens a row, one by one, after a prefill of as many."""
+        self.stack.eval()
+        cache, ids = roomy_cache(self.stack.base.config), self.batch["input_ids"]
+        with self.autocast():
+            self.stack.model(input_ids=ids[:, :DECODED], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            for t in range(DECODED, 2 * DECODED):
+                self.stack.model(input_ids=ids[:, t : t + 1], past_key_values=cache, use_cache=True)
+        self.stack.train()
+
+
+def build(name: str, base: PreTrainedModel, batch: dict[str, Tensor], options: argparse.Namespace) -> Variant:
+    """One of the four variants, on weights that it shares with the others."""
+    dtype: torch.dtype = getattr(torch, options.dtype)
+    stack = AdapterStack(sharing_weights(base), options.shape, options.gradient_checkpointing)
+    if name in (LORA_8, LORA_16):
+        rank = 8 if name == LORA_8 else 16
+        stack.add("student", LoraSettings(r=rank, alpha=2 * rank, dropout=options.dropout))
+    else:
+        for adapter in (NEGATIVE, POSITIVE):
+            stack.add(adapter, LoraSettings(dropout=options.dropout))
+        stack.units = attach_units(stack, UnitSettings())
+        if name == REFERENCE:
+            for path, layer in stack.lora_layers(POSITIVE).items():
+                unit = stack.units[path.replace(".", "/")]
+                layer.lora_variant[POSITIVE] = ReferenceVariant(unit, NEGATIVE)  # type: ignore[arg-type]
+    _randomise(stack)
+    stack.to(options.device).train()
+    if options.compile:
+        stack.base.get_decoder().compile()
+    trained = [p for p in stack.parameters() if p.requires_grad]
+    kind = torch.device(options.device).type
+    return Variant(
+        stack, batch, lambda: nullcontext() if dtype == torch.float32 else torch.autocast(kind, dtype),
+        torch.optim.AdamW(trained, lr=1e-4),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _randomise(stack: AdapterStack) -> None:
+    """B and W_2 start at zero; a trained NAT has other values there, the same ones in every variant."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in stack.named_parameters():
+        if "lora_" in name or name.startswith("units."):
+            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
+def random_batch(options: argparse.Namespace) -> dict[str, Tensor]:
+    """[B, T] tokens without padding, every one of them a target."""
+    ids = torch.randint(3, SHAPES[options.shape]["vocab_size"], (options.batch, options.sequence))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    return {name: tensor.to(options.device) for name, tensor in batch.items()}
+
+
+def saved_bytes(variant: Variant) -> int:
+    """What the forward pass keeps for the backward pass, parameters left out."""
+    stack: nn.Module = variant.stack
+    with saved_activations([*stack.parameters(), *stack.buffers()]) as saved:
+        variant.hidden()
+    return saved.bytes
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = arguments("NAT's step against plain LoRA's.")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="smollm2", help="the student's shape")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="base and autocast")
+    parser.add_argument("--batch", type=int, default=4, help="rows")
+    parser.add_argument("--sequence", type=int, default=256, help="tokens a row")
+    parser.add_argument("--dropout", type=float, default=0.0, help="dropout on the LoRA inputs")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the decoder")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs the benchmark."""
+    options = parse(words)
+    begin(options)
+    if options.device != "cpu":
+        print(machine(options.device))
+    rounds = options.rounds or (3 if options.quick else 20)
+    base, batch = build_student(options.shape, options.device, getattr(torch, options.dtype)), random_batch(options)
+    variants = {name: build(name, base, batch, options) for name in (LORA_8, LORA_16, REFERENCE, OURS)}
+    saved = {name: saved_bytes(variant) for name, variant in variants.items()}
+    parts = ["decoder"] if options.quick else ["decoder", "step", "decode"]
+    timings = {part: alternate({n: getattr(v, part) for n, v in variants.items()}, rounds, 2, options.device)
+               for part in parts}  # fmt: skip
+    peaks = {name: peak_memory(variant.step, options.device) for name, variant in variants.items()}
+    print_table(timings, saved, peaks)
+    rates = throughput(timings.get("step", timings["decoder"]), options)
+    finish(targets(timings, saved, rates, options), milliseconds={
+        part: {name: round(1e3 * timing.median, 2) for name, timing in found.items()} for part, found in timings.items()
+    }, rates=rates)  # fmt: skip
+
+
+def print_table(timings: dict[str, dict[str, Timing]], saved: dict[str, int], peaks: dict[str, int]) -> None:
+    """One row a variant; every ratio is to LoRA r = 16."""
+    rows = []
+    for name in saved:
+        row = [name]
+        for found in timings.values():
+            timing = found[name]
+            row.append(f"{1e3 * timing.median:.1f} ±{100 * timing.spread:.0f}%, {ratio(found, name, LORA_16):.3f}")
+        row.append(f"{saved[name] / MIB:.1f} MiB, {saved[name] / saved[LORA_16]:.3f}")
+        rows.append([*row, f"{peaks[name] / MIB:.0f} MiB"])
+    show(["variant", *(f"{part}, ms, ratio" for part in timings), "saved activations, ratio", "peak of a step"], rows)
+
+
+def throughput(found: dict[str, Timing], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Tokens per second of each variant and, on a GPU we know, MFU: the base model's work over the GPU's peak."""
+    tokens = options.batch * options.sequence
+    rates = {name: {"tokens_per_second": round(tokens / timing.median, 1)} for name, timing in found.items()}
+    peak = peak_flops(options.device)
+    for name, rate in rates.items():
+        text = f"{name}: {rate['tokens_per_second']:.0f} tokens/s"
+        if peak is not None:
+            rate["mfu"] = round(
+                rate["tokens_per_second"] * flops_per_token(options.shape, options.sequence) / peak, 4
+            )  # fmt: skip
+            text += f", MFU {rate['mfu']:.3f}"
+        print(text)
+    return rates
+
+
+def targets(
+    timings: dict[str, dict[str, Timing]], saved: dict[str, int], rates: dict[str, dict[str, float]],
+    options: argparse.Namespace,
+) -> list[Target]:  # fmt: skip
+    """Issue 4's: those of a CPU, or those of a GPU."""
+    if torch.device(options.device).type == "cuda":
+        share = 1 / ratio(timings.get("step", timings["decoder"]), OURS, LORA_16)
+        found = [Target("NAT tokens/s over LoRA r=16", share, 0.93, at_least=True)]
+        return found + [Target("MFU of NAT", r["mfu"], 0.45, at_least=True) for n, r in rates.items()
+                        if n == OURS and "mfu" in r]  # fmt: skip
+    decoder = timings["decoder"]
+    return [
+        Target("time over LoRA r=16", ratio(decoder, OURS, LORA_16), 1.10),
+        Target("saved activations over LoRA r=16", saved[OURS] / saved[LORA_16], 1.05),
+        Target("time over the paper's form", ratio(decoder, OURS, REFERENCE), 0.80),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The benchmark on the tiny shape: it runs, and compares things that compute the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import nat_step
+from benchmarks.students import SHAPES, build_student, flops_per_token, sharing_weights
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TINY = ["--shape", "tiny", "--batch", "2", "--sequence", "20", "--rounds", "1", "--threads", "1"]
+
+
+def build(name: str, *words: str) -> nat_step.Variant:
+    options = nat_step.parse([*TINY, *words])
+    torch.manual_seed(0)
+    base = build_student("tiny", dtype=getattr(torch, options.dtype))
+    return nat_step.build(name, base, nat_step.random_batch(options), options)
+
+
+def test_both_forms_of_nat_agree() -> None:
+    found = []
+    for name in (nat_step.REFERENCE, nat_step.OURS):
+        variant = build(name)
+        variant.hidden().float().square().mean().backward()
+        gradients = {n: p.grad for n, p in variant.stack.named_parameters() if p.requires_grad}
+        found.append((variant.hidden(), gradients))
+    (reference, theirs), (ours, own) = found
+    torch.testing.assert_close(ours, reference)
+    assert theirs.keys() == own.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(own[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("words", [[], ["--quick", "--gradient-checkpointing", "--dropout", "0.1"]])
+def test_it_runs_and_ends_in_json(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    nat_step.main([*TINY, *words])
+    out = capsys.readouterr().out.splitlines()
+    result: dict[str, Any] = json.loads(out[-1])
+    assert {t["target"] for t in result["targets"].values()} == {1.1, 1.05, 0.8}
+    assert set(result["milliseconds"]) == ({"decoder"} if "--quick" in words else {"decoder", "step", "decode"})
+    assert result["rates"][nat_step.OURS]["tokens_per_second"] > 0
+    assert any(line.startswith(f"| {nat_step.OURS}") for line in out)
+
+
+def test_bfloat16_trains_under_autocast() -> None:
+    variant = build(nat_step.OURS, "--dtype", "bfloat16")
+    assert variant.hidden().dtype == torch.bfloat16
+    before = [p.detach().clone() for p in variant.stack.parameters() if p.requires_grad]
+    variant.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, variant.optimizer.param_groups[0]["params"], strict=True))
+
+
+def test_copies_share_their_weights() -> None:
+    base = build_student("tiny")
+    other = sharing_weights(base)
+    assert other is not base
+    for a, b in zip(base.parameters(), other.parameters(), strict=True):
+        assert a is b
+
+
+def test_work_per_token_is_that_of_the_built_model() -> None:
+    shape = SHAPES["tiny"]
+    model = build_student("tiny")
+    weights = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n)
+    attention = 6 * shape["num_hidden_layers"] * 20 * shape["hidden_size"]
+    assert flops_per_token("tiny", 20) == 4 * weights + attention
