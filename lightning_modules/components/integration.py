@@ -145,11 +145,10 @@ class IntegrationUnit(nn.Module):
 
     def _step_matrices(self, positive: Half, negative: Half, dtype: torch.dtype) -> StepMatrices:
         """Without gradients, as in generation, the matrices of the last call serve until a weight changes."""
-        weights = [positive.a, positive.b, negative.a, negative.b, *self.parameters()]
-        if torch.is_grad_enabled() or not _versions_tell(weights):
+        gate = () if self.gate is None else (self.gate.query.weight, self.gate.key.weight)
+        weights = [positive.a, positive.b, negative.a, negative.b, self.down.weight, self.up.weight, *gate]
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _versions_tell(weights):
             self._made = None
-            return self.make_matrices(positive, negative, dtype)
-        if torch.compiler.is_compiling():
             return self.make_matrices(positive, negative, dtype)
         facts = (positive.scale, negative.scale, self.delta, dtype)
         if self._made is None or not self._made.still_holds(weights, facts):
