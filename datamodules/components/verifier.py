@@ -9,6 +9,9 @@ code that no Python signal handler interrupts. Each worker is therefore a proces
 
 Processor time, so that a busy machine grades as an idle one does. A worker's memory is bounded as well, because
 `9^{9^{9^9}}` is a short answer. A worker that was ended is replaced.
+
+Most of a comparison's time goes into reading LaTeX, so each worker gets answers to the same gold one after the other
+and keeps what it has read.
 """
 
 from __future__ import annotations
@@ -23,10 +26,11 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from foundation.errors import InputError
 
@@ -37,6 +41,8 @@ _GRACE = 1.0  # seconds of processor time between the alarm and the worker's end
 _STALL = 30.0  # clock time over processor time at which a worker is given up
 _START = 600.0  # seconds a worker has for importing sympy, on a very busy machine too
 _MEMORY = 4 << 30  # bytes of address space of a worker
+_CHUNK = 16  # answers sent to a worker together
+_KEPT = 4096  # expressions a worker remembers
 _OVERRAN = getattr(signal, "SIGXCPU", 0)  # what the kernel ends a worker with that used up its processor time
 
 
@@ -66,30 +72,34 @@ class Verifier:
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[int, Outcome]]:
         """Compares (gold, answer) pairs; yields (index, outcome) as each is settled, in no particular order."""
-        pending = deque(range(len(pairs)))
+        pending = deque(sorted(range(len(pairs)), key=lambda index: pairs[index]))  # a gold's answers side by side
         while len(self._workers) < min(self.count, len(pairs)):
             self._workers.append(_Worker(self.time_limit))
         try:
             while pending or self._busy():
                 for worker in self._workers:
                     if pending and worker.idle:
-                        index = pending.popleft()
-                        worker.send(index, pairs[index])
-                yield from self._collect()
+                        chunk = min(_CHUNK, 1 + len(pending) // (4 * self.count))  # smaller ones towards the end
+                        tasks = [pending.popleft() for _ in range(chunk)]
+                        worker.send(tasks, [pairs[index] for index in tasks])
+                yield from self._collect(pending)
         finally:
             if self._busy():  # left early: the replies still to come are nobody's
                 self.close()
 
     def _busy(self) -> bool:
-        return any(worker.task is not None for worker in self._workers)
+        return any(worker.tasks for worker in self._workers)
 
-    def _collect(self) -> Iterator[tuple[int, Outcome]]:
-        """Waits until a worker replies, starts, dies or overruns, and replaces those that did the last two."""
+    def _collect(self, pending: deque[int]) -> Iterator[tuple[int, Outcome]]:
+        """Waits until a worker replies, starts, dies or overruns; replaces one that did the last two.
+
+        What such a worker had not begun yet is pending again.
+        """
         busy = [worker for worker in self._workers if not worker.idle]
         patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
         replied = wait([worker.connection for worker in busy], timeout=patience)
         for worker in busy:
-            task, late = worker.task, worker.deadline <= time.monotonic()
+            task, late = worker.tasks[0] if worker.tasks else None, worker.deadline <= time.monotonic()
             if worker.connection in replied:
                 outcome = worker.receive()
             elif late:
@@ -97,6 +107,7 @@ class Verifier:
             else:
                 continue
             if not worker.alive:
+                pending.extendleft(reversed(worker.tasks))
                 self._workers[self._workers.index(worker)] = _Worker(self.time_limit)
             if task is not None and outcome is not None:
                 yield task, outcome
@@ -121,7 +132,7 @@ def _usable_cores() -> int:
 
 
 class _Worker:
-    """One worker process as its parent sees it: starting, idle, busy with `task` until `deadline`, or dead."""
+    """One worker process as its parent sees it: starting, idle, busy with the first of `tasks` until `deadline`, or dead."""
 
     def __init__(self, time_limit: float) -> None:
         context = multiprocessing.get_context("spawn")
@@ -130,33 +141,43 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.time_limit = time_limit
-        self.task: int | None = None
+        self.tasks: deque[int] = deque()
         self.started = False
         self.alive = True
         self.deadline = time.monotonic() + _START
 
     @property
     def idle(self) -> bool:
-        return self.alive and self.started and self.task is None
+        return self.alive and self.started and not self.tasks
 
-    def send(self, task: int, pair: tuple[str, str]) -> None:
-        self.task = task
-        self.deadline = time.monotonic() + _STALL * (self.time_limit + _GRACE)
+    def send(self, tasks: Sequence[int], pairs: Sequence[tuple[str, str]]) -> None:
+        self.tasks.extend(tasks)
+        self._begin_task()
         with contextlib.suppress(OSError):  # a worker that died meanwhile shows when its reply is awaited
-            self.connection.send(pair)
+            self.connection.send(pairs)
+
+    def _begin_task(self) -> None:
+        self.deadline = time.monotonic() + _STALL * (self.time_limit + _GRACE)
 
     def receive(self) -> Outcome | None:
-        """The outcome of the task; None if the worker reports that it has started."""
+        """The outcome of the first task, now done; None if the worker reports that it has started."""
         try:
             outcome: Outcome | None = self.connection.recv()
         except (EOFError, OSError):
             self.process.join(_GRACE)
             return self.give_up("time limit" if self.process.exitcode == -_OVERRAN else "worker died")
-        self.started, self.task = True, None
+        self._end_task()
+        self.started = True
+        self._begin_task()
         return outcome
+
+    def _end_task(self) -> None:
+        if self.tasks:
+            self.tasks.popleft()
 
     def give_up(self, why: Outcome) -> Outcome:
         self.kill()
+        self._end_task()
         if not self.started:
             raise InputError(
                 "the math-verify workers do not start",
@@ -181,15 +202,15 @@ def _raise_overrun(number: int, frame: FrameType | None) -> None:
 
 
 def _serve(connection: Connection, time_limit: float) -> None:
-    """The life of a worker: says None once it has started, then answers each (gold, answer) pair with an outcome."""
+    """The life of a worker: says None once it has started, then sends an outcome for each (gold, answer) pair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _bound_memory()
     compare = _load_comparison()
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         connection.send(None)
         while True:
-            gold, answer = connection.recv()
-            connection.send(_within(time_limit, compare, gold, answer))
+            for gold, answer in connection.recv():
+                connection.send(_within(time_limit, compare, gold, answer))
 
 
 def _bound_memory() -> None:
@@ -230,12 +251,15 @@ def _load_comparison() -> Callable[[str, str], Outcome]:
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
-    def compare(gold: str, answer: str) -> Outcome:
+    @lru_cache(maxsize=_KEPT)
+    def read(latex: str) -> Any:
         # The limit is ours, around the whole: math-verify's own starts anew in each of its steps.
-        expected = parse(f"${gold}$", parsing_timeout=None)
+        return parse(f"${latex}$", parsing_timeout=None)
+
+    def compare(gold: str, answer: str) -> Outcome:
+        expected = read(gold)
         if not expected:
             return "unreadable gold"
-        found = parse(f"${answer}$", parsing_timeout=None)
-        return "equal" if verify(expected, found, timeout_seconds=None) else "different"
+        return "equal" if verify(expected, read(answer), timeout_seconds=None) else "different"
 
     return compare

@@ -1,0 +1,203 @@
+r"""Closed forms: numbers, fractions, roots and π, and tuples of them, told apart by their value without any algebra.
+
+`\frac{3}{4}` and `2\sqrt{3}` differ, and floating-point numbers show it in microseconds, where math-verify needs
+milliseconds. Only "they differ" is ever settled here, and only where math-verify could not say otherwise: the grammar
+leaves out whatever it reads in a way of its own (mixed numbers, thousands separators, units, letters, `2^10`, …).
+
+    form   := scalar | ("(" | "[") scalar ("," scalar)+ (")" | "]")
+    scalar := ["-"] "\infty" | sum
+    sum    := ["-"] product (("+" | "-") product)*
+    product:= factor (["\cdot" | "\times"] factor)*       a number only first or after a sign of multiplication
+    factor := base ["^" (digit | "{" ["-"] digits "}")]
+    base   := number | "\pi" | "\frac" group group | "\sqrt" ["[" digit "]"] group | "(" sum ")"
+    group  := "{" sum "}" | digit
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import lru_cache
+
+Form = tuple[float, ...]
+"""The values of a tuple's elements; of a scalar the only one."""
+
+_LONGEST = 80  # characters; longer ones are rare
+_TOKEN = re.compile(
+    r"""\s*(?:
+      (?P<number>(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?![0-9.]))
+    | \\(?P<command>[dt]?frac|sqrt|pi|cdot|times|infty)(?![a-zA-Z])
+    | (?P<sign>[-+^{}(),\[\]])
+    )""",
+    re.VERBOSE,
+)
+_SIZED = re.compile(r"\\left\s*(?=[(\[])|\\right\s*(?=[)\]])")
+_AMBIGUOUS = re.compile(r"[0-9],[0-9]{3}(?![0-9])")  # a tuple, or a number of thousands
+
+
+def certainly_differ(left: str, right: str) -> bool:
+    """Whether both answers are closed forms whose values differ by more than any tolerance of math-verify's.
+
+    Args:
+        left: LaTeX.
+        right: LaTeX.
+
+    Returns:
+        False also where that cannot be told.
+    """
+    one, other = closed_form(left), closed_form(right)
+    if one is None or other is None:
+        return False
+    return len(one) != len(other) or any(_apart(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _apart(a: float, b: float) -> bool:
+    if math.isinf(a) or math.isinf(b):
+        return a != b
+    return abs(a - b) > 1e-5 + 1e-9 * max(abs(a), abs(b))
+
+
+@lru_cache(maxsize=1 << 14)
+def closed_form(text: str) -> Form | None:
+    """The value of a closed form, or its elements' values; None for anything else, and for what is not a real number."""
+    if len(text) > _LONGEST or _AMBIGUOUS.search(text):
+        return None
+    try:
+        reader = _Reader(_SIZED.sub("", text))
+        form = reader.form()
+        reader.expect("")
+    except (ValueError, ArithmeticError):
+        return None
+    return form
+
+
+class _Reader:
+    """Recursive descent over the grammar above; raises ValueError at whatever is outside it."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens: list[str] = []
+        at = 0
+        text = text.rstrip()
+        while at < len(text):
+            found = _TOKEN.match(text, at)
+            if found is None:
+                raise ValueError(text[at:])
+            self._tokens.append(found["number"] or found["command"] or found["sign"])
+            at = found.end()
+        self._tokens += ["", ""]
+        self._at = 0
+
+    @property
+    def next(self) -> str:
+        return self._tokens[self._at]
+
+    def take(self) -> str:
+        self._at += 1
+        return self._tokens[self._at - 1]
+
+    def takes(self, token: str) -> bool:
+        if self.next != token:
+            return False
+        self._at += 1
+        return True
+
+    def expect(self, *tokens: str) -> None:
+        if self.next not in tokens:
+            raise ValueError(self.next)
+        self._at += 1
+
+    def form(self) -> Form:
+        start = self._at
+        if self.next in ("(", "["):
+            self.take()
+            elements = [self.scalar()]
+            while self.takes(","):
+                elements.append(self.scalar())
+            if len(elements) > 1:
+                self.expect(")", "]")
+                return tuple(elements)
+            self._at = start
+        return (self.scalar(),)
+
+    def scalar(self) -> float:
+        if "infty" in self._tokens[self._at : self._at + 2]:
+            sign = -math.inf if self.takes("-") else math.inf
+            self.expect("infty")
+            return sign
+        return self.sum()
+
+    def sum(self) -> float:
+        value = -self.product() if self.takes("-") else self.product()
+        while self.next in ("+", "-"):
+            value += self.product() if self.take() == "+" else -self.product()
+        return value
+
+    def product(self) -> float:
+        number_before = self.next[:1].isdigit()
+        value = self.factor()
+        while True:
+            if self.next in ("cdot", "times"):
+                self.take()
+                number_before = self.next[:1].isdigit()
+            elif self.next in ("pi", "sqrt", "(") or (self.next in _FRACTIONS and not number_before):
+                number_before = False
+            else:
+                return value
+            value *= self.factor()
+
+    def factor(self) -> float:
+        value = self.base()
+        if not self.takes("^"):
+            return value
+        if not self.takes("{"):
+            return value ** self.digit()
+        exponent = -self.digits() if self.takes("-") else self.digits()
+        self.expect("}")
+        return float(value**exponent)
+
+    def base(self) -> float:
+        token = self.take()
+        if token[:1].isdigit():
+            return float(token)
+        if token == "pi":
+            return math.pi
+        if token in _FRACTIONS:
+            return self.group() / self.group()
+        if token == "sqrt":
+            return self.root()
+        if token != "(":
+            raise ValueError(token)
+        value = self.sum()
+        self.expect(")")
+        return value
+
+    def root(self) -> float:
+        degree = 2
+        if self.takes("["):
+            degree = self.digit()
+            self.expect("]")
+        value = self.group()
+        if value < 0 or degree < 2:
+            raise ValueError("no real root")
+        return float(value ** (1 / degree))
+
+    def group(self) -> float:
+        if not self.takes("{"):
+            return self.digit()
+        value = self.sum()
+        self.expect("}")
+        return value
+
+    def digit(self) -> int:
+        if len(self.next) != 1:
+            raise ValueError(self.next)
+        return self.digits()
+
+    def digits(self) -> int:
+        token = self.take()
+        if not token.isdigit() or len(token) > 2:
+            raise ValueError(token)
+        return int(token)
+
+
+_FRACTIONS = ("frac", "dfrac", "tfrac")
