@@ -1,15 +1,17 @@
-r"""Closed forms: numbers, fractions, roots and π, and tuples of them, told apart by their value without any algebra.
+r"""Closed forms: numbers, fractions, roots, π, variables, and tuples of them, told apart by value, without algebra.
 
-`\frac{3}{4}` and `2\sqrt{3}` differ, and floating-point numbers show it in microseconds, where math-verify needs
-milliseconds. Only "they differ" is ever settled here, and only where math-verify could not say otherwise: the grammar
-leaves out whatever it reads in a way of its own (mixed numbers, thousands separators, units, letters, `2^10`, …).
+`\frac{3}{4}` and `2\sqrt{3}` differ, and so do `x^2 - 1` and `x^2 + x`: floating-point numbers show it in microseconds
+(variables get a value each), where math-verify needs milliseconds. Only "they differ" is ever settled here, and only
+where math-verify could not say otherwise: the grammar leaves out whatever it reads in a way of its own (mixed numbers,
+thousands separators, units, `e` and `i`, function calls, `2^10`, …).
 
     form   := scalar | ("(" | "[") scalar ("," scalar)+ (")" | "]")
     scalar := ["-"] "\infty" | sum
     sum    := ["-"] product (("+" | "-") product)*
-    product:= factor (["\cdot" | "\times"] factor)*       a number only first or after a sign of multiplication
+    product:= factor (["\cdot" | "\times"] factor)*     without a sign only π, roots, variables, and what holds them
     factor := base ["^" (digit | "{" ["-"] digits "}")]
-    base   := number | "\pi" | "\frac" group group | "\sqrt" ["[" digit "]"] group | "(" sum ")"
+    base   := number | letter | "\pi" | "\frac" (group group | digit digit) | "\sqrt" ["[" digit "]"] group
+            | "(" sum ")"
     group  := "{" sum "}" | digit
 """
 
@@ -27,12 +29,14 @@ _TOKEN = re.compile(
     r"""\s*(?:
       (?P<number>(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?![0-9.]))
     | \\(?P<command>[dt]?frac|sqrt|pi|cdot|times|infty)(?![a-zA-Z])
+    | (?P<letter>[abknpqruvwxyz])
     | (?P<sign>[-+^{}(),\[\]])
     )""",
     re.VERBOSE,
 )
 _SIZED = re.compile(r"\\left\s*(?=[(\[])|\\right\s*(?=[)\]])")
 _AMBIGUOUS = re.compile(r"[0-9],[0-9]{3}(?![0-9])")  # a tuple, or a number of thousands
+_VARIABLES: dict[str, float] = {letter: 0.71 + 0.1234567 * index**1.1 for index, letter in enumerate("abknpqruvwxyz")}
 
 
 def certainly_differ(left: str, right: str) -> bool:
@@ -59,7 +63,7 @@ def _apart(a: float, b: float) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def closed_form(text: str) -> Form | None:
-    """The value of a closed form, or its elements' values; None for anything else, and for what is not a real number."""
+    """The value of a closed form, or its elements' values; None for anything else, and where there is no real value."""
     if len(text) > _LONGEST or _AMBIGUOUS.search(text):
         return None
     try:
@@ -82,10 +86,17 @@ class _Reader:
             found = _TOKEN.match(text, at)
             if found is None:
                 raise ValueError(text[at:])
-            self._tokens.append(found["number"] or found["command"] or found["sign"])
+            self._tokens.append(found["number"] or found["command"] or found["letter"] or found["sign"])
             at = found.end()
-        self._tokens += ["", ""]
         self._at = 0
+        self._refuse_words()
+        self._tokens += ["", ""]
+
+    def _refuse_words(self) -> None:
+        """Three letters in a row may be a word, two at the end a unit ("3yr")."""
+        letters = "".join("x" if token in _VARIABLES else " " for token in self._tokens)
+        if "xxx" in letters or letters.endswith("xx"):
+            raise ValueError("words")
 
     @property
     def next(self) -> str:
@@ -107,17 +118,22 @@ class _Reader:
         self._at += 1
 
     def form(self) -> Form:
-        start = self._at
-        if self.next in ("(", "["):
-            self.take()
-            elements = [self.scalar()]
-            while self.takes(","):
-                elements.append(self.scalar())
-            if len(elements) > 1:
-                self.expect(")", "]")
-                return tuple(elements)
-            self._at = start
-        return (self.scalar(),)
+        if self.next not in ("(", "["):
+            return (self.scalar(),)
+        opening = self.take()
+        elements = [self.scalar()]
+        while self.takes(","):
+            elements.append(self.scalar())
+        if len(elements) == 1:  # a scalar that begins with a parenthesis
+            self._at = 0
+            return (self.scalar(),)
+        half_open = opening + self.next in ("(]", "[)")
+        self.expect(")", "]")
+        if not _VARIABLES.keys().isdisjoint(self._tokens):
+            raise ValueError("an interval with variables")
+        if not _apart(elements[0], elements[1]) or (half_open and elements[0] > elements[1]):
+            raise ValueError("an empty interval, equal to all others, or a set of one number")
+        return tuple(elements)
 
     def scalar(self) -> float:
         if "infty" in self._tokens[self._at : self._at + 2]:
@@ -133,36 +149,45 @@ class _Reader:
         return value
 
     def product(self) -> float:
-        number_before = self.next[:1].isdigit()
         value = self.factor()
         while True:
             if self.next in ("cdot", "times"):
                 self.take()
-                number_before = self.next[:1].isdigit()
-            elif self.next in ("pi", "sqrt", "(") or (self.next in _FRACTIONS and not number_before):
-                number_before = False
+                value *= self.factor()
+            elif self.next in _VARIABLES or self.next in ("pi", "sqrt", "(") or self.next in _FRACTIONS:
+                start = self._at
+                value *= self.factor()
+                if _IRRATIONAL.isdisjoint(self._tokens[start : self._at]):
+                    raise ValueError("a mixed number, perhaps: math-verify reads -7(7) as -14")
             else:
                 return value
-            value *= self.factor()
 
     def factor(self) -> float:
+        is_letter = self.next in _VARIABLES
         value = self.base()
-        if not self.takes("^"):
-            return value
+        if self.takes("^"):
+            value = float(value ** self.exponent())
+        if is_letter and self.next == "(":
+            raise ValueError("a function call")
+        return value
+
+    def exponent(self) -> int:
         if not self.takes("{"):
-            return value ** self.digit()
-        exponent = -self.digits() if self.takes("-") else self.digits()
+            return self.digit()
+        value = -self.digits() if self.takes("-") else self.digits()
         self.expect("}")
-        return float(value**exponent)
+        return value
 
     def base(self) -> float:
         token = self.take()
         if token[:1].isdigit():
             return float(token)
+        if token in _VARIABLES:
+            return _VARIABLES[token]
         if token == "pi":
             return math.pi
         if token in _FRACTIONS:
-            return self.group() / self.group()
+            return self.fraction()
         if token == "sqrt":
             return self.root()
         if token != "(":
@@ -171,14 +196,20 @@ class _Reader:
         self.expect(")")
         return value
 
+    def fraction(self) -> float:
+        if self.next.isdigit() and len(self.next) == 2:  # \frac12
+            digits = self.take()
+            return int(digits[0]) / int(digits[1])
+        return self.group() / self.group()
+
     def root(self) -> float:
         degree = 2
         if self.takes("["):
             degree = self.digit()
             self.expect("]")
         value = self.group()
-        if value < 0 or degree < 2:
-            raise ValueError("no real root")
+        if value < 1e-9 or degree < 2:
+            raise ValueError("no real root, or perhaps none")
         return float(value ** (1 / degree))
 
     def group(self) -> float:
@@ -201,3 +232,4 @@ class _Reader:
 
 
 _FRACTIONS = ("frac", "dfrac", "tfrac")
+_IRRATIONAL = {"pi", "sqrt", *_VARIABLES}

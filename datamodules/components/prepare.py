@@ -37,7 +37,7 @@ from foundation.files import open_text, sha256_of, write_atomically
 
 __all__ = ["Summary", "add_arguments", "main", "prepare", "print_summary"]
 
-_BATCH = 512  # questions graded together: keeps the workers busy, and the memory small
+_BATCH = 256  # questions graded together: keeps the workers busy, and the memory small
 
 
 def prepare(

@@ -132,7 +132,7 @@ def _usable_cores() -> int:
 
 
 class _Worker:
-    """One worker process as its parent sees it: starting, idle, busy with the first of `tasks` until `deadline`, or dead."""
+    """One worker process as its parent sees it: starting, idle, busy with `tasks[0]` until `deadline`, or dead."""
 
     def __init__(self, time_limit: float) -> None:
         context = multiprocessing.get_context("spawn")

@@ -203,7 +203,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         return most
 
     peak(10)
-    assert peak(2000) < 1.3 * peak(600)  # a batch is 512 questions
+    assert peak(2000) < 1.3 * peak(600)  # a batch is 256 questions
 
 
 def arguments(*words: str) -> argparse.Namespace:

@@ -96,6 +96,14 @@ def test_a_worker_that_dies_costs_one_answer_at_most() -> None:
         assert dict(pool.compare([("1", "1.0"), ("1", "2.0")])) == {0: "worker died", 1: "different"}
 
 
+def test_what_a_dead_worker_had_not_begun_is_compared_by_the_next() -> None:
+    with Verifier(workers=1, time_limit=5.0) as pool:
+        assert dict(pool.compare([("1", "1.0")])) == {0: "equal"}
+        pool._workers[0].process.kill()
+        outcomes = dict(pool.compare([(str(value), f"{value}.0") for value in range(9)]))  # several are sent together
+        assert outcomes == {0: "worker died", **dict.fromkeys(range(1, 9), "equal")}
+
+
 def test_leaving_early_leaves_no_stale_replies() -> None:
     with Verifier(workers=2, time_limit=5.0) as pool:
         next(pool.compare([("1", "1.0"), ("1", "2.0"), ("1", "3.0")]))

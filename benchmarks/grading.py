@@ -1,0 +1,125 @@
+r"""`python -m benchmarks.grading`: the string comparison, math-verify one by one, and the semantic grader.
+
+The samples are the paper's teacher data (`--samples FILE`, format tdg) or, where that file is missing, generated
+answers. One by one means what a user of math-verify would write: parse the gold answer and the sample's answer, verify,
+next; on one core, with math-verify's own time limits. It is measured on a random part of the samples, and the others
+are assumed to take as long; the semantic grader grades all, workers' start included (in a --quick run of few samples
+most of its time). Verdicts are compared where both gave one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.harness import Target, arguments, begin, finish, show
+from datamodules.components.answers import extract_answer
+from datamodules.components.grading import Grade, StringGrader
+from datamodules.components.readers import read
+from datamodules.components.semantic import SemanticGrader
+
+Pair = tuple[str, str]
+"""A rationale and the gold answer."""
+
+
+def main(options: argparse.Namespace) -> None:
+    """Measures and prints."""
+    begin(options)
+    pairs = real_samples(options.samples) if options.samples.is_file() else generated_samples(20_000, options.seed)
+    print(f"{len(pairs):,} samples from {options.samples if options.samples.is_file() else 'a generator'}", flush=True)
+    chosen = random.Random(options.seed)
+    if options.quick:
+        pairs = chosen.sample(pairs, min(len(pairs), 3_000))
+    strings, string_seconds = timed(lambda: StringGrader().grade_many(pairs))
+    graded, semantic_seconds = timed(lambda: grade_semantically(pairs))
+    part = chosen.sample(range(len(pairs)), min(len(pairs), options.part or (400 if options.quick else 4_000)))
+    equal, one_by_one = timed(lambda: [verify_alone(*pairs[index]) for index in part])
+    one_by_one *= len(pairs) / len(part)
+    show(
+        ["grader", "seconds", "positive", "x one by one"],
+        [
+            ["string", f"{string_seconds:.1f}", positives(strings), f"{string_seconds / one_by_one:.4f}"],
+            ["semantic, one by one", f"{one_by_one:.0f}", "", "1"],
+            ["semantic, ours", f"{semantic_seconds:.1f}", positives(graded), f"{semantic_seconds / one_by_one:.4f}"],
+        ],
+    )
+    by_strings = [strings[index][0] == "positive" for index in part]
+    expected = [a or b for a, b in zip(equal, by_strings, strict=True)]
+    differing = sum(
+        graded[index][0] != "ungradable" and (graded[index][0] == "positive") != want
+        for index, want in zip(part, expected, strict=True)
+    )
+    finish(
+        [
+            Target("one by one / semantic, time", one_by_one / semantic_seconds, 10, at_least=True),
+            Target("semantic, minutes per 60,000 samples", semantic_seconds / 60 * 60_000 / len(pairs), 10),
+            Target("differing verdicts", differing, 0),
+        ],
+        samples=len(pairs), one_by_one_measured_on=len(part),
+        seconds={"string": string_seconds, "one by one": one_by_one, "semantic": semantic_seconds},
+    )  # fmt: skip
+
+
+def timed(run: Callable[[], list[Grade]] | Callable[[], list[bool]]) -> tuple[list, float]:  # type: ignore[type-arg]
+    """The result and the seconds on the clock."""
+    start = time.perf_counter()
+    result = run()
+    return result, time.perf_counter() - start
+
+
+def real_samples(file: Path) -> list[Pair]:
+    """All samples of the paper's teacher."""
+    return [(rationale.rationale, rationale.gold) for _, rationales in read(file, "tdg") for rationale in rationales]
+
+
+def generated_samples(count: int, seed: int) -> list[Pair]:
+    """Answers of a few forms, half of them right, some of these in another form than the gold answer."""
+    draw = random.Random(seed)
+    pairs = []
+    for _ in range(count):
+        a, b, c = (draw.randint(2, 99) for _ in range(3))
+        gold, same, other = draw.choice([
+            (f"{a}", f"{a}.0", f"{b}"),
+            (f"\\frac{{{a}}}{{{b}}}", f"{a}/{b}", f"\\frac{{{b}}}{{{c}}}"),
+            (f"{a}\\sqrt{{{b}}}", f"\\sqrt{{{a * a * b}}}", f"{b}\\sqrt{{{c}}}"),
+            (f"({a},{b})", f"\\left( {a}, {b} \\right)", f"({b},{c})"),
+            (f"x^2+{a}x", f"x(x+{a})", f"x^2+{b}x"),
+            (f"{a},{b}", f"{b},{a}", f"{b},{c}"),
+        ])  # fmt: skip
+        pairs.append((f"\\boxed{{{draw.choice([gold, same, other, other])}}}", gold))
+    return pairs
+
+
+def grade_semantically(pairs: list[Pair]) -> list[Grade]:
+    """By the grader that `prepare` uses, from the start of its workers to their end."""
+    grader = SemanticGrader()
+    try:
+        return grader.grade_many(pairs)
+    finally:
+        grader.close()
+
+
+def verify_alone(rationale: str, gold: str) -> bool:
+    """By math-verify alone, as its documentation has it."""
+    from math_verify import parse, verify  # type: ignore[import-untyped]
+
+    answer = extract_answer(rationale)
+    return bool(answer) and bool(verify(parse(f"${gold}$"), parse(f"${answer}$")))
+
+
+def positives(grades: list[Grade]) -> str:
+    """How many are right."""
+    return f"{sum(verdict == 'positive' for verdict, _ in grades):,}"
+
+
+if __name__ == "__main__":
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    parser = arguments(__doc__.splitlines()[0].partition(": ")[2])
+    default = Path(__file__).parents[2] / "shared" / "data" / "gpt-3.5-turbo-math-train.jsonl.xz"
+    parser.add_argument("--samples", type=Path, default=default, help="teacher samples in the format tdg")
+    parser.add_argument("--part", type=int, help="samples to verify one by one (default: 4,000; quick: 400)")
+    main(parser.parse_args())
