@@ -74,7 +74,7 @@ class Usage:
 
 
 class Journal:
-    """The journal of one output directory, held by one process at a time.
+    """A journal, held by one process at a time.
 
     Args:
         path: The file; made if need be. A last line that was cut off is dropped.
@@ -182,7 +182,7 @@ class Journal:
         if value["schema"] != _SCHEMA:
             raise InputError(
                 f"schema version {value['schema']!r}, this program reads {_SCHEMA}", file=self.path, line=number,
-                field="schema", remedy="choose another output directory",
+                field="schema", remedy="choose another journal",
             )  # fmt: skip
         self._journal = str(value["journal"])
 
@@ -251,14 +251,14 @@ def _locked(path: Path) -> io.FileIO:
         stream = io.FileIO(path, "a+")
     except OSError as error:
         raise InputError(
-            f"cannot write ({error.strerror or error})", file=path, remedy="choose another output directory"
+            f"cannot write ({error.strerror or error})", file=path, remedy="choose another journal or output directory"
         ) from error
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         stream.close()
         raise InputError(
-            "another process is collecting into it", file=path, remedy="wait for it, or choose another output directory"
+            "another process is collecting into it", file=path, remedy="wait for it, or choose another journal"
         ) from error
     except OSError:  # a file system without locks: then it is up to the user
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -171,16 +172,18 @@ class CollectSettings:
 
     Args:
         input: The questions: .jsonl, .jsonl.gz or .jsonl.xz.
-        output: Directory for the journal and all results.
+        output: Directory for the results.
         prompt: The few-shot prompt, e.g. configs/prompts/math.yaml; edit it, or write your own.
         endpoint: Where the model is.
         format: The input's format; records: our own questions.jsonl, the others as their publishers have them.
         source: The data set's name in ids and tables; null: the format's own.
+        journal: The file of all that is paid, which several outputs may share; null: OUTPUT.journal.jsonl, beside the
+            output directory, since a pipeline clears the directory of a stage that it does again.
         limit: Ask only the first so many questions.
         sampling: How the model samples; with --evaluate one greedy sample, whatever it says.
         retry: What to do when a request fails.
         prices: What it costs.
-        budget: US dollars for this output directory, all runs together; no request begins that could exceed it.
+        budget: US dollars for this journal, all runs together; no request begins that could exceed it.
         grader: string (the paper's labels), semantic (math-verify too) or both (only what the two agree on).
         writer: Who writes, for the records' field `writer`.
         keep_truncated: Train on samples that were cut off at max_tokens, too.
@@ -196,6 +199,7 @@ class CollectSettings:
     endpoint: Endpoint
     format: str = "records"
     source: str | None = None
+    journal: str | None = None
     limit: int | None = None
     sampling: TeacherSampling = field(default_factory=TeacherSampling)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -215,3 +219,11 @@ class CollectSettings:
         _check(priced, "budget", "cannot be kept without prices", "set prices.prompt and prices.completion")
         remedy = "set sampling.max_tokens: without it nobody knows what a request may cost"
         _check(self.sampling.max_tokens is not None, "budget", "cannot be kept without a cap on the tokens", remedy)
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the journal is."""
+        if self.journal is not None:
+            return Path(self.journal)
+        output = Path(self.output).resolve()  # "." has no name
+        return output.with_name(f"{output.name}.journal.jsonl")

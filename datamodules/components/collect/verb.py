@@ -1,9 +1,9 @@
 """The verb `collect`: asks, keeps, and makes of the answers what was wanted.
 
-Into the output directory it writes journal.jsonl (every request and every paid answer: a repeated command goes on from
-there) and usage.json (requests, tokens, cost, over all runs). For training it adds collected.jsonl (the questions and
-the samples, ungraded) and what `prepare` makes of that; with --evaluate samples.jsonl, predictions.jsonl and
-metrics.json, as a student's `test` does.
+The journal, OUTPUT.journal.jsonl, holds every request and every paid answer: a repeated command goes on from there.
+Into the output directory go usage.json (requests, tokens, cost, over all runs) and, for training, collected.jsonl (the
+questions and the samples, ungraded) and what `prepare` makes of that; with --evaluate samples.jsonl, predictions.jsonl
+and metrics.json, as a student's `test` writes them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
     prompt = load_prompt(Path(settings.prompt))
     questions = _questions(settings)
     requests = [build_request(question, prompt, settings.endpoint, settings.sampling) for question in questions]
-    with Journal(output / "journal.jsonl", settings.prices) as journal:
+    with Journal(settings.journal_path, settings.prices) as journal:
         keys = {request.question_id: request.key for request in requests}
         try:
             left_out, stop = _ask(settings, journal, requests)

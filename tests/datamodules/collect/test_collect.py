@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from datetime import datetime, timedelta, timezone
@@ -295,6 +296,20 @@ def test_the_same_command_asks_for_nothing_twice_and_needs_no_key_then(
     assert len(server.asked) == 2
 
 
+def test_clearing_the_output_loses_nothing_paid(make: Make, server: Endpoint, tmp_path: Path) -> None:
+    """As a pipeline does whose code or settings changed."""
+    settings = make(questions=2)
+    collect(settings)
+    made = samples(settings)
+    shutil.rmtree(settings.output)
+    collect(settings)
+    assert samples(settings) == made
+    elsewhere = make(questions=2, output=str(tmp_path / "elsewhere"), journal=str(settings.journal_path))
+    collect(elsewhere)
+    assert samples(elsewhere) == made
+    assert len(server.asked) == 2
+
+
 def test_more_questions_and_more_samples_ask_for_the_rest(make: Make, server: Endpoint) -> None:
     collect(make(questions=3, limit=1, n=2))
     collect(make(questions=2, n=3))
@@ -335,13 +350,13 @@ def test_the_budget_holds_whatever_is_under_way(
         for answer in server.billed.values()
     )
     assert usage(settings)["cost"] == pytest.approx(cost)
-    most = max(json.loads(line).get("most", 0) for line in (Path(settings.output) / "journal.jsonl").open())
+    most = max(json.loads(line).get("most", 0) for line in settings.journal_path.open())
     assert 3.0 - most < cost <= 3.0
     assert 0 < len(server.billed) < 40
     assert "the budget of $3.00 does not allow another request" in capsys.readouterr().err
     assert len(samples(settings)) == len(server.billed)  # what there is can be trained on
     before = len(server.asked)
-    collect(settings)  # the budget is the directory's, not the run's
+    collect(settings)  # the budget is the journal's, not the run's
     assert len(server.asked) == before
     collect(make(questions=40, budget=1000.0))
     assert complete(settings, 40)
@@ -396,10 +411,10 @@ def test_the_key_is_nowhere(make: Make, server: Endpoint, capsys: pytest.Capture
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
     assert KEY not in "".join(capsys.readouterr())
-    files = [path for path in Path(settings.output).rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"journal.jsonl", "usage.json", "positive.jsonl", "collected.jsonl"}
+    files = [path for path in Path(settings.output).parent.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"out.journal.jsonl", "usage.json", "positive.jsonl", "collected.jsonl"}
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
-    assert "your key is ***" in (Path(settings.output) / "journal.jsonl").read_text()
+    assert "your key is ***" in settings.journal_path.read_text()
 
 
 def test_without_a_key(make: Make, monkeypatch: pytest.MonkeyPatch, server: Endpoint) -> None:

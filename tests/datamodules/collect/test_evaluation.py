@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import cli
 from datamodules.components.collect.verb import collect
@@ -95,6 +96,27 @@ def test_part_of_the_questions_is_no_result(make: Make, server: Endpoint) -> Non
     assert "raise the budget" in str(caught.value)
     collect(settings, evaluate=True)
     assert (Path(settings.output) / "predictions.jsonl").exists()
+
+
+def test_as_a_stage_of_a_pipeline(make: Make, server: Endpoint, tmp_path: Path) -> None:
+    """A stage that is done again, its directory cleared, asks for nothing again."""
+    settings = make(questions=2)
+    run = tmp_path / "run"
+    command = f"collect --input {settings.input} --output {{run}}/llm --prompt {settings.prompt} --endpoint.model m"
+    pipeline = {
+        "run": str(run),
+        "variables": {"method": "first"},
+        "stages": [{
+            "name": "llm", "outputs": ["{run}/llm/predictions.jsonl"], "inputs": [settings.prompt],
+            "commands": [f"{command} --endpoint.base_url {server.base_url} --evaluate --method {{method}}"],
+        }],
+    }  # fmt: skip
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
+    words = ["run", "--config", str(tmp_path / "pipeline.yaml")]
+    for method in ("first", "second", "first"):
+        assert cli.main([*words, "--set", f"method={method}"]) == 0
+        assert json.loads((run / "llm" / "predictions.jsonl").read_text().splitlines()[0])["method"] == method
+    assert len(server.asked) == 2
 
 
 def test_the_command_line(make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:

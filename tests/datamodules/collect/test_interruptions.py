@@ -60,7 +60,7 @@ def running(command: list[str], server: Endpoint, answers: int) -> Iterator[subp
 
 
 def lines(output: Path, kind: str) -> list[dict[str, Any]]:
-    text = (output / "journal.jsonl").read_text(encoding="utf-8")
+    text = output.with_name("out.journal.jsonl").read_text(encoding="utf-8")
     return [value for value in map(json.loads, text.splitlines()) if kind in value]
 
 
