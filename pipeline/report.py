@@ -24,6 +24,7 @@ from pipeline.sections.section import FIGURES, Section, Study
 from pipeline.sections.seeds import seeds_section
 from pipeline.sections.training import data_section, negatives_section, time_section
 from pipeline.sections.votes import votes_section
+from pipeline.shown import ANALYSES, END_OF_TABLES, MARKDOWN, RESULTS, without_figures
 
 _AFTER_ACCURACY = (
     generalisation_section,
@@ -84,22 +85,17 @@ def _study(run: Path, samples: bool = True) -> Study:
 
 def _write(run: Path, results: list[dict[str, Any]], first: Section, others: Iterable[Section]) -> Report:
     sections = [first, *others]
-    made = Report(run / "results.json", run / "report.md", run / "analyses.json", _for_terminal(first))
+    made = Report(run / RESULTS, run / MARKDOWN, run / ANALYSES, without_figures(first.lines))
     numbers = {name: records for section in sections for name, records in section.numbers.items() if records}
     figures = {name: figure for section in sections for name, figure in section.figures.items()}
     _write_json(made.results, results)
     _write_json(made.analyses, {"schema": 1, **numbers})
     _write_figures(run / FIGURES, figures)
-    lines = ["# Results", "", *(line for section in sections for line in section.lines)]
+    rest = [line for section in sections[1:] for line in section.lines]
+    lines = ["# Results", "", *first.lines, END_OF_TABLES, "", *rest]
     with write_atomically(made.markdown) as stream:
         stream.write("\n".join(lines).rstrip() + "\n")
     return made
-
-
-def _for_terminal(section: Section) -> list[str]:
-    """Its lines without figures."""
-    text = "\n".join(line for line in section.lines if not line.startswith("!["))
-    return text.replace("\n\n\n", "\n\n").split("\n")
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -44,6 +44,8 @@ class Runner:
         self._stages = selected(planner.pipeline, request)
         self._remaining = [stage.name for stage in self._stages]
         self._asked = False
+        self.skipped: list[Stage] = []
+        """The stages that `run` left as they were, so far."""
 
     @property
     def resuming(self) -> str:
@@ -92,6 +94,7 @@ class Runner:
             decision = self._planner.decide(stage)
         if decision.action is Action.SKIP:
             self._tell(f"{head}: {stage.about} - skipped ({decision.reason})")
+            self.skipped.append(stage)
             return
         self._tell(f"{head}: {stage.about} - {decision.action.value} ({decision.reason})")
         manifest = self._begin(stage, decision)

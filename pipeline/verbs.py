@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline.plan import Planner, show_plan
 from pipeline.runner import Execute, Runner, in_own_process
 from pipeline.seeds import SeedRuns, parse_seeds
 from pipeline.selection import Request, selected
+from pipeline.shown import show
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +110,12 @@ def run_main(args: argparse.Namespace, execute: Execute) -> int:
             tell(f"note: {note}")
         show_plan(planner, stages, redo=request.redo, tell=tell)
         return 0
-    return _until_interrupted(Runner(planner, request, run_it, tell))
+    runner = Runner(planner, request, run_it, tell)
+    status = _until_interrupted(runner)
+    for command in (command for stage in runner.skipped for command in stage.commands):
+        if status == 0 and command[0] == "report":  # nothing is new, but whoever asks wants to see it
+            show(Path(command[1]))
+    return status
 
 
 def _run_seeds(runs: SeedRuns, dry_run: bool) -> int:
@@ -168,8 +173,6 @@ def report_main(args: argparse.Namespace) -> int:
     """
     from pipeline.report import report  # loads torch and matplotlib, which `run` need not wait for
 
-    made = report(Path(args.run))
-    print("\n".join(made.tables))
-    print(f"results: {made.results}\nreport:  {made.markdown}\nnumbers: {made.analyses}")
-    print(f"logs:    {shlex.join(['tensorboard', '--logdir', args.run])}", flush=True)
+    report(Path(args.run))
+    show(Path(args.run))
     return 0

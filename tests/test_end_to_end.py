@@ -1,4 +1,4 @@
-"""The whole method in small: configs/demo.yaml on the embedded student, a few steps a stage, twice."""
+"""The whole method in small, on the embedded student, a few steps a stage: the demo, twice, and the paper's tables."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 REPOSITORY = Path(__file__).parents[1]
 STAGES = ["data", "cot-kd", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
 METHODS = {"cot-kd", "neg", "nat", "nce", "sc", "ws", "asc", "asc-1+s", "asc-1+2s"}
+ROWS = METHODS | {
+    "fine-tune", "mix", "cl", "nt", "ul", "self-augmentation", "kd", "nce-token", "nat-no-negatives", "nat-single",
+    "nat-sum", "nat-delta", "redi", "dpo", "nat-negatives-25", "nat-negatives-50", "nat-semantic",
+}  # fmt: skip
+DATA = ("data", "data-negatives-25", "data-negatives-50", "data-semantic")
 
 
 @pytest.fixture
@@ -58,7 +63,28 @@ def test_demo_pipeline(workplace: Path, capsys: pytest.CaptureFixture[str]) -> N
     made = {file: file.stat().st_mtime_ns for file in (workplace / "runs/micro").rglob("*.json*")}
     again = run(capsys)
     assert again.count("skipped (unchanged)") == len(STAGES)
+    assert _table(again) == _table(told), "whoever runs it again sees the table again"
+    assert again.count("report:  runs/micro/report.md") == 1
     assert {file: file.stat().st_mtime_ns for file in (workplace / "runs/micro").rglob("*.json*")} == made
     plan = run(capsys, "--dry-run")
     assert f"0 of {len(STAGES)} stages would run" in plan
     assert "python cli.py fit --config configs/nat.yaml --config configs/demo/nat.yaml" in plan
+
+
+def _table(told: str) -> str:
+    return told[told.index("## demo: accuracy in %") :].partition("results: ")[0]
+
+
+@pytest.mark.slow
+def test_every_row_of_the_papers_tables(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("train_questions=40", "test_questions=15", "other_questions=5", "samples=2", "votes=2")
+    words = ["run", "--config", "configs/paper_tables_demo.yaml", "--run", "runs/tables"]
+    assert cli.main([*words, *(word for size in sizes for word in ("--set", size))]) == 0
+    rows = json.loads((workplace / "runs/tables/results.json").read_text(encoding="utf-8"))
+    assert {row["method"] for row in rows if row["dataset"] == "demo"} == ROWS
+    for other in ("gsm8k-like", "multiarith-like"):
+        assert {row["method"] for row in rows if row["dataset"] == other} == {"cot-kd", "nat", "nce"}
+    kinds = {name: json.loads((workplace / f"runs/tables/{name}/summary.json").read_text()) for name in DATA}
+    negative = {name: kind["negative"] for name, kind in kinds.items()}
+    assert 0 < negative["data-negatives-25"] < negative["data-negatives-50"] < negative["data"]
+    assert negative["data-semantic"] < negative["data"], "some only looked wrong"
