@@ -28,6 +28,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from datamodules.components.grading import Grader, extract_answer
+from datamodules.components.hub import hub_table
 from datamodules.components.readers import FORMATS, Entry, compares_by_value, format_named, read
 from datamodules.components.records import Question, Rationale, rationale_id
 from datamodules.components.semantic import GRADERS, open_grader
@@ -203,11 +204,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `prepare` to a parser; `main` takes what it parses."""
     parser.add_argument(
         "--input",
-        type=Path,
         required=True,
         metavar="FILE",
-        help="data set as published: .jsonl, .jsonl.gz or .jsonl.xz",
+        help="data set as published: .jsonl, .jsonl.gz or .jsonl.xz; or hub:NAME, as hub:openai/gsm8k: fetched with "
+        "`datasets` and kept beside the results",
     )
+    parser.add_argument(
+        "--subset", type=_list, default=(), metavar="NAME[,NAME]", help="of a hub's data set, e.g. main; all in turn"
+    )
+    parser.add_argument("--split", help="of a hub's data set (default: test)")
+    parser.add_argument("--revision", help="of a hub's data set: branch, tag or commit (default: the newest)")
     parser.add_argument(
         "--format",
         choices=list(FORMATS),
@@ -239,6 +245,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _positive(text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() else 0
     if number < 1:
@@ -255,8 +265,9 @@ def _seconds(text: str) -> float:
 
 def main(args: argparse.Namespace) -> int:
     """Runs `prepare` as the command line asks and prints the summary; returns the exit code."""
+    table = hub_table(args.input, args.subset, args.split, args.revision)
     summary = prepare(
-        args.input,
+        Path(args.input) if table is None else table.fetch(args.output),
         args.format,
         args.output,
         args.grader,

@@ -139,8 +139,9 @@ def _svamp(row: Row) -> tuple[Question, list[str]]:
 
 
 def _multiarith(row: Row) -> tuple[Question, list[str]]:
-    """MultiArith (Roy and Roth 2015)."""
-    return _question(row.filled("input"), row.number("target")), []
+    """MultiArith (Roy and Roth 2015): `input` and `target`, or `question` and `final_ans` as in the hub's copy."""
+    question, answer = ("question", "final_ans") if "final_ans" in row.value else ("input", "target")
+    return _question(row.filled(question), row.number(answer)), []
 
 
 def _joined(body: str, question: str) -> str:

@@ -79,6 +79,7 @@ def test_tdg(tmp_path: Path) -> None:
         ),
         ("svamp", {"Body": "So.", "Question": "B?", "Answer": "2.50", "Equation": "e", "Type": "t"}, "So. B?", "2.5"),
         ("multiarith", {"input": "B?", "target": 39}, "B?", "39"),
+        ("multiarith", {"question": "B?", "final_ans": "39"}, "B?", "39"),
     ],
 )
 def test_question_and_gold(tmp_path: Path, format: str, row: dict[str, Any], question: str, gold: str) -> None:
