@@ -1,0 +1,50 @@
+"""Each baseline by its own config through the command line: trained, its adapter written, the questions answered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import cli
+from datamodules.components.records import write_rationales
+from tests.records import rationale, write_asked
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", ["nt", "ul", "redi", "dpo", "cl"])
+def test_a_baseline_trains_and_answers(
+    name: str, tiny_student: Path, negative_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file, first in (("positive", 0), ("negative", 1)):
+        records = [rationale(q, k) for q in range(10) for k in range(first, 4, 2)]
+        write_rationales(tmp_path / f"{file}.jsonl", records)
+    run = tmp_path / name
+    common = [
+        "--config", str(REPOSITORY / f"configs/{name}.yaml"), "--config", str(REPOSITORY / f"configs/demo/{name}.yaml"),
+        "--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student), "--trainer.default_root_dir", str(run),
+        "--trainer.enable_progress_bar", "false",
+    ]  # fmt: skip
+    start = ["--model.adapter", str(negative_directory)] if name in ("redi", "dpo") else []
+    files = f"[{tmp_path}/positive.jsonl, {tmp_path}/negative.jsonl]"
+    fitted = cli.main([
+        "fit", *common, *start, "--data.train", files, "--data.validation_fraction", "0.3", "--trainer.max_steps", "3",
+        "--trainer.accumulate_grad_batches", "2",
+    ])  # fmt: skip
+    assert fitted == 0
+    assert (run / "adapter" / "adapter_config.json").is_file()
+    manifest = json.loads((run / "adapter" / "dust2gold.json").read_text(encoding="utf-8"))
+    assert manifest["kind"] == "lora"
+    questions = write_asked(tmp_path / "questions.jsonl", 4)
+    tested = cli.main([
+        "test", *common, "--model.adapter", str(run / "adapter"), "--data.questions", questions,
+        "--model.sampling.max_new_tokens", "5",
+    ])  # fmt: skip
+    assert tested == 0
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["method"] for row in rows] == [name] * 4
+    assert "collapse:" not in capsys.readouterr().err
