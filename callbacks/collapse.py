@@ -23,11 +23,11 @@ class CollapseAlarm(L.Callback):
 
     Args:
         window: Batches a mean is taken over.
-        drop: Nats per token below the best mean that count as a collapse; 0.5 is a probability of 0.6 times the best.
+        drop: Nats per token below the best mean that count as a collapse; 0.3 is a probability of 0.74 times the best.
         every: Optimizer steps between warnings.
     """
 
-    def __init__(self, window: int = 20, drop: float = 0.5, every: int = 200) -> None:
+    def __init__(self, window: int = 20, drop: float = 0.3, every: int = 200) -> None:
         if window < 1:
             raise InputError(f"must be at least 1, found {window}", field="CollapseAlarm.window")
         if drop <= 0:

@@ -19,14 +19,14 @@ class CLModel(BothVerdicts):
     States are means of the last hidden states over a question's or a rationale's tokens, compared by cosine.
 
     Args:
-        weight: w of the contrast (the paper does not say; ours: 1).
+        weight: w of the contrast (the paper does not say; ours: 0.1).
         temperature: τ of the contrast (the paper does not say; ours: 0.1).
         kwargs: As in `StudentModule`.
     """
 
     means_over_samples = frozenset({"contrast"})
 
-    def __init__(self, weight: float = 1.0, temperature: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, weight: float = 0.1, temperature: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if weight < 0:
             raise InputError(f"must not be negative, found {weight}", field="model.weight")
