@@ -202,8 +202,8 @@ def main(words: list[str] | None = None) -> None:
         for name, batching in {
             GLOBAL: GlobalPadding(max(1, options.tokens // longest), longest),
             RANDOM: RandomBatches(16),
-            BUCKETS: choose_batching(16, options.tokens, False, TOKENS),
-            PACKED: choose_batching(16, options.tokens, True, TOKENS),
+            BUCKETS: choose_batching(16, options.tokens, False, TOKENS, longest),
+            PACKED: choose_batching(16, options.tokens, True, TOKENS, longest),
         }.items()
     }
     rounds = options.rounds or (2 if options.quick else 12)

@@ -69,8 +69,8 @@ class RationaleDataModule(ResumableDataModule):
         limit_questions: Use only the first so many questions.
         batch_size: Rationales a training batch and device (paper: 128 over 8 GPUs); with `packing`, rows.
         tokens_per_batch: Instead of `batch_size`: as many rationales as keep rows × longest within so many tokens.
-        packing: Put several rationales into a row of `max_length` tokens (or `tokens_per_batch`, if that is less); each
-            attends to itself alone, and the loss is the same.
+        packing: Put several rationales into a row, of `max_length` tokens or, with `tokens_per_batch`, of what these
+            rationales need; each attends to itself alone, and the loss is the same.
         eval_batch_size: Rationales a validation batch; default as `batch_size`.
         question_batch_size: Questions decoded together in `test` and `predict` (times the samples of each).
         max_length: Most tokens of prompt and rationale together.
@@ -151,8 +151,9 @@ class RationaleDataModule(ResumableDataModule):
         """
         examples, counts = self.train_examples, self.counted(self.train_examples)
         width = min(self.max_length, context_of(self.tokenizer_name) or self.max_length)
-        batching = choose_batching(self.batch_size, self.tokens_per_batch, self.packing, width)
-        return self.training_loader(examples, _lengths(examples), batching, counts, partial(self._collate, batching))
+        lengths = _lengths(examples)
+        batching = choose_batching(self.batch_size, self.tokens_per_batch, self.packing, width, max(lengths, default=1))
+        return self.training_loader(examples, lengths, batching, counts, partial(self._collate, batching))
 
     def counted(self, examples: list[Example]) -> Tensor:
         """Target tokens and samples of each example, by verdict: see `count_targets`."""

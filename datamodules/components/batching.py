@@ -133,21 +133,23 @@ class Packing(Batching):
         return packed(samples, pad_id, self.width)
 
 
-def choose_batching(batch_size: int, tokens_per_batch: int | None, packing: bool, width: int) -> Batching:
+def choose_batching(batch_size: int, tokens_per_batch: int | None, packing: bool, width: int, longest: int) -> Batching:
     """The batching that a DataModule's options ask for.
 
     Args:
         batch_size: Rows a batch, packed ones too.
         tokens_per_batch: Takes the place of `batch_size` if given.
         packing: Pack samples into rows.
-        width: Tokens of a packed row; a smaller `tokens_per_batch` narrows it.
+        width: Tokens of a packed row of which there are `batch_size`. Rows by budget are narrower where the samples are
+            short: attention costs by the row's width, and four times the longest sample is enough to fill rows well.
+        longest: Tokens of the longest sample.
     """
     if not packing:
         return RowBatches(batch_size) if tokens_per_batch is None else TokenBudget(tokens_per_batch)
     if tokens_per_batch is None:
         return Packing(width, batch_size)
     _check_positive(tokens_per_batch, "data.tokens_per_batch")
-    width = min(width, tokens_per_batch)
+    width = min(width, tokens_per_batch, max(1, 4 * longest))
     return Packing(width, tokens_per_batch // width)
 
 

@@ -83,17 +83,18 @@ def test_packed_batch_by_hand() -> None:
 
 
 def test_options_choose() -> None:
-    assert choose_batching(16, None, False, 1024) == RowBatches(16)
-    assert choose_batching(16, 4096, False, 1024) == TokenBudget(4096)
-    assert choose_batching(2, None, True, 1024) == Packing(1024, 2)
-    assert choose_batching(16, 4096, True, 1024) == Packing(1024, 4)
-    assert choose_batching(16, 600, True, 1024) == Packing(600, 1)
+    assert choose_batching(16, None, False, 1024, 900) == RowBatches(16)
+    assert choose_batching(16, 4096, False, 1024, 900) == TokenBudget(4096)
+    assert choose_batching(2, None, True, 1024, 100) == Packing(1024, 2)
+    assert choose_batching(16, 4096, True, 1024, 900) == Packing(1024, 4)
+    assert choose_batching(16, 600, True, 1024, 500) == Packing(600, 1)
+    assert choose_batching(16, 4096, True, 1024, 100) == Packing(400, 10)  # short samples, narrow rows
 
 
 def test_a_text_longer_than_the_budget_is_refused() -> None:
-    for batching in (choose_batching(1, 100, packing, 1024) for packing in (False, True)):
+    for batching in (choose_batching(1, 100, packing, 1024, 101) for packing in (False, True)):
         with pytest.raises(InputError, match=r"data\.tokens_per_batch.*101 tokens, a batch holds 100\n.*at least 101"):
             batching.plan(torch.tensor([3, 101]), generator(), 1)
     for packing in (False, True):
         with pytest.raises(InputError, match=r"data\.tokens_per_batch.*at least 1, found 0"):
-            choose_batching(1, 0, packing, 1024)
+            choose_batching(1, 0, packing, 1024, 3)
