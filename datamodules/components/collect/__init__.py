@@ -2,6 +2,7 @@
 
 settings.py   what a config may say
 prompt.py     the few-shot prompt, from a file the user edits
+request.py    what is asked for one question
 reply.py      what an endpoint's answer must look like
 client.py     one request, and which failures are worth another try
 journal.py    every paid answer, on disk before it is used
