@@ -1,22 +1,34 @@
-"""Lightning checkpoints at a place that does not depend on the logger's version."""
+"""What `fit` goes on from: a checkpoint now and then, one more when a scheduler wants the machine; and a last note."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from callbacks.checkpoint_files import LAST, checkpoint_directory, install, is_finished, mark_finished, set_aside
+from callbacks.preemption import Preempted, SignalNotes
+
+SETTINGS_KEY = "run_settings"
+"""Where a checkpoint says what it was trained with: a short hash by the name of each setting."""
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Saves `<root>/checkpoints/last.ckpt` every so many optimizer steps, for `--ckpt_path last` to go on from.
+    """Saves `<root>/checkpoints/last.ckpt` every so many optimizer steps, for `fit` to go on from.
 
-    It holds the trained adapter, the optimizer and the loops' state, never the base.
+    It holds the trained adapter, the optimizer and the loops' state, never the base. The one before stays, as
+    `previous.ckpt`. On SIGTERM or SIGUSR1 it saves at the end of the optimizer step (of the validation, if one is under
+    way) and ends the process with 128 + the signal's number.
 
     Args:
         every_n_train_steps: Optimizer steps between checkpoints.
         save_top_k: 0 keeps the last alone, 1 a copy under its step's name, -1 all of them.
+
+    Attributes:
+        settings: What the run is trained with, kept in its checkpoints; see `SETTINGS_KEY`.
     """
 
     def __init__(self, every_n_train_steps: int = 200, save_top_k: int = 0) -> None:
@@ -26,12 +38,42 @@ class RunCheckpoint(ModelCheckpoint):
             save_last=True,
             enable_version_counter=False,  # a run begun anew replaces last.ckpt: last-v1.ckpt would never be found
         )
+        self.settings: dict[str, str] = {}
         self._waiting = False
+        self._signals = SignalNotes()
+        self._step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Chooses the directory under the Trainer's `default_root_dir`."""
+        """Chooses the directory under the Trainer's `default_root_dir`, and how files are written there."""
         self.dirpath = str(checkpoint_directory(trainer))
+        install(trainer)
         super().setup(trainer, pl_module, stage)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leaves the signals to others again."""
+        self._signals.stop()
+        super().teardown(trainer, pl_module, stage)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the settings."""
+        checkpoint[SETTINGS_KEY] = self.settings
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens for signals."""
+        self._signals.listen()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens for signals, and sets aside a checkpoint that would be overwritten though nobody goes on from it."""
+        super().on_train_start(trainer, pl_module)
+        self._signals.listen()
+        # A resumed run begins between two optimizer steps. Saved again in the middle of the next one, half of its
+        # accumulated gradients would be lost.
+        self._step = self._last_global_step_saved = trainer.global_step
+        directory = checkpoint_directory(trainer)
+        last = directory / LAST
+        resumed = trainer.ckpt_path is not None and last.is_file() and last.samefile(trainer.ckpt_path)
+        if trainer.is_global_zero and last.is_file() and not resumed and not is_finished(directory):
+            print(f"kept the checkpoint of another run: {set_aside(last)}", file=sys.stderr)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -40,19 +82,55 @@ class RunCheckpoint(ModelCheckpoint):
 
         A run resumed from a checkpoint between the two would leave the validation out, and with it perhaps the best
         adapter.
+
+        Raises:
+            Preempted: After a signal.
         """
-        fetcher = trainer.fit_loop._data_fetcher
-        self._waiting = fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+        self._waiting = _validation_comes(trainer)
         if not self._waiting:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self._save(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves what waited for the validation."""
+        """Saves what waited for the validation.
+
+        Raises:
+            Preempted: After a signal.
+        """
         if self._waiting:
             self._waiting = False
-            super().on_train_batch_end(trainer, pl_module, None, None, 0)
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes that the run is finished; comes after the adapters are written, checkpoint callbacks being the last."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.is_global_zero:
+            mark_finished(checkpoint_directory(trainer))
+
+    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_batch_end(trainer, pl_module, None, None, 0)
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        signal_number = self._signal(trainer) if stepped else None
+        if signal_number is None:
+            return
+        if self._last_global_step_saved != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        stop = Preempted(signal_number)
+        if trainer.is_global_zero:
+            print(f"{stop.name}: saved at step {trainer.global_step}; the same command goes on from here",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        raise stop
+
+    def _signal(self, trainer: L.Trainer) -> int | None:
+        """The signal that any process received; all of them stop at the same step."""
+        received = self._signals.received or 0
+        if trainer.world_size > 1:
+            mine = trainer.lightning_module.all_gather(torch.tensor(received))
+            received = int(mine.max())  # type: ignore[union-attr]  # one number a process
+        return received or None
 
 
-def checkpoint_directory(trainer: L.Trainer) -> Path:
-    """Where a run's checkpoints lie."""
-    return Path(trainer.default_root_dir) / "checkpoints"
+def _validation_comes(trainer: L.Trainer) -> bool:
+    """Whether validation follows the batch that has just been trained on; without validation data it never does."""
+    fetcher, unknown = trainer.fit_loop._data_fetcher, trainer.val_dataloaders is None
+    due = fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    return due and (unknown or sum(trainer.num_val_batches) > 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import sys
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, TextIO
 import lightning as L
 
 from callbacks.grading import SampleGrader
+from callbacks.preemption import Preempted
 from callbacks.tensorboard import show_rationales
 from datamodules.components.records import Rationale, write_rationales
 from foundation.errors import InputError
@@ -71,12 +74,19 @@ class SampleWriter(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Appends the batch's graded samples."""
+        """Appends the batch's graded samples; after SIGTERM, which Lightning notes and forgets, it stops there.
+
+        Raises:
+            Preempted: After SIGTERM.
+        """
         records = self._grader.records(outputs, batch)
         if self._stream is not None:
             self._append(self._stream, records)
         if batch_idx == 0:
             show_rationales(trainer, "samples", records[: self.shown])
+        if trainer.received_sigterm:
+            print("SIGTERM: the same command goes on from here", file=sys.stderr)
+            raise Preempted(signal.SIGTERM)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Joins the parts into the output, in the order of the questions, and removes them."""

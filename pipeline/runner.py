@@ -25,6 +25,9 @@ Execute = Callable[[list[str]], "int | None"]
 _INTERRUPTED = (130, -signal.SIGINT)
 """How a command ends that was stopped with Ctrl-C: as a shell reports it, and as `subprocess` does."""
 
+_PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)
+"""How a command ends that a scheduler stopped."""
+
 
 class Runner:
     """Runs a pipeline.
@@ -145,6 +148,9 @@ class Runner:
             ) from error
         except SystemExit as error:
             _check_interrupt(error)
+            if error.code in _PREEMPTED:
+                print(f"{where} was stopped by a signal; carry on with `{self.resuming}`", file=sys.stderr)
+                raise
             if error.code not in (None, 0):
                 raise InputError(f"{where} ended with exit status {error.code}", remedy=by_hand) from error
             record.done = True
@@ -173,7 +179,7 @@ def check_ending(code: int | None) -> None:
     if code in _INTERRUPTED:
         raise KeyboardInterrupt
     if code:
-        raise SystemExit(code)
+        raise SystemExit(128 - code if code < 0 else code)  # a signal's number, as a shell reports it
 
 
 def _check_interrupt(error: SystemExit) -> None:

@@ -14,9 +14,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.checkpoints import checkpoint_directory
+from callbacks.checkpoint_files import LAST, checkpoint_directory, install
+from callbacks.checkpoints import RunCheckpoint
 from foundation.errors import InputError
 from pipeline.complaints import check_configs, explained
+from pipeline.resumption import find_checkpoint, run_settings
 
 _NOISE = (
     ".*does not have many workers.*",
@@ -31,7 +33,7 @@ _NOISE = (
 
 
 class StageCLI(LightningCLI):
-    """LightningCLI with `--ckpt_path last` that starts anew where there is none, and complaints of two lines."""
+    """LightningCLI whose `fit` goes on from where it was stopped, with complaints of two lines."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the command line.
@@ -55,12 +57,27 @@ class StageCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:  # jsonargparse wraps what a constructor raises
             raise explained(str(error), [str(self.subcommand)]) from error
+        install(self.trainer)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the command line as it is: a checkpoint's own settings would override it without a word."""
 
     def before_fit(self) -> None:
-        """Finds the checkpoint that `--ckpt_path last` means; without one, `fit` starts anew."""
-        if self.config_init.fit.ckpt_path == "last" and not self._last_checkpoint().is_file():
-            self.config_init.fit.ckpt_path = None
-        self._find_checkpoint(f"give --ckpt_path last (starts anew if {self._last_checkpoint()} is not there)")
+        """Finds the checkpoint to go on from.
+
+        Without `--ckpt_path` that of an unfinished run with the same settings; `last`: the last one whatever it was
+        trained with; `none`: no checkpoint. Where there is none, `fit` begins anew.
+        """
+        options, directory = self.config_init.fit, checkpoint_directory(self.trainer)
+        keeper = next((each for each in self.trainer.callbacks if isinstance(each, RunCheckpoint)), None)  # type: ignore[attr-defined]
+        settings = run_settings(self.config.fit.as_dict())
+        if keeper is not None:
+            keeper.settings = settings
+        if options.ckpt_path == "last" or (options.ckpt_path is None and keeper is not None):
+            options.ckpt_path = find_checkpoint(directory, settings if options.ckpt_path is None else None)
+        elif options.ckpt_path == "none":
+            options.ckpt_path = None
+        self._find_checkpoint("leave it out: fit goes on from where it was stopped")
 
     def before_validate(self) -> None:
         """Finds the checkpoint."""
@@ -75,14 +92,11 @@ class StageCLI(LightningCLI):
         self._find_checkpoint()
         self.config_init.predict.return_predictions = False
 
-    def _last_checkpoint(self) -> Path:
-        return checkpoint_directory(self.trainer) / "last.ckpt"
-
     def _find_checkpoint(self, remedy: str = "leave it out: --model.adapter or --model.trained is enough") -> None:
         """Makes a path of `--ckpt_path last`; refuses one that is not there."""
         options = self.config_init[self.subcommand]
         if options.ckpt_path == "last":
-            options.ckpt_path = str(self._last_checkpoint())
+            options.ckpt_path = str(checkpoint_directory(self.trainer) / LAST)
         if options.ckpt_path is not None and not Path(options.ckpt_path).exists():
             raise InputError(
                 "no such checkpoint", file=options.ckpt_path, field="ckpt_path",

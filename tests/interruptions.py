@@ -31,20 +31,22 @@ class Kill(L.Callback):
             raise self.error
 
 
-class Terminate(L.Callback):
-    """Sends this process SIGTERM after so many training batches, as a scheduler does.
+class Signal(L.Callback):
+    """Sends this process a signal after so many training batches, as a scheduler does.
 
     Args:
         after: Batches.
+        number: The signal's; SIGTERM by default.
     """
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int, number: int = int(signal.SIGTERM)) -> None:
         self.left = after
+        self.number = number
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 class Log(L.Callback):
@@ -82,12 +84,18 @@ class KillPrediction(L.Callback):
 
     Args:
         after: Batches.
+        by_signal: Send SIGTERM instead, before the batch's samples are written.
     """
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int, by_signal: bool = False) -> None:
         self.left = after
+        self.by_signal = by_signal
+
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        if self.by_signal and self.left == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.left -= 1
-        if self.left == 0:
+        if self.left == 0 and not self.by_signal:
             raise KeyboardInterrupt

@@ -10,10 +10,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
-import cli
 from callbacks.adapters import AdapterWriter
 from callbacks.checkpoints import RunCheckpoint
 from callbacks.randomness import RandomStateKeeper
@@ -29,11 +27,12 @@ from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
 from lightning_modules.rank import RankModel
 from tests.interruptions import Kill, Killed, KillValidation, Log
-from tests.records import rationale, write_asked, write_positive
+from tests.records import rationale, write_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
+FILES = {"last.ckpt", "previous.ckpt", "finished.json"}
 LORA = LoraSettings(r=2, alpha=8, dropout=0.3)
 
 
@@ -175,6 +174,7 @@ def trained_batches(root: Path) -> int:
         pytest.param([13], {"every": 4}, id="checkpoint at the second epoch's end"),
         pytest.param([11], {"accumulate_grad_batches": 2}, id="accumulated gradients"),
         pytest.param([10], {"accumulate_grad_batches": 4, "every": 1}, id="accumulation that does not divide"),
+        pytest.param([3, 1], {"accumulate_grad_batches": 2, "every": 1}, id="within a resumed accumulation"),
         pytest.param([6], {"limit_train_batches": 4}, id="shortened epochs"),
         pytest.param([5], {"limit_train_batches": 4, "every": 4}, id="end of a shortened epoch"),
         pytest.param([-1], {"every": 6}, id="killed in the first validation"),
@@ -226,7 +226,7 @@ def test_checkpoints_are_small(fit: Callable[..., Log], tmp_path: Path, tiny_stu
     size = (tmp_path / "run/checkpoints/last.ckpt").stat().st_size
     trained = sum(value.numel() * 4 for name, value in weights(tmp_path / "run").items() if "adapter-last" in name)
     assert size < 3 * trained + 40_000  # weights, two moments, and the bookkeeping
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["last.ckpt"]
+    assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} == FILES
 
 
 def test_a_run_begun_anew_replaces_the_checkpoint(fit: Callable[..., Log], tmp_path: Path) -> None:
@@ -237,88 +237,4 @@ def test_a_run_begun_anew_replaces_the_checkpoint(fit: Callable[..., Log], tmp_p
     (tmp_path / "aside").rename(last)
     fit("run", "negative", max_epochs=2)
     assert last.stat().st_mtime_ns > first
-    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
-
-
-# The same by commands.
-
-
-@pytest.fixture
-def words(tiny_student: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """A `fit` of configs/neg.yaml on the tiny student, 6 batches an epoch, a checkpoint every 2 of them."""
-    config = yaml.safe_load((REPOSITORY / "configs/neg.yaml").read_text(encoding="utf-8"))
-    for callback in config["trainer"]["callbacks"]:
-        if callback["class_path"] == "callbacks.checkpoints.RunCheckpoint":
-            callback["init_args"] = {"every_n_train_steps": 2}
-    (tmp_path / "neg.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-
-    def make(root: str, *more: str) -> list[str]:
-        return [
-            "fit", "--config", str(tmp_path / "neg.yaml"), "--model.student", str(tiny_student),
-            "--data.tokenizer", str(tiny_student), "--data.train", write_positive(tmp_path / "t.jsonl", 12),
-            "--data.batch_size", "4", "--model.lora.dropout", "0.3", "--model.warmup_steps", "2",
-            "--model.optimizer.init_args.lr", "0.01", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
-            "--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", str(tmp_path / root), *more,
-        ]  # fmt: skip
-
-    return make
-
-
-def test_ckpt_path_last(
-    words: Callable[..., list[str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    kill = ["--trainer.callbacks+=tests.interruptions.Kill", "--trainer.callbacks.after=5"]
-    last = ["--ckpt_path", "last"]
-    assert cli.main(words("whole", *last)) == 0  # starts anew where there is nothing to go on from
-    assert cli.main(words("killed", *last, *kill, "--trainer.callbacks.politely=true")) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
-    assert trained_batches(tmp_path / "killed") == 4
-    assert cli.main(words("killed", *last)) == 0
-    one, other = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
-
-
-def test_sigterm_is_no_success(
-    words: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    stop = ["--trainer.callbacks+=tests.interruptions.Terminate", "--trainer.callbacks.after=3"]
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(words("run", *stop))
-    assert stopped.value.code == 128 + signal.SIGTERM
-
-
-def test_missing_checkpoint_is_named(
-    words: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(words("run", "--ckpt_path", "nowhere.ckpt")) == 1
-    assert "nowhere.ckpt: field 'ckpt_path': no such checkpoint" in capsys.readouterr().err
-
-
-def test_predict_goes_on(
-    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    questions = write_asked(tmp_path / "q.jsonl", 6)
-
-    def predict(root: str, *more: str) -> int:
-        return cli.main([
-            "predict", "--config", str(REPOSITORY / "configs/neg.yaml"), "--model.student", str(tiny_student),
-            "--data.tokenizer", str(tiny_student), "--data.questions", questions, "--data.question_batch_size", "2",
-            "--model.sampling.max_new_tokens", "6", "--model.sampling.samples", "2", "--trainer.logger", "false",
-            "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
-            "--trainer.default_root_dir", str(tmp_path / root), *more,
-        ])  # fmt: skip
-
-    assert predict("whole") == 0
-    stop = ["--trainer.callbacks+=tests.interruptions.KillPrediction", "--trainer.callbacks.after=2"]
-    assert predict("killed", *stop) == 130
-    assert not (tmp_path / "killed/samples.jsonl").exists()
-    assert predict("killed") == 0
-    assert "resuming: 4 of 6 questions" in capsys.readouterr().out
-    assert (tmp_path / "killed/samples.jsonl").read_bytes() == (tmp_path / "whole/samples.jsonl").read_bytes()
+    assert {path.name for path in last.parent.iterdir()} == FILES

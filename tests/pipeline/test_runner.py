@@ -237,6 +237,20 @@ def test_failing_status_names_stage_and_command(world: World, happen: Callable[[
     assert world.manifest("data")["state"] == "done"
 
 
+@pytest.mark.parametrize("happen", [lambda: -signal.SIGTERM, _raise(SystemExit(143)), _raise(SystemExit(138))])
+def test_a_scheduler_s_signal_is_passed_on(
+    world: World, capsys: pytest.CaptureFixture[str], happen: Callable[[], int | None]
+) -> None:
+    world.trouble["fit/2.txt"] = happen
+    with pytest.raises(SystemExit) as stopped:
+        world.status()
+    assert stopped.value.code in (143, 138)
+    assert "carry on with `python cli.py run --config pipe.yaml" in capsys.readouterr().err
+    assert world.manifest("fit")["state"] == "running"
+    world.trouble.clear()
+    assert world.run() == ["fit/2.txt", "fit/3.txt", "table.txt"]
+
+
 def test_exit_with_zero_is_success(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     execute = world.execute
 

@@ -1,0 +1,277 @@
+"""The same command again, after a kill, a signal or damage: what `fit` goes on from, and what it says."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import cli
+from callbacks.checkpoint_files import read_checkpoint
+from foundation.errors import InputError
+from tests.records import write_asked, write_positive
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+REPOSITORY = Path(__file__).parents[1]
+Words = Callable[..., list[str]]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def words(tiny_student: Path, tmp_path: Path) -> Words:
+    """A `fit` of configs/neg.yaml on the tiny student, 6 batches an epoch, a checkpoint every 2 of them."""
+    config = yaml.safe_load((REPOSITORY / "configs/neg.yaml").read_text(encoding="utf-8"))
+    callbacks = [each for each in config["trainer"]["callbacks"] if "LearningRateMonitor" not in each["class_path"]]
+    for callback in callbacks:
+        if callback["class_path"] == "callbacks.checkpoints.RunCheckpoint":
+            callback["init_args"] = {"every_n_train_steps": 2}
+    config["trainer"]["callbacks"] = callbacks
+    (tmp_path / "neg.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+    def make(root: str, *more: str) -> list[str]:
+        return [
+            "fit", "--config", str(tmp_path / "neg.yaml"), "--model.student", str(tiny_student),
+            "--data.tokenizer", str(tiny_student), "--data.train", write_positive(tmp_path / "t.jsonl", 12),
+            "--data.validation", write_positive(tmp_path / "v.jsonl", 3, 1),
+            "--data.batch_size", "4", "--model.lora.dropout", "0.3", "--model.warmup_steps", "2",
+            "--model.optimizer.init_args.lr", "0.01", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
+            "--trainer.logger", "false", "--trainer.enable_progress_bar", "false",
+            "--trainer.default_root_dir", str(tmp_path / root), *more,
+        ]  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def killed(words: Words) -> Callable[..., None]:
+    """Trains in `root` and is stopped after so many batches, without a chance to save."""
+
+    def run(root: str, after: int = 7, *more: str) -> None:
+        kill = ["--trainer.callbacks+=tests.interruptions.Kill", f"--trainer.callbacks.after={after}"]
+        assert cli.main(words(root, *more, *kill, "--trainer.callbacks.politely=true")) == 130
+
+    return run
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    files = sorted(file for kind in ("adapter", "adapter-last") for file in (root / kind).rglob("*.safetensors"))
+    return {f"{file.relative_to(root)}:{k}": v for file in files for k, v in load_file(file).items()}
+
+
+def step(root: Path) -> int:
+    return int(read_checkpoint(root / "checkpoints/last.ckpt")["global_step"])
+
+
+def check_same(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert len(a) > 1
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_same_command_goes_on(
+    words: Words, killed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words("whole")) == 0
+    killed("killed")
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert step(tmp_path / "killed") == 6
+    assert cli.main(words("killed", "--data.num_workers", "0", "--model.sampling.temperature", "0.5")) == 0
+    assert f"resuming from step 6 ({tmp_path}/killed/checkpoints/last.ckpt)" in capsys.readouterr().err
+    check_same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("after", [pytest.param(5, marks=pytest.mark.slow), 6, pytest.param(7, marks=pytest.mark.slow)])
+def test_without_validation(words: Words, killed: Callable[..., None], tmp_path: Path, after: int) -> None:
+    more = ["--data.validation", "[]", "--data.validation_fraction", "0", "--trainer.max_epochs", "3"]
+    assert cli.main(words("whole", *more)) == 0
+    killed("run", after, *more)
+    assert step(tmp_path / "run") == {5: 4, 6: 4, 7: 6}[after]
+    assert cli.main(words("run", *more)) == 0
+    check_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_finished_run_begins_anew(words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words("run")) == 0
+    first = weights(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/adapter-last")
+    assert cli.main(words("run")) == 0
+    assert "resuming" not in capsys.readouterr().err
+    assert all(torch.equal(first[name], value) for name, value in weights(tmp_path / "run").items())
+    assert cli.main(words("run", "--ckpt_path", "last")) == 0  # whatever it is
+    assert "resuming from step 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change", [pytest.param("setting", marks=pytest.mark.slow), "file", pytest.param("none", marks=pytest.mark.slow)]
+)
+def test_another_run_begins_anew_and_keeps_the_checkpoint(
+    words: Words, killed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    killed("run")
+    before = (tmp_path / "run/checkpoints/last.ckpt").read_bytes()
+    more = {"setting": ["--model.lora.r", "4"], "file": [], "none": ["--ckpt_path", "none"]}[change]
+    command = words("run", *more)
+    if change == "file":
+        write_positive(tmp_path / "t.jsonl", 13)
+    assert cli.main(command) == 0
+    said = capsys.readouterr().err
+    name = {"setting": "(model.lora.r)", "file": "(data.train)", "none": ""}[change]
+    assert ("beginning anew: " in said) == (change != "none")
+    assert name in said
+    aside = tmp_path / "run/checkpoints/aside-1.ckpt"
+    assert f"kept the checkpoint of another run: {aside}" in said
+    assert aside.read_bytes() == before
+
+
+def test_a_moved_file_is_the_same_run(
+    words: Words, killed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed("run")
+    shutil.copy(tmp_path / "t.jsonl", tmp_path / "moved.jsonl")
+    assert cli.main(words("run", "--data.train", str(tmp_path / "moved.jsonl"))) == 0
+    assert "resuming from step 6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+def test_signals_save_and_stop(
+    words: Words,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job", "SLURM_PROCID": "0",
+                        "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)  # where Lightning would save in the middle of a step, and requeue by itself
+    stop = ["--trainer.callbacks+=tests.interruptions.Signal", f"--trainer.callbacks.number={int(number)}"]
+    more = ["--trainer.accumulate_grad_batches", "2", "--trainer.max_epochs", "4"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words("run", *more, *stop, "--trainer.callbacks.after=3"))
+    assert stopped.value.code == 128 + number
+    assert f"{number.name}: saved at step 2; the same command goes on from here" in capsys.readouterr().err
+    assert step(tmp_path / "run") == 2
+    assert not list((tmp_path / "run").glob("hpc_ckpt*"))
+    assert cli.main(words("run", *more)) == 0
+    assert "resuming from step 2" in capsys.readouterr().err
+    assert cli.main(words("whole", *more)) == 0
+    check_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_signal_before_validation_saves_after_it(words: Words, tmp_path: Path) -> None:
+    stop = ["--trainer.callbacks+=tests.interruptions.Signal", "--trainer.callbacks.after=6"]
+    with pytest.raises(SystemExit):
+        cli.main(words("run", *stop))
+    assert (tmp_path / "run/adapter").is_dir()  # the validation took place
+    assert step(tmp_path / "run") == 6
+    assert cli.main(words("run")) == 0
+    assert cli.main(words("whole")) == 0
+    check_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param("truncated", marks=pytest.mark.slow), pytest.param("empty", marks=pytest.mark.slow), "a bit"]
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    words: Words, killed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    killed("run")
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    whole = last.read_bytes()
+    middle = whole.index(b"/data/1") + 200  # a tensor's bytes
+    flipped = whole[:middle] + bytes([whole[middle] ^ 16]) + whole[middle + 1 :]
+    damaged = {"truncated": whole[: len(whole) // 2], "empty": b"", "a bit": flipped}[how]
+    last.write_bytes(damaged)
+    assert cli.main(words("run")) == 0
+    said = capsys.readouterr().err
+    assert f"warning: {last}: the checkpoint is damaged: " in said
+    assert f"resuming from step 4 ({last.with_name('previous.ckpt')})" in said
+    assert last.with_name("aside-1.ckpt").read_bytes() == damaged  # nothing is overwritten
+    assert cli.main(words("whole")) == 0
+    check_same(tmp_path / "whole", tmp_path / "run")
+
+
+class Payload:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.file}",)
+
+
+def test_a_pickled_payload_is_refused(
+    words: Words, killed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed("run")
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    torch.save({**read_checkpoint(last), "more": Payload(tmp_path / "touched")}, last)
+    for more in ([], ["--ckpt_path", "last"], ["--ckpt_path", str(last)]):
+        assert cli.main(words("run", *more)) == 1
+        said = capsys.readouterr().err
+        assert f"error: {last}: the checkpoint holds more than tensors and plain values" in said
+    predict = ["predict", "--config", str(tmp_path / "neg.yaml"), "--data.questions", write_asked(tmp_path / "q.jsonl")]
+    assert cli.main([*predict, "--trainer.logger", "false", "--ckpt_path", str(last)]) == 1
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Payload(tmp_path / "touched")))
+    with pytest.raises(InputError, match="damaged"):
+        read_checkpoint(tmp_path / "plain.ckpt")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_no_key_in_any_file_of_a_run(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-planted-0123456789abcdef"
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, key)
+    assert cli.main(words("run", "--trainer.logger", "true")) == 0
+    files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
+    assert {"config.yaml", "last.ckpt", "adapter_model.safetensors"} <= {file.name for file in files}
+    assert [file for file in files if key.encode() in file.read_bytes()] == []
+
+
+def test_missing_checkpoint_is_named(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words("run", "--ckpt_path", "nowhere.ckpt")) == 1
+    assert "nowhere.ckpt: field 'ckpt_path': no such checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by_signal", [False, True])
+def test_predict_goes_on(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], by_signal: bool
+) -> None:
+    questions = write_asked(tmp_path / "q.jsonl", 6)
+
+    def predict(root: str, *more: str) -> int:
+        return cli.main([
+            "predict", "--config", str(REPOSITORY / "configs/neg.yaml"), "--model.student", str(tiny_student),
+            "--data.tokenizer", str(tiny_student), "--data.questions", questions, "--data.question_batch_size", "2",
+            "--model.sampling.max_new_tokens", "6", "--model.sampling.samples", "2", "--trainer.logger", "false",
+            "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+            "--trainer.default_root_dir", str(tmp_path / root), *more,
+        ])  # fmt: skip
+
+    assert predict("whole") == 0
+    stop = ["--trainer.callbacks+=tests.interruptions.KillPrediction", "--trainer.callbacks.after=2"]
+    if by_signal:
+        with pytest.raises(SystemExit) as stopped:
+            predict("killed", *stop, "--trainer.callbacks.by_signal=true")
+        assert stopped.value.code == 128 + signal.SIGTERM
+    else:
+        assert predict("killed", *stop) == 130
+    assert not (tmp_path / "killed/samples.jsonl").exists()
+    assert predict("killed") == 0
+    assert "resuming: 4 of 6 questions" in capsys.readouterr().out
+    assert (tmp_path / "killed/samples.jsonl").read_bytes() == (tmp_path / "whole/samples.jsonl").read_bytes()
