@@ -41,7 +41,7 @@ class AdapterWriter(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the adapter if its score is the best so far."""
         score = trainer.callback_metrics.get(self.monitor)
-        if trainer.sanity_checking or trainer.state.fn != "fit" or score is None or score.isnan():
+        if trainer.sanity_checking or trainer.state.fn != "fit" or score is None or not score.isfinite():
             return
         value = float(score)
         better = self.best is None or (value < self.best if self.mode == "min" else value > self.best)

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.finite import stopping
 from foundation.errors import InputError
 
 
@@ -19,15 +20,18 @@ class CollapseAlarm(L.Callback):
     Every `window` training batches it takes the mean log P of a target token of right rationales over them, in nats,
     and logs it as `collapse/positive_logprob`, with `collapse/fallen`, how far it lies below the best such mean so far.
     A fall of more than `drop` is warned of on stderr, at most once in `every` optimizer steps. Several processes log
-    and warn of rank 0's share.
+    and warn of rank 0's share. A fall of more than `stop`, of any process's share, ends training and saves the last
+    batch; the best adapter stays.
 
     Args:
         window: Batches a mean is taken over.
         drop: Nats per token below the best mean that count as a collapse; 0.3 is a probability of 0.74 times the best.
         every: Optimizer steps between warnings.
+        stop: Nats per token below the best mean that end training, null: none; 5 is a probability of 0.007 times the
+            best.
     """
 
-    def __init__(self, window: int = 20, drop: float = 0.3, every: int = 200) -> None:
+    def __init__(self, window: int = 20, drop: float = 0.3, every: int = 200, stop: float | None = 5.0) -> None:
         if window < 1:
             raise InputError(f"must be at least 1, found {window}", field="CollapseAlarm.window")
         if drop <= 0:
@@ -35,6 +39,7 @@ class CollapseAlarm(L.Callback):
         self.window = window
         self.drop = drop
         self.every = every
+        self.stop = stop
         self.best = -math.inf
         self._warned: int | None = None
         self._sums: list[Tensor] = []
@@ -50,7 +55,11 @@ class CollapseAlarm(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds the batch to the window, and looks at a full one."""
+        """Adds the batch to the window, and looks at a full one.
+
+        Raises:
+            InputError: If right rationales have become less likely by more than `stop`.
+        """
         positive: Tensor | None = getattr(pl_module, "last_positive", None)
         if positive is None:
             return
@@ -58,11 +67,14 @@ class CollapseAlarm(L.Callback):
         if len(self._sums) == self.window:
             total, count = torch.stack(self._sums).sum(0).tolist()  # the only wait for a GPU, once a window
             self._sums.clear()
-            if count:
-                self._look(trainer, total / count)
+            fallen = self._look(trainer, total / count) if count else 0.0
+            far = self.stop is not None and not fallen <= self.stop
+            if trainer.strategy.reduce_boolean_decision(far, all=False):
+                what = f"log P per token of right rationales fell {fallen:.2f} nats below its best"
+                raise stopping(trainer, what, [batch], [batch], [])
 
-    def _look(self, trainer: L.Trainer, mean: float) -> None:
-        """Compares a window's mean with the best. A NaN is the deepest fall."""
+    def _look(self, trainer: L.Trainer, mean: float) -> float:
+        """Compares a window's mean with the best and returns how far it fell. A NaN is the deepest fall."""
         self.best = max(self.best, mean)  # a NaN never is the best
         fallen = self.best - mean
         for logger in trainer.loggers:
@@ -76,3 +88,4 @@ class CollapseAlarm(L.Callback):
                 "Lower the weight of the wrong ones or the learning rate",
                 file=sys.stderr,
             )  # fmt: skip
+        return fallen

@@ -192,8 +192,11 @@ class PairDataModule(ResumableDataModule):
             "rationale_mask": pad(marks, 0),
         }
 
-    def _collate_pairs(self, pairs: list[tuple[Candidate, ...]]) -> dict[str, Tensor]:
-        return self._collate([right.encoded for right, _ in pairs] + [wrong.encoded for _, wrong in pairs])
+    def _collate_pairs(self, pairs: list[tuple[Candidate, ...]]) -> dict[str, Any]:
+        return {
+            **self._collate([right.encoded for right, _ in pairs] + [wrong.encoded for _, wrong in pairs]),
+            "question_ids": [right.question_id for right, _ in pairs],
+        }
 
     def _collate_records(self, rows: list[tuple[Rationale, Encoded]]) -> dict[str, Any]:
         return {

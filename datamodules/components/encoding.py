@@ -35,7 +35,9 @@ def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(locate_student(student))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            locate_student(student), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -58,7 +60,7 @@ def context_of(student: str) -> int | None:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(locate_student(student))
+        config = AutoConfig.from_pretrained(locate_student(student), trust_remote_code=False)
     except (OSError, ValueError):  # a tokenizer without a model is enough to make batches
         return None
     context: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)

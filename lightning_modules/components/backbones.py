@@ -259,7 +259,7 @@ def load_encoder(path: str, dtype: str = "float32", random_weights: bool = False
     if not isinstance(torch_dtype, torch.dtype):
         raise InputError(f"unknown dtype '{dtype}'", field="dtype", remedy="choose one of float32, bfloat16, float16")
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         # Not by config.is_encoder_decoder: the saved encoder of a T5 says false there, and is still no T5Model.
         known = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
         if config.is_encoder_decoder and not known:
@@ -267,7 +267,7 @@ def load_encoder(path: str, dtype: str = "float32", random_weights: bool = False
         auto: Any = AutoModelForTextEncoding if known else AutoModel
         if random_weights:
             return auto.from_config(config, dtype=torch_dtype)  # type: ignore[no-any-return]
-        return auto.from_pretrained(path, dtype=torch_dtype)  # type: ignore[no-any-return]
+        return auto.from_pretrained(path, dtype=torch_dtype, trust_remote_code=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"cannot load the encoder ({reason(error)})", file=path,

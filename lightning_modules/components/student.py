@@ -85,9 +85,10 @@ def load_base(student: str, dtype: str = "float32", random_weights: bool = False
         )
     try:
         if random_weights:
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=torch_dtype)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"cannot load the student ({reason(error)})", file=student,
@@ -272,10 +273,15 @@ class AdapterStack(nn.Module):
             raise ValueError(f"{len(absent)} weights are missing, {len(keys.unexpected_keys)} foreign, e.g. {wrong[0]}")
 
     def _check(self, directory: Path) -> None:
-        for alternatives in (["adapter_config.json"], [SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME]):
-            if not any((directory / file).is_file() for file in alternatives):
+        if (directory / WEIGHTS_NAME).is_file() and not (directory / SAFETENSORS_WEIGHTS_NAME).is_file():
+            raise InputError(
+                "a pickle: reading it could run code, so it is refused", file=directory / WEIGHTS_NAME,
+                remedy=f"write the adapter as {SAFETENSORS_WEIGHTS_NAME} (save_pretrained does) on a machine you trust",
+            )  # fmt: skip
+        for file in ("adapter_config.json", SAFETENSORS_WEIGHTS_NAME):
+            if not (directory / file).is_file():
                 raise InputError(
-                    f"no adapter here ({alternatives[0]} is missing)", file=directory,
+                    f"no adapter here ({file} is missing)", file=directory,
                     remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
                 )  # fmt: skip
         manifest = read_manifest(directory)

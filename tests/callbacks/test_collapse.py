@@ -64,7 +64,7 @@ def test_it_warns_of_a_fall_and_rests(
 def test_it_warns_of_what_is_no_number(
     make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str], value: float
 ) -> None:
-    make_trainer(CollapseAlarm(window=1), max_epochs=1).fit(Told(), loader([[-1.0], [value]]))
+    make_trainer(CollapseAlarm(window=1, stop=None), max_epochs=1).fit(Told(), loader([[-1.0], [value]]))
     assert "collapse:" in capsys.readouterr().err
 
 
@@ -101,7 +101,7 @@ def test_negative_training_collapses_by_a_large_weight(
         NegativeTraining(weight), student="embedded", lora=LoraSettings(r=4),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
     )  # fmt: skip
-    trainer = make_trainer(CollapseAlarm(window=5), max_epochs=1, limit_val_batches=0, logger=False)
+    trainer = make_trainer(CollapseAlarm(window=5, stop=None), max_epochs=1, limit_val_batches=0, logger=False)
     trainer.fit(module, DataLoader([batch] * 30, batch_size=None))  # type: ignore[arg-type]
     assert ("collapse:" in capsys.readouterr().err) == collapses
 

@@ -114,7 +114,7 @@ def test_batch_holds_right_rows_then_wrong_rows_of_the_same_questions(
     right_texts = {rationale(q, k, "positive").rationale for q in range(12) for k in range(2)}
     rows = 0
     for batch in data.train_dataloader():
-        assert set(batch) == {"input_ids", "attention_mask", "rationale_mask"}
+        assert set(batch) == {"input_ids", "attention_mask", "rationale_mask", "question_ids"}
         assert batch["input_ids"].dtype == torch.int64
         assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["rationale_mask"].shape
         pairs = len(batch["input_ids"]) // 2

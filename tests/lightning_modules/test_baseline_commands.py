@@ -26,8 +26,8 @@ def test_a_baseline_trains_and_answers(
     run = tmp_path / name
     common = [
         "--config", str(REPOSITORY / f"configs/{name}.yaml"), "--config", str(REPOSITORY / f"configs/demo/{name}.yaml"),
-        "--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student), "--trainer.default_root_dir", str(run),
-        "--trainer.enable_progress_bar", "false",
+        "--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student),
+        "--trainer.default_root_dir", str(run), "--trainer.enable_progress_bar", "false",
     ]  # fmt: skip
     start = ["--model.adapter", str(negative_directory)] if name in ("redi", "dpo") else []
     files = f"[{tmp_path}/positive.jsonl, {tmp_path}/negative.jsonl]"

@@ -194,6 +194,7 @@ def add_a_weight(directory: Path) -> None:
         (lambda d: (d / "adapter_config.json").unlink(), "adapter_config.json is missing"),
         (lambda d: (d / "adapter_config.json").write_text("{"), "cannot load the adapter"),
         (lambda d: (d / WEIGHTS).unlink(), f"{WEIGHTS} is missing"),
+        (lambda d: (d / WEIGHTS).rename(d / "adapter_model.bin"), "adapter_model.bin: a pickle"),
         (lambda d: (d / WEIGHTS).write_bytes((d / WEIGHTS).read_bytes()[:-10]), "cannot load the adapter"),
         (lambda d: (d / WEIGHTS).write_bytes(b""), "cannot load the adapter"),
         (lambda d: (d / ADAPTER_MANIFEST).write_text("[]"), "damaged manifest"),

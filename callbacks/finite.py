@@ -1,0 +1,119 @@
+"""Stops training where a loss or a gradient is no longer a number, before the step that would spoil the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from foundation.errors import InputError
+from foundation.files import write_directory_atomically
+
+_IDS_SHOWN = 8
+
+
+class FiniteGuard(L.Callback):
+    """Looks at the loss and the gradients before each optimizer step, and stops at the first NaN or infinity.
+
+    The weights are then still those of the step before, and `<root>/adapter` the best of those. The batches of the step
+    are saved in `<root>/stopped/step-<n>/`; `read_batches` reads them, for a `training_step` of any module. With fp16
+    and a gradient scaler, which expects overflows and skips their steps, the gradients are left to it.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[dict[str, Any]] = []
+        self._losses: list[Tensor] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keeps the batch until its optimizer step is done."""
+        self._batches.append(batch)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """Keeps the loss."""
+        self._losses.append(loss.detach() * trainer.accumulate_grad_batches)  # Lightning has divided it
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Looks, waiting for a GPU once.
+
+        Raises:
+            InputError: If a loss or a gradient is not finite; says the samples' ids and where the batches are.
+        """
+        losses = torch.stack(self._losses).double()
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        gradients = [] if scaled else [p.grad for group in optimizer.param_groups for p in group["params"]
+                                       if p.grad is not None]  # fmt: skip
+        norms = (
+            [_whole(norm).double().to(losses.device) for norm in torch._foreach_norm(gradients)] if gradients else []
+        )
+        if torch.cat([losses, *(norm[None] for norm in norms)]).isfinite().all():
+            self._batches, self._losses = [], []
+            return
+        self._stop(trainer, losses.tolist())
+
+    def _stop(self, trainer: L.Trainer, losses: list[float]) -> None:
+        spoilt = [k for k, loss in enumerate(losses) if not torch.tensor(loss).isfinite()]
+        what = f"the loss became {losses[spoilt[0]]}" if spoilt else "the gradients are not finite"
+        guilty = [self._batches[k] for k in spoilt] or self._batches
+        raise stopping(trainer, f"{what}; the weights stay those of the step before", self._batches, guilty, losses)
+
+
+def stopping(
+    trainer: L.Trainer, what: str, batches: list[dict[str, Any]], guilty: list[dict[str, Any]], losses: list[float]
+) -> InputError:
+    """Saves the batches of a step and makes the error that stops training.
+
+    Args:
+        trainer: The Trainer.
+        what: Has happened.
+        batches: Of the optimizer step.
+        guilty: Those whose samples are named.
+        losses: Of the batches, as far as they are known.
+    """
+    directory = Path(trainer.default_root_dir) / "stopped" / f"step-{trainer.global_step}"
+    if trainer.world_size > 1:
+        directory = directory.with_name(f"{directory.name}-rank-{trainer.global_rank}")
+    write_batches(directory, batches, {"problem": what, "step": trainer.global_step, "losses": losses})
+    ids = [name for batch in guilty for name in batch.get("ids", batch.get("question_ids", []))]
+    shown = ", ".join(ids[:_IDS_SHOWN]) + (f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else "")
+    return InputError(
+        f"stopped at step {trainer.global_step}, at {shown or 'samples without ids'}: {what}", file=directory,
+        remedy="its batches are saved there, the best adapter stays; lower the learning rate or mend these samples",
+    )  # fmt: skip
+
+
+def write_batches(directory: Path, batches: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Writes batches, tensors as `batch-<k>.safetensors`, the rest and `facts` as `batches.json`; all or nothing.
+
+    Raises:
+        InputError: If the directory cannot be written.
+    """
+    with write_directory_atomically(directory) as fresh:
+        others = []
+        for k, batch in enumerate(batches):
+            tensors = {
+                name: value.cpu().clone().contiguous() for name, value in batch.items() if isinstance(value, Tensor)
+            }
+            save_file(tensors, fresh / f"batch-{k}.safetensors")
+            others.append({name: value for name, value in batch.items() if name not in tensors})
+        text = json.dumps({"schema": 1, **facts, "batches": others}, ensure_ascii=False, indent=1)
+        (fresh / "batches.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_batches(directory: Path) -> list[dict[str, Any]]:
+    """The batches that `write_batches` wrote, on the CPU."""
+    others = json.loads((directory / "batches.json").read_text(encoding="utf-8"))["batches"]
+    return [{**other, **load_file(directory / f"batch-{k}.safetensors")} for k, other in enumerate(others)]
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """A norm over all processes, where gradients are sharded."""
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
