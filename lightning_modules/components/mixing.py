@@ -7,7 +7,7 @@ With n tokens, R = r_pos + r_neg and bottleneck h, one product reads everything 
     u      = z Sᵀ + [W_1 y, W_1 y]         S = diag(s_pos W_1 B_pos, s_neg W_1 B_neg)              [n, 2h]
     out    = y + W_2 (α_pos GELU(u_pos) + α_neg GELU(u_neg))
 
-Kept are x (which plain LoRA keeps as well), W_1 y and [s, z]: h + 2R numbers a token. u, GELU and α are made again. y
+Kept are x (which plain LoRA keeps too), W_1 y, [s, z] and α: h + 2R + 1 numbers a token. u and GELU are made again. y
 is not kept: with y = W₀x + b, the gradient of W_1 is ∂uᵀy = (∂uᵀx) W₀ᵀ + (Σ_n ∂u) bᵀ, and ∂uᵀx comes with the gradient
 of M in one product.
 """
@@ -70,6 +70,7 @@ def mix(
 
 class _Kept(NamedTuple):
     read: Tensor
+    alpha: Tensor | None
     shared: Tensor | None
     mask: Tensor | None
 
@@ -86,7 +87,7 @@ def _forward(
     scores, z = _halves(read, matrices.spread)
     alpha = _gate(scores, z)
     hidden = F.gelu(_hidden(z, shared, matrices.spread))
-    return torch.addmm(y, _blend(hidden, alpha), matrices.up.mT), alpha, _Kept(read, shared, mask)
+    return torch.addmm(y, _blend(hidden, alpha), matrices.up.mT), alpha, _Kept(read, alpha, shared, mask)
 
 
 def _positive_rows(matrices: StepMatrices, positive_rank: int) -> slice:
@@ -167,8 +168,7 @@ class _Mix(torch.autograd.Function):
 
 def _backward_inner(upstream: Tensor, matrices: StepMatrices, kept: _Kept) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of W_2, S, [s, z] (or z) and u [n, 2, h]."""
-    scores, z = _halves(kept.read, matrices.spread)
-    alpha = _gate(scores, z)
+    (scores, z), alpha = _halves(kept.read, matrices.spread), kept.alpha
     before = _hidden(z, kept.shared, matrices.spread)
     hidden = F.gelu(before)
     d_up = upstream.mT @ _blend(hidden, alpha)
