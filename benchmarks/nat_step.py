@@ -68,7 +68,7 @@ class Variant:
 
     def decoder(self) -> None:
         """Forward and backward through the layers."""
-        self.hidden().float().square().mean().backward()
+        self.hidden().float().sum().backward()
         self.optimizer.zero_grad()
 
     def step(self) -> None:

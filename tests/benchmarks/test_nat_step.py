@@ -27,14 +27,15 @@ def test_both_forms_of_nat_agree() -> None:
     found = []
     for name in (nat_step.REFERENCE, nat_step.OURS):
         variant = build(name)
-        variant.hidden().float().square().mean().backward()
-        gradients = {n: p.grad for n, p in variant.stack.named_parameters() if p.requires_grad}
-        found.append((variant.hidden(), gradients))
+        hidden = variant.hidden()
+        hidden.backward(torch.linspace(-1, 2, hidden.numel()).view_as(hidden))
+        found.append((hidden, {n: p.grad for n, p in variant.stack.named_parameters() if p.requires_grad}))
     (reference, theirs), (ours, own) = found
     torch.testing.assert_close(ours, reference)
     assert theirs.keys() == own.keys()
     for name, gradient in theirs.items():
-        torch.testing.assert_close(own[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+        assert gradient is not None
+        assert (own[name] - gradient).norm() < 1e-4 * gradient.norm(), name  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("words", [[], ["--quick", "--gradient-checkpointing", "--dropout", "0.1"]])
