@@ -171,7 +171,7 @@ _MULTIPLIERS = frozenset({"pi", "sqrt", "hundred", "thousand", "million", "billi
 _HEAD = re.compile(r"[A-Za-z]{1,2}\s*=\s*(?=[^=]*$)")
 _WORDS = re.compile(r"(?=.*(?:[A-Za-z]{2}|[ap]\.\s?m\b))[A-Za-z0-9'’:.,& -]+")
 _ARTICLE = re.compile(r"(?:the|an?) ")
-_BETWEEN_WORDS = re.compile(r"[^a-z0-9:.,]|[.,](?![0-9])")
+_BETWEEN_WORDS = re.compile(r"[^a-z0-9:.,-]|[.,-](?![0-9])")
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}")
 
 
@@ -194,7 +194,13 @@ def canonical(answer: str) -> str:
         value = _value(text)
     if value is not None:
         return str(value)
-    return _folded(text) if _WORDS.fullmatch(text) else text
+    folded = _folded(text) if _WORDS.fullmatch(text) else text
+    return text if folded == text else canonical(folded)  # again, for "the 6" is a number
+
+
+def same_value(answer: str, gold: str) -> bool:
+    """Whether two answers have one `canonical` form."""
+    return canonical(answer) == canonical(gold)
 
 
 def _unwrapped(text: str) -> str:

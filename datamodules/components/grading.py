@@ -17,6 +17,7 @@ from datamodules.components.answers import (
     extract_answer,
     gold_answer,
     normalise,
+    same_value,
     string_equal,
 )
 from datamodules.components.records import Verdict
@@ -100,4 +101,4 @@ class StringGrader:
 
     def equal(self, answer: str, gold: str) -> bool:
         """Whether an answer counts as the gold one."""
-        return string_equal(answer, gold) or (self.by_value and canonical(answer) == canonical(gold))
+        return string_equal(answer, gold) or (self.by_value and same_value(answer, gold))

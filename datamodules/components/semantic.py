@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
-from datamodules.components.answers import LONGEST_ANSWER
+from datamodules.components.answers import LONGEST_ANSWER, same_value
 from datamodules.components.closed_forms import certainly_differ
 from datamodules.components.grading import Grade, Grader, Progress, StringGrader
 from datamodules.components.records import Verdict
@@ -79,7 +79,7 @@ class OutcomeCache:
 
 
 class SemanticGrader:
-    """String comparison first; what it rejects is positive if math-verify calls it equal.
+    """String comparison first; what it rejects is positive if it has the gold answer's value, or math-verify says so.
 
     Ungradable are rationales without a gold answer, with a gold answer that math-verify cannot read, and those whose
     comparison overran the time limit or killed its worker. Answers of more than 300 characters are not sent: they stay
@@ -145,7 +145,9 @@ class SemanticGrader:
         """Yields (pair, outcome) from plain numbers and the cache, then from math-verify as its workers reply."""
         unknown = []
         for pair in pairs:
-            if certainly_differ(*pair):
+            if same_value(*pair):  # also "12 apples", in which math-verify reads a product of letters
+                yield pair, "equal"
+            elif certainly_differ(*pair):
                 yield pair, "different"
             elif pair in self._cache:
                 yield pair, self._cache[pair]

@@ -220,6 +220,8 @@ def test_canonical_of_an_integer_ignores_its_dress(value: int) -> None:
 @example("{" * 290 + "}" * 290)
 @example("\\" * 300)
 @example("t" * 290 + "frac12")
+@example("the 0.5")
+@example("the -5")
 def test_canonical_is_idempotent(text: str) -> None:
     assert canonical(canonical(text)) == canonical(text)
 

@@ -40,6 +40,17 @@ def test_what_strings_reject_goes_to_math_verify(grader: SemanticGrader) -> None
     assert verdicts == ["positive"] * len(EQUAL) + ["negative", "negative", "positive"]
 
 
+def test_an_answer_of_the_gold_value_needs_no_math_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier, "_START", 0.0)  # a worker would fail at once
+    right = ["12 marbles", "12.0", "\\frac{24}{2}", "\\$12.00", "12\\text{ km/h}"]
+    grader = SemanticGrader(workers=1)
+    assert [verdict for verdict, _ in grader.grade_many(boxed([("12", answer) for answer in right]))] == [
+        "positive"
+    ] * 5
+    both = BothGrader(workers=1)
+    assert both.grade("\\boxed{12 marbles}", "12")[0] == "ungradable", "the string comparison disagrees"
+
+
 def test_the_three_verdicts(grader: SemanticGrader) -> None:
     before = grader.reasons.copy()
     pairs = [("no box", "1"), ("\\boxed{1}", ""), ("\\boxed{17}", "\\boxed{}"), ("\\boxed{" + "x" * 301 + "}", "1")]
