@@ -31,10 +31,9 @@ class SampleGrader:
         self.writer = writer
 
     def records(self, samples: list[Sample], batch: dict[str, Any]) -> list[Rationale]:
-        """One graded record per sample of a question batch."""
+        """One graded record per sample of questions of a batch."""
         texts = self.tokenizer.batch_decode([s.token_ids for s in samples], skip_special_tokens=True)
-        questions = [Question.from_json(value) for value in batch["questions"]]
-        asked = [questions[sample.question_index] for sample in samples]
+        asked = [Question.from_json(batch["questions"][sample.question_index]) for sample in samples]
         grades = self.grader.grade_many([(text, q.gold) for text, q in zip(texts, asked, strict=True)])
         return [
             Rationale(

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from dataclasses import asdict
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,7 +24,7 @@ from lightning_modules.components.sampling import Sample
 
 
 class SampleWriter(L.Callback):
-    """Grades each batch of samples and appends it to a part file per rank; joins the parts at the end.
+    """Grades each question's samples and appends them to a part file per rank; joins the parts at the end.
 
     A part begins with a line that says what it was made from (questions, adapter, sampling settings); a part made from
     the same is continued, one made from anything else is begun anew. The joined file is in the order of the questions.
@@ -62,8 +63,16 @@ class SampleWriter(L.Callback):
         self._begin_part(trainer)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Makes the grader, once the DataModule is set up."""
+        """Makes the grader, once the DataModule is set up, and listens to the module."""
         self._grader = SampleGrader(trainer, self.writer or "")
+        self._listener = partial(self._write, trainer)
+        module: Any = pl_module
+        module.sample_listeners.append(self._listener)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens no longer."""
+        module: Any = pl_module
+        module.sample_listeners.remove(self._listener)
 
     def on_predict_batch_end(
         self,
@@ -74,16 +83,18 @@ class SampleWriter(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Appends the batch's graded samples; after SIGTERM, which Lightning notes and forgets, it stops there.
+        """Shows a few samples of the first batch."""
+        if batch_idx == 0:
+            show_rationales(trainer, "samples", self._grader.records(outputs[: self.shown], batch))
+
+    def _write(self, trainer: L.Trainer, samples: list[Sample], batch: dict[str, Any]) -> None:
+        """Appends a question's graded samples; after SIGTERM, which Lightning notes and forgets, it stops there.
 
         Raises:
             Preempted: After SIGTERM.
         """
-        records = self._grader.records(outputs, batch)
         if self._stream is not None:
-            self._append(self._stream, records)
-        if batch_idx == 0:
-            show_rationales(trainer, "samples", records[: self.shown])
+            self._append(self._stream, self._grader.records(samples, batch))
         if trainer.received_sigterm:
             print("SIGTERM: the same command goes on from here", file=sys.stderr)
             raise Preempted(signal.SIGTERM)
@@ -152,7 +163,7 @@ def _made_from(trainer: L.Trainer, module: Any, writer: str) -> str:
         "student": [module.student, module.dtype_name, data.tokenizer_name],
         "adapter": _content(module.adapter),
         "checkpoint": _content(trainer.ckpt_path),
-        "sampling": asdict(module.sampling),
+        "sampling": {name: value for name, value in asdict(module.sampling).items() if name != "rows"},
         "writer": writer,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -33,7 +33,7 @@ class ContrastDataModule(RationaleDataModule):
         groups_per_question: Most groups of a question an epoch, each with another pair in it.
         right_only: Let questions without a wrong rationale give a group of right ones (CL: MLE without contrast).
         batch_size: Groups a batch and device.
-        question_batch_size: Questions decoded together in `test` and `predict` (times the samples of each).
+        question_batch_size: Questions handed to the sampler together in `test` and `predict`.
         max_length: Most tokens of prompt and rationale together.
         drop_longer: Leave out longer rationales, and say how many, instead of refusing.
         max_characters: Leave out rationales of more characters, question included, and say how many.
@@ -53,7 +53,7 @@ class ContrastDataModule(RationaleDataModule):
         groups_per_question: int = 1,
         right_only: bool = False,
         batch_size: int = 8,
-        question_batch_size: int = 32,
+        question_batch_size: int = 256,
         max_length: int = 1024,
         drop_longer: bool = False,
         max_characters: int | None = None,

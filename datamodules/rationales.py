@@ -72,7 +72,8 @@ class RationaleDataModule(ResumableDataModule):
         packing: Put several rationales into a row, of `max_length` tokens or, with `tokens_per_batch`, of what these
             rationales need; each attends to itself alone, and the loss is the same.
         eval_batch_size: Rationales a validation batch; default as `batch_size`.
-        question_batch_size: Questions decoded together in `test` and `predict` (times the samples of each).
+        question_batch_size: Questions handed to the sampler together in `test` and `predict`; of these it decodes
+            `model.sampling.rows` samples at a time, so many questions keep it busy and cost no memory.
         max_length: Most tokens of prompt and rationale together.
         drop_longer: Leave out longer rationales, and say how many, instead of refusing.
         max_characters: Leave out rationales of more characters, question included, and say how many (reference:
@@ -95,7 +96,7 @@ class RationaleDataModule(ResumableDataModule):
         tokens_per_batch: int | None = None,
         packing: bool = False,
         eval_batch_size: int | None = None,
-        question_batch_size: int = 32,
+        question_batch_size: int = 256,
         max_length: int = 1024,
         drop_longer: bool = False,
         max_characters: int | None = None,

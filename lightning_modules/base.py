@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +15,15 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from tqdm import tqdm
 
 from lightning_modules.components.losses import Targets, at_targets, find_targets
-from lightning_modules.components.sampling import Sample, SamplingSettings, sample
+from lightning_modules.components.sampling import Sample, SamplingSettings, sample_each
 from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
 from lightning_modules.partly_trained import PartlyTrained
+
+SampleListener = Callable[[list[Sample], dict[str, Any]], None]
+"""Called in `test` and `predict` with all samples of a question, as soon as they have ended, and their batch."""
 
 STUDENT = "student"
 """Name of the one trainable adapter of a plain stage."""
@@ -66,6 +71,7 @@ class StudentModule(PartlyTrained):
         self.gradient_checkpointing = gradient_checkpointing
         self.sampling = sampling
         self.stack: AdapterStack | None = None
+        self.sample_listeners: list[SampleListener] = []
 
     # What a stage says.
 
@@ -167,7 +173,8 @@ class StudentModule(PartlyTrained):
         return self._sample(batch, self.sampling)
 
     def _sample(self, batch: dict[str, Any], settings: SamplingSettings) -> list[Sample]:
-        return sample(
+        """All samples of a batch, question by question; those who listen get each question's as soon as it is done."""
+        each = sample_each(
             self.adapters.model,
             batch["input_ids"],
             batch["attention_mask"],
@@ -176,3 +183,13 @@ class StudentModule(PartlyTrained):
             batch["pad_token_id"],
             settings,
         )
+        total = len(batch["questions"]) * settings.samples
+        done: list[list[Sample]] = []
+        with tqdm(total=total, desc="samples", leave=False, disable=self.global_rank > 0) as bar:
+            for samples in each:
+                for listener in self.sample_listeners:
+                    listener(samples, batch)
+                done.append(samples)
+                bar.update(len(samples))
+        done.sort(key=lambda samples: samples[0].question_index)
+        return [one for samples in done for one in samples]

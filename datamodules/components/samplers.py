@@ -118,7 +118,7 @@ class TrainingSampler:
 
 
 class EvaluationSampler:
-    """Each row exactly once over all ranks, longest first; ranks' numbers of batches may differ by one.
+    """Each row exactly once over all ranks, longest first; ranks' numbers of rows and batches may differ by one.
 
     Args:
         lengths: Length of each row, in tokens.
@@ -131,8 +131,9 @@ class EvaluationSampler:
         if batch_size < 1:
             raise InputError(f"must be at least 1, found {batch_size}", field="data.batch_size")
         order = torch.tensor(lengths, dtype=torch.int64).argsort(stable=True, descending=True)
-        batches = [batch.tolist() for batch in order.split(batch_size) if len(batch)]
-        self._batches: list[list[int]] = batches[rank::world]
+        self._batches: list[list[int]] = [
+            batch.tolist() for batch in order[rank::world].split(batch_size) if len(batch)
+        ]
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -1,4 +1,9 @@
-"""A key-value cache whose decoding step writes one position in place instead of copying the whole cache."""
+"""A key-value cache for many rows: a step writes one position in place, and new rows take the places of ended ones.
+
+All rows end at the same position, whatever their lengths: a row of length t is the last t positions, and what stands
+before them is masked. So a row that joins late lies beside the others without a gap, and the cache is never longer than
+its longest living row.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):
-    """A full-attention cache layer that keeps spare room behind its last position.
+    """A full-attention cache layer with spare room behind its last position.
 
     The stock layer concatenates at each token, so T tokens cost O(T²) copies. This one grows by `room` positions at a
     time; `keys` and `values` stay the stock layer's tensors [B, H_kv, T, d_head], as views of the larger buffers.
@@ -23,6 +28,7 @@ class RoomyLayer(DynamicLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         self.room = room
         self.buffers: tuple[Tensor, Tensor] | None = None
+        self.start = 0  # of the views within the buffers
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -30,41 +36,74 @@ class RoomyLayer(DynamicLayer):
         """Appends the states [B, H_kv, t, d_head] and returns all keys and values so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
+        length, new = self.get_seq_length(), key_states.shape[-2]
+        end = self.start + length + new
         if self.buffers is None or self.buffers[0].shape[-2] < end:
-            self.buffers = (
-                _grown(self.keys, key_states, start, end + self.room),
-                _grown(self.values, value_states, start, end + self.room),
-            )
-        keys, values = self.buffers
-        keys[:, :, start:end] = key_states
-        values[:, :, start:end] = value_states
-        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+            self._move(key_states, value_states, length, length, length + new + self.room)
+            end = length + new
+        keys, values = self._filled()
+        keys[:, :, end - new : end] = key_states
+        values[:, :, end - new : end] = value_states
+        self._show(self.start, end)
+        return self.states()
+
+    def states(self) -> tuple[Tensor, Tensor]:
+        """All keys and values so far, [B, H_kv, T, d_head]."""
+        if self.keys is None or self.values is None:
+            raise RuntimeError("the layer holds nothing yet")
         return self.keys, self.values
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeats each row `repeats` times; the room comes back with the next token."""
         super().batch_repeat_interleave(repeats)
-        self.buffers = None
+        self.buffers, self.start = None, 0
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps the rows `indices` [B'] and the room behind them, with one copy."""
-        if self.buffers is None:
-            super().batch_select_indices(indices)
+        """Keeps the rows `indices` [B'], with one copy."""
+        super().batch_select_indices(indices)
+        self.buffers, self.start = None, 0
+
+    def replace(self, places: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Puts other rows [A, H_kv, t, d_head] in the places [A], their last positions on everyone's last."""
+        length, new = self.get_seq_length(), keys.shape[-2]
+        end = self.start + length
+        if self.buffers is None or end < new:  # room in front, for rows longer than all there are
+            end = max(length, new)
+            self._move(*self.states(), length, end, end + self.room)
+        for buffer, rows in zip(self._filled(), (keys, values), strict=True):
+            buffer[places, :, end - new : end] = rows
+        self._show(end - max(length, new), end)
+
+    def trim(self, length: int) -> None:
+        """Forgets all but the last `length` positions, which no row needs any more."""
+        surplus = self.get_seq_length() - length
+        if surplus <= 0:
             return
-        end, old = self.get_seq_length(), self.buffers
-        self.buffers = (old[0].index_select(0, indices), old[1].index_select(0, indices))
-        self.keys, self.values = self.buffers[0][:, :, :end], self.buffers[1][:, :, :end]
+        if self.buffers is None:
+            keys, values = self.states()
+            self.keys, self.values = keys[:, :, surplus:], values[:, :, surplus:]
+        else:
+            self._show(self.start + surplus, self.start + surplus + length)
 
+    def _filled(self) -> tuple[Tensor, Tensor]:
+        if self.buffers is None:
+            raise RuntimeError("the layer holds nothing yet")
+        return self.buffers
 
-def _grown(old: Tensor | None, states: Tensor, start: int, capacity: int) -> Tensor:
-    """An empty buffer [B, H_kv, capacity, d_head] that begins with the `start` positions of `old`."""
-    batch, heads, _, width = states.shape
-    buffer = states.new_empty(batch, heads, capacity, width)
-    if old is not None and start:
-        buffer[:, :, :start] = old
-    return buffer
+    def _show(self, start: int, end: int) -> None:
+        keys, values = self._filled()
+        self.start = start
+        self.keys, self.values = keys[:, :, start:end], values[:, :, start:end]
+
+    def _move(self, keys: Tensor, values: Tensor, length: int, end: int, capacity: int) -> None:
+        """New buffers of `capacity` positions of keys' and values' shape; what there is so far goes before `end`."""
+        # Zeros, not empty memory: a masked NaN would still spoil a product.
+        new = tuple(like.new_zeros(*like.shape[:2], capacity, like.shape[-1]) for like in (keys, values))
+        if length:
+            for buffer, old in zip(new, self.states(), strict=True):
+                buffer[:, :, end - length : end] = old
+        self.buffers = (new[0], new[1])
+        self.start = end - length
 
 
 def roomy_cache(config: Any) -> DynamicCache:
@@ -75,3 +114,34 @@ def roomy_cache(config: Any) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def takes_new_rows(cache: DynamicCache) -> bool:
+    """Whether `replace_rows` works: special layers keep more about their rows than keys and values."""
+    return all(type(layer) is RoomyLayer for layer in cache.layers)
+
+
+def replace_rows(cache: DynamicCache, places: Tensor, other: DynamicCache, rows: Tensor, length: int) -> None:
+    """Puts rows of another cache into places [A] of this one, and trims it.
+
+    Args:
+        cache: Its layers are all `RoomyLayer`.
+        places: [A] int64, all different.
+        other: Of the same model, its rows right-aligned.
+        rows: [A] which row of `other` each place gets; may repeat.
+        length: Positions of the longest row that still matters, the new ones included.
+    """
+    for layer, source in zip(cache.layers, other.layers, strict=True):
+        if not (isinstance(layer, RoomyLayer) and isinstance(source, RoomyLayer)):
+            raise TypeError(f"{type(layer).__name__} takes no new rows")
+        keys, values = source.states()
+        layer.replace(places, keys[rows], values[rows])
+        layer.trim(length)
+
+
+def trim_rows(cache: DynamicCache, length: int) -> None:
+    """Forgets all but the last `length` positions where all layers are `RoomyLayer`; leaves other caches alone."""
+    if takes_new_rows(cache):
+        for layer in cache.layers:
+            if isinstance(layer, RoomyLayer):
+                layer.trim(length)

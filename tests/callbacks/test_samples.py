@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,8 @@ from callbacks.samples import SampleWriter
 from datamodules.components.records import read_rationales
 from datamodules.rationales import RationaleDataModule
 from foundation.errors import InputError
-from lightning_modules.components.sampling import SamplingSettings, sample_seed
+from lightning_modules.components.draws import sample_seed
+from lightning_modules.components.sampling import Sample, SamplingSettings
 from lightning_modules.negative import NegativeModel
 from tests.records import question, write_asked
 
@@ -65,6 +67,50 @@ def predict(
         return interrupter.sampled
 
     return run
+
+
+def test_a_question_is_written_when_it_is_done_not_when_its_batch_is(
+    student_model: Callable[..., NegativeModel],
+    make_trainer: Callable[..., L.Trainer],
+    tiny_student: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_asked(tmp_path / "q.jsonl", 6)
+
+    def run(stop: bool) -> None:
+        model = student_model(sampling=SamplingSettings(2, max_new_tokens=6, rows=4))
+        data = RationaleDataModule(str(tiny_student), questions=str(tmp_path / "q.jsonl"), question_batch_size=6)
+        writer = SampleWriter()
+        trainer = make_trainer(writer, default_root_dir=tmp_path / "run", logger=False)
+        heard: list[str] = []
+
+        def stop_after_three(samples: list[Sample], batch: dict[str, Any]) -> None:
+            heard.append(batch["questions"][samples[0].question_index]["id"])
+            if len(heard) == 3:
+                raise Stop
+
+        on_start = writer.on_predict_start
+
+        def start(trainer: L.Trainer, module: L.LightningModule) -> None:
+            on_start(trainer, module)
+            if stop:
+                model.sample_listeners.append(stop_after_three)
+
+        writer.on_predict_start = start  # type: ignore[method-assign]
+        with contextlib.suppress(Stop):
+            trainer.predict(model, data, return_predictions=False)
+
+    run(stop=True)
+    run(stop=False)
+    assert "resuming: 3 of 6 questions" in capsys.readouterr().out
+    records = list(read_rationales(tmp_path / "run" / "samples.jsonl"))
+    assert [record.id for record in records] == [f"q{q}/{k}" for q in range(6) for k in range(2)]
+
+
+def test_parts_do_not_depend_on_the_places(predict: Predict) -> None:
+    assert len(predict(stop_after=2, rows=3)) == 4
+    assert len(predict(rows=7)) == 2
 
 
 def test_samples_are_graded_records_in_order(predict: Predict, tmp_path: Path) -> None:

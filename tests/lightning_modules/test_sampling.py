@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,13 +12,12 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from foundation.errors import InputError
+from lightning_modules.components.draws import draw_tokens, sample_seed, uniform_block
 from lightning_modules.components.sampling import (
     Sample,
     SamplingSettings,
-    draw_tokens,
     sample,
-    sample_seed,
-    uniform_block,
+    sample_each,
 )
 
 VOCABULARY, PAD, EOS, CONTEXT = 40, 0, 2, 64
@@ -91,6 +93,85 @@ def test_batched_equals_one_by_one_in_any_order(model: Any, top_p: float) -> Non
         )  # fmt: skip
         assert other.logprob == pytest.approx(reference.logprob, abs=1e-4)
     assert len({tuple(s.token_ids) for s in together.values()}) > 10
+
+
+LENGTHS = (3, 9, 5, 12, 4, 7, 11, 2, 6)
+ENDS = [2, 5, 11, 17]  # of 40 tokens: many samples end soon, some do not
+
+
+@pytest.mark.parametrize("order", ["as they come", "longest first"])
+@pytest.mark.parametrize(("rows", "samples"), [(1, 2), (3, 3), (4, 3), (8, 2), (8, 11), (14, 3)])
+def test_refilled_rows_write_what_all_at_once_write(model: Any, rows: int, samples: int, order: str) -> None:
+    lengths = LENGTHS if order == "as they come" else tuple(sorted(LENGTHS, reverse=True))
+    ids, mask, questions = prompts(lengths)
+    at_once = SamplingSettings(samples=samples, temperature=1.0, max_new_tokens=40, seed=3, rows=1000)
+    expected = sample(model, ids, mask, questions, ENDS, PAD, at_once)
+    written = [one.tokens for one in expected]
+    assert min(written) < 3 < 25 < max(written)
+    got = sample(model, ids, mask, questions, ENDS, PAD, replace(at_once, rows=rows))
+    for one, reference in zip(got, expected, strict=True):
+        assert replace(one, logprob=0) == replace(reference, logprob=0)
+        assert one.logprob == pytest.approx(reference.logprob, abs=1e-4)
+
+
+def test_places_do_not_stay_empty(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    forward = model.forward
+
+    def counted(**inputs: Any) -> Any:
+        if inputs["input_ids"].shape[1] == 1:
+            passes.append(len(inputs["input_ids"]))
+        return forward(**inputs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    ids, mask, questions = prompts(LENGTHS * 6)
+    got = sample(model, ids, mask, questions, ENDS, PAD, SamplingSettings(4, 1.0, max_new_tokens=40, rows=16))
+    tokens = sum(one.tokens - 1 for one in got)  # the first comes from the prefill
+    assert max(passes) == 16
+    assert sum(passes) < 1.35 * tokens
+    assert passes.count(16) > 0.7 * len(passes)  # one shape, until the queue is empty
+
+
+def test_questions_come_as_they_end(model: Any) -> None:
+    ids, mask, questions = prompts(LENGTHS)
+    settings = SamplingSettings(2, 1.0, max_new_tokens=40, rows=6)
+    each = list(sample_each(model, ids, mask, questions, ENDS, PAD, settings))
+    assert [[one.k for one in samples] for samples in each] == [[0, 1]] * len(LENGTHS)
+    order = [samples[0].question_index for samples in each]
+    assert sorted(order) == list(range(len(LENGTHS))) != order
+    assert sorted((one for samples in each for one in samples), key=lambda one: (one.question_index, one.k)) == sample(
+        model, ids, mask, questions, ENDS, PAD, settings
+    )
+
+
+def test_whole_samples_follow_the_distribution() -> None:
+    """Probabilities of all sequences of up to three of five tokens, enumerated in float64, against 6,000 samples."""
+    torch.manual_seed(3)
+    config = LlamaConfig(vocab_size=5, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                         max_position_embeddings=16, initializer_range=0.6)  # fmt: skip
+    tiny = LlamaForCausalLM(config).eval()
+    prompt, end, n = torch.tensor([[3, 1, 4]]), 2, 6000
+    drawn = sample(tiny, prompt, torch.ones_like(prompt), ["q"], end, 0, SamplingSettings(n, 1.2, 1.0, 3, 7, rows=50))
+    counts = Counter(tuple([*one.token_ids, end] if one.finished else one.token_ids) for one in drawn)
+    exact = copy.deepcopy(tiny).double()
+    expected: dict[tuple[int, ...], float] = {}
+
+    def enumerate_from(tokens: tuple[int, ...], probability: float) -> None:
+        if len(tokens) == 3 or end in tokens:
+            expected[tokens] = probability
+            return
+        with torch.no_grad():
+            logits = exact(torch.cat([prompt[0], torch.tensor(tokens, dtype=torch.int64)])[None]).logits[0, -1]
+        for token, share in enumerate((logits / 1.2).softmax(-1).tolist()):
+            enumerate_from((*tokens, token), probability * share)
+
+    enumerate_from((), 1.0)
+    assert sum(expected.values()) == pytest.approx(1)
+    assert len(expected) == 1 + 4 + 16 * 5
+    assert counts.keys() <= expected.keys()
+    statistic = sum((counts[tokens] - n * p) ** 2 / (n * p) for tokens, p in expected.items())
+    degrees = len(expected) - 1
+    assert statistic < degrees + 4 * (2 * degrees) ** 0.5
 
 
 def test_fewer_samples_and_a_lower_cap_are_prefixes(model: Any) -> None:
@@ -200,8 +281,10 @@ def test_sliding_windows_keep_their_stock_layers() -> None:
     model = MistralForCausalLM(config).eval()
     ids, mask, questions = prompts((8, 8))
     expected = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=12, eos_token_id=-1)
-    got = sample(model, ids, mask, questions, -1, PAD, SamplingSettings(temperature=0, max_new_tokens=12))
-    assert [s.token_ids for s in got] == expected[:, 8:].tolist()
+    for rows in (64, 1):  # such layers take no new rows: the next question waits until all have ended
+        settings = SamplingSettings(temperature=0, max_new_tokens=12, rows=rows)
+        got = sample(model, ids, mask, questions, -1, PAD, settings)
+        assert [s.token_ids for s in got] == expected[:, 8:].tolist()
 
 
 def test_the_global_random_state_is_untouched(model: Any) -> None:
@@ -249,7 +332,7 @@ def test_misuse_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("samples", 0), ("max_new_tokens", 0), ("temperature", -0.1), ("temperature", float("nan")),
+    [("samples", 0), ("max_new_tokens", 0), ("rows", 0), ("temperature", -0.1), ("temperature", float("nan")),
      ("temperature", float("inf")), ("top_p", 0.0), ("top_p", 1.5)],
 )  # fmt: skip
 def test_settings_name_the_wrong_field(field: str, value: float) -> None:

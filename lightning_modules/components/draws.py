@@ -1,0 +1,56 @@
+"""The random numbers of samples: each has its own, whoever is sampled beside it, and they choose its tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def sample_seed(base_seed: int, question_id: str, k: int) -> int:
+    """A 63-bit seed for sample `k` of a question, the same on every machine, in every batch and order."""
+    digest = hashlib.blake2b(f"{base_seed}\0{k}\0{question_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float = 1.0) -> Tensor:
+    """Draws one token per row by inverting the cumulative distribution in the order of the vocabulary.
+
+    Args:
+        logits: [R, V].
+        uniforms: [R] float64 in [0, 1), one per row.
+        temperature: Positive.
+        top_p: In (0, 1]; 1 skips the sort.
+
+    Returns:
+        [R] int64 token ids.
+    """
+    logits = logits.float()
+    # Shifted first, so that a tiny temperature sends the others to −inf and none to +inf.
+    probabilities = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
+    if top_p < 1:
+        ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        mass_before = ranked.double().cumsum(-1) - ranked
+        ranked = ranked.masked_fill(mass_before >= top_p, 0.0)
+        probabilities = torch.empty_like(ranked).scatter_(-1, order, ranked)
+    cumulative = probabilities.double().cumsum(-1)
+    # A float64 uniform is at most 1 − 2⁻⁵³, so the product rounds below the total and a token of probability 0 is
+    # never reached.
+    threshold = uniforms.double()[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+
+
+def uniform_block(seeds: Sequence[int], steps: int) -> Tensor:
+    """Random numbers [R, steps], float64 in [0, 1), row r from seeds[r] alone; more steps only lengthen the rows.
+
+    They are drawn on the CPU whatever the model runs on: every device sees the same numbers. (PyTorch's CPU generator
+    keeps the lower 32 bits of a seed: of N samples about N²/2³³ pairs share their numbers, rarely on one question.)
+    """
+    block = torch.empty(len(seeds), steps, dtype=torch.float64)
+    generator = torch.Generator()
+    for row, seed in zip(block, seeds, strict=True):
+        generator.manual_seed(seed)
+        row.uniform_(generator=generator)
+    return block
