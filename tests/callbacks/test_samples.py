@@ -69,6 +69,22 @@ def predict(
     return run
 
 
+class StopWithinBatch(L.Callback):
+    """Stops after so many questions."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        module: Any = pl_module
+        module.sample_listeners.append(self.heard)  # behind SampleWriter's
+
+    def heard(self, samples: list[Sample], batch: dict[str, Any]) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Stop
+
+
 def test_a_question_is_written_when_it_is_done_not_when_its_batch_is(
     student_model: Callable[..., NegativeModel],
     make_trainer: Callable[..., L.Trainer],
@@ -77,32 +93,12 @@ def test_a_question_is_written_when_it_is_done_not_when_its_batch_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_asked(tmp_path / "q.jsonl", 6)
-
-    def run(stop: bool) -> None:
+    for callbacks in ([SampleWriter(), StopWithinBatch(3)], [SampleWriter()]):
         model = student_model(sampling=SamplingSettings(2, max_new_tokens=6, rows=4))
         data = RationaleDataModule(str(tiny_student), questions=str(tmp_path / "q.jsonl"), question_batch_size=6)
-        writer = SampleWriter()
-        trainer = make_trainer(writer, default_root_dir=tmp_path / "run", logger=False)
-        heard: list[str] = []
-
-        def stop_after_three(samples: list[Sample], batch: dict[str, Any]) -> None:
-            heard.append(batch["questions"][samples[0].question_index]["id"])
-            if len(heard) == 3:
-                raise Stop
-
-        on_start = writer.on_predict_start
-
-        def start(trainer: L.Trainer, module: L.LightningModule) -> None:
-            on_start(trainer, module)
-            if stop:
-                model.sample_listeners.append(stop_after_three)
-
-        writer.on_predict_start = start  # type: ignore[method-assign]
+        trainer = make_trainer(*callbacks, default_root_dir=tmp_path / "run", logger=False)
         with contextlib.suppress(Stop):
             trainer.predict(model, data, return_predictions=False)
-
-    run(stop=True)
-    run(stop=False)
     assert "resuming: 3 of 6 questions" in capsys.readouterr().out
     records = list(read_rationales(tmp_path / "run" / "samples.jsonl"))
     assert [record.id for record in records] == [f"q{q}/{k}" for q in range(6) for k in range(2)]
