@@ -185,7 +185,8 @@ class StudentModule(PartlyTrained):
         )
         total = len(batch["questions"]) * settings.samples
         done: list[list[Sample]] = []
-        with tqdm(total=total, desc="samples", leave=False, disable=self.global_rank > 0) as bar:
+        hidden = self._trainer is None or self._trainer.progress_bar_callback is None or self.global_rank > 0
+        with tqdm(total=total, desc="samples", leave=False, disable=hidden) as bar:
             for samples in each:
                 for listener in self.sample_listeners:
                     listener(samples, batch)

@@ -84,7 +84,7 @@ class KillPrediction(L.Callback):
 
     Args:
         after: Batches.
-        by_signal: Send SIGTERM instead, before the batch's samples are written.
+        by_signal: Send SIGTERM instead, before the last of these batches: its first question is the last to be written.
     """
 
     def __init__(self, after: int, by_signal: bool = False) -> None:
