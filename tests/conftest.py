@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.students import write_tiny_student
+
 # Before torch, transformers and tokenizers are imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -39,28 +41,6 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     All tests of a session share it: do not write into it.
     """
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from embedded.pretrain import train_tokenizer
-
     directory = tmp_path_factory.mktemp("tiny_student")
-    tokenizer = train_tokenizer(vocabulary=320, sample=500)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    write_tiny_student(directory)
     return directory

@@ -119,7 +119,8 @@ def test_batch_holds_right_rows_then_wrong_rows_of_the_same_questions(
         assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["rationale_mask"].shape
         pairs = len(batch["input_ids"]) // 2
         questions = []
-        for row, (ids, real, mark) in enumerate(zip(*batch.values(), strict=True)):
+        fields = batch["input_ids"], batch["attention_mask"], batch["rationale_mask"]
+        for row, (ids, real, mark) in enumerate(zip(*fields, strict=True)):
             length = int(real.sum())
             assert real.tolist() == [1] * length + [0] * (len(ids) - length)
             prompt, text = ids[(real == 1) & (mark == 0)].tolist(), ids[mark == 1].tolist()
@@ -129,6 +130,7 @@ def test_batch_holds_right_rows_then_wrong_rows_of_the_same_questions(
             assert (tokenizer.decode(text[:-1]) in right_texts) == (row < pairs)
             questions.append(str(tokenizer.decode(prompt)).split(" plus")[0])
         assert questions[:pairs] == questions[pairs:]
+        assert len(batch["question_ids"]) == pairs
         rows += pairs
     assert rows == 12 * 4
 
