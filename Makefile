@@ -15,7 +15,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-all test-interop check wheel fetch-smollm2 clean
+.PHONY: help install demo test test-all faults test-interop check wheel fetch-smollm2 clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -30,6 +30,10 @@ test: $(INSTALLED)  ## the fast tests
 
 test-all: $(INSTALLED)  ## all tests, the slow ones too
 	@$(RUN) -m pytest
+
+POINTS ?= 20
+faults: $(INSTALLED)  ## kill -9 every verb at POINTS=20 random points each, repeat it, compare with an undisturbed run
+	@$(RUN) -m tests.faults --points $(POINTS)
 
 test-interop: $(INSTALLED)  ## the exports on TRL and lm-evaluation-harness, which it installs first
 	@$(RUN) -m pip install --disable-pip-version-check --no-input --quiet -c constraints.txt $(PIP_ARGS) --no-build-isolation -e '.[interop]'

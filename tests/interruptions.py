@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -99,3 +100,19 @@ class KillPrediction(L.Callback):
         self.left -= 1
         if self.left == 0 and not self.by_signal:
             raise KeyboardInterrupt
+
+
+class LossFile(L.Callback):
+    """Appends every loss, exact to the last bit, to `<root>/losses.txt`: what several killed processes trained on."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._write(trainer, f"train {trainer.current_epoch}:{batch_idx}", float(outputs["loss"]))
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._write(trainer, f"validation {trainer.global_step}", float(trainer.callback_metrics["val/loss"]))
+
+    def _write(self, trainer: L.Trainer, name: str, value: float) -> None:
+        with (Path(trainer.default_root_dir) / "losses.txt").open("a", encoding="utf-8") as stream:
+            stream.write(f"{name} {value.hex()}\n")

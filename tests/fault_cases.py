@@ -1,0 +1,200 @@
+"""What `tests.faults` kills: commands on tiny data, and the files they must make whatever happens to them."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from datamodules.components.records import write_rationales
+from tests import endpoint
+from tests.forks import finish, last_words
+from tests.records import rationale, write_asked, write_positive
+from tests.students import write_tiny_student
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = ("neg", "nat", "nce", "rank")
+
+
+@dataclass
+class Case:
+    """A command and what it must make, whatever happens to it.
+
+    Attributes:
+        name: As `--only` takes it.
+        words: Makes the command line for a directory.
+        patterns: The files of that directory that count.
+    """
+
+    name: str
+    words: Callable[[Path], list[str]]
+    patterns: tuple[str, ...]
+
+
+def cases(home: Path) -> list[Case]:
+    """All cases, with what they need made in `home`."""
+    write_tiny_student(home / "student")
+    write_positive(home / "train.jsonl", 11)
+    write_positive(home / "validation.jsonl", 3, 1)
+    write_rationales(home / "both.jsonl", [rationale(q, k) for q in range(11) for k in range(4)])
+    write_asked(home / "questions.jsonl", 12)
+    for name in CONFIGS:
+        write_config(name, home)
+    fits = {
+        "fit-neg": ["neg"],
+        "fit-nat": ["nat", "--model.negative", str(home / "neg/adapter")],
+        "fit-nce": ["nce", "--model.nat", str(home / "nat/adapter")],
+        "fit-nce-cached": ["nce", "--model.nat", str(home / "nat/adapter"), "--model.teacher", "cached"],
+    }
+    for name, case in (("neg", "fit-neg"), ("nat", "fit-nat")):
+        if (code := finish(fit(home, fits[case], home / name), home)) != 0:
+            raise SystemExit(f"cannot make {name}/adapter ({code}): {last_words(home)}")
+    trained = ("adapter*/**/*.safetensors",)
+    made = [Case(name, partial(fit, home, words), trained) for name, words in fits.items()]
+    made.append(Case("fit-rank", lambda root: fit_rank(home, root), trained))
+    made.append(Case("predict", lambda root: predict(home, root), ("samples.jsonl",)))
+    made.append(Case("prepare", lambda root: prepare(home, root), ("*.jsonl", "summary.json")))
+    made.append(collecting(home))
+    made.append(running(home))
+    return made
+
+
+def write_config(name: str, home: Path) -> None:
+    """A config of ours with a checkpoint every 2 steps and its losses written down; without a logger."""
+    config = yaml.safe_load((REPOSITORY / f"configs/{name}.yaml").read_text(encoding="utf-8"))
+    callbacks = [each for each in config["trainer"]["callbacks"] if not each["class_path"].startswith("lightning")]
+    for each in callbacks:
+        if each["class_path"] == "callbacks.checkpoints.RunCheckpoint":
+            each["init_args"] = {"every_n_train_steps": 2}
+    config["trainer"]["callbacks"] = [*callbacks, {"class_path": "tests.interruptions.LossFile"}]
+    config["trainer"].update({"logger": False, "accelerator": "cpu", "enable_progress_bar": False})
+    (home / f"{name}.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def fit(home: Path, config_and_more: list[str], root: Path) -> list[str]:
+    """Three epochs of 6 batches with dropout, two batches a step."""
+    config, *more = config_and_more
+    return [
+        "fit", "--config", str(home / f"{config}.yaml"), "--model.student", str(home / "student"),
+        "--data.tokenizer", str(home / "student"), "--data.train", str(home / "train.jsonl"),
+        "--data.validation", str(home / "validation.jsonl"), "--data.batch_size", "4", "--trainer.max_epochs", "3",
+        "--model.lora.dropout", "0.3", "--model.warmup_steps", "2", "--model.optimizer.init_args.lr", "0.01",
+        "--trainer.accumulate_grad_batches", "2", "--trainer.default_root_dir", str(root), *more,
+    ]  # fmt: skip
+
+
+def fit_rank(home: Path, root: Path) -> list[str]:
+    """Three epochs of M_rank with dropout, two batches a step."""
+    return [
+        "fit", "--config", str(home / "rank.yaml"), "--model.backbone.init_args.student", str(home / "student"),
+        "--data.tokenizer", str(home / "student"), "--data.train", str(home / "both.jsonl"), "--data.batch_size", "4",
+        "--data.validation_fraction", "0.2", "--trainer.max_epochs", "3", "--trainer.accumulate_grad_batches", "2",
+        "--trainer.default_root_dir", str(root),
+    ]  # fmt: skip
+
+
+def predict(home: Path, root: Path) -> list[str]:
+    """Three samples to each of twelve questions, two questions a batch."""
+    return [
+        "predict", "--config", str(home / "neg.yaml"), "--model.student", str(home / "student"),
+        "--data.tokenizer", str(home / "student"), "--model.adapter", str(home / "neg/adapter"),
+        "--data.questions", str(home / "questions.jsonl"), "--data.question_batch_size", "2",
+        "--model.sampling.samples", "3", "--model.sampling.max_new_tokens", "12",
+        "--trainer.default_root_dir", str(root),
+    ]  # fmt: skip
+
+
+def prepare(home: Path, root: Path) -> list[str]:
+    """Grades 1,200 rationales, those that strings reject by math-verify."""
+    raw = home / "raw.jsonl"
+    if not raw.exists():
+        write_rationales(raw, [rationale(q, k) for q in range(300) for k in range(4)])
+    return ["prepare", "--input", str(raw), "--format", "records", "--grader", "semantic", "--workers", "1",
+            "--output", str(root)]  # fmt: skip
+
+
+PROMPT = """\
+instructions: Solve it. Give the answer in \\boxed{}.
+ask: "Problem: {question}"
+"""
+
+
+def collecting(home: Path) -> Case:
+    """Thirty questions, three samples each, from an endpoint of each directory's own.
+
+    It numbers the samples of a question as it is paid for them: one that was lost or paid twice leaves a gap.
+    """
+    write_asked(home / "asked.jsonl", 30)
+    (home / "prompt.yaml").write_text(PROMPT, encoding="utf-8")
+    addresses: dict[Path, str] = {}
+
+    def words(root: Path) -> list[str]:
+        if root not in addresses:
+            addresses[root] = serve_apart(home / f"{root.name}.address")
+        config = {
+            "input": str(home / "asked.jsonl"), "output": str(root), "prompt": str(home / "prompt.yaml"),
+            "endpoint": {"model": "gpt-test", "base_url": addresses[root], "concurrency": 4, "timeout": 10},
+            "sampling": {"n": 3, "max_tokens": 64}, "retry": {"first": 0.01, "longest": 0.05},
+            "prices": {"prompt": 1, "completion": 2},
+        }  # fmt: skip
+        file = home / f"{root.name}.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return ["collect", "--config", str(file)]
+
+    return Case("collect", words, ("positive.jsonl", "negative.jsonl", "questions.jsonl"))
+
+
+def serve_apart(note: Path) -> str:
+    """Starts an endpoint in a process of its own, for as long as this one lives, and returns its address."""
+    process = os.fork()
+    if process == 0:
+        with endpoint.serving() as server:
+            server.pause = 0.05
+            fresh = note.with_suffix(".new")
+            fresh.write_text(server.base_url, encoding="utf-8")
+            fresh.replace(note)
+            parent = os.getppid()
+            while os.getppid() == parent:
+                time.sleep(0.2)
+        os._exit(0)
+    atexit.register(os.kill, process, signal.SIGKILL)
+    while not note.exists():
+        time.sleep(0.01)
+    return note.read_text(encoding="utf-8")
+
+
+def running(home: Path) -> Case:
+    """A pipeline of data, M_neg, its answers to the test questions and samples."""
+    student = f"--model.student {home}/student --data.tokenizer {home}/student"
+    stages = [
+        {"name": "data", "about": "data", "needs": [], "directory": ["{run}/raw", "{run}/data", "{run}/test"],
+         "commands": [
+             "generate --output {run}/raw --train-questions 12 --test-questions 6 --samples 2 --levels 1,1,2",
+             "prepare --input {run}/raw/train.jsonl --format tdg --source t --output {run}/data",
+             "prepare --input {run}/raw/test.jsonl --format math --source t --output {run}/test",
+         ], "outputs": ["{run}/data", "{run}/test"]},
+        {"name": "neg", "about": "neg", "needs": ["data"],
+         "commands": [
+             f"fit --config {home}/neg.yaml {student} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 "
+             "--data.drop_longer true --trainer.max_epochs 2 --trainer.default_root_dir {run}/neg",
+             f"test --config {home}/neg.yaml {student} --model.adapter {{run}}/neg/adapter "
+             "--data.questions {run}/test/questions.jsonl --model.sampling.max_new_tokens 8 "
+             "--trainer.default_root_dir {run}/neg",
+         ], "outputs": ["{run}/neg/adapter", "{run}/neg/predictions.jsonl"]},
+        {"name": "samples", "about": "samples", "needs": ["data", "neg"],
+         "commands": [
+             f"predict --config {home}/neg.yaml {student} --model.adapter {{run}}/neg/adapter "
+             "--data.questions {run}/data/questions.jsonl --model.sampling.max_new_tokens 8 "
+             "--data.question_batch_size 3 --trainer.default_root_dir {run}/samples",
+         ], "outputs": ["{run}/samples/samples.jsonl"]},
+    ]  # fmt: skip
+    (home / "pipe.yaml").write_text(yaml.safe_dump({"run": "run", "stages": stages}), encoding="utf-8")
+    made = ("*/adapter*/*.safetensors", "*/predictions.jsonl", "*/samples.jsonl", "data/*.jsonl", "test/*.jsonl")
+    return Case("run", lambda root: ["run", "--config", str(home / "pipe.yaml"), "--run", str(root)], made)

@@ -1,0 +1,172 @@
+"""Kills the verbs with `kill -9` at random points and compares what comes of it with an undisturbed run.
+
+    python -m tests.faults [--points 20] [--seed 0] [--only fit-neg,predict]        (make faults)
+
+Each case is a command on tiny data. A trial repeats it, killing it one to three times, until it ends by itself. Then
+every file that matters must hold the same bytes as the undisturbed run's, and every loss of every process must be the
+same to the last bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from tests.fault_cases import Case, cases
+from tests.forks import finish, killed, last_words
+
+REPOSITORY = Path(__file__).parents[1]
+MOST_KILLS = 3  # of one trial
+
+
+@dataclass
+class Tally:
+    """How a case fared: kills that hit a running process, trials, trials with the undisturbed run's result."""
+
+    kills: int = 0
+    trials: int = 0
+    exact: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Tries the cases and prints the table; 1 if anything differs."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=20, help="kills of each case")
+    parser.add_argument("--seed", type=int, default=0, help="of the points")
+    parser.add_argument("--only", default="", metavar="CASE[,CASE]", help="these cases alone")
+    options = parser.parse_args(args)
+    with tempfile.TemporaryDirectory(prefix="faults-") as name, _environment():
+        made = cases(Path(name))
+        only = options.only.split(",") if options.only else [case.name for case in made]
+        if unknown := set(only) - {case.name for case in made}:
+            parser.error(f"no case {', '.join(unknown)}: choose of {', '.join(case.name for case in made)}")
+        tallies = {}
+        for case in made:
+            if case.name in only:
+                tallies[case.name] = torment(
+                    case, Path(name), options.points, random.Random(f"{options.seed}{case.name}")
+                )
+                print(row(case.name, tallies[case.name]), file=sys.stderr, flush=True)
+    print("\n".join(table(tallies)))
+    return int(any(tally.faults for tally in tallies.values()))
+
+
+def table(tallies: dict[str, Tally]) -> list[str]:
+    """The results as a Markdown table, and below it what was wrong."""
+    lines = ["| command | killed | runs | same as undisturbed | lost or different |", "|---|---|---|---|---|"]
+    lines += [row(name, tally) for name, tally in tallies.items()]
+    return lines + [f"{name}: {fault}" for name, tally in tallies.items() for fault in tally.faults]
+
+
+def row(name: str, tally: Tally) -> str:
+    """A line of the table."""
+    return f"| {name} | {tally.kills} | {tally.trials} | {tally.exact} | {tally.trials - tally.exact} |"
+
+
+def torment(case: Case, home: Path, points: int, chance: random.Random) -> Tally:
+    """Kills a case at so many points."""
+    whole, tally = home / f"{case.name}-whole", Tally()
+    started = time.monotonic()
+    if (code := finish(case.words(whole), home)) != 0:
+        return Tally(faults=[f"the undisturbed run ended with {code}: {last_words(home)}"])
+    duration = time.monotonic() - started
+    expected = contents(whole, case.patterns)
+    if not expected:
+        return Tally(faults=[f"made none of {case.patterns}"])
+    while tally.kills < points:
+        root = home / f"{case.name}-{tally.trials}"
+        for _ in range(min(chance.randint(1, MOST_KILLS), points - tally.kills)):
+            if not strike(case, root, home, whole, duration, chance):
+                break
+            tally.kills += 1
+        tally.trials += 1
+        if faults := compared(case, root, home, expected, losses(whole)):
+            tally.faults += [f"run {tally.trials}: {fault}" for fault in faults]
+        else:
+            tally.exact += 1
+        shutil.rmtree(root)
+    return tally
+
+
+def strike(case: Case, root: Path, home: Path, whole: Path, duration: float, chance: random.Random) -> bool:
+    """Kills a case at a random time (every third) or when it has done a random share of a whole run's work."""
+    words = case.words(root)
+    if chance.random() < 1 / 3:
+        last = time.monotonic() + chance.uniform(0, duration)
+        return killed(words, home, lambda: time.monotonic() > last)
+    last_work = work(root) + chance.uniform(0, work(whole))
+    return killed(words, home, lambda: work(root) > last_work, delay=chance.uniform(0, 0.02))
+
+
+def work(root: Path) -> int:
+    """A measure of what has been done: losses written down; of what trains nothing, bytes in and beside a directory."""
+    logs = list(root.rglob("losses.txt"))
+    files = logs or [*root.rglob("*"), *root.parent.glob(f"{root.name}.*")]
+    total = 0
+    for file in files:
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except FileNotFoundError:  # renamed just now
+            continue
+    return total
+
+
+def compared(
+    case: Case, root: Path, home: Path, expected: dict[str, str], losses_expected: dict[str, set[str]]
+) -> list[str]:
+    """Runs a tormented command to its end and says what differs from the undisturbed run."""
+    if (code := finish(case.words(root), home)) != 0:
+        return [f"ended with {code}: {last_words(home)}"]
+    found = contents(root, case.patterns)
+    faults = [f"{name} differs" for name in expected.keys() & found.keys() if expected[name] != found[name]]
+    faults += [f"{name} is {'missing' if name in expected else 'too much'}" for name in expected.keys() ^ found.keys()]
+    if (other := losses(root)) != losses_expected:
+        names = sorted(
+            name for name in other.keys() | losses_expected.keys() if other.get(name) != losses_expected.get(name)
+        )
+        faults.append(f"{len(names)} losses differ, the first at {names[0]}")
+    return faults
+
+
+def contents(root: Path, patterns: tuple[str, ...]) -> dict[str, str]:
+    """Hashes of the files that count."""
+    files = sorted({file for pattern in patterns for file in root.glob(pattern) if file.is_file()})
+    return {str(file.relative_to(root)): sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def losses(root: Path) -> dict[str, set[str]]:
+    """What `LossFile` wrote under a directory: the values of each step, of all processes."""
+    found: dict[str, set[str]] = {}
+    for file in sorted(root.rglob("losses.txt")):
+        for line in file.read_text(encoding="utf-8").split("\n")[:-1]:
+            name, value = line.rsplit(" ", 1)
+            found.setdefault(f"{file.parent.relative_to(root)} {name}", set()).add(value)
+    return found
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"})
+    os.environ["OPENAI_API_KEY"] = "sk-planted"
+    sys.path.insert(0, str(REPOSITORY))
+    import torch
+
+    import pipeline.trainer_cli  # noqa: F401  # what every child would otherwise spend its life loading
+
+    torch.set_num_threads(1)
+    yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Command lines in processes forked from this one, which has loaded all libraries and computed nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+LIMIT = 180.0
+
+
+def start(words: list[str], home: Path) -> int:
+    """Starts a command line and returns its process id."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if (process := os.fork()) != 0:
+        with contextlib.suppress(OSError):  # in both processes: whoever comes first
+            os.setpgid(process, process)
+        return process
+    code = 70
+    try:
+        os.setpgid(0, 0)
+        log = os.open(home / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(home)
+        import cli
+
+        code = cli.main(words)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 71
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def finish(words: list[str], home: Path) -> int:
+    """Runs a command line to its end and returns its exit code; one that hangs is ended after `LIMIT` seconds."""
+    process, last = start(words, home), time.monotonic() + LIMIT
+    while time.monotonic() < last:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.killpg(process, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def killed(words: list[str], home: Path, when: Callable[[], bool], delay: float = 0.0) -> bool:
+    """Kills a command line, and whatever processes it started, some seconds after `when` first holds.
+
+    Returns:
+        False if it was done before.
+    """
+    process = start(words, home)
+    while not when():
+        time.sleep(0.001)
+        if os.waitpid(process, os.WNOHANG)[0]:
+            return False
+    time.sleep(delay)
+    if os.waitpid(process, os.WNOHANG)[0]:
+        return False
+    os.killpg(process, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def last_words(home: Path) -> str:
+    """The end of what the last process said."""
+    lines = (home / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return " / ".join(lines[-3:])

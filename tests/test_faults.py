@@ -1,0 +1,37 @@
+"""`make faults`, shortened: commands killed at random points make what undisturbed ones make."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults import Tally, losses, table
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("cases", "points"),
+    [
+        ("fit-nce-cached,predict", 2),
+        pytest.param("fit-neg,fit-nat,fit-nce,fit-rank,prepare,collect,run", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_commands_lose_nothing(cases: str, points: int) -> None:
+    command = [sys.executable, "-m", "tests.faults", "--points", str(points), "--only", cases]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert [cells[0].removeprefix("| ") for cells in rows] == cases.split(",")
+    for _, killed, runs, same, different in rows:
+        assert (int(killed), same, different) == (points, runs, "0 |")
+
+
+def test_what_differs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "losses.txt").write_text("train 0:0 0x1p+0\ntrain 0:1 0x1p+1\ntrain 0:1 0x1p+2\n", encoding="utf-8")
+    assert losses(tmp_path) == {". train 0:0": {"0x1p+0"}, ". train 0:1": {"0x1p+1", "0x1p+2"}}
+    lines = table({"fit": Tally(kills=3, trials=2, exact=1, faults=["run 2: adapter differs"])})
+    assert lines[2:] == ["| fit | 3 | 2 | 1 | 1 |", "fit: run 2: adapter differs"]
