@@ -78,8 +78,10 @@ def test_print_config_is_a_config(name: str, capsys: pytest.CaptureFixture[str],
     assert yaml.safe_load(capsys.readouterr().out) == config
 
 
-@pytest.mark.parametrize("words", [["--help"], ["prepare", "--help"], ["report", "--help"], ["run", "--help"],
-                                   ["collect", "--help"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["run", "--config", "configs/demo.yaml", "--dry-run"], *([verb, "--help"] for verb in cli.VERBS)],
+)
 def test_our_verbs_answer_without_heavy_imports(words: list[str]) -> None:
     program = (
         "import sys, cli\n"
