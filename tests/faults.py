@@ -111,15 +111,16 @@ def strike(case: Case, root: Path, home: Path, whole: Path, duration: float, cha
 
 def work(root: Path) -> int:
     """A measure of what has been done: losses written down; of what trains nothing, bytes in and beside a directory."""
-    logs = list(root.rglob("losses.txt"))
-    files = logs or [*root.rglob("*"), *root.parent.glob(f"{root.name}.*")]
-    total = 0
-    for file in files:
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:  # renamed just now
-            continue
-    return total
+    inside = [Path(place) / name for place, _, names in os.walk(root) for name in names]  # no error at what vanishes
+    logs = [file for file in inside if file.name == "losses.txt"]
+    return sum(_size(file) for file in logs or [*inside, *root.parent.glob(f"{root.name}.*")])
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # renamed just now
+        return 0
 
 
 def compared(
