@@ -49,6 +49,7 @@ def test_holds_every_package_config_and_the_student(wheel: Path) -> None:
         wanted |= {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / package).rglob("*.py")}
         wanted.add(f"{package}/py.typed")
     wanted |= {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / "configs").rglob("*.yaml")}
+    wanted |= {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / "benchmarks").glob("*.json")}
     student = REPOSITORY / "embedded" / "student"
     wanted |= {str(file.relative_to(REPOSITORY)) for file in student.glob("*") if file.is_file()}
 
