@@ -11,29 +11,41 @@ import torch
 class RandomStateKeeper(L.Callback):
     """Saves torch's random state with a checkpoint and restores it when training goes on, so that dropout repeats.
 
-    With several processes a checkpoint holds rank 0's state; the other ranks go on with a state derived from it.
+    With several processes a checkpoint holds the state of each. Where another number of them goes on, each begins
+    with a state derived from rank 0's and its own rank.
     """
 
     def __init__(self) -> None:
-        self._state: dict[str, Any] | None = None
+        self._states: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The current state of the CPU generator and, where there is one, of this process's GPU."""
-        cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+        """The states of the CPU generator and, where there is one, of its GPU, of every process in the order of ranks.
+
+        All processes must call it together, as Lightning's do when it saves a checkpoint.
+        """
+        own = {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        }
+        states: list[Any] = [own]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            states = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, own)
+        return {"ranks": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps what `state_dict` saved until training starts."""
-        self._state = state_dict
+        self._states = state_dict.get("ranks", [state_dict])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restores the state after everything that draws numbers while a run is set up."""
-        state, self._state = self._state, None
-        if state is None:
+        states, self._states = self._states, []
+        if not states:
             return
-        if trainer.global_rank > 0:
-            torch.manual_seed(int(state["cpu"].sum()) + trainer.global_rank)
+        if len(states) != trainer.world_size:
+            torch.manual_seed(int(states[0]["cpu"].sum()) + trainer.global_rank)
             return
-        torch.set_rng_state(state["cpu"].cpu())
-        if state["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda"].cpu())
+        own = states[trainer.global_rank]
+        torch.set_rng_state(own["cpu"].cpu())
+        if own["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(own["cuda"].cpu())

@@ -15,7 +15,7 @@ import yaml
 
 from datamodules.components.records import write_rationales
 from tests import endpoint
-from tests.forks import finish, last_words
+from tests.forks import ending, finish, fork, last_words
 from tests.records import rationale, write_asked, write_positive
 from tests.students import write_tiny_student
 
@@ -40,13 +40,8 @@ class Case:
 
 def cases(home: Path) -> list[Case]:
     """All cases, with what they need made in `home`."""
-    write_tiny_student(home / "student")
-    write_positive(home / "train.jsonl", 11)
-    write_positive(home / "validation.jsonl", 3, 1)
-    write_rationales(home / "both.jsonl", [rationale(q, k) for q in range(11) for k in range(4)])
-    write_asked(home / "questions.jsonl", 12)
-    for name in CONFIGS:
-        write_config(name, home)
+    if (code := ending(fork(partial(write_inputs, home), home))) != 0:  # saving a model leaves threads behind
+        raise SystemExit(f"cannot make the inputs ({code}): {last_words(home)}")
     fits = {
         "fit-neg": ["neg"],
         "fit-nat": ["nat", "--model.negative", str(home / "neg/adapter")],
@@ -64,6 +59,18 @@ def cases(home: Path) -> list[Case]:
     made.append(collecting(home))
     made.append(running(home))
     return made
+
+
+def write_inputs(home: Path) -> None:
+    """Writes the student, the data and the configs."""
+    write_tiny_student(home / "student")
+    write_positive(home / "train.jsonl", 11)
+    write_positive(home / "validation.jsonl", 3, 1)
+    write_rationales(home / "both.jsonl", [rationale(q, k) for q in range(11) for k in range(4)])
+    write_rationales(home / "raw.jsonl", [rationale(q, k) for q in range(300) for k in range(4)])
+    write_asked(home / "questions.jsonl", 12)
+    for name in CONFIGS:
+        write_config(name, home)
 
 
 def write_config(name: str, home: Path) -> None:
@@ -113,11 +120,8 @@ def predict(home: Path, root: Path) -> list[str]:
 
 def prepare(home: Path, root: Path) -> list[str]:
     """Grades 1,200 rationales, those that strings reject by math-verify."""
-    raw = home / "raw.jsonl"
-    if not raw.exists():
-        write_rationales(raw, [rationale(q, k) for q in range(300) for k in range(4)])
-    return ["prepare", "--input", str(raw), "--format", "records", "--grader", "semantic", "--workers", "1",
-            "--output", str(root)]  # fmt: skip
+    return ["prepare", "--input", str(home / "raw.jsonl"), "--format", "records", "--grader", "semantic",
+            "--workers", "1", "--output", str(root)]  # fmt: skip
 
 
 PROMPT = """\

@@ -6,7 +6,9 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,19 @@ LIMIT = 180.0
 
 def start(words: list[str], home: Path) -> int:
     """Starts a command line and returns its process id."""
+
+    def work() -> int:
+        import cli
+
+        return cli.main(words)
+
+    return fork(work, home)
+
+
+def fork(work: Callable[[], int | None], home: Path) -> int:
+    """Starts `work` in a process, with `home` as its directory and `home/log` for what it says; returns the id."""
+    if threading.active_count() > 1:
+        raise RuntimeError(f"a fork would lose threads: {threading.enumerate()}")
     sys.stdout.flush()
     sys.stderr.flush()
     if (process := os.fork()) != 0:
@@ -28,14 +43,10 @@ def start(words: list[str], home: Path) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(home)
-        import cli
-
-        code = cli.main(words)
+        code = work() or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 71
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -45,7 +56,12 @@ def start(words: list[str], home: Path) -> int:
 
 def finish(words: list[str], home: Path) -> int:
     """Runs a command line to its end and returns its exit code; one that hangs is ended after `LIMIT` seconds."""
-    process, last = start(words, home), time.monotonic() + LIMIT
+    return ending(start(words, home))
+
+
+def ending(process: int) -> int:
+    """Waits for a process and returns its exit code; one that hangs is ended after `LIMIT` seconds."""
+    last = time.monotonic() + LIMIT
     while time.monotonic() < last:
         done, status = os.waitpid(process, os.WNOHANG)
         if done:
@@ -61,8 +77,8 @@ def killed(words: list[str], home: Path, when: Callable[[], bool], delay: float 
     Returns:
         False if it was done before.
     """
-    process = start(words, home)
-    while not when():
+    process, last = start(words, home), time.monotonic() + LIMIT
+    while not when() and time.monotonic() < last:
         time.sleep(0.001)
         if os.waitpid(process, os.WNOHANG)[0]:
             return False

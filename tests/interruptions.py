@@ -38,15 +38,17 @@ class Signal(L.Callback):
     Args:
         after: Batches.
         number: The signal's; SIGTERM by default.
+        rank: Of the process to send it to.
     """
 
-    def __init__(self, after: int, number: int = int(signal.SIGTERM)) -> None:
+    def __init__(self, after: int, number: int = int(signal.SIGTERM), rank: int = 0) -> None:
         self.left = after
         self.number = number
+        self.rank = rank
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         self.left -= 1
-        if self.left == 0:
+        if self.left == 0 and trainer.global_rank == self.rank:
             os.kill(os.getpid(), self.number)
 
 

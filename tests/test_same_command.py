@@ -6,6 +6,8 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +184,26 @@ def test_a_signal_before_validation_saves_after_it(words: Words, tmp_path: Path)
     assert step(tmp_path / "run") == 6
     assert cli.main(words("run")) == 0
     assert cli.main(words("whole")) == 0
+    check_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on(words: Words, tmp_path: Path) -> None:
+    def fit(root: str, *more: str) -> subprocess.CompletedProcess[str]:
+        two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "4", *more]
+        command = [sys.executable, str(REPOSITORY / "cli.py"), *words(root, *two)]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+    assert fit("whole").returncode == 0
+    stop = ["--trainer.callbacks+=tests.interruptions.Signal", "--trainer.callbacks.after=5"]
+    stopped = fit("run", *stop, "--trainer.callbacks.rank=1")  # the other process hears of it
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr[-2000:]
+    assert stopped.stderr.count("SIGTERM: saved at step 5") == 1
+    states = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["callbacks"]["RandomStateKeeper"]["ranks"]
+    assert len(states) == 2
+    assert not torch.equal(states[0]["cpu"], states[1]["cpu"])
+    assert "resuming from step 5" in fit("run").stderr
     check_same(tmp_path / "whole", tmp_path / "run")
 
 

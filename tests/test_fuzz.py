@@ -1,0 +1,219 @@
+"""Hostile input: whatever a file or a model says, it is read, or refused with one of our errors, and in time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from analyses.predictions import read_predictions
+from datamodules.components.ballots import make_ballots, read_samples
+from datamodules.components.collect.prompt import load_prompt
+from datamodules.components.grading import StringGrader
+from datamodules.components.prompts import prompt
+from datamodules.components.readers import FORMATS, compares_by_value, read
+from datamodules.components.semantic import SemanticGrader
+from foundation.errors import InputError
+from lightning_modules.components.voting import vote
+from pipeline.config import load_pipeline
+from tests.records import question, rationale
+
+fuzz = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+texts = st.text(st.characters(codec="utf-8"), max_size=30)  # lone surrogates are no UTF-8
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+ROWS: dict[str, dict[str, Any]] = {
+    "tdg": {"question": "Problem: 1+1?", "answer": "\\boxed{2}", "generated_answer": ["\\boxed{2}", "\\boxed{3}"],
+            "type": "Algebra", "level": "Level 1"},
+    "math": {"problem": "1+1?", "solution": "\\boxed{2}", "level": "Level 1", "type": "Algebra"},
+    "gsm8k": {"question": "1+1?", "answer": "so\n#### 2"},
+    "asdiv": {"body": "One.", "question": "How many?", "answer": "2 (nuts)", "solution_type": "Sum",
+              "formula": "1+1=2"},
+    "svamp": {"Body": "One.", "Question": "How many?", "Answer": 2.0, "Type": "Addition", "Equation": "( 1 + 1 )"},
+    "multiarith": {"question": "1+1?", "final_ans": "2"},
+    "records": rationale(0).to_json(),
+}  # fmt: skip
+
+PIPELINE: dict[str, Any] = {
+    "run": "runs/t",
+    "variables": {"a": "1", "b": "{a}"},
+    "templates": {"t": {"parameters": {"x": None}, "commands": ["report {x} {*b}"], "outputs": ["{run}/o"]}},
+    "stages": [{"name": "s", "about": "a", "needs": [], "template": "t", "with": {"x": "{b}"}, "inputs": ["c"]}],
+}
+
+PROMPT: dict[str, Any] = {
+    "instructions": "Solve.",
+    "ask": "Problem: {question}",
+    "shots": [{"question": "1?", "rationale": "1"}],
+}
+
+
+@st.composite
+def mutated(draw: st.DrawFn, value: Any) -> Any:
+    """A value with one place somewhere inside it dropped or replaced by anything."""
+    if isinstance(value, (dict, list)) and value and draw(st.integers(0, 3)):
+        places = list(value) if isinstance(value, dict) else range(len(value))
+        place = draw(st.sampled_from(list(places)))
+        if draw(st.integers(0, 5)) == 0:
+            kept = [p for p in places if p != place]
+            return {p: value[p] for p in kept} if isinstance(value, dict) else [value[p] for p in kept]
+        inner = draw(mutated(value[place]))
+        if isinstance(value, dict):
+            return {**value, place: inner}
+        return [*value[:place], inner, *value[place + 1 :]]
+    return draw(values)
+
+
+def ours_alone() -> contextlib.AbstractContextManager[None]:
+    """Lets one of our errors pass, and no other."""
+    return contextlib.suppress(InputError)
+
+
+def consume(file: Path, format: str) -> None:
+    compares_by_value(file, format)
+    for entry in read(file, format):
+        for record in entry.rationales:
+            record.to_json()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_rows_below_are_read(tmp_path: Path, format: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS[format]) + "\n", encoding="utf-8")
+    assert len(list(read(tmp_path / "a.jsonl", format))) == 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@fuzz
+@given(st.data())
+def test_readers_of_any_row(tmp_path: Path, format: str, data: st.DataObject) -> None:
+    row = data.draw(mutated(ROWS[format]))
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with ours_alone():
+        consume(tmp_path / "a.jsonl", format)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.xz"])
+@fuzz
+@given(st.binary(max_size=60) | st.sampled_from([b"[" * 10_000, b'{"a":' * 5_000, b"1" * 10_000, b"\x1f\x8b\x08\x00"]))
+def test_readers_of_any_bytes(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with ours_alone():
+        consume(tmp_path / name, "records")
+
+
+SAMPLES = [rationale(q, k, logprob=-1.0, tokens=3, score=0.5).to_json() for q in range(2) for k in range(3)]
+
+
+@fuzz
+@given(mutated(SAMPLES).filter(lambda rows: isinstance(rows, list)))
+def test_samples_as_votes(tmp_path: Path, rows: list[Any]) -> None:
+    (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with ours_alone():
+        make_ballots(read_samples([tmp_path / "s.jsonl"]), [question(0), question(1)])
+
+
+@fuzz
+@given(st.lists(st.tuples(st.integers(-1, 5), st.floats(0, 1e300))))
+def test_a_vote_is_won_by_who_stands(ballots: list[tuple[int, float]]) -> None:
+    classes, weights = [c for c, _ in ballots], [w for _, w in ballots]
+    if not math.isfinite(sum(weights)):
+        return
+    winners = vote(classes, weights)
+    assert set(winners) <= set(classes) - {-1}
+    assert bool(winners) == any(c >= 0 for c in classes)
+
+
+@fuzz
+@given(mutated({"method": "m", "dataset": "d", "question_id": "q", "subject": "", "level": "", "correct": 1,
+                "answer": "2", "gold": "2"}))  # fmt: skip
+def test_predictions(tmp_path: Path, row: Any) -> None:
+    (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with ours_alone():
+        read_predictions(tmp_path)
+
+
+@fuzz
+@given(mutated(PIPELINE))
+def test_pipelines(tmp_path: Path, value: Any) -> None:
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8")
+    with ours_alone():
+        load_pipeline(tmp_path / "p.yaml")
+
+
+@fuzz
+@given(st.text(st.sampled_from("{}[]:-*&!|>%@`\"' \n\tab0"), max_size=40))
+def test_any_text_as_a_pipeline(tmp_path: Path, text: str) -> None:
+    (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
+    with ours_alone():
+        load_pipeline(tmp_path / "p.yaml")
+
+
+@fuzz
+@given(mutated(PROMPT))
+def test_prompts_for_collecting(tmp_path: Path, value: Any) -> None:
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8")
+    with ours_alone():
+        load_prompt(tmp_path / "p.yaml")
+
+
+@fuzz
+@given(texts)
+def test_a_prompt_holds_its_question(text: str) -> None:
+    assert text in prompt(text)
+
+
+HOSTILE = {
+    "tower": "9^{9^{9^{9^{9}}}}",
+    "factorials": "99999999!" + "!" * 50,
+    "sum": "\\sum_{i=1}^{10^{10}} i!",
+    "braces": "{" * 10_000 + "1" + "}" * 10_000,
+    "open braces": "{" * 10_000,
+    "fractions": "\\frac{1}{" * 10_000 + "1" + "}" * 10_000,
+    "roots": "\\sqrt" * 5_000 + "2",
+    "short fractions": "\\frac{1}{" * 25 + "2" + "}" * 25,
+    "megabyte of digits": "7" * 1_000_000,
+    "megabyte of powers": "2^" * 500_000 + "2",
+    "megabyte of words": "the " * 250_000,
+    "exponent": "1e999999999",
+    "decimal": "0." + "3" * 290,
+    "NUL": "\x00\u202e2",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_strings_are_compared_in_time(name: str) -> None:
+    began = time.process_time()
+    for text in (HOSTILE[name], f"\\boxed{{{HOSTILE[name]}}}", f"\\boxed{{{HOSTILE[name]}"):
+        for by_value in (False, True):
+            grader = StringGrader(by_value)
+            assert grader.grade(text, "2")[0] != "positive"
+            grader.grade("\\boxed{2}", HOSTILE[name])
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.slow
+def test_math_verify_keeps_to_its_limit() -> None:
+    """Each comparison has 0.5 s of processor time, and a second more where C code is deaf to the alarm."""
+    grader = SemanticGrader(workers=1, time_limit=0.5)
+    pairs = [(f"\\boxed{{{text}}}", gold) for text in HOSTILE.values() for gold in ("2", "\\frac{1}{\\sqrt2}")]
+    try:
+        grader.grade("\\boxed{8!}", "40320")  # the worker's start
+        began = time.monotonic()
+        verdicts = [verdict for verdict, _ in grader.grade_many(pairs)]
+        assert time.monotonic() - began < 30 * 1.5 * len(pairs)  # the clock's own limit
+        assert grader.grade("\\boxed{8!}", "40320")[0] == "positive"  # it still works
+    finally:
+        grader.close()
+    assert "positive" not in verdicts
