@@ -59,9 +59,16 @@ class RoomyLayer(DynamicLayer):
         self.buffers, self.start = None, 0
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps the rows `indices` [B'], with one copy."""
-        super().batch_select_indices(indices)
-        self.buffers, self.start = None, 0
+        """Keeps the rows `indices` [B'], which may repeat, and the room behind them, with one copy."""
+        if self.buffers is None:
+            super().batch_select_indices(indices)
+            return
+        length, old = self.get_seq_length(), self.buffers
+        self.buffers = (
+            old[0][:, :, self.start :].index_select(0, indices),
+            old[1][:, :, self.start :].index_select(0, indices),
+        )
+        self._show(0, length)
 
     def replace(self, places: Tensor, keys: Tensor, values: Tensor) -> None:
         """Puts other rows [A, H_kv, t, d_head] in the places [A], their last positions on everyone's last."""
@@ -97,8 +104,9 @@ class RoomyLayer(DynamicLayer):
 
     def _move(self, keys: Tensor, values: Tensor, length: int, end: int, capacity: int) -> None:
         """New buffers of `capacity` positions of keys' and values' shape; what there is so far goes before `end`."""
-        # Zeros, not empty memory: a masked NaN would still spoil a product.
-        new = tuple(like.new_zeros(*like.shape[:2], capacity, like.shape[-1]) for like in (keys, values))
+        new = tuple(like.new_empty(*like.shape[:2], capacity, like.shape[-1]) for like in (keys, values))
+        for buffer in new:
+            buffer[:, :, : end - length] = 0  # a masked NaN would still spoil a product
         if length:
             for buffer, old in zip(new, self.states(), strict=True):
                 buffer[:, :, end - length : end] = old

@@ -114,6 +114,14 @@ def test_refilled_rows_write_what_all_at_once_write(model: Any, rows: int, sampl
         assert one.logprob == pytest.approx(reference.logprob, abs=1e-4)
 
 
+def test_unwritten_memory_never_counts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, mask, questions = prompts((2, 3, 2, 12, 30, 4))  # later ones need room in front of those before
+    settings = SamplingSettings(samples=2, temperature=1.0, max_new_tokens=30, rows=4)
+    expected = sample(model, ids, mask, questions, ENDS, PAD, settings)
+    monkeypatch.setattr(Tensor, "new_empty", lambda self, *shape: self.new_full(shape, float("nan")))
+    assert sample(model, ids, mask, questions, ENDS, PAD, settings) == expected
+
+
 def test_places_do_not_stay_empty(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     forward = model.forward
