@@ -144,9 +144,9 @@ def main(options: argparse.Namespace) -> None:
     large = SamplingSettings(4, temperature=1.0, max_new_tokens=240, seed=options.seed, rows=32 if quick else 64)
     tasks = [
         embedded_task(60 if quick else 240, small, options.seed),
-        smollm2_task(2 if quick else 6, 24 if quick else 80, large, options.seed),
+        smollm2_task(2 if quick else 4, 24 if quick else 48, large, options.seed),
     ]
-    measured = {task.name: measure(task, 3 if quick else 8, rounds) for task in tasks}
+    measured = {task.name: measure(task, 3 if quick else 6, rounds) for task in tasks}
     mixed = tasks[1].name
     finish(
         [Target(f"mixed lengths: tokens/s over {BATCH}", 1 / ratio(measured[mixed], OURS, BATCH), 3, at_least=True)],
