@@ -22,7 +22,7 @@ help:  ## list the targets
 
 install: $(INSTALLED)  ## make .venv with the pinned versions of constraints.txt (the others do it when needed)
 
-demo: $(INSTALLED)  ## the whole method on the embedded student: about 12 minutes on one core, into runs/demo
+demo: $(INSTALLED)  ## the whole method on the embedded student: about 8 minutes on 2 cores, into runs/demo
 	@$(RUN) cli.py run --config configs/demo.yaml
 
 test: $(INSTALLED)  ## the fast tests
