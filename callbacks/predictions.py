@@ -10,8 +10,6 @@ import lightning as L
 from datamodules.components.predictions import Row, write_metrics, write_predictions
 from lightning_modules.components.accuracy import gather_objects
 
-__all__ = ["PredictionWriter", "Row", "write_metrics", "write_predictions"]
-
 
 class PredictionWriter(L.Callback):
     """Writes predictions.jsonl and metrics.json into the Trainer's `default_root_dir` at the end of `test`.

@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.components.batching import RowBatches
 from datamodules.components.encoding import pad
-from datamodules.components.grouping import Grouping
-from datamodules.components.samplers import EvaluationSampler
+from datamodules.components.grouping import Grouping, require_both_verdicts
 from datamodules.rationales import Example, RationaleDataModule
 from foundation.errors import InputError
 
@@ -99,23 +98,16 @@ class ContrastDataModule(RationaleDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation groups, the same in every epoch; no batch where there are none."""
-        grouping = self.validation_groups
-        if grouping is None:
+        if self.validation_groups is None:
             raise RuntimeError("setup() has not run yet")
-        groups = grouping.draw(0)
-        sampler = EvaluationSampler([grouping.length(group) for group in groups], self.batch_size, *self.place())
-        return self.loader([grouping[group] for group in groups], sampler, self._collate_groups)
+        return self.fixed_groups_loader(self.validation_groups, self.batch_size, self._collate_groups)
 
     def _grouping(self, examples: list[Example], field: str | None) -> Grouping[Example]:
         grouping = Grouping(
             examples, self.groups_per_question, self.seed, self.rationales_per_question, self.right_only
         )
-        if field is not None and not any(wrong for _, wrong in grouping.questions.values()):
-            raise InputError(
-                "no question has both a right and a wrong rationale", field=f"data.{field}",
-                remedy="list files of both verdicts (positive.jsonl and negative.jsonl)"
-                + (", or lower --data.validation_fraction" if field == "train" else ""),
-            )  # fmt: skip
+        if field is not None:
+            require_both_verdicts(grouping, field)
         return grouping
 
     def _collate_groups(self, groups: list[tuple[Example, ...]]) -> dict[str, Any]:

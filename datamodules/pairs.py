@@ -21,7 +21,7 @@ from datamodules.components.encoding import (
     pad_of,
     pad_with_mask,
 )
-from datamodules.components.grouping import Candidate, Grouping
+from datamodules.components.grouping import Candidate, Grouping, require_both_verdicts
 from datamodules.components.records import Rationale, numbered_rationales
 from datamodules.components.samplers import EvaluationSampler
 from datamodules.components.splits import held_out
@@ -109,9 +109,7 @@ class PairDataModule(ResumableDataModule):
         pairing = self.validation_pairs
         if not pairing:
             return []
-        pairs = pairing.draw(0)
-        sampler = EvaluationSampler([pairing.length(pair) for pair in pairs], self.batch_size, *self.place())
-        return self.loader([pairing[pair] for pair in pairs], sampler, self._collate_pairs)
+        return self.fixed_groups_loader(pairing, self.batch_size, self._collate_pairs)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The records to score, longest first, each exactly once over all ranks."""
@@ -137,12 +135,8 @@ class PairDataModule(ResumableDataModule):
 
     def _pairing(self, candidates: list[Candidate], field: str | None) -> Grouping[Candidate]:
         pairing = Grouping(candidates, self.pairs_per_question, self.seed)
-        if field is not None and not len(pairing):
-            raise InputError(
-                "no question has both a right and a wrong rationale", field=f"data.{field}",
-                remedy="list files of both verdicts (positive.jsonl and negative.jsonl, or samples of both)"
-                + (", or lower --data.validation_fraction" if field == "train" else ""),
-            )  # fmt: skip
+        if field is not None:
+            require_both_verdicts(pairing, field)
         return pairing
 
     def _candidates(self, files: list[Path]) -> list[Candidate]:

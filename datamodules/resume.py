@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from datamodules.components.batching import Batching
 from datamodules.components.counts import Step
 from datamodules.components.grouping import GroupBatchSampler, Grouping
-from datamodules.components.samplers import Planned, TrainingSampler
+from datamodules.components.samplers import EvaluationSampler, Planned, TrainingSampler
 from foundation.errors import InputError
 
 
@@ -126,6 +126,20 @@ class ResumableDataModule(L.LightningDataModule):
         """
         sampler = GroupBatchSampler(grouping, batch_size, *self.place(), counts, *self._window())
         return self.loader(Planned(grouping), self.resumed(sampler), _WithStep(collate))
+
+    def fixed_groups_loader(
+        self, grouping: Grouping[Any], batch_size: int, collate: Callable[[Any], dict[str, Any]]
+    ) -> DataLoader[Any]:
+        """Validation batches of groups, the first epoch's in every epoch, each once over all ranks; may be empty.
+
+        Args:
+            grouping: Draws the groups.
+            batch_size: Groups a batch.
+            collate: Makes a batch of a list of groups.
+        """
+        groups = grouping.draw(0)
+        sampler = EvaluationSampler([grouping.length(group) for group in groups], batch_size, *self.place())
+        return self.loader([grouping[group] for group in groups], sampler, collate)
 
     def loader(self, rows: Any, sampler: Iterable[Any], collate: Any) -> DataLoader[Any]:
         """A loader of a list (or any map-style data set) by a batch sampler that shards by itself."""

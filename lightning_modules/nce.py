@@ -110,9 +110,10 @@ class NCEModel(StudentModule):
         hidden = at_targets(self.hidden(batch), targets)
         logprobs, soft = self.adapters.head.learn(hidden, targets.tokens, lesson.summary, self.temperature)
         beta = self._beta(lesson, targets)
-        self.last_beta = beta if self.per_token else sample_means(beta, targets)
+        by_sample = sample_means(beta, targets)
+        self.last_beta = beta if self.per_token else by_sample
         result = negative_calibrated(logprobs, soft * self.temperature**2, beta, targets, self.mix)
-        return {**result._asdict(), "beta": sample_means(beta, targets).sum() / targets.all.samples}
+        return {**result._asdict(), "beta": by_sample.sum() / targets.all.samples}
 
     def _beta(self, lesson: Lesson, targets: Targets) -> Tensor:
         """β of each target [N]: its own, or its sample's."""

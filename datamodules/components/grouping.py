@@ -13,6 +13,7 @@ from torch import Tensor
 from datamodules.components.batching import RowBatches
 from datamodules.components.encoding import Encoded
 from datamodules.components.samplers import Batch, TrainingSampler
+from foundation.errors import InputError
 
 Group = tuple[int, ...]
 """Places in `Grouping.candidates` of rationales of one question; of a pair, first the right one."""
@@ -114,6 +115,24 @@ class Grouping(Generic[C]):
 
     def _count(self, right: list[int], wrong: list[int]) -> int:
         return min(self.groups_per_question, len(right) * len(wrong)) if wrong else 1
+
+
+def require_both_verdicts(grouping: Grouping[Any], field: str) -> None:
+    """Refuses data in which no question has both a right and a wrong rationale.
+
+    Args:
+        grouping: Of the data.
+        field: Where they came from: `train` or `validation`.
+
+    Raises:
+        InputError: If there is no such question.
+    """
+    if not any(wrong for _, wrong in grouping.questions.values()):
+        raise InputError(
+            "no question has both a right and a wrong rationale", field=f"data.{field}",
+            remedy="list files of both verdicts (positive.jsonl and negative.jsonl, or samples of both)"
+            + (", or lower --data.validation_fraction" if field == "train" else ""),
+        )  # fmt: skip
 
 
 class GroupBatchSampler:

@@ -14,8 +14,9 @@ import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 
-from callbacks.predictions import PredictionWriter, write_metrics, write_predictions
+from callbacks.predictions import PredictionWriter
 from datamodules.components.pooling import pool
+from datamodules.components.predictions import write_metrics, write_predictions
 from datamodules.components.records import Question, Rationale, Verdict, write_questions, write_rationales
 from datamodules.votes import VoteDataModule
 from foundation.errors import InputError

@@ -20,6 +20,7 @@ from lightning_modules.components.penalties import REDI, NegativeTraining, Unlik
 from lightning_modules.components.student import LoraSettings
 from lightning_modules.dpo import REFERENCE, DPOModel
 from lightning_modules.positive_negative import PositiveNegativeModel
+from tests.lightning_modules.steps import held_out_parts, train
 
 LORA = LoraSettings(r=4, alpha=16, dropout=0.2)
 STAGES = ["nt", "ul", "ul-token", "redi", "dpo", "cl"]
@@ -60,22 +61,6 @@ def pairs(make_batch: Any) -> dict[str, Any]:
     groups = torch.tensor([0, 1, 0, 1])
     return {**batch, "positive": torch.tensor([True, True, False, False]), "groups": groups, "prompt_mask": prompt,
             "ids": list("abcd")}  # fmt: skip
-
-
-@torch.no_grad()
-def held_out_parts(module: BothVerdicts, batch: dict[str, Any]) -> dict[str, Tensor]:
-    module.eval()
-    parts = module.loss_parts(batch, find_targets(batch))
-    module.train()
-    return parts
-
-
-def train(module: BothVerdicts, batch: dict[str, Any], steps: int) -> None:
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        module.training_step(batch, 0).backward()
-        optimizer.step()
 
 
 @pytest.mark.parametrize("name", STAGES)

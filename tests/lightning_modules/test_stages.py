@@ -21,6 +21,7 @@ from lightning_modules.components.teachers import CacheSettings
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
+from tests.lightning_modules.steps import held_out_parts, train
 
 LORA = LoraSettings(r=4, alpha=16, dropout=0.2)
 UNITS = UnitSettings(key_dim=6, bottleneck=10)
@@ -46,22 +47,6 @@ def make_stage(tiny_student: Path, negative_directory: Path, nat_directory: Path
         return module
 
     return make
-
-
-@torch.no_grad()
-def held_out_parts(module: StudentModule, batch: dict[str, Any]) -> dict[str, Tensor]:
-    module.eval()
-    parts = module.loss_parts(batch, find_targets(batch))
-    module.train()
-    return parts
-
-
-def train(module: StudentModule, batch: dict[str, Any], steps: int) -> None:
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        module.training_step(batch, 0).backward()
-        optimizer.step()
 
 
 @pytest.mark.parametrize("name", STAGES)
