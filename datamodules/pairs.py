@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -21,7 +22,7 @@ from datamodules.components.encoding import (
     pad_of,
     pad_with_mask,
 )
-from datamodules.components.grouping import Candidate, Grouping, require_both_verdicts
+from datamodules.components.grouping import Candidate, QuestionPairs, require_both_verdicts
 from datamodules.components.records import Rationale, numbered_rationales
 from datamodules.components.samplers import EvaluationSampler
 from datamodules.components.splits import held_out
@@ -44,7 +45,8 @@ class PairDataModule(ResumableDataModule):
         validation_fraction: Share of the questions held out, chosen by a hash of their id.
         predict: File of rationales to score (samples.jsonl).
         pairs_per_question: Most pairs drawn from one question, anew each epoch; validation keeps one draw.
-        batch_size: Pairs a batch and device.
+        batch_size: Pairs a batch and device, all of a question's together: `batch_size // pairs_per_question` questions,
+            at least one. Each rationale is read once a batch.
         score_batch_size: Rationales scored together in `predict`.
         max_length: Most tokens of prompt and rationale together, in training; `predict` scores whatever the backbone's
             context holds.
@@ -81,8 +83,8 @@ class PairDataModule(ResumableDataModule):
         self.score_batch_size = score_batch_size
         self.max_length = max_length
         self.drop_longer = drop_longer
-        self.train_pairs: Grouping[Candidate] | None = None
-        self.validation_pairs: Grouping[Candidate] | None = None
+        self.train_pairs: QuestionPairs[Candidate] | None = None
+        self.validation_pairs: QuestionPairs[Candidate] | None = None
         self.records: list[Rationale] = []
         self._scorable: list[tuple[Rationale, Encoded]] = []
 
@@ -102,20 +104,25 @@ class PairDataModule(ResumableDataModule):
         """Training pairs, the same for the same seed and epoch."""
         if self.train_pairs is None:
             raise RuntimeError("setup() has not run yet")
-        return self.grouped_loader(self.train_pairs, self.batch_size, self._collate_pairs)
+        return self.grouped_loader(self.train_pairs, self._questions, self._collate_pairs)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Validation pairs, the same in every epoch; no loader where there are none."""
         pairing = self.validation_pairs
         if not pairing:
             return []
-        return self.fixed_groups_loader(pairing, self.batch_size, self._collate_pairs)
+        return self.fixed_groups_loader(pairing, self._questions, self._collate_pairs)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The records to score, longest first, each exactly once over all ranks."""
         lengths = [len(encoded.ids) for _, encoded in self._scorable]
         sampler = EvaluationSampler(lengths, self.score_batch_size, *self.place())
         return self.loader(self._scorable, sampler, self._collate_records)
+
+    @property
+    def _questions(self) -> int:
+        """Questions a batch; a `batch_size` below 1 is left to the sampler, which refuses it."""
+        return min(self.batch_size, max(1, self.batch_size // self.pairs_per_question))
 
     def _setup_pairs(self) -> None:
         if not self.train_files:
@@ -133,8 +140,8 @@ class PairDataModule(ResumableDataModule):
         # A small fraction of few questions may hold none with both verdicts; then there is no validation, as with 0.
         self.validation_pairs = self._pairing(held, "validation" if self.validation_files else None)
 
-    def _pairing(self, candidates: list[Candidate], field: str | None) -> Grouping[Candidate]:
-        pairing = Grouping(candidates, self.pairs_per_question, self.seed)
+    def _pairing(self, candidates: list[Candidate], field: str | None) -> QuestionPairs[Candidate]:
+        pairing = QuestionPairs(candidates, self.pairs_per_question, self.seed)
         if field is not None:
             require_both_verdicts(pairing, field)
         return pairing
@@ -186,10 +193,14 @@ class PairDataModule(ResumableDataModule):
             "rationale_mask": pad(marks, 0),
         }
 
-    def _collate_pairs(self, pairs: list[tuple[Candidate, ...]]) -> dict[str, Any]:
+    def _collate_pairs(self, questions: list[tuple[Candidate, ...]]) -> dict[str, Any]:
+        paired = [candidate for pairs in questions for candidate in pairs]
+        rows = {id(candidate): candidate for candidate in paired}  # the data set's own objects: one is one rationale
+        places = {key: row for row, key in enumerate(rows)}
         return {
-            **self._collate([right.encoded for right, _ in pairs] + [wrong.encoded for _, wrong in pairs]),
-            "question_ids": [right.question_id for right, _ in pairs],
+            **self._collate([candidate.encoded for candidate in rows.values()]),
+            "pairs": torch.tensor([places[id(candidate)] for candidate in paired]).view(-1, 2),
+            "question_ids": [candidate.question_id for candidate in paired[::2]],
         }
 
     def _collate_records(self, rows: list[tuple[Rationale, Encoded]]) -> dict[str, Any]:

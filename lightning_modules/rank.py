@@ -97,8 +97,8 @@ class RankModel(PartlyTrained):
         return logits
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The loss of a batch of pairs."""
-        positive, negative = self(batch).chunk(2)
+        """The loss, a mean over the batch's pairs."""
+        positive, negative = self(batch)[batch["pairs"]].unbind(1)
         loss = self.loss(positive, negative)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(positive))
         return loss
@@ -109,9 +109,8 @@ class RankModel(PartlyTrained):
         Returns:
             The scores [P] of right (`positive`) and wrong (`negative`) rationales, for callbacks.
         """
-        logits = self(batch)
-        positive, negative = logits.chunk(2)
-        pairs = len(positive)
+        positive, negative = self(batch)[batch["pairs"]].unbind(1)
+        pairs, logits = len(positive), torch.cat([positive, negative])
         # Logits, not scores: σ maps distinct large logits to the same float, and a tie counts half.
         self.pairwise_accuracy.update((positive > negative).float() + (positive == negative).float() / 2)
         self.by_verdict.update(logits.sigmoid(), torch.arange(2 * pairs, device=logits.device) < pairs)

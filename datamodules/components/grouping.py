@@ -16,7 +16,7 @@ from datamodules.components.samplers import Batch, TrainingSampler
 from foundation.errors import InputError
 
 Group = tuple[int, ...]
-"""Places in `Grouping.candidates` of rationales of one question; of a pair, first the right one."""
+"""Places in `Grouping.candidates` of rationales of one question; of a pair, first the right one; or pair after pair."""
 
 
 class Groupable(Protocol):
@@ -115,6 +115,31 @@ class Grouping(Generic[C]):
 
     def _count(self, right: list[int], wrong: list[int]) -> int:
         return min(self.groups_per_question, len(right) * len(wrong)) if wrong else 1
+
+
+class QuestionPairs(Grouping[C]):
+    """All pairs that an epoch draws from a question as one group, one after the other: `right, wrong, right, wrong, …`.
+
+    A batch of such groups need read a rationale only once, in however many pairs it stands.
+
+    Args:
+        candidates: Rationales of any questions.
+        pairs_per_question: Most pairs of one question an epoch.
+        seed: Of the draws.
+    """
+
+    def __init__(self, candidates: Sequence[C], pairs_per_question: int, seed: int) -> None:
+        super().__init__(candidates, pairs_per_question, seed)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def draw(self, epoch: int) -> list[Group]:
+        """The pairs of each question in an epoch."""
+        of_question: dict[str, list[int]] = {name: [] for name in self.questions}
+        for pair in super().draw(epoch):
+            of_question[self.candidates[pair[0]].question_id].extend(pair)
+        return [tuple(places) for places in of_question.values()]
 
 
 def require_both_verdicts(grouping: Grouping[Any], field: str) -> None:

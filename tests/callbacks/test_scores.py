@@ -118,7 +118,7 @@ def test_monitor_logs_means_and_histograms_by_verdict(
     trainer.validate(model, pairs, verbose=False)
     model.eval()
     with torch.no_grad():
-        logits = [model(batch).chunk(2) for batch in pairs.val_dataloader()]
+        logits = [model(batch)[batch["pairs"]].unbind(1) for batch in pairs.val_dataloader()]
     expected = [torch.cat(side).sigmoid() for side in zip(*logits, strict=True)]
     assert len(expected[0]) == 7
     events = EventAccumulator(str(tmp_path / "logs"))

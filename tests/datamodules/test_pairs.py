@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.components.encoding import Encoded, load_tokenizer
-from datamodules.components.grouping import Candidate, GroupBatchSampler, Grouping
+from datamodules.components.grouping import Candidate, GroupBatchSampler, Grouping, QuestionPairs
 from datamodules.components.records import Rationale, Verdict, write_rationales
 from datamodules.pairs import PairDataModule
 from foundation.errors import InputError
@@ -107,32 +107,53 @@ def test_ranks_share_an_epoch_and_a_resumed_one_goes_on() -> None:
     assert rest == expected[len(whole) + 3 :]
 
 
-def test_batch_holds_right_rows_then_wrong_rows_of_the_same_questions(
+def test_batch_reads_each_rationale_once_and_pairs_right_with_wrong_ones_of_its_question(
     make: Callable[..., PairDataModule], tiny_student: Path
 ) -> None:
     data, tokenizer = make(validation_fraction=0.0), load_tokenizer(str(tiny_student))
+    assert data.train_pairs is not None
     right_texts = {rationale(q, k, "positive").rationale for q in range(12) for k in range(2)}
-    rows = 0
+    seen = []
     for batch in data.train_dataloader():
-        assert set(batch) == {"input_ids", "attention_mask", "rationale_mask", "question_ids"}
-        assert batch["input_ids"].dtype == torch.int64
+        assert set(batch) == {"input_ids", "attention_mask", "rationale_mask", "pairs", "question_ids"}
+        assert batch["input_ids"].dtype == batch["pairs"].dtype == torch.int64
         assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["rationale_mask"].shape
-        pairs = len(batch["input_ids"]) // 2
-        questions = []
+        texts = []
         fields = batch["input_ids"], batch["attention_mask"], batch["rationale_mask"]
-        for row, (ids, real, mark) in enumerate(zip(*fields, strict=True)):
+        for ids, real, mark in zip(*fields, strict=True):
             length = int(real.sum())
             assert real.tolist() == [1] * length + [0] * (len(ids) - length)
             prompt, text = ids[(real == 1) & (mark == 0)].tolist(), ids[mark == 1].tolist()
             assert ids[:length].tolist() == prompt + text  # the marked tokens are the last ones
             assert text[-1] == tokenizer.eos_token_id
             assert str(tokenizer.decode(prompt)).endswith("\nSolution:\n")
-            assert (tokenizer.decode(text[:-1]) in right_texts) == (row < pairs)
-            questions.append(str(tokenizer.decode(prompt)).split(" plus")[0])
-        assert questions[:pairs] == questions[pairs:]
-        assert len(batch["question_ids"]) == pairs
-        rows += pairs
-    assert rows == 12 * 4
+            texts.append((str(tokenizer.decode(prompt)), str(tokenizer.decode(text[:-1]))))
+        assert len(texts) == len(set(texts))
+        assert set(batch["pairs"].flatten().tolist()) == set(range(len(texts)))
+        for right, wrong in batch["pairs"].tolist():
+            assert texts[right][0].split(" plus")[0] == texts[wrong][0].split(" plus")[0]
+            assert texts[right][1] in right_texts
+            assert texts[wrong][1] not in right_texts
+            seen.append((texts[right], texts[wrong]))
+        assert len(batch["question_ids"]) == len(batch["pairs"])
+    assert len(seen) == len(set(seen)) == 12 * 4
+
+
+def test_pairs_of_a_question_stay_together_and_are_those_drawn_one_by_one() -> None:
+    candidates = [Candidate(f"q{q}", Encoded([q], [k]), k % 3 == 0) for q in range(5) for k in range(6)]
+    together, single = QuestionPairs(candidates, 3, seed=2), Grouping(candidates, 3, seed=2)
+    for epoch in range(3):
+        groups = together.draw(epoch)
+        assert len(groups) == len(together) == 5
+        assert [pair for group in groups for pair in zip(group[::2], group[1::2], strict=True)] == single.draw(epoch)
+
+
+def test_batch_size_counts_pairs(make: Callable[..., PairDataModule]) -> None:
+    sizes = [len(batch["pairs"]) for batch in make(validation_fraction=0.0, batch_size=10).train_dataloader()]
+    assert sizes == [8] * 6  # of 12 questions with 4 pairs each, two a batch
+    assert len(next(iter(make(validation_fraction=0.0, batch_size=2).train_dataloader()))["pairs"]) == 4
+    with pytest.raises(InputError, match=r"data\.batch_size"):
+        make(validation_fraction=0.0, batch_size=0).train_dataloader()
 
 
 def test_validation_questions_never_train(make: Callable[..., PairDataModule]) -> None:
@@ -246,6 +267,6 @@ def test_a_run_resumed_mid_epoch_sees_the_batches_it_has_not_seen(
 
     whole = fit().seen
     resumed = fit(tmp_path / "step=14.ckpt").seen
-    assert len(whole) == 30
-    assert whole[:10] != whole[10:20]
+    assert len(whole) == 36
+    assert whole[:12] != whole[12:24]
     assert resumed == whole[14:]

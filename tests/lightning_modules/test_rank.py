@@ -206,7 +206,8 @@ def separable(questions: int = 16) -> list[dict[str, Tensor]]:
     wrong = torch.randint(20, 30, (questions, 6), generator=generator)
     ids = torch.cat([prompts, torch.cat([right, wrong])], 1)
     mask = torch.cat([torch.zeros_like(prompts), torch.ones(2 * questions, 6, dtype=torch.int64)], 1)
-    return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "rationale_mask": mask}]
+    pairs = torch.arange(2 * questions).view(2, questions).T
+    return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "rationale_mask": mask, "pairs": pairs}]
 
 
 @pytest.mark.parametrize("loss", ["pairwise", "binary_cross_entropy"])
@@ -235,7 +236,8 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
     batches = []
     for chosen in (slice(0, 3), slice(3, 5)):  # ragged batches: means over pairs, not over batches
         column = torch.tensor(positive[chosen] + negative[chosen])[:, None]
-        batches.append({"input_ids": column, "attention_mask": column, "rationale_mask": column})
+        pairs = torch.arange(len(column)).view(2, -1).T
+        batches.append({"input_ids": column, "attention_mask": column, "rationale_mask": column, "pairs": pairs})
     model = RankModel()
     model.ranker = Fixed()  # type: ignore[assignment]
     loader: Any = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
