@@ -22,8 +22,10 @@ help:  ## list the targets
 
 install: $(INSTALLED)  ## make .venv with the pinned versions of constraints.txt (the others do it when needed)
 
-demo: $(INSTALLED)  ## the whole method on the embedded student: about 8 minutes on 2 cores, into runs/demo
-	@$(RUN) cli.py run --config configs/demo.yaml
+# Stages of the demo at a time: each then computes with its share of the cores.
+JOBS ?= 2
+demo: $(INSTALLED)  ## the whole method on the embedded student: about 6 minutes on 2 cores, into runs/demo
+	@$(RUN) cli.py run --config configs/demo.yaml --jobs $(JOBS)
 
 test: $(INSTALLED)  ## the fast tests
 	@$(RUN) -m pytest -m "not slow"

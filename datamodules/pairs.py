@@ -45,8 +45,8 @@ class PairDataModule(ResumableDataModule):
         validation_fraction: Share of the questions held out, chosen by a hash of their id.
         predict: File of rationales to score (samples.jsonl).
         pairs_per_question: Most pairs drawn from one question, anew each epoch; validation keeps one draw.
-        batch_size: Pairs a batch and device, all of a question's together: `batch_size // pairs_per_question` questions,
-            at least one. Each rationale is read once a batch.
+        batch_size: Pairs a batch and device. A question's pairs stay together, so that each rationale is read once:
+            `batch_size // pairs_per_question` questions a batch, at least one.
         score_batch_size: Rationales scored together in `predict`.
         max_length: Most tokens of prompt and rationale together, in training; `predict` scores whatever the backbone's
             context holds.

@@ -15,7 +15,8 @@ from foundation.errors import InputError
 def only_run_in(run: Path) -> Iterator[None]:
     """Holds the run directory's lock file while the block runs.
 
-    The kernel drops the lock with the process that held it, so a file left by a dead one is simply taken over.
+    The kernel drops the lock with the last process that held it, `run` or a command it started, so a file left by dead
+    ones is simply taken over.
 
     Raises:
         InputError: If another process holds it, or the directory cannot be written.
@@ -39,4 +40,5 @@ def only_run_in(run: Path) -> Iterator[None]:
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()
+        os.set_inheritable(stream.fileno(), True)  # a command that outlives a killed `run` keeps the next one out
         yield

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timezone
 
 from foundation.errors import InputError
 from pipeline.durations import duration
-from pipeline.fingerprint import ABSENT, CODE_ROOT
+from pipeline.fingerprint import ABSENT
 from pipeline.lock import only_run_in
 from pipeline.manifest import CommandRecord, Manifest
 from pipeline.plan import Action, Decision, Planner, label
@@ -70,9 +69,7 @@ class Runner:
                 self._tell(f"note: {note}")
             if self._request.redo and not self._asked:
                 self.ask_anew()
-            for stage in self._stages:
-                self._settle(stage)
-                self._remaining.remove(stage.name)
+            self._settle_all()
         count = len(self._stages)
         self._tell(f"{count} {'stage' if count == 1 else 'stages'} in {duration(time.monotonic() - started)}")
 
@@ -88,7 +85,19 @@ class Runner:
                 manifest.state = "redo"
                 self._planner.manifests.write(manifest)
 
+    def _settle_all(self) -> None:
+        for stage in self._stages:
+            self._settle(stage)
+            self._remaining.remove(stage.name)
+
     def _settle(self, stage: Stage) -> None:
+        manifest = self._opened(stage)
+        if manifest is not None:
+            self._carry_out(stage, manifest, self._execute)
+            self._closed(stage, manifest)
+
+    def _opened(self, stage: Stage) -> Manifest | None:
+        """Decides about a stage whose needed stages are settled; its manifest if it must run, None if it need not."""
         head = label(self._planner.pipeline, stage)
         decision = self._planner.decide(stage)
         if decision.action is Action.RESTORE:
@@ -98,14 +107,18 @@ class Runner:
         if decision.action is Action.SKIP:
             self._tell(f"{head}: {stage.about} - skipped ({decision.reason})")
             self.skipped.append(stage)
-            return
+            return None
         self._tell(f"{head}: {stage.about} - {decision.action.value} ({decision.reason})")
-        manifest = self._begin(stage, decision)
+        return self._begin(stage, decision)
+
+    def _carry_out(self, stage: Stage, manifest: Manifest, execute: Execute) -> None:
         for number, record in enumerate(manifest.commands, 1):
             if not record.done:
-                self._attempt(stage, number, record, manifest)
+                self._attempt(stage, number, record, manifest, execute)
+
+    def _closed(self, stage: Stage, manifest: Manifest) -> None:
         self._finish(stage, manifest)
-        self._tell(f"{head}: done in {duration(manifest.seconds)}")
+        self._tell(f"{label(self._planner.pipeline, stage)}: done in {duration(manifest.seconds)}")
 
     def _restore(self, stage: Stage) -> None:
         kept = self._planner.shelf.kept(stage)
@@ -134,12 +147,12 @@ class Runner:
         self._planner.manifests.write(manifest)
         return manifest
 
-    def _attempt(self, stage: Stage, number: int, record: CommandRecord, manifest: Manifest) -> None:
+    def _attempt(self, stage: Stage, number: int, record: CommandRecord, manifest: Manifest, execute: Execute) -> None:
         where = f"stage '{stage.name}', command {number} of {len(manifest.commands)}"
         by_hand = f"repeat it alone with `{as_typed(record.command)}`, or carry on with `{self.resuming}`"
         started = time.monotonic()
         try:
-            check_ending(self._execute(list(record.command)))
+            check_ending(execute(list(record.command)))
             record.done = True
         except InputError as error:
             remedy = f"{error.remedy}; {by_hand}" if error.remedy else by_hand
@@ -186,8 +199,3 @@ def _check_interrupt(error: SystemExit) -> None:
     """Lightning turns Ctrl-C into `exit(1)`: without this, an interruption would be reported as a failure."""
     if error.code in _INTERRUPTED or isinstance(error.__context__, KeyboardInterrupt):
         raise KeyboardInterrupt from error
-
-
-def in_own_process(command: Sequence[str]) -> int:
-    """Runs one command line in a Python of its own and returns its exit status."""
-    return subprocess.run([sys.executable, str(CODE_ROOT / "cli.py"), *command], check=False).returncode

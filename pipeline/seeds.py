@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from foundation.errors import InputError
+from pipeline.children import Children
 from pipeline.config import Pipeline, load_pipeline
 from pipeline.plan import Planner, show_plan
-from pipeline.runner import Execute, Runner, check_ending
+from pipeline.runner import Execute, check_ending
 from pipeline.selection import Request, selected
+from pipeline.side_by_side import runner_for
 from pipeline.stage import as_typed
 
 SEED = "seed"
@@ -23,12 +25,13 @@ class SeedRuns:
         request: What the user asked for; `seeds` are not empty.
         execute: Runs one command line.
         tell: Prints a line for the user.
+        children: Commands in Pythons of their own, for stages side by side.
 
     Raises:
         InputError: If the pipeline cannot be used or has no variable `seed`, or `--set` gives it too.
     """
 
-    def __init__(self, request: Request, execute: Execute, tell: Callable[[str], None]) -> None:
+    def __init__(self, request: Request, execute: Execute, tell: Callable[[str], None], children: Children) -> None:
         run = None if request.run is None else Path(request.run)
         whole = load_pipeline(Path(request.config), request.settings, run)
         if SEED not in whole.variables:
@@ -44,7 +47,9 @@ class SeedRuns:
         self._execute = execute
         self._tell = tell
         self._planners = {seed: Planner(self._pipeline(seed)) for seed in request.seeds}
-        self._runners = {seed: Runner(planner, request, execute, tell) for seed, planner in self._planners.items()}
+        self._runners = {
+            seed: runner_for(planner, request, execute, tell, children) for seed, planner in self._planners.items()
+        }
         # A run of some stages only, such as `--only data`, may have nothing to report yet.
         commands = (command for stage in selected(whole, request) for command in stage.commands)
         self._report = ["report", str(whole.run)] if any(command[0] == "report" for command in commands) else None

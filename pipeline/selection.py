@@ -22,6 +22,7 @@ class Request:
         start: The stage of `--from`.
         force: Whether unchanged stages are done again.
         isolate: Whether each command gets a process of its own.
+        jobs: How many stages may run at a time.
         seeds: The seeds of `--seeds`; none for one run with the pipeline's own seed.
     """
 
@@ -32,6 +33,7 @@ class Request:
     start: str | None = None
     force: bool = False
     isolate: bool = False
+    jobs: int = 1
     seeds: tuple[int, ...] = ()
 
     @property
@@ -52,6 +54,7 @@ class Request:
         if self.only or self.start is not None:
             words += ["--only", ",".join(remaining)]
         words += ["--isolate"] if self.isolate else []
+        words += ["--jobs", str(self.jobs)] if self.jobs > 1 else []
         return as_typed(words)
 
 

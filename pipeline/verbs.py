@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from foundation.errors import InputError
+from pipeline.children import Children
 from pipeline.config import load_pipeline
 from pipeline.plan import Planner, show_plan
-from pipeline.runner import Execute, Runner, in_own_process
+from pipeline.runner import Execute, Runner
 from pipeline.seeds import SeedRuns, parse_seeds
 from pipeline.selection import Request, selected
 from pipeline.shown import show
+from pipeline.side_by_side import runner_for
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +63,21 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run each command in a Python of its own (some seconds more each); training on several devices needs it",
     )
+    parser.add_argument(
+        "--jobs", "-j", type=_jobs, default=1, metavar="N",
+        help="run up to N stages side by side where none needs the other, each in Pythons of its own with its share of "
+        "the cores and GPUs; output goes to RUN/logs/<stage>.log (default: 1)",
+    )  # fmt: skip
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 was expected, found '{text}'")
+    return int(text)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -96,12 +109,14 @@ def run_main(args: argparse.Namespace, execute: Execute) -> int:
         start=args.start,
         force=args.force,
         isolate=args.isolate,
+        jobs=args.jobs,
         seeds=args.seeds,
     )
     tell = partial(print, flush=True)
-    run_it: Execute = in_own_process if args.isolate else execute
+    children = Children()
+    run_it: Execute = children.execute if args.isolate else execute
     if request.seeds:
-        return _run_seeds(SeedRuns(request, run_it, tell), args.dry_run)
+        return _run_seeds(SeedRuns(request, run_it, tell, children), args.dry_run)
     pipeline = load_pipeline(Path(args.config), request.settings, None if args.run is None else Path(args.run))
     planner = Planner(pipeline)
     if args.dry_run:
@@ -110,7 +125,7 @@ def run_main(args: argparse.Namespace, execute: Execute) -> int:
             tell(f"note: {note}")
         show_plan(planner, stages, redo=request.redo, tell=tell)
         return 0
-    runner = Runner(planner, request, run_it, tell)
+    runner = runner_for(planner, request, run_it, tell, children)
     status = _until_interrupted(runner)
     for command in (command for stage in runner.skipped for command in stage.commands):
         if status == 0 and command[0] == "report":  # nothing is new, but whoever asks wants to see it

@@ -236,8 +236,8 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
     batches = []
     for chosen in (slice(0, 3), slice(3, 5)):  # ragged batches: means over pairs, not over batches
         column = torch.tensor(positive[chosen] + negative[chosen])[:, None]
-        pairs = torch.arange(len(column)).view(2, -1).T
-        batches.append({"input_ids": column, "attention_mask": column, "rationale_mask": column, "pairs": pairs})
+        rows = torch.arange(len(column)).view(2, -1).T
+        batches.append({"input_ids": column, "attention_mask": column, "rationale_mask": column, "pairs": rows})
     model = RankModel()
     model.ranker = Fixed()  # type: ignore[assignment]
     loader: Any = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
