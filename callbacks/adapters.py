@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from foundation.errors import InputError
 from foundation.files import write_directory_atomically
+from lightning_modules.components.sharding import gathered
 
 
 class AdapterWriter(L.Callback):
@@ -56,11 +57,14 @@ class AdapterWriter(L.Callback):
             self._write(trainer, pl_module, "adapter")
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
-        if not trainer.is_global_zero:
-            return
-        path = Path(trainer.default_root_dir) / name
-        try:
-            with write_directory_atomically(path) as directory:
-                pl_module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it
-        except SafetensorError as error:  # what safetensors makes of a full disk
-            raise InputError(f"cannot write ({error})", file=path, remedy="free some space") from error
+        with gathered(pl_module):  # which takes all processes
+            if trainer.is_global_zero:
+                _write_adapter(pl_module, Path(trainer.default_root_dir) / name)
+
+
+def _write_adapter(module: L.LightningModule, path: Path) -> None:
+    try:
+        with write_directory_atomically(path) as directory:
+            module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise InputError(f"cannot write ({error})", file=path, remedy="free some space") from error

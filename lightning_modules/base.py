@@ -10,17 +10,21 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from lightning_modules.components.integration import IntegrationUnit
 from lightning_modules.components.losses import Targets, at_targets, find_targets
 from lightning_modules.components.sampling import Sample, SamplingSettings, sample_each
 from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
 from lightning_modules.partly_trained import PartlyTrained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SampleListener = Callable[[list[Sample], dict[str, Any]], None]
 """Called in `test` and `predict` with all samples of a question, as soon as they have ended, and their batch."""
@@ -119,6 +123,16 @@ class StudentModule(PartlyTrained):
             stack = AdapterStack(base, self.student, self.gradient_checkpointing)
             self.build(stack)
             self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
+            self.shard()
+
+    def shards(self) -> tuple[PreTrainedModel, list[nn.Module]]:
+        """The decoder, and the integration units where there are any."""
+        units: list[nn.Module] = [module for module in self.modules() if isinstance(module, IntegrationUnit)]
+        return self.adapters.base.get_decoder(), units
+
+    def rehearse(self, batch: dict[str, Any]) -> None:
+        """The loss, unlogged."""
+        self.loss_parts(batch, find_targets(batch))
 
     def on_test_start(self) -> None:
         """Says so where nobody trained what is about to answer."""

@@ -24,6 +24,7 @@ from lightning_modules.components.losses import (
 )
 from lightning_modules.components.student import AdapterStack
 from lightning_modules.components.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
+from lightning_modules.fully_sharded import FullyShardedStrategy
 
 
 class NCEModel(StudentModule):
@@ -81,10 +82,10 @@ class NCEModel(StudentModule):
         self.add_or_load(stack)
 
     def setup(self, stage: str) -> None:
-        """Refuses to train without a teacher.
+        """Refuses to train without a teacher, or with one that would leave processes waiting for each other.
 
         Raises:
-            InputError: If `nat` is missing.
+            InputError: If `nat` is missing, or the teacher and the strategy do not go together.
         """
         if stage in ("fit", "validate") and self.nat is None:
             raise InputError(
@@ -92,6 +93,11 @@ class NCEModel(StudentModule):
                 field="model.nat",
                 remedy="give --model.nat the adapter directory of the NAT stage",
             )
+        if self.teacher_name == "cached" and isinstance(self.trainer.strategy, FullyShardedStrategy):
+            raise InputError(
+                "a cached teacher is asked when a process meets a new sample, a sharded one by all processes at once",
+                field="model.teacher", remedy="take --model.teacher online with FSDP2, or configs/trainer/ddp.yaml",
+            )  # fmt: skip
 
     @property
     def teacher(self) -> Teacher:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
 
 from foundation.errors import InputError
 from lightning_modules.components.schedule import warmed_up
+from lightning_modules.components.sharding import check_sharded, shard_layers, shard_modules
+from lightning_modules.fully_sharded import FullyShardedStrategy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class PartlyTrained(L.LightningModule):
@@ -36,6 +43,34 @@ class PartlyTrained(L.LightningModule):
     @abstractmethod
     def base_fingerprint(self) -> str:
         """A hash of the frozen weights, "" where there is nothing frozen to check."""
+
+    @abstractmethod
+    def shards(self) -> tuple[PreTrainedModel, list[nn.Module]]:
+        """What FSDP2 cuts up: a transformer, as it is called, and the trainable modules outside it."""
+
+    @abstractmethod
+    def rehearse(self, batch: dict[str, Any]) -> None:
+        """The forward passes of a step, for nothing: where weights are gathered all processes make equally many."""
+
+    def shard(self) -> None:
+        """Cuts up the model that `configure_model` has built, where the strategy is FSDP2's.
+
+        Raises:
+            InputError: If this model, or this strategy, cannot.
+        """
+        strategy = None if self._trainer is None else self._trainer.strategy
+        if not isinstance(strategy, ModelParallelStrategy):
+            return
+        if not isinstance(strategy, FullyShardedStrategy):
+            raise InputError(
+                "ModelParallelStrategy alone would write the base into every checkpoint", field="trainer.strategy",
+                remedy="take lightning_modules.fully_sharded.FullyShardedStrategy, as configs/trainer/fsdp2.yaml does",
+            )  # fmt: skip
+        mesh = strategy.device_mesh["data_parallel"]
+        transformer, modules = self.shards()
+        shard_layers(transformer, mesh)
+        shard_modules(modules, mesh)
+        check_sharded(self)
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
@@ -15,6 +15,9 @@ from foundation.errors import InputError
 from lightning_modules.components.backbones import BackboneSettings, DecoderSettings
 from lightning_modules.components.ranker import RANKING_LOSSES, Ranker, build_ranker, load_ranker
 from lightning_modules.partly_trained import PartlyTrained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def _adamw(parameters: Any) -> torch.optim.Optimizer:
@@ -82,6 +85,15 @@ class RankModel(PartlyTrained):
             self.ranker = load_ranker(self.trained, self.backbone_settings).train()
         else:
             self.ranker = build_ranker(self.backbone_settings or DecoderSettings(), self.head_layers)
+        self.shard()
+
+    def shards(self) -> tuple[PreTrainedModel, list[nn.Module]]:
+        """The backbone, and the head."""
+        return self.built.backbone.transformer, [self.built.head]
+
+    def rehearse(self, batch: dict[str, Any]) -> None:
+        """The logits."""
+        self(batch)
 
     def base_name(self) -> str:
         """The backbone's published weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 import yaml
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 import cli
 from datamodules.components.collect import verb as collect_verb
@@ -36,7 +38,8 @@ INCLUDED = [file for file in FILES if "stages" in KEYS[file] and file not in PIP
 STAGES = [file for file in FILES if "model" in KEYS[file] and file.parent.name == "configs"]
 COLLECTIONS = [file for file in FILES if "endpoint" in KEYS[file]]
 PROMPTS = [file for file in FILES if file.parent.name == "prompts"]
-OVERLAYS = [file for file in FILES if file.parent.name != "configs" and file not in [*INCLUDED, *PROMPTS]]
+TRAINERS = [file for file in FILES if file.parent.name == "trainer"]
+OVERLAYS = [file for file in FILES if file.parent.name != "configs" and file not in [*INCLUDED, *PROMPTS, *TRAINERS]]
 
 
 def name(file: Path) -> str:
@@ -64,7 +67,7 @@ def instantiate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 def test_no_file_is_left_out() -> None:
-    assert sorted([*PIPELINES, *INCLUDED, *STAGES, *OVERLAYS, *COLLECTIONS, *PROMPTS]) == FILES
+    assert sorted([*PIPELINES, *INCLUDED, *STAGES, *OVERLAYS, *TRAINERS, *COLLECTIONS, *PROMPTS]) == FILES
     assert {file.stem for file in STAGES} >= {"neg", "nat", "nce", "rank", "vote"}
     assert all(file.name in {stage.name for stage in STAGES} for file in OVERLAYS)
 
@@ -83,6 +86,38 @@ def test_stage_is_instantiated(file: Path, instantiate: Callable[..., LightningC
             assert getattr(made.trainer, key) == config["trainer"][key]
     names = {callback["class_path"].rpartition(".")[2] for callback in base["trainer"].get("callbacks", [])}
     assert names <= {type(callback).__name__ for callback in made.trainer.callbacks}  # type: ignore[attr-defined]
+
+
+PLACEMENT = {"accelerator", "devices", "num_nodes", "strategy", "precision"}
+
+
+@pytest.mark.parametrize("below", ["neg.yaml", "paper/nce.yaml", "rank.yaml"])
+@pytest.mark.parametrize("file", TRAINERS, ids=name)
+def test_trainer_is_laid_over_a_stage(file: Path, below: str, instantiate: Callable[..., LightningCLI]) -> None:
+    """Each says all of where a stage runs and nothing else, so that one laid over another leaves nothing of it."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert (set(content), set(content["trainer"])) == ({"trainer"}, PLACEMENT)
+    wanted, stage = content["trainer"], layers(REPOSITORY / "configs" / below)
+    alone, here = instantiate(*stage, *HERE), ["--trainer.accelerator", "cpu"]  # where tests run there is no GPU
+    if wanted["devices"] == "auto":
+        here += ["--trainer.devices", "2"]
+    made = instantiate(*stage, "--config", str(file), *here)
+    for key in ("devices", "num_nodes", "precision"):
+        assert wanted[key] == "auto" or made.config["trainer"][key] == wanted[key]
+    trainer, strategy = made.trainer, wanted["strategy"]
+    assert trainer.world_size == trainer.num_devices * wanted["num_nodes"]
+    assert trainer.precision == wanted["precision"]
+    if strategy == "auto":
+        assert isinstance(trainer.strategy, SingleDeviceStrategy)
+    else:
+        kind = type(trainer.strategy)
+        assert f"{kind.__module__}.{kind.__name__}".endswith(strategy["class_path"].rpartition(".")[2])
+        assert trainer.strategy._timeout == timedelta(minutes=10)  # type: ignore[attr-defined]
+    assert [type(each) for each in made.trainer.callbacks] == [type(each) for each in alone.trainer.callbacks]  # type: ignore[attr-defined]
+    assert made.trainer.max_epochs == alone.trainer.max_epochs
+
+
+HERE = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.precision", "32-true"]
 
 
 @pytest.mark.parametrize("file", PIPELINES, ids=name)

@@ -41,6 +41,11 @@ class Backbone(nn.Module, ABC):
     hidden_size: int
     fingerprint: str
 
+    @property
+    @abstractmethod
+    def transformer(self) -> PreTrainedModel:
+        """The module that is called."""
+
     @abstractmethod
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states [B, T, d] of right-padded ids [B, T]; `attention_mask` is 1 at real tokens."""
@@ -66,6 +71,11 @@ class DecoderBackbone(Backbone):
         self.stack = stack
         self.hidden_size = int(stack.model.config.get_text_config().hidden_size)
         self.fingerprint = stack.fingerprint
+
+    @property
+    def transformer(self) -> PreTrainedModel:
+        """The decoder without its output head."""
+        return self.stack.base.get_decoder()  # type: ignore[no-any-return]
 
     @property
     def adapted(self) -> bool:
@@ -98,6 +108,11 @@ class EncoderBackbone(Backbone):
         self.hidden_size = int(model.config.hidden_size)
         self.trained = _trains(model)
         self.fingerprint = "" if self.trained else base_fingerprint(model)
+
+    @property
+    def transformer(self) -> PreTrainedModel:
+        """The encoder."""
+        return self.model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """See `Backbone.forward`."""
@@ -200,6 +215,7 @@ class EncoderSettings(BackboneSettings):
         frozen: Train the head alone.
         dtype: Of the weights: float32; bfloat16 or float16 only when frozen.
         random_weights: Build the encoder from its config alone (benchmarks, tests).
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
     """
 
     kind: ClassVar[str] = "encoder"
@@ -208,6 +224,7 @@ class EncoderSettings(BackboneSettings):
     frozen: bool = False
     dtype: str = "float32"
     random_weights: bool = False
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if not self.frozen and self.dtype != "float32":
@@ -227,6 +244,8 @@ class EncoderSettings(BackboneSettings):
         path = str(own) if own is not None and own.is_dir() else locate_student(self.path)
         model = load_encoder(path, self.dtype, self.random_weights and own is None)
         model.requires_grad_(not self.frozen)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return EncoderBackbone(model)
 
     def to_json(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertModel, T5Config, T5EncoderModel, T5ForConditionalGeneration
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from foundation.errors import InputError
 from lightning_modules.components.backbones import BackboneSettings, DecoderSettings, EncoderSettings
@@ -121,6 +123,22 @@ def test_losses_by_hand() -> None:
 
 
 # What it reads.
+
+
+@pytest.mark.parametrize("kind", ["decoder", "bert", "t5"])
+def test_gradient_checkpointing_changes_no_gradient(kind: str, settings: Callable[[str], BackboneSettings]) -> None:
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        ranker = build_ranker(replace(settings(kind), gradient_checkpointing=checkpointing))  # type: ignore[type-var]
+        layers = [m for m in ranker.modules() if isinstance(m, GradientCheckpointingLayer)]
+        assert {layer.gradient_checkpointing for layer in layers} == {checkpointing}
+        torch.manual_seed(1)  # of dropout, which comes back as it was
+        ranker(**pair_batch()).square().sum().backward()
+        found.append({n: p.grad for n, p in ranker.named_parameters() if p.grad is not None})
+    plain, checkpointed = found
+    assert plain.keys() == checkpointed.keys()
+    assert [n for n, gradient in plain.items() if not torch.equal(checkpointed[n], gradient)] == []
 
 
 @pytest.mark.parametrize("kind", BACKBONES)

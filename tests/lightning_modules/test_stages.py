@@ -66,6 +66,25 @@ def test_the_loss_falls_and_only_what_should_trains(
     assert moved == {n for n in before if own in n or (name == "nat" and n.startswith("units."))}
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_gradient_checkpointing_changes_no_gradient(
+    make_stage: Callable[..., StudentModule], make_batch: Any, randomise: Callable[..., None], name: str
+) -> None:
+    found = []
+    for checkpointing in (False, True):
+        module = make_stage(name, gradient_checkpointing=checkpointing)
+        randomise(p for p in module.parameters() if p.requires_grad)
+        torch.manual_seed(1)  # of dropout, which comes back as it was
+        module.training_step(make_batch(), 0).backward()
+        found.append({n: p.grad for n, p in module.named_parameters() if p.grad is not None})
+        decoder: Any = module.adapters.base.get_decoder()
+        assert {layer.gradient_checkpointing for layer in decoder.layers} == {checkpointing}
+    plain, checkpointed = found
+    assert plain.keys() == checkpointed.keys()
+    assert all(gradient.abs().max() > 0 for gradient in plain.values())
+    assert [n for n, gradient in plain.items() if not torch.equal(checkpointed[n], gradient)] == []
+
+
 @pytest.mark.parametrize("name", ["nce", "refinement"])
 def test_teachers_stay_bit_identical_while_the_student_learns(
     make_stage: Callable[..., StudentModule], make_batch: Any, name: str

@@ -1,0 +1,144 @@
+"""FSDP2 as a strategy of the Trainer: a base in shares, checkpoints as every other strategy writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies.strategy import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from foundation.errors import InputError
+from lightning_modules.components.sharding import share_of, whole
+
+
+class FullyShardedStrategy(ModelParallelStrategy):
+    """Lightning's ModelParallelStrategy with all processes in one data-parallel dimension, for `fit` and `validate`.
+
+    The stage cuts itself up in `configure_model` (`PartlyTrained.shard`). Checkpoints hold the whole trainable state,
+    in one file of the same form as DDP's: any strategy, and any number of processes, may go on from it.
+
+    Sampling (`test`, `predict`) is refused: every forward pass gathers weights from all processes, and answers of
+    different lengths need different numbers of passes.
+
+    Args:
+        process_group_backend: nccl, gloo, …; null chooses by the device.
+        timeout: How long a process waits for another before it ends with an error.
+    """
+
+    def __init__(self, process_group_backend: str | None = None, timeout: timedelta = timedelta(minutes=30)) -> None:
+        super().__init__(
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=process_group_backend,
+            timeout=timeout,
+        )
+        self._batches = 0
+
+    def setup_environment(self) -> None:
+        """Connects the processes and makes a mesh of them all."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def setup(self, trainer: L.Trainer) -> None:
+        """As Lightning's.
+
+        Raises:
+            InputError: If the Trainer is to sample.
+        """
+        if trainer.state.fn not in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+            raise InputError(
+                "a sharded student cannot sample: answers of different lengths would leave processes waiting",
+                field="trainer.strategy", remedy="take configs/trainer/gpu.yaml or ddp.yaml for test and predict",
+            )  # fmt: skip
+        super().setup(trainer)
+
+    # Validation: processes may have a batch more or less than others, but must gather equally often.
+
+    def on_validation_start(self) -> None:
+        """Finds the largest number of batches that a process has."""
+        super().on_validation_start()
+        own = torch.tensor(_validation_batches(self.lightning_module), device=self.root_device)
+        self._batches = int(self.reduce(own, reduce_op="max"))
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """A step; after the last one, passes for nothing while others have batches left."""
+        output, module = super().validation_step(*args, **kwargs), self.lightning_module
+        batch, index = args[0], args[1]
+        own = _validation_batches(module)
+        if index == own - 1:
+            for _ in range(self._batches - own):
+                with self.precision_plugin.val_step_context():
+                    module.rehearse(batch)  # type: ignore[operator,union-attr]  # a PartlyTrained
+        return output
+
+    # Checkpoints: what trains, whole, by Lightning's usual way and not ModelParallelStrategy's, which gathers the base.
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """Before: the training loader, which `setup` makes to count steps, begins where the checkpoint stopped."""
+        return False
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """The Trainer restores the optimizer, as with other strategies."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """What trains, whole, on every process."""
+        return {name: whole(p.detach()).cpu() for name, p in self._trainable().items()}
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Gives each process its shares."""
+        with torch.no_grad():
+            for name, parameter in self._trainable().items():
+                parameter.copy_(share_of(checkpoint["state_dict"][name], parameter))
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The state of an optimizer, whole, on every process."""
+        found = optimizer.state_dict()
+        state = {number: {k: _whole_cpu(v) for k, v in each.items()} for number, each in found["state"].items()}
+        return {**found, "state": state}
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Gives each process its shares."""
+        for optimizer, found in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            state = {
+                number: {k: _like(v, parameters[number]) for k, v in each.items()}
+                for number, each in found["state"].items()
+            }
+            optimizer.load_state_dict({**found, "state": state})
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Writes one file, on rank 0."""
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads the whole file on every process."""
+        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def _trainable(self) -> dict[str, nn.Parameter]:
+        assert self.lightning_module is not None
+        return {name: p for name, p in self.lightning_module.named_parameters() if p.requires_grad}
+
+
+def _validation_batches(module: L.LightningModule | None) -> int:
+    assert module is not None
+    return int(sum(module.trainer.num_val_batches))
+
+
+def _whole_cpu(value: Any) -> Any:
+    return whole(value).cpu() if isinstance(value, Tensor) else value
+
+
+def _like(value: Any, parameter: Tensor) -> Any:
+    """A moment is cut as its parameter is; a step count belongs to all."""
+    cut = isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
+    return share_of(value, parameter) if cut else value

@@ -1,0 +1,250 @@
+"""FSDP2 on two processes is DDP on two processes: weights, losses, checkpoints and adapters."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import T5Config, T5ForConditionalGeneration
+
+from callbacks.adapters import AdapterWriter
+from callbacks.checkpoint_files import read_checkpoint
+from callbacks.checkpoints import RunCheckpoint
+from callbacks.finite import FiniteGuard
+from callbacks.randomness import RandomStateKeeper
+from datamodules.components.records import write_rationales
+from datamodules.pairs import PairDataModule
+from datamodules.rationales import RationaleDataModule
+from foundation.errors import InputError
+from lightning_modules.components.assistant import UnitSettings
+from lightning_modules.components.backbones import DecoderSettings, EncoderSettings
+from lightning_modules.components.sharding import check_sharded
+from lightning_modules.components.student import LoraSettings
+from lightning_modules.fully_sharded import FullyShardedStrategy
+from lightning_modules.nat import NATModel
+from lightning_modules.nce import NCEModel
+from lightning_modules.negative import NegativeModel
+from lightning_modules.rank import RankModel
+from tests.interruptions import Kill, Killed, LossFile
+from tests.records import rationale, write_asked, write_positive
+from tests.together import together
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+LORA = LoraSettings(r=3, alpha=9, dropout=0.3)
+
+
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-3, eps=1e-3)  # with a small ε, rounding decides where a gradient is 0
+
+
+@pytest.fixture
+def stages(
+    tiny_student: Path, negative_directory: Path, nat_directory: Path, tmp_path: Path
+) -> dict[str, Callable[..., L.LightningModule]]:
+    """Each stage on the tiny student, unbuilt."""
+    student, t5 = str(tiny_student), str(tmp_path / "t5")
+    config = T5Config(vocab_size=320, d_model=24, d_kv=6, d_ff=48, num_layers=2, num_heads=4)
+    T5ForConditionalGeneration(config).save_pretrained(t5)
+    common: dict[str, Any] = {"student": student, "lora": LORA, "optimizer": adam}
+    return {
+        "negative": lambda **more: NegativeModel(**common, **more),
+        "nat": lambda **more: NATModel(str(negative_directory), UnitSettings(6, 10), **common, **more),
+        "nce": lambda **more: NCEModel(str(nat_directory), **common, **more),
+        "rank": lambda: RankModel(DecoderSettings(student, LORA), optimizer=adam),
+        "rank encoder": lambda: RankModel(EncoderSettings(t5), optimizer=adam),
+    }
+
+
+class Start(L.Callback):
+    """Gives every trainable parameter a value of its own, the same under every strategy."""
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        built, shard = pl_module.configure_model, pl_module.shard
+
+        def randomised() -> None:
+            generator = torch.Generator().manual_seed(7)
+            for parameter in (p for p in pl_module.parameters() if p.requires_grad):
+                parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            shard()
+
+        pl_module.shard = randomised
+        built()
+        pl_module.shard = lambda: None
+
+
+@pytest.fixture
+def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Callable[..., list[int]]:
+    """Trains a stage in processes of its own, two unless told, and returns their exit codes.
+
+    There are five rows, or pairs, to validate on, in batches of 2: rank 0 has two batches, rank 1 has one.
+    """
+    train, validation = write_positive(tmp_path / "t.jsonl", 11), write_positive(tmp_path / "v.jsonl", 5, 1)
+    write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(11) for k in range(4)])
+    write_rationales(tmp_path / "held.jsonl", [rationale(q, k) for q, n in ((0, 4), (1, 4), (2, 2)) for k in range(n)])
+
+    def work(root: str, stage: str, strategy: Strategy | str, callbacks: list[L.Callback], trainer: Any) -> None:
+        both, held, more = str(tmp_path / "both.jsonl"), str(tmp_path / "held.jsonl"), trainer.pop("arguments", {})
+        data: L.LightningDataModule = RationaleDataModule(str(tiny_student), train, validation, batch_size=2)
+        if stage.startswith("rank"):
+            data = PairDataModule(str(tiny_student), both, validation=held, pairs_per_question=2, batch_size=2)
+        made = L.Trainer(
+            **{
+                "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+                "default_root_dir": tmp_path / root, "num_sanity_val_steps": 0, "max_epochs": 2, "strategy": strategy,
+                "use_distributed_sampler": False, "accumulate_grad_batches": 2, "gradient_clip_val": 0.05, **trainer,
+            },
+            callbacks=[Start(), AdapterWriter(), RunCheckpoint(2), RandomStateKeeper(), FiniteGuard(), *callbacks],
+        )  # fmt: skip
+        last = tmp_path / root / "checkpoints" / "last.ckpt"
+        torch.manual_seed(0)
+        resumed = str(last) if last.is_file() else None
+        try:
+            made.fit(stages[stage](**more), data, ckpt_path=resumed)
+        except Killed:
+            raise SystemExit(9) from None
+
+    def run(
+        root: str, stage: str, strategy: Any, *callbacks: L.Callback, processes: int = 2, **trainer: Any
+    ) -> list[int]:
+        (tmp_path / root).mkdir(exist_ok=True)
+        made = {"devices": processes, **trainer}
+
+        def job() -> None:
+            work(root, stage, strategy(), [*callbacks, LossFile()], made)
+
+        return together(job, tmp_path / f"{root}-logs", processes)
+
+    return run
+
+
+def sharded() -> Strategy:
+    return FullyShardedStrategy()
+
+
+def weights(root: Path) -> dict[str, Tensor]:
+    files = sorted(file for kind in ("adapter", "adapter-last") for file in (root / kind).rglob("*.safetensors"))
+    return {f"{file.relative_to(root)}:{k}": v for file in files for k, v in load_file(file).items()}
+
+
+def losses(root: Path) -> list[tuple[str, float]]:
+    lines = (root / "losses.txt").read_text(encoding="utf-8").splitlines()
+    return sorted((line.rpartition(" ")[0], float.fromhex(line.rpartition(" ")[2])) for line in lines)
+
+
+def check_close(one: Path, other: Path) -> None:
+    """Weights of both adapters, losses of every step, and all numbers of the last checkpoint."""
+    names, values = zip(*losses(one), strict=True)
+    other_names, other_values = zip(*losses(other), strict=True)
+    assert other_names == names
+    assert other_values == pytest.approx(values, rel=1e-5)
+    found, expected = weights(other), weights(one)
+    assert found.keys() == expected.keys()
+    assert len(found) > 1
+    assert [n for n, value in expected.items() if not torch.allclose(found[n], value, rtol=1e-4, atol=1e-6)] == []
+    states = [read_checkpoint(root / "checkpoints/last.ckpt") for root in (one, other)]
+    flat = [dict(leaves({key: state[key] for key in ("state_dict", "optimizer_states")})) for state in states]
+    assert flat[0].keys() == flat[1].keys()
+    for name, value in flat[0].items():
+        torch.testing.assert_close(flat[1][name], value, rtol=1e-3, atol=1e-6)
+
+
+def leaves(value: Any, name: str = "") -> Any:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield name, value
+        return
+    for key, inner in items:
+        yield from leaves(inner, f"{name}.{key}")
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "stage", ["nat", *(pytest.param(name, marks=SLOW) for name in ("negative", "nce", "rank", "rank encoder"))]
+)
+def test_sharded_is_ddp(fit: Callable[..., list[int]], tmp_path: Path, stage: str) -> None:
+    assert fit("ddp", stage, DDPStrategy) == [0, 0]
+    assert fit("sharded", stage, sharded) == [0, 0]
+    check_close(tmp_path / "ddp", tmp_path / "sharded")
+    clipped = read_checkpoint(tmp_path / "sharded/checkpoints/last.ckpt")["optimizer_states"][0]["state"]
+    assert max(float(each["exp_avg"].abs().max()) for each in clipped.values()) < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["negative", "nat", "nce"])
+def test_sharded_with_gradient_checkpointing(fit: Callable[..., list[int]], tmp_path: Path, stage: str) -> None:
+    assert fit("plain", stage, sharded) == [0, 0]
+    assert fit("checkpointed", stage, sharded, arguments={"gradient_checkpointing": True}) == [0, 0]
+    check_close(tmp_path / "plain", tmp_path / "checkpointed")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(fit: Callable[..., list[int]], tmp_path: Path) -> None:
+    """What FSDP2 saved is taken up by FSDP2, to the last bit, and by DDP."""
+    assert fit("whole", "nat", sharded) == [0, 0]
+    assert fit("killed", "nat", sharded, Kill(9)) == [9, 9]
+    shutil.copytree(tmp_path / "killed", tmp_path / "by-ddp")
+    assert fit("killed", "nat", sharded) == [0, 0]
+    assert fit("by-ddp", "nat", DDPStrategy) == [0, 0]
+    whole, killed, by_ddp = (weights(tmp_path / root) for root in ("whole", "killed", "by-ddp"))
+    assert whole.keys() == killed.keys() == by_ddp.keys()
+    assert [name for name, value in whole.items() if not torch.equal(killed[name], value)] == []
+    for name, value in whole.items():
+        torch.testing.assert_close(by_ddp[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_one_process_reads_what_was_sharded(
+    fit: Callable[..., list[int]], stages: dict[str, Any], tiny_student: Path, tmp_path: Path
+) -> None:
+    assert fit("run", "nat", sharded, max_epochs=-1, max_steps=2) == [0, 0]
+    module, file = stages["nat"](), tmp_path / "run/checkpoints/last.ckpt"
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    data = RationaleDataModule(str(tiny_student), str(tmp_path / "t.jsonl"), str(tmp_path / "v.jsonl"), batch_size=2)
+    trainer.validate(module, data, ckpt_path=str(file), verbose=False)
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    saved = read_checkpoint(file)["state_dict"]
+    assert saved.keys() == trained.keys()
+    assert all(torch.equal(saved[name], p) for name, p in trained.items())
+    written = load_file(tmp_path / "run/adapter-last/positive/adapter_model.safetensors")
+    for name, value in written.items():
+        stem, _, end = name.rpartition(".")
+        assert torch.equal(value, saved[f"stack.model.{stem}.positive.{end}"])
+
+
+def test_a_stray_parameter_is_named() -> None:
+    module = torch.nn.Module()
+    module.frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    check_sharded(module)
+    module.stray = torch.nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match=r"2 trainable parameters stand outside .* stray\.weight"):
+        check_sharded(module)
+
+
+def test_what_cannot_be_sharded_is_refused(
+    fit: Callable[..., list[int]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("stock", "negative", ModelParallelStrategy, processes=1) == [70]
+    assert "take lightning_modules.fully_sharded.FullyShardedStrategy" in "".join(capfd.readouterr())
+    assert fit("cached", "nce", sharded, processes=1, arguments={"teacher": "cached"}) == [70]
+    assert "by all processes at once" in "".join(capfd.readouterr())
+
+
+def test_sampling_is_refused(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> None:
+    def work() -> None:
+        data = RationaleDataModule(str(tiny_student), questions=write_asked(tmp_path / "q.jsonl", 2))
+        with pytest.raises(InputError, match="a sharded student cannot sample"):
+            L.Trainer(accelerator="cpu", devices=1, logger=False, strategy=sharded()).predict(
+                stages["negative"](), data
+            )
+
+    assert together(work, tmp_path / "logs", 1) == [0]
