@@ -67,8 +67,16 @@ _OUT_OF_OUR_HANDS = {
     errno.EROFS: _PLACE,
     errno.ENOTDIR: "a file stands where a directory is needed: choose another path",
     errno.EISDIR: "a directory stands where a file is needed: choose another path",
+    errno.ENAMETOOLONG: "no file system takes so long a name: choose a shorter one",
+    errno.ELOOP: "symbolic links that lead back to themselves: mend them, or choose another path",
 }
 """What to do about the errors of the operating system that may strike any reading or writing, by number."""
+_PATHS = {
+    "embedded null byte": "a path holds a NUL character: choose another one",
+    "Symlink loop": _OUT_OF_OUR_HANDS[errno.ELOOP],
+    "Could not determine home directory": "a path begins with ~ and the name of nobody here: write it out",
+}
+"""What to do about paths that Python itself refuses, by a part of what it says."""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -85,20 +93,27 @@ def main(args: list[str] | None = None) -> int:
         return 0 if words else 2
     try:
         return dispatch(words)
-    except InputError as error:
-        if debug:
-            raise
-        print(f"dust2gold: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if debug or error.errno not in _OUT_OF_OUR_HANDS:
-            raise
-        problem = InputError(error.strerror or str(error), file=error.filename, remedy=_OUT_OF_OUR_HANDS[error.errno])
-        print(f"dust2gold: error: {problem}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("dust2gold: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        problem = _in_the_users_hands(error)
+        if debug or problem is None:
+            raise
+        print(f"dust2gold: error: {problem}", file=sys.stderr)
+        return 1
+
+
+def _in_the_users_hands(error: Exception) -> InputError | None:
+    """What a user is told of an error; None of a fault of ours, whose traceback is wanted."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, OSError) and error.errno in _OUT_OF_OUR_HANDS:
+        return InputError(error.strerror or str(error), file=error.filename, remedy=_OUT_OF_OUR_HANDS[error.errno])
+    for says, remedy in _PATHS.items():  # Python has no kind of error for these
+        if isinstance(error, (ValueError, RuntimeError)) and says in str(error):
+            return InputError(str(error), remedy=remedy)
+    return None
 
 
 def usage() -> str:

@@ -110,14 +110,6 @@ def is_finished(directory: Path) -> bool:
         return False
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a checkpoint that would be overwritten to the first free `aside-<k>.ckpt` and returns that."""
-    number = 1
-    while (aside := path.with_name(f"aside-{number}.ckpt")).exists():
-        number += 1
-    return path.rename(aside)
-
-
 def _keep(path: Path, copy: Path) -> None:
     """Makes `copy` another name of `path`, which is about to be replaced and never written into."""
     fresh = copy.with_suffix(".new")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.checkpoint_files import LAST, checkpoint_directory, install, is_finished, mark_finished, set_aside
+from callbacks.checkpoint_files import LAST, checkpoint_directory, install, is_finished, mark_finished
 from callbacks.preemption import Preempted, SignalNotes
+from foundation.files import set_aside
 
 SETTINGS_KEY = "run_settings"
 """Where a checkpoint says what it was trained with: a short hash by the name of each setting."""
@@ -53,6 +55,15 @@ class RunCheckpoint(ModelCheckpoint):
         """Leaves the signals to others again."""
         self._signals.stop()
         super().teardown(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what Lightning saved, but no path that leaves the directory: it removes what it replaces."""
+        own = {name: value for name, value in state_dict.items() if not name.endswith("_path") or self._is_own(value)}
+        kept = {path: score for path, score in state_dict.get("best_k_models", {}).items() if self._is_own(path)}
+        super().load_state_dict({"best_model_path": "", "best_model_score": None, **own, "best_k_models": kept})
+
+    def _is_own(self, path: Any) -> bool:
+        return self.dirpath is not None and Path(path).resolve().parent == Path(self.dirpath).resolve()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the settings."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import signal
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import lightning as L
 
@@ -19,7 +22,7 @@ from callbacks.preemption import Preempted
 from callbacks.tensorboard import show_rationales
 from datamodules.components.records import Rationale, write_rationales
 from foundation.errors import InputError
-from foundation.files import sha256_of
+from foundation.files import open_in_place, set_aside, sha256_of
 from lightning_modules.components.sampling import Sample
 
 
@@ -39,7 +42,7 @@ class SampleWriter(L.Callback):
         self.output = output
         self.writer = writer
         self.shown = shown
-        self._stream: TextIO | None = None
+        self._stream: IO[Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Reads the parts of an interrupted run and leaves its questions out of this one."""
@@ -49,14 +52,17 @@ class SampleWriter(L.Callback):
         self._path = Path(trainer.default_root_dir) / self.output
         self._key = _made_from(trainer, pl_module, self.writer)
         done: dict[str, list[Rationale]] = {}
-        for part in self._parts():
-            for rationale in _read_part(part, self._key):
+        parts = {part: _Part.read(part, self._key) for part in self._parts()}
+        for part in parts.values():
+            for rationale in part.records:
                 done.setdefault(rationale.question_id, []).append(rationale)
         wanted = pl_module.sampling.samples  # type: ignore[union-attr]
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         asked = {question.id for question, _ in data.questions}
         self._done = {name: records for name, records in done.items() if len(records) == wanted and name in asked}
         trainer.strategy.barrier("samples read")  # before any rank rewrites its part
+        if trainer.is_global_zero:
+            _tell_of(parts)
         data.exclude_questions(set(self._done))
         if self._done and trainer.is_global_zero:
             print(f"resuming: {len(self._done)} of {len(data.questions)} questions are sampled already")
@@ -109,7 +115,7 @@ class SampleWriter(L.Callback):
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             order = {question.id: index for index, (question, _) in enumerate(data.questions)}
-            records = [r for part in self._parts() for r in _read_part(part, self._key)]
+            records = [r for part in self._parts() for r in _Part.read(part, self._key).records]
             unique = {record.id: record for record in records}
             ordered = sorted(unique.values(), key=lambda r: (order[r.question_id], int(r.id.rsplit("/", 1)[1])))
             write_rationales(self._path, ordered)
@@ -119,7 +125,7 @@ class SampleWriter(L.Callback):
             print(f"{len(ordered):,} samples, {right:,} right, in {self._path}")
 
     def _parts(self) -> list[Path]:
-        return sorted(self._path.parent.glob(f"{self._path.stem}.part-*.jsonl"))
+        return sorted(self._path.parent.glob(f"{glob.escape(self._path.stem)}.part-*.jsonl"))
 
     def _begin_part(self, trainer: L.Trainer) -> None:
         part = self._path.with_name(f"{self._path.stem}.part-{trainer.global_rank}.jsonl")
@@ -127,7 +133,7 @@ class SampleWriter(L.Callback):
         fresh = part.with_suffix(".new")
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
-            with fresh.open("w", encoding="utf-8") as stream:
+            with open_in_place(fresh, "w") as stream:
                 stream.write(json.dumps({"made_from": self._key}) + "\n")
                 self._append(stream, keep)
             trainer.strategy.barrier("parts begun")
@@ -139,11 +145,11 @@ class SampleWriter(L.Callback):
             trainer.strategy.barrier("old parts removed")
             if not trainer.is_global_zero:
                 fresh.replace(part)
-            self._stream = part.open("a", encoding="utf-8")
+            self._stream = open_in_place(part, "a")
         except OSError as error:
             raise InputError(f"cannot write ({error.strerror})", file=part, remedy="free some space") from error
 
-    def _append(self, stream: TextIO, records: list[Rationale]) -> None:
+    def _append(self, stream: IO[Any], records: list[Rationale]) -> None:
         try:
             for record in records:
                 stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
@@ -174,15 +180,50 @@ def _content(path: str | PathLike[str] | None) -> str | None:
     return sha256_of(Path(path)) if path is not None and Path(path).exists() else None
 
 
-def _read_part(part: Path, key: str) -> list[Rationale]:
-    """The whole records of a part; none if it was made from something else. A torn last line is left out."""
-    lines = part.read_text(encoding="utf-8", errors="replace").split("\n")
-    try:
-        if json.loads(lines[0]).get("made_from") != key:
-            return []
-    except ValueError:
-        return []
-    return [_record(line, part, number) for number, line in enumerate(lines[1:-1], start=2)]
+@dataclass(frozen=True)
+class _Part:
+    """What a part file holds.
+
+    Attributes:
+        fits: Whether it was made from what this run is made from; of another one no record is read.
+        records: The whole ones.
+        torn: Characters of a last line that was cut off.
+        lines: How many it has, the first one, which says what it was made from, left out.
+    """
+
+    fits: bool
+    records: list[Rationale]
+    torn: int
+    lines: int
+
+    @classmethod
+    def read(cls, file: Path, key: str) -> _Part:
+        """Reads a part.
+
+        Raises:
+            InputError: If a line of it is damaged.
+        """
+        first, *lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        torn = len(lines.pop()) if lines else 0
+        if _maker(first) != key:
+            return cls(False, [], 0, len(lines))
+        return cls(True, [_record(line, file, number) for number, line in enumerate(lines, start=2)], torn, len(lines))
+
+
+def _maker(line: str) -> Any:
+    """What the first line of a part says that it was made from; None if it is no such line."""
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):
+        return json.loads(line).get("made_from")
+    return None
+
+
+def _tell_of(parts: Mapping[Path, _Part]) -> None:
+    """Says what of the parts is not used; what another command had sampled is set aside."""
+    for file, part in parts.items():
+        if part.torn:
+            print(f"warning: {file}: left out {part.torn:,} characters after the last whole line", file=sys.stderr)
+        if not part.fits and part.lines:
+            print(f"kept the samples of another command, or damaged ones: {set_aside(file)}", file=sys.stderr)
 
 
 def _record(line: str, part: Path, number: int) -> Rationale:

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.components.records import Rationale
+from foundation.text import escape
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -25,11 +26,16 @@ def writer_of(trainer: L.Trainer) -> SummaryWriter | None:
 
 
 def show_rationales(trainer: L.Trainer, tag: str, rationales: Iterable[Rationale]) -> None:
-    """Adds rationales with their verdicts to TensorBoard's text page; model output is escaped."""
+    """Adds rationales with their verdicts to TensorBoard's text page, which reads Markdown; model output is escaped."""
     writer = writer_of(trainer)
     if writer is None:
         return
     for index, rationale in enumerate(rationales):
-        title = f"**{rationale.verdict}** · {html.escape(rationale.id)} · gold {html.escape(rationale.gold)}"
+        title = f"**{rationale.verdict}** · {_shown(rationale.id)} · gold {_shown(rationale.gold)}"
         body = html.escape(f"{rationale.question}\n\n{rationale.rationale}")
         writer.add_text(f"{tag}/{index}", f"{title}\n\n<pre>{body}</pre>", trainer.global_step)
+
+
+def _shown(text: str) -> str:
+    """Text of others on one line, with neither Markdown nor HTML in it."""
+    return html.escape(escape(text))

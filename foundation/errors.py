@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from os import PathLike
 
+from foundation.text import spelled
+
 
 class InputError(Exception):
     """Something the user gave cannot be used. The command line prints it in one or two lines, without a traceback.
+
+    What it quotes of files and of others is spelled out where a terminal would act on it.
 
     Args:
         problem: What is wrong, as a clause without a full stop.
@@ -33,11 +37,11 @@ class InputError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        where = self.file or ""
+        where = spelled(self.file or "")
         if self.line is not None:
             where += f":{self.line}" if where else f"line {self.line}"
         parts = [where] if where else []
         if self.field is not None:
-            parts.append(f"field '{self.field}'")
-        text = ": ".join([*parts, self.problem])
-        return f"{text}\n  {self.remedy}" if self.remedy else text
+            parts.append(f"field '{spelled(self.field)}'")
+        text = ": ".join([*parts, spelled(self.problem)])
+        return f"{text}\n  {spelled(self.remedy)}" if self.remedy else text

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, TextIO, cast
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 from foundation.errors import InputError
 
@@ -91,6 +91,37 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None and temporary.exists():
             shutil.rmtree(temporary)
+
+
+def open_in_place(path: Path, mode: str) -> IO[Any]:
+    """Opens a file that grows where it stands (`a`, `w`, or `r+b`, which makes it too); text is UTF-8.
+
+    A link in its place is refused: the writing would leave the directory.
+
+    Raises:
+        InputError: If it is a link.
+        OSError: As `open`.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    try:
+        return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
+    except OSError as error:
+        if path.is_symlink():
+            raise InputError(
+                "is a link, and would lead the writing elsewhere", file=path, remedy="remove the link"
+            ) from error
+        raise
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a file that would be overwritten to the first free `aside-<k>` in the place of its stem; returns that."""
+    number = 1
+    while (aside := path.with_name(f"aside-{number}{path.suffix}")).exists():
+        number += 1
+    return path.rename(aside)
 
 
 def as_paths(files: list[str] | str | None) -> list[Path]:

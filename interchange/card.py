@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import yaml
 
 from analyses.predictions import OVERALL
+from foundation.errors import InputError
 from foundation.students import EMBEDDED
-from pipeline.markdown import escape, table
+from foundation.text import code, code_block, escape
+from pipeline.markdown import table
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,14 @@ def model_card(what: Export) -> str:
     form = "merged" if what.merged else what.kind
     lines = [
         *_front_matter(what),
-        f"# {what.stage}, trained with dust2gold",
+        f"# {escape(what.stage)}, trained with dust2gold",
         "",
-        f"`{escape(what.stage)}` of a dust2gold run ('Turning Dust into Gold', Li et al., AAAI 2024, arXiv 2312.12832) "
-        f"on the base `{escape(what.student)}`{_base_note(what)}.",
+        f"{code(what.stage)} of a dust2gold run ('Turning Dust into Gold', Li et al., AAAI 2024, arXiv 2312.12832) "
+        f"on the base {code(what.student)}{_base_note(what)}.",
         "",
         "## Use",
         "",
-        "```python",
-        _LOAD[form],
-        _ASK,
-        "```",
+        *code_block(f"{_LOAD[form]}\n{_ASK}", "python"),
         "",
         "It answers one question at a time, in that prompt. Its chat template makes it of a user's message, so "
         "that chat servers need nothing more.",
@@ -101,31 +102,31 @@ def _base_note(what: Export) -> str:
 def _data(file: Path) -> list[str]:
     if not file.is_file():
         return []
-    summary = json.loads(file.read_text(encoding="utf-8"))
-    return [
-        "## Data",
-        "",
-        f"Teacher samples of `{escape(str(summary['source']))}`: {summary['questions']:,} questions, "
-        f"{summary['samples']:,} samples, {summary['positive']:,} right (D_pos), {summary['negative']:,} wrong (D_neg) "
-        f"by {summary['grader']} grading.",
-        "",
-    ]
+    with _reading(file):
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        told = (
+            f"Teacher samples of {code(str(summary['source']))}: {summary['questions']:,} questions, "
+            f"{summary['samples']:,} samples, {summary['positive']:,} right (D_pos), {summary['negative']:,} wrong "
+            f"(D_neg) by {escape(str(summary['grader']))} grading."
+        )
+    return ["## Data", "", told, ""]
 
 
 def _results(what: Export) -> list[str]:
     file = what.run / "results.json"
     if not file.is_file():
         return []
-    rows = [row for row in json.loads(file.read_text(encoding="utf-8")) if row["method"] == what.stage]
-    if not rows:
+    with _reading(file):
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        body = [
+            [
+                escape(row["dataset"]), escape("all" if row["subject"] == OVERALL else row["subject"]), str(row["n"]),
+                f"{100 * row['accuracy']:.2f}", f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}",
+            ]
+            for row in rows if row["method"] == what.stage
+        ]  # fmt: skip
+    if not body:
         return []
-    body = [
-        [
-            escape(row["dataset"]), escape("all" if row["subject"] == OVERALL else row["subject"]), str(row["n"]),
-            f"{100 * row['accuracy']:.2f}", f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}",
-        ]
-        for row in rows
-    ]  # fmt: skip
     heading = ["data set", "subject", "questions", "accuracy %", "95% interval"]
     return ["## Results", "", "Greedy answers; one training run.", "", *table(heading, body, texts=2), ""]
 
@@ -133,12 +134,24 @@ def _results(what: Export) -> list[str]:
 def _training(directory: Path) -> list[str]:
     """The arguments of stage and data of its last training, as Lightning saved them."""
     for file in sorted(directory.glob("lightning_logs/version_*/config.yaml"), key=_version, reverse=True):
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if config.get("data", {}).get("init_args", {}).get("train"):
-            shown = {"seed_everything": config.get("seed_everything"), "model": config["model"], "data": config["data"]}
-            text = yaml.safe_dump(shown, sort_keys=False).strip()
-            return ["## Training", "", "```yaml", text, f"# max_epochs: {config['trainer']['max_epochs']}", "```", ""]
+        with _reading(file):
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if not config.get("data", {}).get("init_args", {}).get("train"):
+                continue
+            shown = {name: config.get(name) for name in ("seed_everything", "model", "data")}
+            text = f"{yaml.safe_dump(shown, sort_keys=False)}# max_epochs: {config['trainer']['max_epochs']}"
+        return ["## Training", "", *code_block(text, "yaml"), ""]
     return []
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"not what the run wrote there ({error!r})", file=file, remedy="write it again, or take it away"
+        ) from error
 
 
 def _version(config: Path) -> int:

@@ -42,13 +42,16 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
     """
     from lightning_modules.components.student import read_manifest
 
+    if Path(stage).name != stage:
+        raise InputError(f"'{stage}' is no name of a stage", field="--stage", remedy=_which(run))
     adapter = run / stage / "adapter"
+    _refuse_links(adapter)
     manifest = read_manifest(adapter)
     kind = str(manifest.get("kind", ""))
     if kind not in _WRITERS:
         raise InputError(
             f"no trained decoder here (found {kind or 'no manifest'})", file=adapter, field="--stage",
-            remedy=f"stages that can be exported: {', '.join(_exportable(run)) or 'none yet'}",
+            remedy=_which(run),
         )  # fmt: skip
     if kind == "nat" and merge:
         from lightning_modules.components.integration import CANNOT_MERGE
@@ -65,6 +68,18 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
         _tokenizer(what.student).save_pretrained(directory)
         (directory / "README.md").write_text(model_card(what), encoding="utf-8")
     return output
+
+
+def _which(run: Path) -> str:
+    return f"stages that can be exported: {', '.join(_exportable(run)) or 'none yet'}"
+
+
+def _refuse_links(adapter: Path) -> None:
+    """An export is for others: what a link elsewhere points to must not get into it."""
+    root = adapter.resolve()
+    for file in adapter.rglob("*"):
+        if file.is_symlink() and not file.resolve().is_relative_to(root):
+            raise InputError("is a link out of the adapter's directory", file=file, remedy="put a copy in its place")
 
 
 def _exportable(run: Path) -> list[str]:

@@ -18,7 +18,7 @@ from analyses.predictions import OVERALL
 from analyses.ranking import RankingStudy
 from analyses.scaling import Point
 from analyses.seeds import SeedRow
-from pipeline.markdown import visible
+from foundation.text import visible
 
 _STYLES = {"sc": ("#0072B2", "o", "-"), "ws": ("#009E73", "s", "--"), "asc": ("#D55E00", "^", "-")}
 """Colours of Okabe and Ito (2008); a marker and a dash besides, for print without colours."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foundation.errors import InputError
+from foundation.files import open_in_place
 
 
 @contextlib.contextmanager
@@ -24,7 +25,7 @@ def only_run_in(run: Path) -> Iterator[None]:
     path = run / ".stages" / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+", encoding="utf-8")
+        stream = open_in_place(path, "a+")
     except OSError as error:
         remedy = "choose another run directory with --run DIR"
         raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error

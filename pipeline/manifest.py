@@ -110,10 +110,13 @@ class Manifest:
         )
 
 
-def read_manifest(path: Path) -> Manifest | None:
-    """Returns the manifest in a file, or None, with a warning on stderr if there is one that cannot be read."""
+def read_manifest(path: Path, stage: str) -> Manifest | None:
+    """Returns the stage's manifest in a file, or None, with a warning on stderr if there is one that cannot be read."""
     try:
-        return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+        manifest = Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+        if manifest.stage != stage:  # which is where it would be written to next
+            raise ValueError(f"of another stage, {manifest.stage!r}")
+        return manifest
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -135,7 +138,7 @@ class Manifests:
 
     def read(self, stage: str) -> Manifest | None:
         """Returns the manifest of a stage, None if there is none that can be read."""
-        return read_manifest(self._directory / f"{stage}.json")
+        return read_manifest(self._directory / f"{stage}.json", stage)
 
     def write(self, manifest: Manifest) -> None:
         """Writes the manifest of its stage."""

@@ -1,31 +1,15 @@
-"""Markdown that reads well as plain text too: escaped text and aligned tables."""
+"""Markdown tables that read well as plain text too."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
-
-# An ampersand is markup only where it opens an entity such as &lt; or &#60;
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$]|&(?=#?\w+;))")
-
-
-def visible(text: str) -> str:
-    """Returns text on one line, without control or formatting characters."""
-    shown = "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char for char in text)
-    return " ".join(shown.split())
-
-
-def escape(text: str) -> str:
-    """Returns text that Markdown shows as it is, on one line: no markup, HTML, control or formatting characters."""
-    return _SPECIAL.sub(r"\\\1", visible(text))
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> list[str]:
     """Returns the lines of a table of text columns, then figures, which are set to the right.
 
     Args:
-        heading: The column headings, already escaped.
+        heading: The column headings, already escaped (`foundation.text.escape`).
         rows: The cells, already escaped.
         texts: How many columns from the left are text.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from callbacks.checkpoints import SETTINGS_KEY
 from foundation.errors import InputError
 from foundation.files import sha256_of
 from foundation.students import EMBEDDED
+from foundation.text import spelled
 
 _OF_THE_TRAINER = (
     "max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
@@ -117,7 +119,7 @@ def _content(value: Any) -> Any:
         if path.is_dir():
             return [_entry(file, path) for file in sorted(path.rglob("*")) if file.is_file()]
     except OSError as error:
-        if path.exists():
+        if os.path.exists(path):  # other than a long text, whose looking up is an error as well
             raise InputError(f"cannot read ({error.strerror})", file=path, remedy="mend its permissions") from error
     return str(value)
 
@@ -133,4 +135,4 @@ def _hash(value: Any) -> str:
 
 @rank_zero_only  # type: ignore[untyped-decorator,unused-ignore]
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(spelled(text), file=sys.stderr)

@@ -37,7 +37,7 @@ class Shelf:
 
     def kept(self, stage: Stage) -> Manifest | None:
         """Returns the manifest of the finished work that is kept here, None if there is none."""
-        manifest = read_manifest(self._root / stage.name / "manifest.json")
+        manifest = read_manifest(self._root / stage.name / "manifest.json", stage.name)
         return manifest if manifest is not None and manifest.state == "done" else None
 
     def take_back(self, stage: Stage) -> None:

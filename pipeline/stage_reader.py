@@ -76,7 +76,7 @@ class StageReader:
 
         return Stage(
             name=name,
-            about=scope.text(says("about").text("about", ""), file=file, field=f"{own.where}.about"),
+            about=" ".join(scope.text(says("about").text("about", ""), file=file, field=f"{own.where}.about").split()),
             commands=_commands(says("commands"), scope),
             needs=texts("needs"),
             inputs=texts("inputs"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 from foundation.errors import InputError
+from foundation.text import spelled
 from pipeline.children import Children
 from pipeline.config import load_pipeline
 from pipeline.plan import Planner, show_plan
@@ -112,20 +112,19 @@ def run_main(args: argparse.Namespace, execute: Execute) -> int:
         jobs=args.jobs,
         seeds=args.seeds,
     )
-    tell = partial(print, flush=True)
     children = Children()
     run_it: Execute = children.execute if args.isolate else execute
     if request.seeds:
-        return _run_seeds(SeedRuns(request, run_it, tell, children), args.dry_run)
+        return _run_seeds(SeedRuns(request, run_it, _tell, children), args.dry_run)
     pipeline = load_pipeline(Path(args.config), request.settings, None if args.run is None else Path(args.run))
     planner = Planner(pipeline)
     if args.dry_run:
         stages = selected(pipeline, request)
         for note in planner.check(stages):
-            tell(f"note: {note}")
-        show_plan(planner, stages, redo=request.redo, tell=tell)
+            _tell(f"note: {note}")
+        show_plan(planner, stages, redo=request.redo, tell=_tell)
         return 0
-    runner = runner_for(planner, request, run_it, tell, children)
+    runner = runner_for(planner, request, run_it, _tell, children)
     status = _until_interrupted(runner)
     for command in (command for stage in runner.skipped for command in stage.commands):
         if status == 0 and command[0] == "report":  # nothing is new, but whoever asks wants to see it
@@ -147,6 +146,10 @@ def _until_interrupted(runner: Runner | SeedRuns) -> int:
         print(f"\ninterrupted; carry on with `{runner.resuming}`", file=sys.stderr)
         return 130
     return 0
+
+
+def _tell(line: str) -> None:
+    print(spelled(line), flush=True)
 
 
 def _refuse_second_rank() -> None:

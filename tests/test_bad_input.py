@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import resource
@@ -34,6 +35,7 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def run(*words: str) -> str:
         capsys.readouterr()
         assert cli.main(list(words)) == 1
+        gc.collect()  # whatever an abandoned object has to say, a progress bar say, it says now
         err = capsys.readouterr().err
         assert "Traceback" not in err
         said = err[err.index("dust2gold: error: ") :].rstrip("\n").split("\n")

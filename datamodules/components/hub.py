@@ -63,12 +63,14 @@ class HubTable:
     def _rows(self, subset: str | None, kept: Path) -> Iterator[dict[str, Any]]:
         try:
             from datasets import load_dataset
+            from datasets.exceptions import DatasetsError
         except ImportError as error:
             problem = "the library `datasets` is not installed"
             raise InputError(problem, field="--input", remedy="pip install 'dust2gold[hub]'") from error
+        name = str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name  # which names its cache
         try:
-            table = load_dataset(self.name, subset, split=self.split, revision=self.revision)
-        except (OSError, ValueError, RuntimeError) as error:
+            table = load_dataset(name, subset, split=self.split, revision=self.revision)
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
             said = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(said[:300], file=PREFIX + self.name, remedy=_remedy(error, kept)) from error
         for row in table:

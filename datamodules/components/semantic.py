@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
+from typing import get_args
 
 from datamodules.components.answers import LONGEST_ANSWER, same_value
 from datamodules.components.closed_forms import certainly_differ
@@ -22,15 +24,20 @@ from datamodules.components.grading import Grade, Grader, Progress, StringGrader
 from datamodules.components.records import Verdict
 from datamodules.components.verifier import Outcome, Verifier
 from foundation.errors import InputError
+from foundation.files import open_in_place
 
 Pair = tuple[str, str]
 """A gold answer and an answer, the order in which math-verify wants them: its comparison is not symmetric."""
 
 
+_OUTCOMES: dict[str, Outcome] = {outcome: outcome for outcome in get_args(Outcome)}
+
+
 class OutcomeCache:
     """What math-verify said of each (gold, answer) pair, in memory and, if `path` is given, in a JSON-lines file.
 
-    The file grows with every batch, so that an interrupted run loses little; a line that was cut off is skipped.
+    The file grows with every batch, so that an interrupted run loses little; a line that was cut off is skipped, with a
+    warning.
     Outcomes of another version of math-verify do not count, nor do overruns of a shorter time limit. Example line:
 
         {"math_verify": "0.9.0", "seconds": 5.0, "gold": "40320", "answer": "8!", "outcome": "equal"}
@@ -39,17 +46,24 @@ class OutcomeCache:
     def __init__(self, path: Path | None, time_limit: float) -> None:
         self.path = path
         self._maker = {"math_verify": version("math-verify"), "seconds": time_limit}
+        self._torn = False
         self._outcomes: dict[Pair, Outcome] = dict(self._load(path)) if path is not None and path.exists() else {}
 
     def _load(self, path: Path) -> Iterator[tuple[Pair, Outcome]]:
+        unreadable, line = 0, "\n"
         with path.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                with contextlib.suppress(ValueError, KeyError, TypeError):
+                try:
                     known = json.loads(line)
                     current = known["math_verify"] == self._maker["math_verify"]
                     settled = known["outcome"] != "time limit" or known["seconds"] >= self._maker["seconds"]
                     if current and settled:
-                        yield (known["gold"], known["answer"]), known["outcome"]
+                        yield (str(known["gold"]), str(known["answer"])), _OUTCOMES[known["outcome"]]
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    unreadable += 1
+        self._torn = not line.endswith("\n")
+        if unreadable:
+            print(f"warning: {path}: left out {unreadable:,} unreadable lines; they are graded again", file=sys.stderr)
 
     def __contains__(self, pair: Pair) -> bool:
         return pair in self._outcomes
@@ -68,7 +82,9 @@ class OutcomeCache:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as stream:
+            with open_in_place(self.path, "a") as stream:
+                stream.write("\n" * self._torn)
+                self._torn = False
                 for (gold, answer), outcome in outcomes.items():
                     if outcome != "worker died":
                         line = {**self._maker, "gold": gold, "answer": answer, "outcome": outcome}

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
 from datamodules.components.records import VERDICTS, Question, Rationale, Verdict
+from foundation.text import visible
 
 
 @dataclass(slots=True)
@@ -107,7 +108,7 @@ class Tally:
 def print_summary(summary: Summary, stream: TextIO | None = None) -> None:
     """Prints a summary as a plain-text table, by default to stdout."""
     columns = ("questions", "samples", *VERDICTS)
-    rows = [(subject or "(no subject)", counts) for subject, counts in summary.by_subject.items()]
+    rows = [(visible(subject) or "(no subject)", counts) for subject, counts in summary.by_subject.items()]
     table = [("subject", *columns)]
     table += [
         (name, *(f"{getattr(counts, column):,}" for column in columns)) for name, counts in [*rows, ("all", summary)]

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from foundation.text import visible
+
 T = TypeVar("T")
+_LONGEST_NAME = 100
 
 
 def gather_objects(value: T) -> list[T]:
@@ -53,7 +56,7 @@ class GroupedAccuracy(Metric):
         """
         values = correct.tolist() if isinstance(correct, Tensor) else correct
         for value, named in zip(values, groups, strict=True):
-            for group in ("", *(f"/{kind}/{name}" for kind, name in named.items() if name)):
+            for group in ("", *(f"/{kind}/{name}" for kind, text in named.items() if (name := metric_name(text)))):
                 total, count = self.sums.get(group, (0.0, 0))
                 self.sums[group] = (total + float(value), count + 1)
 
@@ -72,6 +75,12 @@ class GroupedAccuracy(Metric):
         """Forgets all questions."""
         super().reset()
         self.sums = {}
+
+
+def metric_name(name: str) -> str:
+    """A group's name as part of a metric's: without what Lightning, its table (rich's markup) or a terminal acts on."""
+    plain = visible(name).replace("[", "(").replace("]", ")").replace("dataloader_idx", "dataloader idx")
+    return plain[:_LONGEST_NAME]
 
 
 def _tensor(value: float) -> Tensor:

@@ -17,7 +17,14 @@ from torch import nn
 
 from foundation.errors import InputError
 from lightning_modules.components.integration import IntegrationUnit, IntegrationVariant
-from lightning_modules.components.student import AdapterStack, LoraSettings, load_base, read_manifest, reason
+from lightning_modules.components.student import (
+    AdapterStack,
+    LoraSettings,
+    check_weights,
+    load_base,
+    read_manifest,
+    reason,
+)
 
 POSITIVE, NEGATIVE = "positive", "negative"
 UNITS_FILE = "units.safetensors"
@@ -90,6 +97,7 @@ def load_nat(stack: AdapterStack, directory: str | Path, trainable: bool = False
     stack.load(NEGATIVE, directory / NEGATIVE)
     stack.load(POSITIVE, directory / POSITIVE, trainable=trainable)
     manifest = read_manifest(directory)
+    check_weights(directory, manifest)
     try:
         units = attach_units(stack, UnitSettings(**manifest.get("units", {})))
         units.load_state_dict(load_file(file))

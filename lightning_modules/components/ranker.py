@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from foundation.errors import InputError
 from lightning_modules.components.backbones import BACKBONES, Backbone, BackboneSettings
 from lightning_modules.components.losses import ranking_cross_entropy, ranking_loss
-from lightning_modules.components.student import ADAPTER_MANIFEST, read_manifest, reason
+from lightning_modules.components.student import ADAPTER_MANIFEST, check_weights, read_manifest, reason, weight_hashes
 
 HEAD_FILE = "head.safetensors"
 
@@ -92,6 +92,7 @@ class Ranker(nn.Module):
             "kind": "ranker",
             "base_fingerprint": self.backbone.fingerprint,
             "head_layers": len(self.head.layers),
+            "sha256": weight_hashes(directory),
             "backbone": {"kind": self.settings.kind, **self.settings.to_json()},
         }
         (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -131,6 +132,7 @@ def load_ranker(directory: str | Path, settings: BackboneSettings | None = None)
         raise InputError(
             f"damaged manifest ({error})", file=directory / ADAPTER_MANIFEST, remedy="train RANK again"
         ) from error
+    check_weights(directory, manifest)
     ranker = Ranker(settings, settings.build(trained=directory), layers)
     if settings.kind != kind or (trained_on and ranker.backbone.fingerprint not in ("", trained_on)):
         raise InputError(

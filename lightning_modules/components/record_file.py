@@ -17,10 +17,12 @@ import zlib
 from io import BufferedRandom
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 from tqdm import tqdm
 
 from foundation.errors import InputError
+from foundation.files import open_in_place
 
 _HEAD = struct.Struct("<16sII")
 
@@ -44,8 +46,7 @@ class RecordStore:
             directory.mkdir(parents=True, exist_ok=True)
             own, self._file = self._claim()
             self.refresh()
-            self._file.truncate(self._parts[own].end)
-            self._file.seek(0, 2)
+            self._cut(own)
         except OSError as error:
             raise self._cannot_write(error) from error
         self._own = self._parts[own]
@@ -98,8 +99,7 @@ class RecordStore:
         """The first part that no living process writes to."""
         for number in count():
             path = self.directory / f"part-{number}.bin"
-            path.touch()
-            file = path.open("r+b")
+            file = cast(BufferedRandom, open_in_place(path, "r+b"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -107,6 +107,15 @@ class RecordStore:
             else:
                 return path, file
         raise AssertionError("count() has no end")
+
+    def _cut(self, own: Path) -> None:
+        """Cuts off what follows this part's last whole record, and goes to its end."""
+        end = self._parts[own].end
+        torn = self._file.seek(0, 2) - end
+        if torn and not self._parts[own].damaged:  # which has been said
+            print(f"warning: {own}: cut off {torn:,} bytes after the last whole record", file=sys.stderr)
+        self._file.truncate(end)
+        self._file.seek(0, 2)
 
     def _cannot_write(self, error: OSError) -> InputError:
         return InputError(
@@ -124,12 +133,12 @@ class _Part:
         self.places: dict[bytes, tuple[int, int]] = {}  # key → (offset of the rows, their number)
         self.end = 0
         self._map: mmap.mmap | None = None
-        self._damaged = False
+        self.damaged = False
 
     def scan(self) -> None:
         """Finds the records beyond those it knows, up to the first that is not whole."""
         size = self.path.stat().st_size
-        if size <= self.end or self._damaged:
+        if size <= self.end or self.damaged:
             return
         self._remap()
         with tqdm(total=size - self.end, desc=f"check {self.path.name}", unit="B", unit_scale=True, delay=2) as bar:
@@ -159,7 +168,7 @@ class _Part:
         if stop > size:  # being written, or left so by a kill
             return None
         if _checksum(key, rows, memoryview(self._map)[start:stop]) != checksum:
-            self._damaged = True
+            self.damaged = True
             print(
                 f"{self.path}: damaged after {len(self.places):,} records; what stood behind is computed again",
                 file=sys.stderr,

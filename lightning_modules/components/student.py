@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from foundation.errors import InputError
+from foundation.files import sha256_of
 from foundation.students import locate_student
 from lightning_modules.components.decoding import evaluating, hidden_states
 from lightning_modules.components.head import Head
@@ -250,8 +251,10 @@ class AdapterStack(nn.Module):
         self.write_manifest(directory, {"kind": "lora", **(facts or {})})
 
     def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
-        """Writes `dust2gold.json`: which base the adapter belongs to, and what the caller knows of it."""
-        manifest = {"student": self.student, "base_fingerprint": self.fingerprint, **facts}
+        """Writes `dust2gold.json`: which base the adapter belongs to, its weights' checksums, what the caller knows."""
+        manifest = {
+            "student": self.student, "base_fingerprint": self.fingerprint, "sha256": weight_hashes(directory), **facts
+        }  # fmt: skip
         (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
     def _peft(self) -> PeftModel:
@@ -285,12 +288,39 @@ class AdapterStack(nn.Module):
                     remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
                 )  # fmt: skip
         manifest = read_manifest(directory)
+        check_weights(directory, manifest)
         trained_on = manifest.get("base_fingerprint", "")
         if trained_on and self.fingerprint and trained_on != self.fingerprint:
             raise InputError(
                 f"the adapter was trained on another base ('{manifest.get('student')}', {trained_on}) "
                 f"than this student ('{self.student}', {self.fingerprint})",
                 file=directory, remedy="give --model.student the base it was trained on, or train it again",
+            )  # fmt: skip
+
+
+def weight_hashes(directory: Path) -> dict[str, str]:
+    """SHA-256 of each file of weights below a directory, by its path in it: safetensors itself has no checksum."""
+    return {
+        file.relative_to(directory).as_posix(): sha256_of(file) for file in sorted(directory.rglob("*.safetensors"))
+    }
+
+
+def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
+    """Compares the files of weights with the checksums in the manifest, if it has any.
+
+    Raises:
+        InputError: If one differs, or the manifest's entry is not as it is written.
+    """
+    written = manifest.get("sha256", {})
+    if not isinstance(written, dict):
+        raise InputError(
+            "damaged manifest (sha256)", file=directory / ADAPTER_MANIFEST, remedy="train the adapter again"
+        )
+    for name, digest in weight_hashes(directory).items() if written else ():
+        if name in written and digest != written[name]:
+            raise InputError(
+                "damaged: its SHA-256 is not the one in the manifest beside it", file=directory / name,
+                remedy=f"train it again; if you changed it on purpose, take sha256 out of {ADAPTER_MANIFEST}",
             )  # fmt: skip
 
 

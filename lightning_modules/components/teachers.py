@@ -23,6 +23,7 @@ from torch import Tensor
 
 from foundation.errors import InputError
 from foundation.files import write_atomically
+from foundation.text import spelled
 from lightning_modules.components.assistant import NEGATIVE, POSITIVE
 from lightning_modules.components.head import Lesson
 from lightning_modules.components.lessons import STORAGES, Storage
@@ -214,5 +215,5 @@ def _remove_others(own: Path, facts: dict[str, Any]) -> None:
             changed = [name for name in facts if earlier.get(name) != facts[name]]
         except (OSError, ValueError):
             changed = ["its facts are unreadable"]
-        print(f"{file.parent}: of other teachers ({', '.join(changed)}); removed", file=sys.stderr)
+        print(f"{file.parent}: of other teachers ({spelled(', '.join(changed))}); removed", file=sys.stderr)
         shutil.rmtree(file.parent, ignore_errors=True)

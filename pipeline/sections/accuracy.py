@@ -9,8 +9,9 @@ from analyses.accuracy import Row, tabulate_levels
 from analyses.methods import BASELINE, describe, method_order
 from analyses.paired import Comparison, compare
 from analyses.predictions import OVERALL
+from foundation.text import escape
 from pipeline.figures import accuracy_figure
-from pipeline.markdown import escape, table
+from pipeline.markdown import table
 from pipeline.sections.section import NONE, Section, Study, p_value
 from pipeline.sections.subjects import short_name, subject_order
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from analyses.cases import SHOWN, Case, find_cases
-from pipeline.markdown import escape, table
+from foundation.text import escape
+from pipeline.markdown import table
 from pipeline.sections.section import Section, Study, shortened
 
 _QUESTION, _RATIONALE, _ANSWER = 600, 800, 60

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from analyses.overlap import Overlap, overlaps
-from pipeline.markdown import escape, table
+from foundation.text import escape
+from pipeline.markdown import table
 from pipeline.sections.section import NONE, Section, Study
 from pipeline.sections.subjects import short_name, subject_order
 

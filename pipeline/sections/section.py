@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from analyses.accuracy import Row
 from analyses.predictions import Prediction
 from datamodules.components.ballots import Ballot
-from pipeline.markdown import escape
+from foundation.text import escape
 
 FIGURES = "report"
 """The directory of the figures, in the run directory."""
 
 _LINE = 150
+_LONGEST_NAME = 100  # of a figure's file; file systems take 255 bytes
 
 NONE = "-"
 """What a cell without a figure shows."""
@@ -82,7 +83,7 @@ class Section:
 
     def show(self, name: str, dataset: str, figure: Figure, caption: str) -> None:
         """Adds a figure to a file called after the data set; a name that is taken gets a number."""
-        name = "-".join([name, *re.findall(r"[a-z0-9]+", dataset.lower())])
+        name = "-".join([name, *re.findall(r"[a-z0-9]+", dataset.lower())])[:_LONGEST_NAME]
         file, number = f"{name}.png", 2
         while file in self.figures:
             file, number = f"{name}-{number}.png", number + 1

@@ -9,8 +9,9 @@ from analyses.accuracy import Row
 from analyses.methods import BASELINE, describe, method_order
 from analyses.predictions import OVERALL
 from analyses.seeds import SeedRow, Spread, over_seeds
+from foundation.text import escape
 from pipeline.figures import seeds_figure
-from pipeline.markdown import escape, table
+from pipeline.markdown import table
 from pipeline.sections.section import NONE, Section
 from pipeline.sections.subjects import short_name, subject_order
 

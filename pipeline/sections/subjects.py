@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from analyses.predictions import OVERALL
-from pipeline.markdown import escape
+from foundation.text import escape
 
 _MATH = {
     "countingprobability": "C&P",

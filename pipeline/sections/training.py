@@ -8,10 +8,11 @@ from pathlib import Path
 
 from analyses.negatives import Negatives, negatives_study
 from foundation.errors import InputError
+from foundation.text import escape
 from pipeline.durations import duration
 from pipeline.figures import negatives_figure
 from pipeline.manifest import Manifests
-from pipeline.markdown import escape, table
+from pipeline.markdown import table
 from pipeline.sections.section import NONE, Section, Study, p_value, percent
 
 _COUNTS = ("questions", "samples", "positive", "negative", "ungradable")

@@ -10,8 +10,9 @@ from analyses.ranking import RankingStudy, ranking_study
 from analyses.scaling import ORDERS, Point, accuracy_at, accuracy_over_n
 from analyses.stopping import adaptive_stopping
 from analyses.votes import Votes, collect_votes
+from foundation.text import escape
 from pipeline.figures import over_n_figure, ranking_figure
-from pipeline.markdown import escape, table
+from pipeline.markdown import table
 from pipeline.sections.section import NONE, Section, Study, percent
 from pipeline.sections.subjects import short_name, subject_order
 

@@ -87,7 +87,7 @@ def test_without_a_logger_nothing_is_written(make_trainer: Callable[..., L.Train
 
 
 def test_rationales_are_shown_escaped(make_trainer: Callable[..., L.Trainer], events: Callable[[], Any]) -> None:
-    evil = "<script>alert('&')</script>"
+    evil = "<script>alert('&')</script>![i](http://e.vil)"
     shown = [rationale(0, question=evil, rationale=evil, gold=evil, id=f"{evil}/0"), rationale(1, 1)]
     trainer = make_trainer()
     show_rationales(trainer, "samples", shown)
@@ -95,6 +95,8 @@ def test_rationales_are_shown_escaped(make_trainer: Callable[..., L.Trainer], ev
     logged = events()
     first, second = (logged.Tensors(f"samples/{i}/text_summary")[0].tensor_proto.string_val[0].decode() for i in (0, 1))
     assert "<script" not in first
-    assert first.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;") == 4
+    assert first.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;") == 2
+    assert first.count("\\&lt;script\\&gt;alert(&#x27;&amp;&#x27;)\\&lt;/script\\&gt;") == 2
+    assert first.partition("<pre>")[0].count("!\\[i\\](http") == 2  # no picture
     assert first.startswith("**positive**")
     assert second.startswith("**negative** · q1/1 · gold 4\n\n<pre>")

@@ -147,10 +147,16 @@ def test_parts_of_other_settings_are_not_reused(predict: Predict, change: dict[s
     assert len(predict(**change)) == 6
 
 
-def test_parts_of_other_questions_are_not_reused(predict: Predict, tmp_path: Path) -> None:
+def test_parts_of_other_questions_are_not_reused(
+    predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     predict(stop_after=2)
+    part = tmp_path / "run" / "samples.part-0.jsonl"
+    before = part.read_bytes()
     write_asked(tmp_path / "q.jsonl", 7)
     assert len(predict()) == 7
+    assert (aside := tmp_path / "run" / "aside-1.jsonl").read_bytes() == before
+    assert f"kept the samples of another command, or damaged ones: {aside}" in capsys.readouterr().err
 
 
 def test_a_smaller_limit_keeps_what_it_asks_for(predict: Predict, tmp_path: Path) -> None:
@@ -161,7 +167,9 @@ def test_a_smaller_limit_keeps_what_it_asks_for(predict: Predict, tmp_path: Path
     assert {record.question_id for record in read_rationales(tmp_path / "run" / "samples.jsonl")} == wanted
 
 
-def test_torn_line_and_unfinished_question_are_sampled_again(predict: Predict, tmp_path: Path) -> None:
+def test_torn_line_and_unfinished_question_are_sampled_again(
+    predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     predict(root="undisturbed")
     sampled = predict(stop_after=2)
     part = tmp_path / "run" / "samples.part-0.jsonl"
@@ -169,7 +177,9 @@ def test_torn_line_and_unfinished_question_are_sampled_again(predict: Predict, t
     assert len(lines) == 1 + 2 * len(sampled)
     part.write_text("".join(lines[:-1]) + lines[-1][:25], encoding="utf-8")
     torn = json.loads(lines[-1])["question_id"]
+    capsys.readouterr()
     assert sorted(predict()) == sorted({f"q{q}" for q in range(6)} - set(sampled) | {torn})
+    assert f"warning: {part}: left out 25 characters after the last whole line" in capsys.readouterr().err
     one, other = (list(read_rationales(tmp_path / root / "samples.jsonl")) for root in ("run", "undisturbed"))
     assert [replace(record, logprob=None) for record in one] == [replace(record, logprob=None) for record in other]
     # Batched with other questions, matrix products round differently.
@@ -186,8 +196,9 @@ def test_all_sampled_already(predict: Predict, tmp_path: Path) -> None:
 
 def test_a_ruined_part_is_begun_anew(predict: Predict, tmp_path: Path) -> None:
     predict(stop_after=1)
-    (tmp_path / "run" / "samples.part-0.jsonl").write_bytes(b"\xff\xfe nothing\n")
+    (tmp_path / "run" / "samples.part-0.jsonl").write_bytes(b"\xff\xfe nothing\nmore\n")
     assert len(predict()) == 6
+    assert (tmp_path / "run" / "aside-1.jsonl").read_bytes() == b"\xff\xfe nothing\nmore\n"
 
 
 def test_a_damaged_line_is_named(predict: Predict, tmp_path: Path) -> None:

@@ -143,7 +143,9 @@ def test_both_keeps_what_the_two_agree_on() -> None:
         grader.close()
 
 
-def test_the_cache_file_spares_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_file_spares_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "deep" / "cache.jsonl"
     pairs = boxed([*EQUAL[:2], ("6", "5")])
     first = SemanticGrader(workers=1, cache=path)
@@ -152,8 +154,19 @@ def test_the_cache_file_spares_the_workers(tmp_path: Path, monkeypatch: pytest.M
     with path.open("a", encoding="utf-8") as stream:
         stream.write('{"math_verify": "0.9.0", "gold": "cut o')
     second = SemanticGrader(workers=1, cache=path)
+    assert f"warning: {path}: left out 1 unreadable lines" in capsys.readouterr().err
     monkeypatch.setattr(verifier, "_START", 0.0)  # a worker would fail at once
     assert second.grade_many(pairs) == expected
+
+
+def test_the_cache_goes_on_behind_a_torn_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "cache.jsonl"
+    OutcomeCache(path, 5.0).add({("1", "1.0"): "equal", ("2", "2.0"): "equal"})
+    path.write_bytes(path.read_bytes()[:-9] + b"\n".join([b"", b"[]", b'{"outcome": []}', b"[" * 10_000, b'{"ma']))
+    OutcomeCache(path, 5.0).add({("3", "3.0"): "equal"})
+    assert "left out 5 unreadable lines" in capsys.readouterr().err
+    again = OutcomeCache(path, 5.0)
+    assert [(gold, f"{gold}.0") in again for gold in "123"] == [True, False, True]
 
 
 def test_the_cache_forgets_what_may_change(tmp_path: Path) -> None:

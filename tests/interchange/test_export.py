@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,28 @@ def test_card_tells_data_training_and_results(run: Path, tmp_path: Path) -> None
 def test_stage_without_decoder_is_refused(run: Path, tmp_path: Path, stage: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         export(run, stage, tmp_path / "no")
+
+
+@pytest.mark.parametrize("name", ["data/summary.json", "results.json", "nce/lightning_logs/version_0/config.yaml"])
+@pytest.mark.parametrize("content", ["{", "[]", "[1]", '{"source": 1}', "\0", "- a\n- b"])
+def test_a_damaged_run_is_named(run: Path, tmp_path: Path, name: str, content: str) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    if (name, content) in (("results.json", "[]"), ("nce/lightning_logs/version_0/config.yaml", '{"source": 1}')):
+        return  # nothing to tell, and lawful
+    with pytest.raises(InputError) as caught:
+        export(tmp_path / "run", "nce", tmp_path / "no")
+    assert caught.value.file == str(tmp_path / "run" / name)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_link_out_of_the_adapter_is_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "run/nat/adapter/positive/notes.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"notes\.txt: is a link out"):
+        export(tmp_path / "run", "nat", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_output_is_never_overwritten(run: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from lightning_modules.components.assistant import (
     save_nat,
 )
 from lightning_modules.components.student import ADAPTER_MANIFEST, AdapterStack, LoraSettings, read_manifest
+from tests.students import unsign
 
 
 def test_a_fresh_nat_is_the_base(
@@ -165,11 +166,23 @@ def test_damaged_nat_is_refused(
     new_stack: Any, nat_directory: Path, tmp_path: Path, damage: Callable[[Path], None], problem: str
 ) -> None:
     shutil.copytree(nat_directory, tmp_path / "nat")
+    unsign(tmp_path / "nat")
     damage(tmp_path / "nat")
     with pytest.raises(InputError, match=problem) as caught:
         load_nat(new_stack(), tmp_path / "nat")
     assert str(tmp_path / "nat") in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", [UNITS_FILE, f"{POSITIVE}/adapter_model.safetensors"])
+def test_a_flipped_bit_is_found(new_stack: Any, nat_directory: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(nat_directory, tmp_path / "nat")
+    content = bytearray((tmp_path / "nat" / name).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "nat" / name).write_bytes(content)
+    with pytest.raises(InputError, match="damaged: its SHA-256") as caught:
+        load_nat(new_stack(), tmp_path / "nat")
+    assert caught.value.file == str(tmp_path / "nat" / name)
 
 
 def test_an_ordinary_adapter_is_no_nat(new_stack: Any, negative_directory: Path) -> None:

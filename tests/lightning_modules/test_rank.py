@@ -22,6 +22,7 @@ from lightning_modules.components.backbones import BackboneSettings, DecoderSett
 from lightning_modules.components.ranker import RANKING_LOSSES, ScoreHead, build_ranker, load_ranker, masked_mean
 from lightning_modules.components.student import LoraSettings
 from lightning_modules.rank import RankModel
+from tests.students import unsign
 
 BACKBONES = ["decoder", "frozen decoder", "bert", "t5", "frozen t5"]
 
@@ -383,6 +384,9 @@ def test_a_damaged_or_foreign_directory_is_refused(
     with pytest.raises(InputError, match=r"another base.*other"):
         load_ranker(tmp_path, EncoderSettings(str(other), frozen=True))
     (tmp_path / "head.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"head\.safetensors: damaged: its SHA-256"):
+        load_ranker(tmp_path)
+    unsign(tmp_path)
     with pytest.raises(InputError, match=r"head\.safetensors: damaged or missing head"):
         load_ranker(tmp_path)
     manifest = json.loads((tmp_path / "dust2gold.json").read_text(encoding="utf-8"))

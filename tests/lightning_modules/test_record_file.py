@@ -81,6 +81,7 @@ def test_a_killed_process_leaves_whole_records(
     file = tmp_path / "store" / "part-0.bin"
     file.write_bytes(file.read_bytes()[: size + left])
     again = open_store()
+    assert capsys.readouterr().err == f"warning: {file}: cut off {left} bytes after the last whole record\n"
     check(again, 0, 1)
     fill(again, 3, 2)
     again.close()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from foundation.errors import InputError
+from foundation.files import sha256_of
 from lightning_modules.components.student import (
     ADAPTER_MANIFEST,
     AdapterStack,
@@ -23,6 +24,7 @@ from lightning_modules.components.student import (
     load_base,
     read_manifest,
 )
+from tests.students import unsign
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -151,7 +153,7 @@ def test_a_saved_adapter_is_a_stock_one(
     assert {n.split(".")[-2] for n, p in second.named_parameters() if p.requires_grad} == {"any"}
     facts = read_manifest(tmp_path)
     assert facts == {"student": str(tiny_student), "base_fingerprint": stack.fingerprint, "kind": "lora",
-                     "stage": "test"}  # fmt: skip
+                     "sha256": {WEIGHTS: sha256_of(tmp_path / WEIGHTS)}, "stage": "test"}  # fmt: skip
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_student)
 
 
@@ -207,12 +209,24 @@ def test_damaged_adapters_are_refused(
     new_stack: Any, negative_directory: Path, tmp_path: Path, damage: Callable[[Path], None], problem: str
 ) -> None:
     shutil.copytree(negative_directory, tmp_path / "adapter")
+    unsign(tmp_path / "adapter")
     damage(tmp_path / "adapter")
     with pytest.raises(InputError, match=problem) as caught:
         new_stack().load("one", tmp_path / "adapter")
     assert str(tmp_path / "adapter") in str(caught.value)
     assert caught.value.remedy
     assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("place", [0, 0.5, 1])
+def test_a_flipped_bit_is_found(new_stack: Any, negative_directory: Path, tmp_path: Path, place: float) -> None:
+    shutil.copytree(negative_directory, tmp_path / "adapter")
+    content = bytearray((tmp_path / "adapter" / WEIGHTS).read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    (tmp_path / "adapter" / WEIGHTS).write_bytes(content)
+    with pytest.raises(InputError, match="damaged: its SHA-256") as caught:
+        new_stack().load("one", tmp_path / "adapter")
+    assert caught.value.file == str(tmp_path / "adapter" / WEIGHTS)
 
 
 def test_an_adapter_that_is_no_lora_is_refused(new_stack: Any, tiny_student: Path, tmp_path: Path) -> None:

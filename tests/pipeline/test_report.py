@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundation.errors import InputError
-from pipeline.markdown import escape, table
+from foundation.text import escape
+from pipeline.markdown import table
 from pipeline.report import report
 from pipeline.verbs import add_report_arguments, report_main
 

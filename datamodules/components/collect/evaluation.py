@@ -12,6 +12,7 @@ from datamodules.components.predictions import accuracies, prediction, write_met
 from datamodules.components.readers import compares_by_value
 from datamodules.components.records import Rationale, write_rationales
 from datamodules.components.semantic import open_grader
+from foundation.text import visible
 
 
 def greedy(sampling: TeacherSampling) -> TeacherSampling:
@@ -35,7 +36,7 @@ def write_evaluation(settings: CollectSettings, answered: Sequence[Answered]) ->
     metrics = accuracies(rows)
     write_rationales(output / "samples.jsonl", graded)
     write_metrics(output, {f"test/{name}": value for name, value in metrics.items()})
-    print(f"{method}: {100 * metrics['accuracy']:.2f}% of {len(rows):,} questions, in "
+    print(f"{visible(method)}: {100 * metrics['accuracy']:.2f}% of {len(rows):,} questions, in "
           f"{write_predictions(output, rows)}")  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import uuid
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
@@ -166,6 +167,7 @@ class Journal:
             data += b"\n"
             end = len(data)
         elif end < len(data):
+            print(f"warning: {self.path}: cut off {len(data) - end:,} bytes after the last whole line", file=sys.stderr)
             self._stream.truncate(end)
         for number, line in enumerate(data[:end].splitlines(), 1):
             try:

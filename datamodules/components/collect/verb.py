@@ -26,6 +26,7 @@ from datamodules.components.readers import read
 from datamodules.components.records import Question
 from foundation.errors import InputError
 from foundation.files import write_atomically
+from foundation.text import visible
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -143,8 +144,8 @@ def _ask(
         stop = Stop()
         try:
             with tqdm(
-                total=n * len(requests), initial=sum(there.values()), desc=f"collect {settings.endpoint.model}",
-                unit=" samples", dynamic_ncols=True,
+                total=n * len(requests), initial=sum(there.values()), unit=" samples", dynamic_ncols=True,
+                desc=f"collect {visible(settings.endpoint.model)}",
             ) as bar:  # fmt: skip
                 return await Collector(settings, journal, client, stop, bar).run(lacking), stop
         finally:
@@ -199,7 +200,7 @@ def _say_usage(settings: CollectSettings, journal: Journal) -> None:
     possible = f", and perhaps ${usage.possible_cost:.4f} for requests without an answer" * (usage.possible_cost > 0)
     print(
         f"{usage.requests:,} requests ({usage.retries:,} retries), {usage.prompt_tokens:,} tokens read, "
-        f"{usage.completion_tokens:,} written: ${usage.cost:.4f}{possible}; see {settings.output}/usage.json"
+        f"{usage.completion_tokens:,} written: ${usage.cost:.4f}{possible}; see {visible(settings.output)}/usage.json"
     )
 
 

@@ -57,10 +57,11 @@ def test_the_key_is_of_all_that_samples_depend_on() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 10, 100])
-def test_a_torn_last_line_is_dropped(cut: int, path: Path) -> None:
+def test_a_torn_last_line_is_dropped(cut: int, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     with Journal(path, PRICES) as journal:
+        assert (f"warning: {path}: cut off " in capsys.readouterr().err) == (cut > 1)
         there = len(journal.samples(request("q1").key))
         assert there == (2 if cut == 1 else 0)  # only its line break is missing: it is paid, and kept
         assert len(journal.samples(request("q0").key)) == 2
