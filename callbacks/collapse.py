@@ -12,6 +12,7 @@ from torch import Tensor
 
 from callbacks.finite import stopping
 from foundation.errors import InputError
+from lightning_modules.components.losses import only_fills_a_turn
 
 
 class CollapseAlarm(L.Callback):
@@ -61,7 +62,7 @@ class CollapseAlarm(L.Callback):
             InputError: If right rationales have become less likely by more than `stop`.
         """
         positive: Tensor | None = getattr(pl_module, "last_positive", None)
-        if positive is None:
+        if positive is None or only_fills_a_turn(batch):
             return
         self._sums.append(torch.stack([positive.double().sum(), positive.new_tensor(len(positive)).double()]))
         if len(self._sums) == self.window:

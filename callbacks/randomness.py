@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import lightning as L
@@ -12,7 +13,7 @@ class RandomStateKeeper(L.Callback):
     """Saves torch's random state with a checkpoint and restores it when training goes on, so that dropout repeats.
 
     With several processes a checkpoint holds the state of each. Where another number of them goes on, each begins
-    with a state derived from rank 0's and its own rank.
+    with a state derived from rank 0's and its own rank, and rank 0 says so.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,12 @@ class RandomStateKeeper(L.Callback):
             return
         if len(states) != trainer.world_size:
             torch.manual_seed(int(states[0]["cpu"].sum()) + trainer.global_rank)
+            if trainer.is_global_zero:
+                print(
+                    f"the checkpoint is of {len(states)} processes, here are {trainer.world_size}:"
+                    " dropout draws other numbers from here on",
+                    file=sys.stderr,
+                )  # fmt: skip
             return
         own = states[trainer.global_rank]
         torch.set_rng_state(own["cpu"].cpu())

@@ -93,8 +93,9 @@ class ScoreMonitor(L.Callback):
         """Logs the batch's means, to be averaged over the epoch, and keeps its scores."""
         for verdict, kept in self._scores.items():
             scores: Tensor = outputs[verdict].detach().float()
+            mean = scores.sum() / max(1, len(scores))  # of no score in a batch that only fills a rank's turn
             pl_module.log(
-                f"val/score_{verdict}", scores.mean(), on_step=False, on_epoch=True, sync_dist=True,
+                f"val/score_{verdict}", mean, on_step=False, on_epoch=True, sync_dist=True,
                 batch_size=len(scores),
             )  # fmt: skip
             kept.append(scores.cpu())

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from datamodules.components.counts import count_targets
 from datamodules.components.encoding import (
     Encoded,
     LengthLimit,
@@ -104,7 +105,9 @@ class PairDataModule(ResumableDataModule):
         """Training pairs, the same for the same seed and epoch."""
         if self.train_pairs is None:
             raise RuntimeError("setup() has not run yet")
-        return self.grouped_loader(self.train_pairs, self._questions, self._collate_pairs)
+        rationales = self.train_pairs.candidates
+        counts = count_targets([len(each.encoded.completion) for each in rationales], [c.positive for c in rationales])
+        return self.grouped_loader(self.train_pairs, self._questions, self._collate_pairs, counts)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Validation pairs, the same in every epoch; no loader where there are none."""

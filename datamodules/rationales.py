@@ -163,9 +163,8 @@ class RationaleDataModule(ResumableDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches."""
-        sampler = EvaluationSampler(_lengths(self.validation_examples), self.eval_batch_size, *self.place())
-        collate = partial(self._collate, RowBatches(self.eval_batch_size))
-        return self.loader(self.validation_examples, sampler, collate)
+        examples, size = self.validation_examples, self.eval_batch_size
+        return self.validation_loader(examples, _lengths(examples), size, partial(self._collate, RowBatches(size)))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Question batches, longest first."""

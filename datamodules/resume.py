@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -14,30 +15,19 @@ from torch.utils.data import DataLoader
 from datamodules.components.batching import Batching
 from datamodules.components.counts import Step
 from datamodules.components.grouping import GroupBatchSampler, Grouping
-from datamodules.components.samplers import EvaluationSampler, Planned, TrainingSampler
+from datamodules.components.progress import recount
+from datamodules.components.samplers import Leg, Place, Planned, TrainingSampler, ValidationSampler
 from foundation.errors import InputError
 
-
-class Resumable(Protocol):
-    """A batch sampler that can begin in the middle of an epoch."""
-
-    def resume(self, batches: int) -> None:
-        """Goes on after `batches` batches of this rank, counted over all epochs."""
-        ...
-
-    def __len__(self) -> int:
-        """Batches of an epoch."""
-        ...
-
-
-Sampler = TypeVar("Sampler", bound=Resumable)
+S = TypeVar("S", bound=TrainingSampler)
 
 
 class ResumableDataModule(L.LightningDataModule):
-    """Saves how many batches were trained on, and sends its training sampler on after them.
+    """Saves where in the epoch training stands, and sends its training sampler on from there.
 
     Lightning restores its own counters but reads a fresh loader from its first batch; the sampler's offset is what
-    makes a resumed epoch see the batches it has not seen yet.
+    makes a resumed epoch see the batches it has not seen yet. A run may go on with another number of processes or of
+    accumulated batches: see `TrainingSampler`; Lightning's counters are then made to fit.
 
     Args:
         seed: Of the order of the batches.
@@ -48,39 +38,77 @@ class ResumableDataModule(L.LightningDataModule):
         super().__init__()
         self.seed = seed
         self.num_workers = num_workers
-        self._trained_batches = 0
-        self._epoch_batches: int | None = None
+        self._sampler: TrainingSampler | None = None
+        self._state: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of training batches before the next one, as if all epochs so far were whole, and of an epoch."""
-        if self.trainer is None or self.trainer.train_dataloader is None:
-            return {"batches": self._trained_batches, "epoch_batches": self._epoch_batches}
-        loop = self.trainer.fit_loop
+        """Where training stands (`Place`), the batches planned an epoch, and (ranks, accumulated batches)."""
+        if self.trainer is None or self._sampler is None or self.trainer.train_dataloader is None:
+            return self._state
+        loop, sampler = self.trainer.fit_loop, self._sampler
         epoch = loop.epoch_progress.current.ready - 1
         batch = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
-        if batch >= loop.max_batches:  # an epoch may be shorter than the loader (trainer.limit_train_batches)
-            epoch, batch = epoch + 1, 0
-        whole = len(self.trainer.train_dataloader)
-        return {"batches": epoch * whole + batch, "epoch_batches": whole}
+        over = batch >= loop.max_batches  # an epoch may be shorter than the loader (trainer.limit_train_batches)
+        place = Place(epoch + 1) if over else sampler.place(epoch, batch)
+        return {
+            "epoch": place.epoch,
+            "legs": [list(leg) for leg in place.legs],
+            "planned": sampler.planned,
+            "split": [sampler.world, sampler.accumulate],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` saved; comes before the training loader is made."""
-        self._trained_batches = int(state_dict["batches"])
-        self._epoch_batches = state_dict.get("epoch_batches")
+        """Restores what `state_dict` saved.
 
-    def resumed(self, sampler: Sampler) -> Sampler:
+        Raises:
+            InputError: If the checkpoint is of an earlier version, or its epochs are other ones.
+        """
+        if "legs" not in state_dict:
+            raise InputError(
+                "the checkpoint does not say where in the data it stands", remedy="start anew with --ckpt_path none"
+            )
+        self._state = state_dict
+        if self.trainer is not None and state_dict["split"] != [self.trainer.world_size, self._window()[0]]:
+            self._split_anew()
+        elif self._sampler is not None:  # some strategies make the loader before they read the checkpoint
+            self.resumed(self._sampler)
+        fetcher = None if self.trainer is None else self.trainer.fit_loop._data_fetcher
+        if fetcher is not None:
+            iter(fetcher)
+
+    def _split_anew(self) -> None:
+        """Makes the counters in the checkpoint those of a run that had this split all along."""
+        assert self.trainer is not None
+        if self._sampler is None:
+            self.train_dataloader()
+        assert self._sampler is not None
+        sampler = self.resumed(self._sampler)
+        if sampler.limit < len(sampler):
+            raise InputError(
+                "an epoch cut short goes on with the number of processes and accumulated batches it began with alone",
+                field="trainer.limit_train_batches",
+            )
+        checkpoint = self.trainer._checkpoint_connector._loaded_checkpoint
+        recount(checkpoint, self._state["epoch"], sampler, by_epochs=self.trainer.max_steps == -1)
+        if self.trainer.is_global_zero:
+            print(_told(self._state["split"], [sampler.world, sampler.accumulate]), file=sys.stderr)
+
+    def resumed(self, sampler: S) -> S:
         """Sends the training batches' sampler to where the checkpoint stopped.
 
         Raises:
             InputError: If its epochs are not those of the checkpoint: nobody can tell which rows are still to come.
         """
-        if self._epoch_batches is not None and self._epoch_batches != len(sampler):
+        self._sampler = sampler
+        if not self._state:
+            return sampler
+        if self._state["planned"] != sampler.planned:
             raise InputError(
-                f"the checkpoint was made with {self._epoch_batches:,} batches an epoch, here are {len(sampler):,}",
-                remedy="resume with the same training files, batch size, packing and number of devices,"
-                " or start anew without --ckpt_path",
+                f"the checkpoint was made with {self._state['planned']:,} batches an epoch, here are"
+                f" {sampler.planned:,}",
+                remedy="resume with the same training files, batch size and packing, or start anew without --ckpt_path",
             )
-        sampler.resume(self._trained_batches)
+        sampler.resume(Place(self._state["epoch"], tuple(Leg(*leg) for leg in self._state["legs"])))
         return sampler
 
     def training_loader(
@@ -138,8 +166,23 @@ class ResumableDataModule(L.LightningDataModule):
             collate: Makes a batch of a list of groups.
         """
         groups = grouping.draw(0)
-        sampler = EvaluationSampler([grouping.length(group) for group in groups], batch_size, *self.place())
-        return self.loader([grouping[group] for group in groups], sampler, collate)
+        return self.validation_loader(
+            [grouping[group] for group in groups], [grouping.length(group) for group in groups], batch_size, collate
+        )
+
+    def validation_loader(
+        self, rows: Sequence[Any], lengths: Sequence[int], batch_size: int, collate: Callable[[Any], dict[str, Any]]
+    ) -> DataLoader[Any]:
+        """Validation batches, each row once over all ranks, equally many a rank.
+
+        Args:
+            rows: What to validate on.
+            lengths: Of each row, in tokens.
+            batch_size: Rows a batch.
+            collate: Makes a batch of a list of rows.
+        """
+        sampler = ValidationSampler(lengths, batch_size, *self.place())
+        return self.loader(Planned(rows), sampler, _WithStep(collate))
 
     def loader(self, rows: Any, sampler: Iterable[Any], collate: Any) -> DataLoader[Any]:
         """A loader of a list (or any map-style data set) by a batch sampler that shards by itself."""
@@ -166,6 +209,17 @@ class ResumableDataModule(L.LightningDataModule):
     def place(self) -> tuple[int, int]:
         """(rank, number of processes); (0, 1) outside a Trainer."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def _told(old: Sequence[int], new: Sequence[int]) -> str:
+    """What a changed split means for the order of the data."""
+    (before, then), (here, now) = old, new
+    return (
+        f"the checkpoint was made by {before} process(es) accumulating {then} batch(es), here are {here} accumulating"
+        f" {now}: "
+        + ("the steps and their rows are the same" if before * then == here * now
+           else "the epoch's other rows follow, each once, in steps of the new size")
+    )  # fmt: skip
 
 
 class _WithStep:

@@ -9,13 +9,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.components.ballots import Ballot, make_ballots, read_samples
 from datamodules.components.pooling import NO_ANSWER
 from datamodules.components.records import read_questions
+from datamodules.components.samplers import EvaluationSampler
 from foundation.errors import InputError
 from foundation.files import as_paths
 
@@ -66,13 +66,8 @@ class VoteDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of votes; each rank gets every `world_size`-th question, none twice."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        sampler = UnrepeatedDistributedSampler(self.ballots, num_replicas=world, rank=rank, shuffle=False)
-        return DataLoader(
-            self.ballots,  # type: ignore[arg-type]  # a list is a map-style dataset
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-        )
+        sampler = EvaluationSampler([1] * len(self.ballots), self.batch_size, rank, world)
+        return DataLoader(self.ballots, batch_sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]  # a list
 
     def _say_short(self) -> None:
         most = max(len(ballot.answers) for ballot in self.ballots)
@@ -98,5 +93,6 @@ def collate(ballots: list[Ballot]) -> dict[str, Any]:
 
 
 def _padded(rows: Sequence[Sequence[Any]], filler: float, dtype: torch.dtype) -> Tensor:
-    width = max(1, *(len(row) for row in rows))
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=dtype)
+    width = max((1, *(len(row) for row in rows)))
+    padded = [[*row, *[filler] * (width - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=dtype).reshape(-1, width)

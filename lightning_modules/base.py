@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lightning_modules.components.integration import IntegrationUnit
-from lightning_modules.components.losses import Targets, at_targets, find_targets
+from lightning_modules.components.losses import Targets, at_targets, find_targets, only_fills_a_turn
 from lightning_modules.components.sampling import Sample, SamplingSettings, sample_each
 from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
 from lightning_modules.partly_trained import PartlyTrained
@@ -82,6 +82,9 @@ class StudentModule(PartlyTrained):
     means_over_samples: ClassVar[frozenset[str]] = frozenset()
     """Parts of the loss that are means over samples; the others are means over target tokens. An epoch's mean weighs
     batches accordingly."""
+
+    own_means: ClassVar[frozenset[str]] = frozenset()
+    """Parts of the loss that are means over a batch's own targets or samples, whatever `step` says."""
 
     def weight_of(self, part: str, targets: Targets) -> int:
         """What a batch counts for in an epoch's mean of a part of the loss; 0 leaves it out."""
@@ -164,19 +167,24 @@ class StudentModule(PartlyTrained):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of the stage's loss."""
-        return self._step(batch, "train")
+        targets = find_targets(batch)
+        parts = self.loss_parts(batch, targets)
+        self.log_step(parts, {name: self._weight_in_step(name, batch, targets) for name in parts})
+        return parts["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The same loss on held-out questions, without dropout."""
-        self._step(batch, "val")
-
-    def _step(self, batch: dict[str, Any], split: str) -> Tensor:
         targets = find_targets(batch)
-        parts = self.loss_parts(batch, targets)
-        for name, value in parts.items():
-            self.log(f"{split}/{name}", value.detach(), prog_bar=name == "loss", sync_dist=split == "val",
-                     batch_size=self.weight_of(name, targets))  # fmt: skip
-        return parts["loss"]
+        counts = not only_fills_a_turn(batch)
+        for name, value in self.loss_parts(batch, targets).items():
+            self.log(f"val/{name}", value, prog_bar=name == "loss", sync_dist=True,
+                     batch_size=counts * self.weight_of(name, targets))  # fmt: skip
+
+    def _weight_in_step(self, part: str, batch: dict[str, Any], targets: Targets) -> int:
+        """What a batch counts for in an optimizer step's mean of a part of the loss."""
+        if "step" in batch and part not in self.own_means:
+            return 1  # its sum has been divided by what the whole step has
+        return 0 if only_fills_a_turn(batch) else self.weight_of(part, targets)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:  # type: ignore[override]
         """Greedy answers to a batch of questions; a callback grades them."""
@@ -188,6 +196,8 @@ class StudentModule(PartlyTrained):
 
     def _sample(self, batch: dict[str, Any], settings: SamplingSettings) -> list[Sample]:
         """All samples of a batch, question by question; those who listen get each question's as soon as it is done."""
+        if not batch["questions"]:  # a rank's share of few questions
+            return []
         each = sample_each(
             self.adapters.model,
             batch["input_ids"],

@@ -21,6 +21,8 @@ class BothVerdicts(StudentModule):
     rationales.
     """
 
+    own_means = frozenset({POSITIVE_LOGPROB, NEGATIVE_LOGPROB})
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.last_positive: Tensor | None = None

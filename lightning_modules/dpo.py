@@ -29,6 +29,7 @@ class DPOModel(BothVerdicts):
     """
 
     means_over_samples = frozenset({"loss", "accuracy", "margin"})
+    own_means = BothVerdicts.own_means | {"accuracy", "margin"}
 
     def __init__(self, reference: str | None = None, beta: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

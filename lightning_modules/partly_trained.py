@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 
 from foundation.errors import InputError
 from lightning_modules.components.schedule import warmed_up
 from lightning_modules.components.sharding import check_sharded, shard_layers, shard_modules
+from lightning_modules.components.step_means import StepMeans
 from lightning_modules.fully_sharded import FullyShardedStrategy
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class PartlyTrained(L.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps
+        self._means = StepMeans()
 
     @abstractmethod
     def base_name(self) -> str:
@@ -71,6 +74,25 @@ class PartlyTrained(L.LightningModule):
         shard_layers(transformer, mesh)
         shard_modules(modules, mesh)
         check_sharded(self)
+
+    def log_step(self, parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
+        """Logs `train/<name>` of an optimizer step, over its accumulated batches and all ranks, at its last batch.
+
+        Args:
+            parts: Scalars of a batch; divided by `step` (docs/architecture.md) each weighs 1.
+            weights: What each counts for.
+        """
+        if self._trainer is None:
+            return
+        self._means.add(parts, weights)
+        if self.trainer.fit_loop._should_accumulate():
+            return
+        for name, value in self._means.take(self._summed).items():
+            self.log(f"train/{name}", value.float(), prog_bar=name == "loss", batch_size=1)
+
+    def _summed(self, values: Tensor) -> Tensor:
+        total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
+        return total
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:

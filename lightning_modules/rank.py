@@ -13,6 +13,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
 from foundation.errors import InputError
 from lightning_modules.components.backbones import BackboneSettings, DecoderSettings
+from lightning_modules.components.losses import only_fills_a_turn
 from lightning_modules.components.ranker import RANKING_LOSSES, Ranker, build_ranker, load_ranker
 from lightning_modules.partly_trained import PartlyTrained
 
@@ -109,10 +110,11 @@ class RankModel(PartlyTrained):
         return logits
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The loss, a mean over the batch's pairs."""
+        """The loss, a mean over the pairs of the optimizer step, or else of the batch."""
         positive, negative = self(batch)[batch["pairs"]].unbind(1)
-        loss = self.loss(positive, negative)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(positive))
+        pairs = batch["step"]["positive"][1] if "step" in batch else None  # each has one right rationale
+        loss = self.loss(positive, negative, pairs)
+        self.log_step({"loss": loss}, {"loss": len(positive) if pairs is None else 1})
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
@@ -121,7 +123,8 @@ class RankModel(PartlyTrained):
         Returns:
             The scores [P] of right (`positive`) and wrong (`negative`) rationales, for callbacks.
         """
-        positive, negative = self(batch)[batch["pairs"]].unbind(1)
+        rows = self(batch)
+        positive, negative = rows[batch["pairs"][:0] if only_fills_a_turn(batch) else batch["pairs"]].unbind(1)
         pairs, logits = len(positive), torch.cat([positive, negative])
         # Logits, not scores: σ maps distinct large logits to the same float, and a tie counts half.
         self.pairwise_accuracy.update((positive > negative).float() + (positive == negative).float() / 2)
@@ -133,6 +136,8 @@ class RankModel(PartlyTrained):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[float]:
         """Scores in (0, 1) of `batch["records"]`, in their order."""
+        if not len(batch["input_ids"]):  # a rank's share of few records
+            return []
         scores: list[float] = self(batch).cpu().double().sigmoid().tolist()  # in float32 σ(17) is 1 already
         return scores
 

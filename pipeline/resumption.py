@@ -30,6 +30,9 @@ _OF_THE_TRAINER = (
 )  # fmt: skip
 """What training depends on; how many processes share the work is not among it."""
 
+_ACCUMULATED, STEP = "trainer.accumulate_grad_batches", "batches an optimizer step"
+"""Either may change, with the number of processes: the other then says that nothing else was meant to."""
+
 _WITHOUT_EFFECT = frozenset({
     "cache", "limit_questions", "num_workers", "predict", "question_batch_size", "questions", "sampling",
     "score_batch_size",
@@ -39,11 +42,12 @@ _WITHOUT_EFFECT = frozenset({
 _LARGE = 64 << 20  # bytes
 
 
-def run_settings(config: Mapping[str, Any]) -> dict[str, str]:
+def run_settings(config: Mapping[str, Any], processes: int = 1) -> dict[str, str]:
     """A short hash of each setting that training depends on, by its name on the command line.
 
     Args:
         config: That of `fit`.
+        processes: That train together.
 
     Raises:
         InputError: If a file it names cannot be read.
@@ -54,7 +58,8 @@ def run_settings(config: Mapping[str, Any]) -> dict[str, str]:
         "data": config.get("data"),
         "trainer": {name: config["trainer"].get(name) for name in _OF_THE_TRAINER},
     }
-    return {name: _hash(_content(value)) for name, value in _leaves(chosen, "")}
+    step = {STEP: processes * int(config["trainer"].get("accumulate_grad_batches") or 1)}
+    return {name: _hash(_content(value)) for name, value in [*_leaves(chosen, ""), *step.items()]}
 
 
 def find_checkpoint(directory: Path, settings: Mapping[str, str] | None) -> Path | None:
@@ -90,6 +95,8 @@ def _fits(checkpoint: dict[str, Any], settings: Mapping[str, str], path: Path) -
         return False
     then: dict[str, str] = checkpoint.get(SETTINGS_KEY) or {}
     changed = sorted(name for name in settings.keys() | then.keys() if settings.get(name) != then.get(name))
+    if changed in ([_ACCUMULATED], [STEP]):
+        return True
     if changed:
         shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         _say(f"beginning anew: {path} was trained with other settings ({shown}); --ckpt_path last goes on all the same")

@@ -70,7 +70,7 @@ class StageCLI(LightningCLI):
         """
         options, directory = self.config_init.fit, checkpoint_directory(self.trainer)
         keeper = next((each for each in self.trainer.callbacks if isinstance(each, RunCheckpoint)), None)  # type: ignore[attr-defined]
-        settings = run_settings(self.config.fit.as_dict())
+        settings = run_settings(self.config.fit.as_dict(), self.trainer.world_size)
         if keeper is not None:
             keeper.settings = settings
         if options.ckpt_path == "last" or (options.ckpt_path is None and keeper is not None):

@@ -8,6 +8,7 @@ several processes or packing the same rows would give another loss. Divided by t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,10 @@ Step = dict[str, tuple[float, float]]
 """`{"all": (tokens, samples), "positive": (…), "negative": (…)}`, what a batch's sums are divided by."""
 
 _GROUPS = ("all", "positive", "negative")
+
+NOTHING: Step = dict.fromkeys(_GROUPS, (math.inf, math.inf))
+"""Of a batch that only fills a rank's turn, with rows that others have: divided by these its sums, and their gradients,
+are 0."""
 
 
 def count_targets(tokens: Sequence[int], positive: Sequence[bool]) -> Tensor:

@@ -167,7 +167,7 @@ class LengthLimit:
 
 def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
     """Pads rows of ids to the longest: [B, T] int64."""
-    width = max(map(len, rows))
+    width = max(map(len, rows), default=0)
     filled = torch.full((len(rows), width), value, dtype=torch.int64)
     for index, row in enumerate(rows):
         span = slice(width - len(row), width) if left else slice(0, len(row))

@@ -160,8 +160,8 @@ def require_both_verdicts(grouping: Grouping[Any], field: str) -> None:
         )  # fmt: skip
 
 
-class GroupBatchSampler:
-    """Batches of groups of similar length, in an order that depends on (seed, epoch) alone.
+class GroupBatchSampler(TrainingSampler):
+    """Batches of groups of similar length, drawn anew each epoch, in the order of a `TrainingSampler`.
 
     Args:
         grouping: Where the groups come from.
@@ -184,51 +184,23 @@ class GroupBatchSampler:
         limit: int | float = 1.0,
     ) -> None:
         self.grouping = grouping
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world = world
-        self.counts = counts
-        self.accumulate = accumulate
-        self.limit = limit
-        self.epoch = 0
-        self._trained_batches = 0
-        self._batches = len(self._sampler([0] * len(grouping), None))
-
-    @property
-    def sampler(self) -> GroupBatchSampler:
-        """Itself: Lightning looks for `set_epoch` on a batch sampler's `sampler`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the groups and the order of the next pass."""
-        self.epoch = epoch
-
-    def resume(self, batches: int) -> None:
-        """Goes on after `batches` batches of this rank, counted over all epochs."""
-        self._trained_batches = batches
-        self.epoch = batches // len(self)
-
-    def __len__(self) -> int:
-        return self._batches
+        self.candidate_counts = counts
+        super().__init__(
+            [0] * len(grouping), RowBatches(batch_size), grouping.seed, rank, world, None, accumulate, limit
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         groups = self.grouping.draw(self.epoch)
-        sampler = self._sampler([self.grouping.length(group) for group in groups], self._counted(groups))
-        sampler.resume(self._trained_batches)
-        sampler.set_epoch(self.epoch)
-        for batch in sampler:
+        self.lengths = torch.tensor([self.grouping.length(group) for group in groups], dtype=torch.int64)
+        self.counts = self._counted(groups)
+        for batch in super().__iter__():
             yield Batch([groups[number] for number in batch.rows], batch.step)
 
     def _counted(self, groups: list[Group]) -> Tensor | None:
         """The counts of the candidates of each group, together."""
-        if self.counts is None:
+        counts = self.candidate_counts
+        if counts is None:
             return None
         places = torch.tensor([place for group in groups for place in group])
         number = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
-        return self.counts.new_zeros(len(groups), *self.counts.shape[1:]).index_add(0, number, self.counts[places])
-
-    def _sampler(self, lengths: list[int], counts: Tensor | None) -> TrainingSampler:
-        batching = RowBatches(self.batch_size)
-        return TrainingSampler(
-            lengths, batching, self.grouping.seed, self.rank, self.world, counts, self.accumulate, self.limit
-        )
+        return counts.new_zeros(len(groups), *counts.shape[1:]).index_add(0, number, counts[places])

@@ -7,6 +7,7 @@ divided by is not the micro-batch's own count where the batch knows better, see 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +42,7 @@ class Targets(NamedTuple):
         sample: [N] int64, the number of each target's sample within the batch.
         samples: S, how many samples the batch holds: B, or more in packed rows.
         positive: [S] bool, each sample's verdict; None if the batch does not say.
-        all: Denominators of sums over all samples.
+        all: Denominators of sums over all samples; infinite if the batch only fills a rank's turn.
         positives: Of sums over the positive samples.
         negatives: Of sums over the others.
     """
@@ -158,18 +159,29 @@ def negative_calibrated(
     return CalibratedLoss((1 - mix) * ce + mix * weighted, ce, over_samples(distillation.detach()))
 
 
-def ranking_loss(positive: Tensor, negative: Tensor) -> Tensor:
+def ranking_loss(positive: Tensor, negative: Tensor, pairs: float | None = None) -> Tensor:
     """(1 − s_pos)³ + s_neg⁷, mean over pairs (PAPER.md, stage 3).
 
     Args:
         positive: M_rank's scores in (0, 1) of right rationales, [P].
         negative: Its scores of wrong rationales of the same questions, [P].
+        pairs: What the sum over pairs is divided by, see `Denominators`; default: P.
     """
-    return ((1 - positive) ** 3 + negative**7).mean()
+    return ((1 - positive) ** 3 + negative**7).sum() / (pairs or max(1, len(positive)))
 
 
-def ranking_cross_entropy(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
-    """Binary cross-entropy with right rationales → 1 and wrong ones → 0, mean over all; takes logits [P], [P]."""
-    loss = F.binary_cross_entropy_with_logits
-    return (loss(positive_logits, torch.ones_like(positive_logits))
-            + loss(negative_logits, torch.zeros_like(negative_logits))) / 2  # fmt: skip
+def ranking_cross_entropy(positive_logits: Tensor, negative_logits: Tensor, pairs: float | None = None) -> Tensor:
+    """Binary cross-entropy with right rationales → 1 and wrong ones → 0, mean over all.
+
+    Args:
+        positive_logits: Of right rationales, [P].
+        negative_logits: Of wrong ones, [P].
+        pairs: As in `ranking_loss`.
+    """
+    loss = -F.logsigmoid(positive_logits) - F.logsigmoid(-negative_logits)
+    return loss.sum() / (2 * (pairs or max(1, len(loss))))
+
+
+def only_fills_a_turn(batch: dict[str, Any]) -> bool:
+    """Whether a batch repeats rows of another one so that ranks have equally many, and nothing of it counts."""
+    return "step" in batch and math.isinf(batch["step"]["all"][1])

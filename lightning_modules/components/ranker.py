@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -151,10 +152,17 @@ def _load_head(head: ScoreHead, file: Path) -> None:
         raise InputError(f"damaged or missing head ({reason(error)})", file=file, remedy="train RANK again") from error
 
 
-def pairwise(positive: Tensor, negative: Tensor) -> Tensor:
-    """The paper's loss on scores, (1 − σ(l_pos))³ + σ(l_neg)⁷, of logits [P], [P]; mean over pairs."""
-    return ranking_loss(positive.sigmoid(), negative.sigmoid())
+def pairwise(positive: Tensor, negative: Tensor, pairs: float | None = None) -> Tensor:
+    """The paper's loss on scores, (1 − σ(l_pos))³ + σ(l_neg)⁷, of logits [P], [P]; mean over pairs (`ranking_loss`)."""
+    return ranking_loss(positive.sigmoid(), negative.sigmoid(), pairs)
 
 
-RANKING_LOSSES = {"pairwise": pairwise, "binary_cross_entropy": ranking_cross_entropy}
-"""Losses of (logits of right rationales [P], logits of wrong ones [P]), by name."""
+class RankingLoss(Protocol):
+    """A loss of pairs."""
+
+    def __call__(self, positive: Tensor, negative: Tensor, pairs: float | None = None, /) -> Tensor:
+        """Takes logits of right rationales [P] and of wrong ones [P], and the pairs to divide their sum by."""
+
+
+RANKING_LOSSES: dict[str, RankingLoss] = {"pairwise": pairwise, "binary_cross_entropy": ranking_cross_entropy}
+"""By name."""

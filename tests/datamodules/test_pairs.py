@@ -100,7 +100,7 @@ def test_ranks_share_an_epoch_and_a_resumed_one_goes_on() -> None:
         whole.set_epoch(epoch)
         expected += list(whole)
     resumed = GroupBatchSampler(pairing, 4)
-    resumed.resume(len(whole) + 3)
+    resumed.resume(whole.place(1, 3))
     rest = list(resumed)
     resumed.set_epoch(2)
     rest += list(resumed)
@@ -115,7 +115,7 @@ def test_batch_reads_each_rationale_once_and_pairs_right_with_wrong_ones_of_its_
     right_texts = {rationale(q, k, "positive").rationale for q in range(12) for k in range(2)}
     seen = []
     for batch in data.train_dataloader():
-        assert set(batch) == {"input_ids", "attention_mask", "rationale_mask", "pairs", "question_ids"}
+        assert set(batch) == {"input_ids", "attention_mask", "rationale_mask", "pairs", "question_ids", "step"}
         assert batch["input_ids"].dtype == batch["pairs"].dtype == torch.int64
         assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["rationale_mask"].shape
         texts = []

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.components.batching import Batching, Packing, RowBatches, TokenBudget
-from datamodules.components.counts import count_targets
-from datamodules.components.samplers import EvaluationSampler, Planned, TrainingSampler
+from datamodules.components.counts import NOTHING, count_targets
+from datamodules.components.samplers import EvaluationSampler, Place, Planned, TrainingSampler, ValidationSampler
 from foundation.errors import InputError
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=120)
@@ -65,18 +65,70 @@ def test_rows_keep_the_order_of_earlier_versions() -> None:
     assert epoch(sampler, 1) == [[3, 6, 1], [8, 0, 9], [2], [4, 5, 7]]
 
 
+def dealt(
+    lengths: list[int], batching: Batching, split: tuple[int, int], number: int, place: Place | None = None
+) -> list[list[list[int]]]:
+    """The optimizer steps of an epoch, or of its rest after a place: the batches of each, those that count.
+
+    Args:
+        split: (ranks, accumulated batches).
+    """
+    world, accumulate = split
+    counts = count_targets(lengths, [True] * len(lengths))
+    ranks = [TrainingSampler(lengths, batching, 0, rank, world, counts, accumulate) for rank in range(world)]
+    for rank in ranks:
+        if place is not None:
+            rank.resume(place)
+        rank.set_epoch(number)
+    batches = [list(rank) for rank in ranks]
+    assert {len(mine) for mine in batches} == {len(ranks[0]) - (0 if place is None else ranks[0].start)}
+    assert len(batches[0]) % accumulate == 0
+    turns = [batch for turn in zip(*batches, strict=True) for batch in turn]
+    steps = [turns[start : start + world * accumulate] for start in range(0, len(turns), world * accumulate)]
+    kept = [[batch.rows for batch in step if batch.step != NOTHING] for step in steps]
+    if any(len(step) < world * accumulate for step in kept):  # turns are filled where nothing is left to halve
+        assert any(max(map(len, step)) == 1 for step in kept if len(step) < world * accumulate)
+    return kept
+
+
+SPLITS = [(1, 4), (2, 2), (4, 1), (1, 6), (3, 2), (6, 1), (1, 1), (2, 1), (5, 3)]
+
+
 @every_batching
-@given(lengths=LENGTHS, size=SIZES, world=st.integers(2, 5), number=st.integers(0, 3))
-def test_ranks_share_the_rows_in_equal_steps(kind: str, lengths: list[int], size: int, world: int, number: int) -> None:
-    ranks = [TrainingSampler(lengths, BATCHINGS[kind](size), rank=rank, world=world) for rank in range(world)]
-    batches = [epoch(rank, number) for rank in ranks]
-    assert len({len(mine) for mine in batches} | {len(rank) for rank in ranks}) == 1
-    rows = Counter(row for mine in batches for batch in mine for row in batch)
-    assert rows.keys() == set(range(len(lengths)))
-    repeated = sum(rows.values()) - len(lengths)
-    assert repeated < world
-    if repeated:  # only where nothing is left to halve
-        assert max(len(batch) for mine in batches for batch in mine) == 1
+@given(lengths=LENGTHS, size=SIZES, split=st.sampled_from(SPLITS), number=st.integers(0, 3))
+def test_ranks_share_the_rows_in_equal_steps(
+    kind: str, lengths: list[int], size: int, split: tuple[int, int], number: int
+) -> None:
+    steps = dealt(lengths, BATCHINGS[kind](size), split, number)
+    assert sorted(row for step in steps for batch in step for row in batch) == list(range(len(lengths)))
+    assert steps == dealt(lengths, BATCHINGS[kind](size), (1, split[0] * split[1]), number)
+
+
+@every_batching
+@given(
+    lengths=LENGTHS, size=SIZES, legs=st.lists(st.tuples(st.sampled_from(SPLITS), st.integers(1, 9)), max_size=3),
+    last=st.sampled_from(SPLITS),
+)  # fmt: skip
+def test_an_epoch_resumed_with_other_splits_trains_each_row_once(
+    kind: str, lengths: list[int], size: int, legs: list[tuple[tuple[int, int], int]], last: tuple[int, int]
+) -> None:
+    trained: list[list[list[int]]] = []
+    place, shares = Place(1), []
+    for split, steps in [*legs, (last, 1000)]:
+        sampler = TrainingSampler(lengths, BATCHINGS[kind](size), world=split[0], accumulate=split[1])
+        sampler.resume(place)
+        rest = dealt(lengths, BATCHINGS[kind](size), split, 1, place)
+        assert len(sampler) - sampler.start == len(rest) * split[1]  # Lightning ends an epoch by this count
+        trained += rest[:steps]
+        place = sampler.place(1, sampler.start + min(steps, len(rest)) * split[1])
+        shares.append(split[0] * split[1])
+    assert sorted(row for step in trained for batch in step for row in batch) == list(range(len(lengths)))
+    if len(set(shares)) == 1:
+        assert trained == dealt(lengths, BATCHINGS[kind](size), last, 1)
+    following = TrainingSampler(lengths, BATCHINGS[kind](size), world=last[0], accumulate=last[1])
+    following.resume(place)
+    undisturbed = TrainingSampler(lengths, BATCHINGS[kind](size), world=last[0], accumulate=last[1])
+    assert epoch(following, 2) == epoch(undisturbed, 2)
 
 
 @every_batching
@@ -104,7 +156,7 @@ def test_resuming_goes_on_exactly(kind: str, lengths: list[int], size: int, worl
     everything = [batch for number in range(3) for batch in epoch(undisturbed, number)]
     done = data.draw(st.integers(0, 3 * steps - 1))
     resumed = TrainingSampler(lengths, BATCHINGS[kind](size), 3, rank, world)
-    resumed.resume(done)
+    resumed.resume(undisturbed.place(*divmod(done, steps)))
     rest = [batch.rows for batch in resumed]  # Lightning draws the first batch before it names the epoch
     for number in range(done // steps + 1, 3):
         rest += epoch(resumed, number)
@@ -135,12 +187,27 @@ def test_evaluation_ranks_repeat_nothing(lengths: list[int], size: int, world: i
     rows = [row for rank in ranks for batch in rank for row in batch]
     assert sorted(rows) == list(range(len(lengths)))
     assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
+    assert min(map(len, ranks)) > 0  # a rank without a batch would not take part in what all do together
     longest_first = [max(lengths[row] for row in batch) for batch in EvaluationSampler(lengths, size)]
     assert longest_first == sorted(longest_first, reverse=True)
 
 
+@given(LENGTHS, SIZES, st.integers(1, 4))
+def test_validation_ranks_make_equally_many_forwards(lengths: list[int], size: int, world: int) -> None:
+    ranks = [ValidationSampler(lengths, size, rank, world) for rank in range(world)]
+    batches = [list(rank) for rank in ranks]
+    assert len({len(mine) for mine in batches} | {len(rank) for rank in ranks}) == 1
+    assert all(batch.rows for mine in batches for batch in mine)
+    rows = [row for mine in batches for batch in mine if batch.step != NOTHING for row in batch.rows]
+    assert sorted(rows) == list(range(len(lengths)))
+
+
 def test_nothing_to_feed_is_no_batch() -> None:
-    samplers: list[Any] = [EvaluationSampler([], 4), *(TrainingSampler([], make(4)) for make in BATCHINGS.values())]
+    samplers: list[Any] = [
+        EvaluationSampler([], 4),
+        ValidationSampler([], 4),
+        *(TrainingSampler([], make(4)) for make in BATCHINGS.values()),
+    ]
     for sampler in samplers:
         assert len(sampler) == 0
         assert list(sampler) == []
@@ -175,7 +242,8 @@ def test_step_counts_what_all_ranks_and_accumulated_batches_train_on(
     steps = len(ranks[0])
     end = limit if isinstance(limit, int) else int(limit * steps)
     for start in range(0, end, accumulate):
-        window = [batch for mine in ranks for batch in mine[start : min(start + accumulate, end)]]
+        turns = [batch for mine in ranks for batch in mine[start : min(start + accumulate, end)]]
+        window = [batch for batch in turns if batch.step != NOTHING]
         rows = [row for batch in window for row in batch.rows]
         for name, of in {"all": rows, "positive": [r for r in rows if r % 3 == 0],
                          "negative": [r for r in rows if r % 3]}.items():  # fmt: skip

@@ -196,7 +196,8 @@ from datamodules.votes import VoteDataModule
 from lightning_modules.vote import VotingModel
 samples, questions, directory = sys.argv[1:]
 trainer = L.Trainer(
-    accelerator="cpu", devices=2, strategy="ddp", logger=False, default_root_dir=directory,
+    accelerator="cpu", devices=2, strategy="ddp", use_distributed_sampler=False, logger=False,
+    default_root_dir=directory,
     enable_progress_bar=False, callbacks=[PredictionWriter()],
 )
 trainer.test(VotingModel(), VoteDataModule(samples, questions, batch_size=2), verbose=False)

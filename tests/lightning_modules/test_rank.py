@@ -119,8 +119,10 @@ def test_losses_by_hand() -> None:
         "pairwise": sum((1 - p) ** 3 + n**7 for p, n in pairs) / 3,
         "binary_cross_entropy": sum(-math.log(p) - math.log(1 - n) for p, n in pairs) / 6,
     }
-    tensors = [torch.tensor(side, dtype=torch.float64) for side in (positive, negative)]
-    assert {name: loss(*tensors).item() for name, loss in RANKING_LOSSES.items()} == pytest.approx(expected, abs=1e-13)
+    right, wrong = (torch.tensor(side, dtype=torch.float64) for side in (positive, negative))
+    for name, loss in RANKING_LOSSES.items():
+        assert loss(right, wrong).item() == pytest.approx(expected[name], abs=1e-13)
+        assert loss(right, wrong, 1.5).item() == pytest.approx(2 * expected[name], abs=1e-13)  # half a step's pairs
 
 
 # What it reads.
