@@ -162,12 +162,13 @@ def naive_memory(module: NCEModel, tokens: int) -> float:
 def main() -> None:
     """Runs the benchmark."""
     parser = arguments(str(__doc__).partition("\n")[0])
-    parser.add_argument("--layers", type=int, default=30, help="decoder layers")
+    parser.add_argument("--layers", type=int, help="decoder layers (default: 30, with --quick 6)")
     parser.add_argument("--batch", type=int, help="rows (default: 4, with --quick 1)")
     parser.add_argument("--length", type=int, default=256, help="tokens a row")
     parser.add_argument("--prompt", type=int, default=96, help="tokens of it without a target")
     options = parser.parse_args()
     options.batch = options.batch or (1 if options.quick else 4)
+    options.layers = options.layers or (6 if options.quick else 30)
     begin(options)
     base = build_base(options.layers)
     numbers = sum(p.numel() for p in base.parameters())
