@@ -3,15 +3,16 @@ r"""Closed forms: numbers, fractions, roots, π, variables, and tuples of them, 
 `\frac{3}{4}` and `2\sqrt{3}` differ, and so do `x^2 - 1` and `x^2 + x`: floating-point numbers show it in microseconds
 (variables get a value each), where math-verify needs milliseconds. Only "they differ" is ever settled here, and only
 where math-verify could not say otherwise: the grammar leaves out whatever it reads in a way of its own (mixed numbers,
-thousands separators, units, `e` and `i`, function calls, `2^10`, …).
+thousands separators, units, `e`, function calls, `2^10`, …).
 
-    form   := scalar | ("(" | "[") scalar ("," scalar)+ (")" | "]")
-    scalar := ["-"] "\infty" | sum
+    form   := scalar ["^\circ"] | ("(" | "[") scalar ("," scalar)+ (")" | "]") | matrix
+    matrix := "\begin{pmatrix}" scalar ("&" scalar)* ("\\" scalar ("&" scalar)*)* "\end{pmatrix}"
+    scalar := ["-"] "\infty" | ["-"] digits "/" digits | sum
     sum    := ["-"] product (("+" | "-") product)*
     product:= factor (["\cdot" | "\times"] factor)*     without a sign only π, roots, variables, and what holds them
     factor := base ["^" (digit | "{" ["-"] digits "}")]
-    base   := number | letter | "\pi" | "\frac" (group group | digit digit) | "\sqrt" ["[" digit "]"] group
-            | "(" sum ")"
+    base   := number | letter | "i" (once, at no power, outside of braces) | "\pi"
+            | "\frac" (group group | digit digit) | "\sqrt" ["[" digit "]"] group | "(" sum ")"
     group  := "{" sum "}" | digit
 """
 
@@ -29,14 +30,16 @@ _TOKEN = re.compile(
     r"""\s*(?:
       (?P<number>(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?![0-9.]))
     | \\(?P<command>[dt]?frac|sqrt|pi|cdot|times|infty)(?![a-zA-Z])
-    | (?P<letter>[abknpqruvwxyz])
-    | (?P<sign>[-+^{}(),\[\]])
+    | (?P<letter>[abiknpqruvwxyz])
+    | (?P<sign>[-+^{}(),/\[\]])
     )""",
     re.VERBOSE,
 )
 _SIZED = re.compile(r"\\left\s*(?=[(\[])|\\right\s*(?=[)\]])")
 _AMBIGUOUS = re.compile(r"[0-9],[0-9]{3}(?![0-9])")  # a tuple, or a number of thousands
-_VARIABLES: dict[str, float] = {letter: 0.71 + 0.1234567 * index**1.1 for index, letter in enumerate("abknpqruvwxyz")}
+_VARIABLES: dict[str, float] = {letter: 0.71 + 0.1234567 * index**1.1 for index, letter in enumerate("abknpqruvwxyzi")}
+_DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*$")
+_MATRIX = re.compile(r"\s*\\begin\{([pb]matrix)\}((?:(?!\\begin|\\end).)+)\\end\{\1\}\s*$")
 
 
 def certainly_differ(left: str, right: str) -> bool:
@@ -50,8 +53,14 @@ def certainly_differ(left: str, right: str) -> bool:
         False also where that cannot be told.
     """
     one, other = closed_form(left), closed_form(right)
-    if one is None or other is None:
-        return False
+    if one is not None and other is not None:
+        return _any_apart(one, other)
+    some, others = matrix_form(left), matrix_form(right)
+    same_shape = some is not None and others is not None and list(map(len, some)) == list(map(len, others))
+    return same_shape and any(map(_any_apart, some or (), others or ()))
+
+
+def _any_apart(one: Form, other: Form) -> bool:
     return len(one) != len(other) or any(_apart(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -67,12 +76,24 @@ def closed_form(text: str) -> Form | None:
     if len(text) > _LONGEST or _AMBIGUOUS.search(text):
         return None
     try:
-        reader = _Reader(_SIZED.sub("", text))
+        reader = _Reader(_SIZED.sub("", _DEGREES.sub("", text)))
         form = reader.form()
         reader.expect("")
     except (ValueError, ArithmeticError):
         return None
     return form
+
+
+@lru_cache(maxsize=1 << 12)
+def matrix_form(text: str) -> tuple[Form, ...] | None:
+    """The values of a matrix of closed forms, row by row; None for anything else."""
+    found = _MATRIX.match(text)
+    if found is None:
+        return None
+    rows = [[closed_form(cell) for cell in row.split("&")] for row in found[2].split("\\\\")]
+    values = tuple(tuple(cell[0] for cell in row if cell is not None and len(cell) == 1) for row in rows)
+    whole = all(len(row) == len(rows[0]) == len(form) for row, form in zip(rows, values, strict=True))
+    return values if whole else None
 
 
 class _Reader:
@@ -90,13 +111,22 @@ class _Reader:
             at = found.end()
         self._at = 0
         self._refuse_words()
-        self._tokens += ["", ""]
+        self._refuse_powers_of_i()
+        self._tokens += ["", "", ""]
 
     def _refuse_words(self) -> None:
         """Three letters in a row may be a word, two at the end a unit ("3yr")."""
         letters = "".join("x" if token in _VARIABLES else " " for token in self._tokens)
         if "xxx" in letters or letters.endswith("xx"):
             raise ValueError("words")
+
+    def _refuse_powers_of_i(self) -> None:
+        """What is linear in i differs whether i is a variable, as for math-verify, or the imaginary unit."""
+        if "i" not in self._tokens:
+            return
+        before = self._tokens[: self._tokens.index("i")]
+        if self._tokens.count("i") > 1 or "^" in self._tokens or before.count("{") > before.count("}"):
+            raise ValueError("a power of i, perhaps")
 
     @property
     def next(self) -> str:
@@ -140,7 +170,17 @@ class _Reader:
             sign = -math.inf if self.takes("-") else math.inf
             self.expect("infty")
             return sign
+        start = self._at + (self.next == "-")
+        if self._tokens[start + 1 : start + 2] == ["/"]:
+            sign = -1.0 if self.takes("-") else 1.0
+            return sign * self.ratio()
         return self.sum()
+
+    def ratio(self) -> float:
+        numerator, slash, denominator = self.take(), self.take(), self.take()
+        if not numerator.isdigit() or not denominator.isdigit() or self.next not in ("", ",", ")", "]"):
+            raise ValueError(f"{numerator}{slash}{denominator}: 1/2x may be read in two ways")
+        return int(numerator) / int(denominator)
 
     def sum(self) -> float:
         value = -self.product() if self.takes("-") else self.product()

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datamodules.components.answers import extract_answer
-from datamodules.components.closed_forms import _VARIABLES, certainly_differ, closed_form
+from datamodules.components.closed_forms import _VARIABLES, certainly_differ, closed_form, matrix_form
 from datamodules.components.readers import read
 
 SCALARS = [
@@ -31,6 +31,11 @@ SCALARS = [
     ("\\left(1 + \\sqrt{5}\\right)^2", (1 + 5**0.5) ** 2),
     ("-\\infty", -math.inf),
     ("2(3+\\pi)", 6 + 2 * math.pi),
+    ("1/2", 0.5),
+    ("-11/15", -11 / 15),
+    ("126.87^{\\circ}", 126.87),
+    ("-60^\\circ", -60),
+    ("3 - 2i", 3 - 2 * _VARIABLES["i"]),
 ]
 REFUSED = [
     "",
@@ -39,12 +44,9 @@ REFUSED = [
     "12,345",
     "1\\frac{1}{2}",
     "2^10",
-    "1/2",
     "5!",
     "50\\%",
-    "90^\\circ",
     "e",
-    "3i",
     "A",
     "3yr",
     "f(x)",
@@ -69,6 +71,14 @@ REFUSED = [
     "1" * 90,
     "9^{99999}",
     "{" * 70,
+    "1/2x",
+    "1/2/3",
+    "1/0",
+    "(60^\\circ,30)",
+    "i^2",
+    "2i - 3i",
+    "(1+i)^2",
+    "\\frac{1}{i}",
     "(" * 80,
 ]
 
@@ -100,6 +110,19 @@ def test_equal_values_settle_nothing() -> None:
     assert not certainly_differ("(3,2]", "(5,4]")  # both empty
 
 
+def test_matrices_of_one_shape_are_told_apart() -> None:
+    one = "\\begin{pmatrix} 1/4 & \\frac{\\sqrt{3}}{2} \\\\ -2 & 0 \\end{pmatrix}"
+    assert [pytest.approx(row) for row in matrix_form(one) or ()] == [(0.25, 3**0.5 / 2), (-2, 0)]
+    assert certainly_differ(one, one.replace("-2", "-3"))
+    assert not certainly_differ(one, one.replace("1/4", "0.25"))
+    assert not certainly_differ(one, "7")
+    assert not certainly_differ("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "\\begin{pmatrix} 1 & 3 \\end{pmatrix}")
+    for text in ["\\begin{pmatrix} 1 & 2 \\\\ 3 \\end{pmatrix}", "\\begin{pmatrix} x! \\end{pmatrix}",
+                 "2\\begin{pmatrix} 1 \\end{pmatrix}", "\\begin{vmatrix} 1 \\end{vmatrix}",
+                 "\\begin{pmatrix} 1 \\end{bmatrix}", "\\begin{pmatrix}\\end{pmatrix}"]:  # fmt: skip
+        assert matrix_form(text) is None, text
+
+
 numbers = st.sampled_from(["0", "1", "2", "7", "9", "12", "305", "0.5", "3.14", "2.0"])
 leaves = numbers | st.sampled_from(["\\pi", "x", "y", "n", "xy", "\\sqrt2", "\\sqrt{4}", "\\frac12", "\\frac{3}{4}"])
 
@@ -120,12 +143,15 @@ def compound(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 
 scalars = st.recursive(leaves, compound, max_leaves=5)
+whole = scalars | st.sampled_from(["17", "0.5", "\\sqrt2", "\\frac{1}{3}"]).map(lambda one: one + "^\\circ")
+whole |= st.tuples(scalars, scalars).map(lambda parts: f"{parts[0]} + {parts[1]}i")
+whole |= st.tuples(st.integers(-99, 99), st.integers(1, 99)).map(lambda parts: "{}/{}".format(*parts))
 tuples = st.lists(scalars | st.just("-\\infty"), min_size=2, max_size=3).map(lambda parts: f"({', '.join(parts)})")
 FEW = settings(deadline=None, max_examples=100, derandomize=True)
 
 
 @FEW
-@given(scalars | tuples)
+@given(whole | tuples)
 @example("(3, 2)")
 @example("[5,1]")
 @example("3x")
@@ -136,6 +162,16 @@ def test_generated_forms_have_math_verifys_values(text: str) -> None:
     form = closed_form(text)
     if form is not None:
         assert form == pytest.approx(values_by_math_verify(text), rel=1e-9, abs=1e-9)
+
+
+@FEW
+@given(st.lists(whole, min_size=4, max_size=4))
+def test_generated_matrices_have_math_verifys_values(cells: list[str]) -> None:
+    text = "\\begin{{pmatrix}} {} & {} \\\\ {} & {} \\end{{pmatrix}}".format(*cells)
+    form = matrix_form(text)
+    if form is not None:
+        values = [value for row in form for value in row]
+        assert values == pytest.approx(values_by_math_verify(text), rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.slow
@@ -157,5 +193,7 @@ def values_by_math_verify(text: str) -> list[float]:
         parts = [found.start, found.end]
     else:
         parts = list(found.args) if isinstance(found, sympy.Tuple) else [found]
+    if isinstance(found, sympy.MatrixBase):
+        parts = list(found)
     known = {symbol: _VARIABLES[symbol.name] for part in parts for symbol in part.free_symbols}
     return [float(part.subs(known).doit().evalf()) for part in parts]
