@@ -53,7 +53,8 @@ class AdapterWriter(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the last adapter, also as `adapter` where no score said which is best."""
         self._write(trainer, pl_module, "adapter-last")
-        if self.best is None or not (Path(trainer.default_root_dir) / "adapter").is_dir():
+        there = (Path(trainer.default_root_dir) / "adapter").is_dir()
+        if self.best is None or not trainer.strategy.broadcast(there):  # rank 0 writes; others may not see its files
             self._write(trainer, pl_module, "adapter")
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, install, is_finished, mark_finished
 from callbacks.preemption import Preempted, SignalNotes
-from foundation.files import set_aside
+from foundation.errors import InputError
+from foundation.files import set_aside, sha256_of
 
 SETTINGS_KEY = "run_settings"
 """Where a checkpoint says what it was trained with: a short hash by the name of each setting."""
@@ -50,6 +51,15 @@ class RunCheckpoint(ModelCheckpoint):
         self.dirpath = str(checkpoint_directory(trainer))
         install(trainer)
         super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compares what the processes go on from.
+
+        Raises:
+            InputError: If it is not the same checkpoint.
+        """
+        super().on_fit_start(trainer, pl_module)
+        _check_shared(trainer)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leaves the signals to others again."""
@@ -138,6 +148,23 @@ class RunCheckpoint(ModelCheckpoint):
             mine = trainer.lightning_module.all_gather(torch.tensor(received))
             received = int(mine.max())  # type: ignore[union-attr]  # one number a process
         return received or None
+
+
+def _check_shared(trainer: L.Trainer) -> None:
+    """Makes sure that all processes found the same checkpoint: rank 0 writes it, and another machine may not see it."""
+    if trainer.world_size == 1:
+        return
+    path = trainer.ckpt_path
+    found: list[str | None] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(found, None if path is None else sha256_of(Path(path)))
+    if len(set(found)) > 1:
+        ranks = ", ".join(str(rank) for rank, each in enumerate(found) if each != found[0])
+        raise InputError(
+            f"ranks {ranks} see another checkpoint than rank 0, or none",
+            file=checkpoint_directory(trainer),
+            remedy="put trainer.default_root_dir on a file system that all machines share,"
+            " or copy checkpoints/ from rank 0's machine to the same place on the others",
+        )
 
 
 def _validation_comes(trainer: L.Trainer) -> bool:

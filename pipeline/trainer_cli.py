@@ -69,11 +69,11 @@ class StageCLI(LightningCLI):
         trained with; `none`: no checkpoint. Where there is none, `fit` begins anew.
         """
         options, directory = self.config_init.fit, checkpoint_directory(self.trainer)
-        keeper = next((each for each in self.trainer.callbacks if isinstance(each, RunCheckpoint)), None)  # type: ignore[attr-defined]
+        keepers = [each for each in self.trainer.callbacks if isinstance(each, RunCheckpoint)]  # type: ignore[attr-defined]
         settings = run_settings(self.config.fit.as_dict(), self.trainer.world_size)
-        if keeper is not None:
+        for keeper in keepers:
             keeper.settings = settings
-        if options.ckpt_path == "last" or (options.ckpt_path is None and keeper is not None):
+        if options.ckpt_path == "last" or (options.ckpt_path is None and keepers):
             options.ckpt_path = find_checkpoint(directory, settings if options.ckpt_path is None else None)
         elif options.ckpt_path == "none":
             options.ckpt_path = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,24 @@ class LossFile(L.Callback):
     def _write(self, trainer: L.Trainer, name: str, value: float) -> None:
         with (Path(trainer.default_root_dir) / "losses.txt").open("a", encoding="utf-8") as stream:
             stream.write(f"{name} {value.hex()}\n")
+
+
+class Stand(L.Callback):
+    """Stands still after so many training batches, until it is killed.
+
+    Args:
+        after: Batches.
+        rank: Of the process to stand still.
+        file: Made when it does.
+    """
+
+    def __init__(self, after: int, rank: int, file: str) -> None:
+        self.left = after
+        self.rank = rank
+        self.file = Path(file)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        self.left -= 1
+        if self.left == 0 and trainer.global_rank == self.rank:
+            self.file.touch()
+            time.sleep(3600)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 import yaml
@@ -18,7 +15,6 @@ from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-import cli
 from datamodules.components.collect import verb as collect_verb
 from datamodules.components.collect.prompt import load_prompt
 from datamodules.components.collect.settings import CollectSettings
@@ -27,6 +23,7 @@ from pipeline.complaints import explained
 from pipeline.config import load_pipeline
 from pipeline.settings_cli import parse_settings, settings_parser
 from pipeline.trainer_cli import StageCLI
+from tests.commands import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -128,34 +125,6 @@ def test_each_command_of_a_pipeline_parses(file: Path, monkeypatch: pytest.Monke
     assert {command[0] for command in commands} >= {"prepare", "fit", "predict", "test", "augment", "report"}
     for command in commands:
         parse(list(command))
-
-
-def parse(words: list[str]) -> None:
-    """Parses a command line as the verb would, and stops there."""
-
-    class Parsed(StageCLI):
-        def instantiate_classes(self) -> None:
-            self.trainer = L.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
-
-        def _run_subcommand(self, subcommand: str) -> None:
-            assert subcommand == words[0]
-
-        def before_instantiate_classes(self) -> None: ...
-
-    if words[0] in cli.TRAINER_VERBS:
-        Parsed(
-            LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
-            parser_kwargs={"exit_on_error": False, words[0]: {"exit_on_error": False}}, args=words,
-        )  # fmt: skip
-        return
-    verb = cli.VERBS[words[0]]
-    add_arguments = getattr(import_module(verb.module), verb.add_arguments)
-    if verb.settings:
-        parse_settings(settings_parser(words[0], verb.help, add_arguments), words)
-        return
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    add_arguments(parser)
-    parser.parse_args(words[1:])
 
 
 @pytest.mark.parametrize("file", COLLECTIONS, ids=name)

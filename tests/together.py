@@ -16,7 +16,7 @@ from tests.forks import ending, fork
 def together(work: Callable[[], int | None], home: Path, processes: int = 2) -> list[int]:
     """Runs `work` in so many processes of one machine and returns their exit codes; logs are `home/<rank>/log`."""
     port = free_port()
-    _end_monitors()
+    end_monitors()
     started = [fork(_placed(work, rank, processes, port), _made(home / str(rank))) for rank in range(processes)]
     codes = [ending(process) for process in started]
     for rank in (rank for rank, code in enumerate(codes) if code):
@@ -37,7 +37,7 @@ def _placed(work: Callable[[], int | None], rank: int, processes: int, port: int
     return placed
 
 
-def _end_monitors() -> None:
+def end_monitors() -> None:
     """Ends the threads that watch over progress bars: a fork would lose them."""
     tqdm.tqdm.monitor_interval = 0
     for thread in threading.enumerate():

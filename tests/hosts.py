@@ -1,0 +1,113 @@
+"""Two hosts on one machine: network namespaces, joined by a veth pair and by nothing else.
+
+They share the file system, as the machines of a cluster do. A host that vanishes (`vanish`) says no goodbye: its link
+goes down first, so that no connection is closed, and then its processes are killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_NEW_NETWORK = 0x40000000  # CLONE_NEWNET
+PORT = 29531
+
+
+class Host:
+    """One of two hosts.
+
+    Args:
+        number: 0 or 1: its rank.
+        name: Of its namespace.
+    """
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self.name = name
+        self.link = f"{name}-eth"
+        self.address = f"10.87.13.{number + 1}"
+
+    def make(self) -> None:
+        """Makes the namespace."""
+        _ip("netns", "add", self.name)
+
+    def connect(self) -> None:
+        """Gives its end of the cable an address."""
+        _ip("link", "set", self.link, "netns", self.name)
+        _ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", self.link)
+        for device in ("lo", self.link):
+            _ip("-n", self.name, "link", "set", device, "up")
+
+    def come_back(self) -> None:
+        """Plugs the cable in."""
+        _ip("-n", self.name, "link", "set", self.link, "up")
+
+    def vanish(self, process: int) -> None:
+        """Pulls the cable, then kills a process group."""
+        _ip("-n", self.name, "link", "set", self.link, "down")
+        os.killpg(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+    def inside(self, work: Callable[[], int | None], master: str) -> Callable[[], int | None]:
+        """`work`, to be done in a process of its own on this host, as the only one of its rank."""
+
+        def there() -> int | None:
+            with open(f"/var/run/netns/{self.name}", encoding="ascii") as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _NEW_NETWORK):
+                    raise OSError(ctypes.get_errno(), "setns")
+            os.environ.update(self.environment(master))
+            return work()
+
+        return there
+
+    def environment(self, master: str) -> dict[str, str]:
+        """What Lightning's own environment wants to know on each machine."""
+        return {
+            "MASTER_ADDR": master, "MASTER_PORT": str(PORT), "NODE_RANK": str(self.number), "LOCAL_RANK": "0",
+            "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": self.link,
+        }  # fmt: skip
+
+
+@contextmanager
+def two_hosts() -> Iterator[list[Host]]:
+    """Two connected hosts, removed at the end."""
+    hosts = [Host(number, f"d2g{os.getpid() % 100000}{letter}") for number, letter in enumerate("ab")]
+    try:
+        for host in hosts:
+            host.make()
+        _ip("link", "add", hosts[0].link, "type", "veth", "peer", "name", hosts[1].link)
+        for host in hosts:
+            host.connect()
+        yield hosts
+    finally:
+        for host in hosts:
+            subprocess.run(["ip", "netns", "del", host.name], capture_output=True, check=False)
+
+
+def why_not() -> str | None:
+    """Why there can be no two hosts here; None if there can."""
+    if os.geteuid() != 0:
+        return "network namespaces take root"
+    if shutil.which("ip") is None:
+        return "no `ip` (apt-get install iproute2)"
+    try:
+        with two_hosts():
+            return None
+    except (subprocess.CalledProcessError, OSError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        return f"no network namespaces or veth pairs here ({said.strip()})"
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+def log_of(home: Path) -> str:
+    """What the last process in `home` said."""
+    return (home / "log").read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,148 @@
+"""Two hosts are one; one that vanishes ends the other, and both go on when it is back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cli
+from callbacks.checkpoint_files import read_checkpoint
+from tests.forks import ending, fork
+from tests.hosts import Host, log_of, two_hosts, why_not
+from tests.records import write_positive
+from tests.together import end_monitors, together
+
+REASON = why_not()
+pytestmark = [
+    pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.skipif(REASON is not None, reason=str(REASON))
+]  # fmt: skip
+
+REPOSITORY = Path(__file__).parents[1]
+TIMEOUT = 20
+"""Seconds that a process waits for another: `trainer.strategy.init_args.timeout`, ten minutes in the configs."""
+Words = Callable[..., list[str]]
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[Host]]:
+    with two_hosts() as made:
+        yield made
+
+
+@pytest.fixture
+def words(tiny_student: Path, tmp_path: Path) -> Words:
+    """A `fit` of configs/neg.yaml under configs/trainer/multi_node.yaml, on CPUs; a checkpoint every 2 steps."""
+
+    def make(root: str, nodes: int = 2, devices: int = 1, stand: list[str] | None = None) -> list[str]:
+        (tmp_path / root).mkdir(exist_ok=True)
+        return [
+            "fit", "--config", str(REPOSITORY / "configs/neg.yaml"),
+            "--config", str(REPOSITORY / "configs/trainer/multi_node.yaml"), *options(tmp_path, str(tiny_student)),
+            "--trainer.num_nodes", str(nodes), "--trainer.devices", str(devices), "--model.student", str(tiny_student),
+            "--data.tokenizer", str(tiny_student), "--data.train", str(tmp_path / "t.jsonl"),
+            "--trainer.default_root_dir", str(tmp_path / root), *(stand or []),
+        ]  # fmt: skip
+
+    return make
+
+
+def options(directory: Path, student: str) -> list[str]:
+    """What makes the stage small, and its machines quick to lose patience."""
+    write_positive(directory / "t.jsonl", 12)
+    return [
+        "--data.validation", write_positive(directory / "v.jsonl", 3, 1), "--data.batch_size", "2",
+        "--model.dtype", "float32", "--model.lora.dropout", "0.3", "--model.warmup_steps", "2",
+        "--model.optimizer.init_args.lr", "0.01", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
+        "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false",
+        "--trainer.strategy.init_args.timeout", f"0:00:{TIMEOUT}",
+        "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint", "--trainer.callbacks.every_n_train_steps=2",
+    ]  # fmt: skip
+
+
+def start(hosts: list[Host], words: list[str], home: Path) -> list[int]:
+    """Starts a command line on both hosts; the first is the master."""
+    end_monitors()
+    started = []
+    for host in hosts:
+        (home / host.name).mkdir(parents=True, exist_ok=True)
+        started.append(fork(host.inside(lambda: cli.main(words), hosts[0].address), home / host.name))
+    return started
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    files = sorted(root.glob("adapter*/*.safetensors"))
+    return {f"{file.parent.name}:{k}": v for file in files for k, v in load_file(file).items()}
+
+
+def check_same(one: Path, other: Path) -> None:
+    expected, found = weights(one), weights(other)
+    assert len(expected) >= 8
+    assert found.keys() == expected.keys()
+    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
+
+
+def test_two_hosts_are_two_processes(hosts: list[Host], words: Words, tmp_path: Path) -> None:
+    assert together(lambda: cli.main(words("here", 1, 2)), tmp_path / "logs-here") == [0, 0]
+    assert [ending(process) for process in start(hosts, words("apart"), tmp_path / "logs")] == [0, 0]
+    check_same(tmp_path / "here", tmp_path / "apart")
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_host_that_vanishes_and_comes_back(
+    hosts: list[Host], words: Words, tmp_path: Path, capfd: pytest.CaptureFixture[str], lost: int
+) -> None:
+    logs, stands = tmp_path / "logs", tmp_path / "stands"
+    assert [ending(process) for process in start(hosts, words("whole"), logs)] == [0, 0]
+    stand = ["--trainer.callbacks+=tests.interruptions.Stand", "--trainer.callbacks.after=9",
+             f"--trainer.callbacks.rank={lost}", f"--trainer.callbacks.file={stands}"]  # fmt: skip
+    processes = start(hosts, words("run", stand=stand), logs)
+    wait_for(stands)
+    hosts[lost].vanish(processes[lost])
+    began = time.monotonic()
+    left = 1 - lost
+    code, waited = ending(processes[left]), time.monotonic() - began
+    said = "".join(capfd.readouterr()) + log_of(logs / hosts[left].name)
+    assert code not in (0, 9, -9), said[-3000:]
+    assert waited < TIMEOUT + 30
+    assert read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 8
+    hosts[lost].come_back()
+    assert [ending(process) for process in start(hosts, words("run"), logs)] == [0, 0]
+    assert "resuming from step 8" in "".join(capfd.readouterr())
+    check_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_the_torchrun_script(hosts: list[Host], words: Words, tiny_student: Path, tmp_path: Path) -> None:
+    """docs/cluster/torchrun.sh on both hosts, as its header says, with options for a machine without GPUs."""
+    assert [ending(process) for process in start(hosts, words("neg-by-fit"), tmp_path / "logs")] == [0, 0]
+    (tmp_path / "data").mkdir()
+    write_positive(tmp_path / "data/negative.jsonl", 12)
+    script = ["bash", str(REPOSITORY / "docs/cluster/torchrun.sh"), *options(tmp_path, str(tiny_student))]
+    started = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", host.name, *script], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True,
+            env={
+                **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
+                "GLOO_SOCKET_IFNAME": host.link, "NODES": "2", "GPUS": "1", "NODE_RANK": str(host.number),
+                "MASTER_ADDR": hosts[0].address, "STUDENT": str(tiny_student), "RUN": str(tmp_path),
+            },
+        )
+        for host in hosts
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said[0][-3000:] + said[1][-3000:]
+    check_same(tmp_path / "neg-by-fit", tmp_path / "neg")
+
+
+def wait_for(file: Path) -> None:
+    last = time.monotonic() + 180
+    while not file.exists():
+        assert time.monotonic() < last, f"no {file}"
+        time.sleep(0.05)
