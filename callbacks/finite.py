@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -102,7 +103,10 @@ def write_batches(directory: Path, batches: list[dict[str, Any]], facts: dict[st
             tensors = {
                 name: value.cpu().clone().contiguous() for name, value in batch.items() if isinstance(value, Tensor)
             }
-            save_file(tensors, fresh / f"batch-{k}.safetensors")
+            try:
+                save_file(tensors, fresh / f"batch-{k}.safetensors")
+            except SafetensorError as error:  # what safetensors makes of a full disk
+                raise InputError(f"cannot write ({error})", file=directory, remedy="free some space") from error
             others.append({name: value for name, value in batch.items() if name not in tensors})
         text = json.dumps({"schema": 1, **facts, "batches": others}, ensure_ascii=False, indent=1)
         (fresh / "batches.json").write_text(text + "\n", encoding="utf-8")

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, install
 from callbacks.checkpoints import RunCheckpoint
 from foundation.errors import InputError
+from foundation.files import write_atomically
 from pipeline.complaints import check_configs, explained
 from pipeline.resumption import find_checkpoint, run_settings
 
@@ -30,6 +31,24 @@ _NOISE = (
     ".*LeafSpec.*",
     ".*custom batch sampler.*",  # ours shards by itself and is meant for prediction too
 )
+
+
+class ConfigWriter(SaveConfigCallback):
+    """Writes a run's config.yaml beside its log, as the stock callback does, but whole or not at all."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Asks every process for the directory, which they agree on, then writes on the first."""
+        self._directory = Path(trainer.log_dir or trainer.default_root_dir)
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the file.
+
+        Raises:
+            InputError: If it cannot be written.
+        """
+        with write_atomically(self._directory / self.config_filename) as stream:
+            stream.write(self.parser.dump(self.config, skip_unset=False))
 
 
 class StageCLI(LightningCLI):
@@ -58,6 +77,18 @@ class StageCLI(LightningCLI):
         except ValueError as error:  # jsonargparse wraps what a constructor raises
             raise explained(str(error), [str(self.subcommand)]) from error
         install(self.trainer)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs the verb.
+
+        Raises:
+            OSError: Of a failed writing, always with a place: streams that are closed do not know theirs.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            error.filename = error.filename or self.trainer.default_root_dir
+            raise
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the command line as it is: a checkpoint's own settings would override it without a word."""
@@ -123,7 +154,8 @@ def run_trainer(words: list[str]) -> None:
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=ConfigWriter,
+            save_config_kwargs={"save_to_log_dir": False},
             parser_kwargs={
                 "exit_on_error": False,
                 **{verb: {"exit_on_error": False} for verb in StageCLI.subcommands()},

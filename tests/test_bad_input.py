@@ -237,7 +237,9 @@ def small_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("size", [500, 4_000, 12_000])  # the manifest; TensorBoard's log; weights and checkpoints
+@pytest.mark.parametrize(  # config.yaml; TensorBoard's log; weights and checkpoints
+    "size", [pytest.param(500, marks=pytest.mark.slow), pytest.param(4_000, marks=pytest.mark.slow), 12_000]
+)
 def test_a_full_disk_while_training(
     fit: Callable[..., list[str]],
     complaint: Callable[..., str],

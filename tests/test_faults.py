@@ -16,8 +16,9 @@ REPOSITORY = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("cases", "points"),
     [
-        ("fit-nce-cached,predict", 2),
-        pytest.param("fit-neg,fit-nat,fit-nce,fit-rank,prepare,collect,run", 3, marks=pytest.mark.slow),
+        ("fit-nce-cached,predict,prepare,collect,run", 1),
+        pytest.param("fit-neg,fit-nat,fit-nce,fit-nce-cached,fit-rank", 3, marks=pytest.mark.slow),
+        pytest.param("predict,prepare,collect,run", 3, marks=pytest.mark.slow),
     ],
 )
 def test_killed_commands_lose_nothing(cases: str, points: int) -> None:
