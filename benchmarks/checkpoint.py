@@ -18,7 +18,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.harness import MIB, Target, arguments, begin, finish, show
-from benchmarks.nce_step import build_base, build_nce, make_batch
+from benchmarks.nce_step import build_nce, make_batch
+from benchmarks.students import build_student
 from lightning_modules.base import STUDENT, StudentModule
 from lightning_modules.components.assistant import POSITIVE
 from lightning_modules.components.student import AdapterStack, LoraSettings
@@ -29,14 +30,14 @@ from lightning_modules.negative import NegativeModel
 def plain_lora(layers: int) -> StudentModule:
     """CoT KD, M_neg and the like."""
     module = NegativeModel()
-    module.stack = AdapterStack(build_base(layers), "smollm2-shaped")
+    module.stack = AdapterStack(build_student("smollm2", layers=layers), "smollm2-shaped")
     module.stack.add(STUDENT, LoraSettings())
     return module
 
 
 def nat(layers: int) -> StudentModule:
     """The positive LoRA and the units trainable, the negative LoRA frozen."""
-    module, made = NATModel(), build_nce(build_base(layers))
+    module, made = NATModel(), build_nce(build_student("smollm2", layers=layers))
     module.stack, module.units = made.adapters, made.units.requires_grad_(True)
     module.stack.activate(POSITIVE, trainable=True)
     return module

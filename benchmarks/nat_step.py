@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from benchmarks.harness import (
     show,
 )
 from benchmarks.reference_unit import ReferenceVariant
-from benchmarks.students import SHAPES, build_student, flops_per_token, peak_flops, sharing_weights
+from benchmarks.students import SHAPES, add_student_arguments, autocast, build_student, rates_of, sharing_weights
 from lightning_modules.components.assistant import NEGATIVE, POSITIVE, UnitSettings, attach_units
 from lightning_modules.components.cache import roomy_cache
 from lightning_modules.components.losses import cross_entropy, find_targets
@@ -93,7 +94,6 @@ class Variant:
 
 def build(name: str, base: PreTrainedModel, batch: dict[str, Tensor], options: argparse.Namespace) -> Variant:
     """One of the four variants, on weights that it shares with the others."""
-    dtype: torch.dtype = getattr(torch, options.dtype)
     stack = AdapterStack(sharing_weights(base), options.shape, options.gradient_checkpointing)
     if name in (LORA_8, LORA_16):
         rank = 8 if name == LORA_8 else 16
@@ -111,11 +111,7 @@ def build(name: str, base: PreTrainedModel, batch: dict[str, Tensor], options: a
     if options.compile:
         stack.base.get_decoder().compile()
     trained = [p for p in stack.parameters() if p.requires_grad]
-    kind = torch.device(options.device).type
-    return Variant(
-        stack, batch, lambda: nullcontext() if dtype == torch.float32 else torch.autocast(kind, dtype),
-        torch.optim.AdamW(trained, lr=1e-4),
-    )  # fmt: skip
+    return Variant(stack, batch, partial(autocast, options), torch.optim.AdamW(trained, lr=1e-4))
 
 
 @torch.no_grad()
@@ -144,15 +140,8 @@ def saved_bytes(variant: Variant) -> int:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = arguments("NAT's step against plain LoRA's.")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="smollm2", help="the student's shape")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="base and autocast")
-    parser.add_argument("--batch", type=int, default=4, help="rows")
-    parser.add_argument("--sequence", type=int, default=256, help="tokens a row")
+    parser = add_student_arguments(arguments("NAT's step against plain LoRA's."))
     parser.add_argument("--dropout", type=float, default=0.0, help="dropout on the LoRA inputs")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the decoder")
     return parser.parse_args(words)
 
 
@@ -172,7 +161,7 @@ def main(words: Sequence[str] | None = None) -> None:
     whole = parts[min(1, len(parts) - 1)]  # a training step, where it is measured at all
     peaks = {name: peak_memory(getattr(variant, whole), options.device) for name, variant in variants.items()}
     print_table(timings, saved, peaks, whole)
-    rates = throughput(timings.get("step", timings["decoder"]), options)
+    rates = rates_of(timings.get("step", timings["decoder"]), options)
     finish(targets(timings, saved, rates, options), milliseconds={
         part: {name: round(1e3 * timing.median, 2) for name, timing in found.items()} for part, found in timings.items()
     }, rates=rates)  # fmt: skip
@@ -191,22 +180,6 @@ def print_table(
         row.append(f"{saved[name] / MIB:.1f} MiB, {saved[name] / saved[LORA_16]:.3f}")
         rows.append([*row, f"{peaks[name] / MIB:.0f} MiB"])
     show(["variant", *(f"{part}, ms, ratio" for part in timings), "saved activations, ratio", f"peak of {whole}"], rows)
-
-
-def throughput(found: dict[str, Timing], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Tokens per second of each variant and, on a GPU we know, MFU: the base model's work over the GPU's peak."""
-    tokens = options.batch * options.sequence
-    rates = {name: {"tokens_per_second": round(tokens / timing.median, 1)} for name, timing in found.items()}
-    peak = peak_flops(options.device)
-    for name, rate in rates.items():
-        text = f"{name}: {rate['tokens_per_second']:.0f} tokens/s"
-        if peak is not None:
-            rate["mfu"] = round(
-                rate["tokens_per_second"] * flops_per_token(options.shape, options.sequence) / peak, 4
-            )  # fmt: skip
-            text += f", MFU {rate['mfu']:.3f}"
-        print(text)
-    return rates
 
 
 def targets(

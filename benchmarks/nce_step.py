@@ -1,32 +1,49 @@
 """What a step of NCE costs over a step of plain LoRA, and what its loss needs in memory.
 
-    python -m benchmarks.nce_step [--quick] [--layers 30] [--batch 4] [--length 256] [--prompt 96]
+    python -m benchmarks.nce_step [--quick] [--layers 30] [--batch 4] [--sequence 256] [--prompt 96]
+    python -m benchmarks.nce_step --device cuda --shape llama7b --dtype bfloat16 --batch 16 --sequence 512 --prompt 0
 
-Four variants train the same LoRA (r 8 on q_proj and v_proj, AdamW) on the same random batch, in fp32:
+Four variants train the same LoRA (r 8 on q_proj and v_proj, AdamW) on the same random batch:
 
 * `plain LoRA`: maximum likelihood, our chunked cross-entropy at the targets (what NegativeModel does);
 * `naive`: NCE as written: teachers on a second copy of the base, dense logits [B, T, V] of all three models;
 * `online`: NCEModel with `teacher: online`, one base;
 * `cached`: NCEModel with `teacher: cached` after its first epoch.
 
-The student has SmolLM2-135M's shape. With fewer layers (`--layers`) the output head, a fifth of the whole model,
-weighs more: three products with it per target (two teachers' logits, one mean embedding) are what `online` adds there,
-over the two of `plain LoRA`.
+The student has SmolLM2-135M's shape, all 30 layers. With fewer (`--layers`) the output head, a fifth of the whole
+model, weighs more: three products with it per target (two teachers' logits, one mean embedding) are what `online` adds
+there, over the two of `plain LoRA`.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedModel
 
-from benchmarks.harness import MIB, Target, alternate, arguments, begin, finish, peak_memory, ratio, show, timing_rows
+from benchmarks.harness import (
+    MIB,
+    Target,
+    alternate,
+    arguments,
+    begin,
+    finish,
+    machine,
+    peak_memory,
+    ratio,
+    show,
+    timing_rows,
+)
+from benchmarks.students import add_student_arguments, autocast, build_student, rates_of
 from lightning_modules.base import STUDENT
 from lightning_modules.components.assistant import NEGATIVE, POSITIVE, UnitSettings, attach_units
 from lightning_modules.components.losses import IGNORE, cross_entropy, find_targets
@@ -37,20 +54,10 @@ from lightning_modules.nce import NCEModel
 PLAIN, NAIVE, ONLINE, CACHED = "plain LoRA", "naive, two copies", "ours, online", "ours, cached"
 
 
-def build_base(layers: int) -> LlamaForCausalLM:
-    """SmolLM2-135M's shape with some of its layers and random weights."""
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
-        num_key_value_heads=3, tie_word_embeddings=True, max_position_embeddings=8192, pad_token_id=0,
-    )  # fmt: skip
-    model: LlamaForCausalLM = LlamaForCausalLM(config).eval()
-    return model
-
-
-def build_nce(base: LlamaForCausalLM) -> NCEModel:
+def build_nce(base: PreTrainedModel, gradient_checkpointing: bool = False) -> NCEModel:
     """NCE's three models on one base, all with random weights, the student active and trainable."""
     module = NCEModel()
-    stack = AdapterStack(base, "smollm2-shaped")
+    stack = AdapterStack(base, "random", gradient_checkpointing)
     for adapter in (NEGATIVE, POSITIVE, STUDENT):
         if adapter == STUDENT:
             module.units = attach_units(stack, UnitSettings())
@@ -59,7 +66,7 @@ def build_nce(base: LlamaForCausalLM) -> NCEModel:
         stack.add(adapter, LoraSettings())
         _shake(p for p in stack.parameters() if p.requires_grad)
     module.stack = stack
-    return module.train()
+    return module.to(base.device).train()
 
 
 def _shake(parameters: Iterable[nn.Parameter]) -> None:
@@ -114,14 +121,18 @@ def variants(module: NCEModel, batch: dict[str, Any], directory: Path) -> dict[s
     }
 
 
-def as_steps(losses: dict[str, Callable[[], Tensor]], module: nn.Module) -> dict[str, Callable[[], None]]:
+def as_steps(
+    losses: dict[str, Callable[[], Tensor]], module: nn.Module, context: Callable[[], AbstractContextManager[object]]
+) -> dict[str, Callable[[], None]]:
     """Loss, gradients and an optimizer step that leaves the weights where they are, so that rounds stay comparable."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0)
 
     def step(loss: Callable[[], Tensor]) -> None:
         optimizer.zero_grad()
-        loss().backward()
+        with context():
+            value = loss()
+        value.backward()
         optimizer.step()
 
     return {name: lambda loss=loss: step(loss) for name, loss in losses.items()}  # type: ignore[misc]
@@ -131,8 +142,9 @@ def loss_memory(module: NCEModel, tokens: int) -> dict[str, float]:
     """Peak bytes of the loss alone, hidden states to their gradients, over one float32 tensor [tokens, V]."""
     head = module.adapters.head
     vocabulary, width = module.adapters.base.get_output_embeddings().weight.shape
-    student, nat, negative = (torch.randn(tokens, width) for _ in range(3))
-    targets, summary = torch.randint(int(vocabulary), (tokens,)), torch.randn(tokens, width)
+    device = module.adapters.base.device
+    student, nat, negative, summary = (torch.randn(tokens, width, device=device) for _ in range(4))
+    targets = torch.randint(int(vocabulary), (tokens,), device=device)
     hidden = student.requires_grad_()
 
     def learn(lesson: Any) -> None:
@@ -140,14 +152,14 @@ def loss_memory(module: NCEModel, tokens: int) -> dict[str, float]:
         (soft - logprobs).sum().backward()
 
     runs = {ONLINE: lambda: learn(head.teach(nat, negative).summary), CACHED: lambda: learn(summary)}
-    return {name: peak_memory(run) / (tokens * int(vocabulary) * 4) for name, run in runs.items()}
+    return {name: peak_memory(run, str(device)) / (tokens * int(vocabulary) * 4) for name, run in runs.items()}
 
 
 def naive_memory(module: NCEModel, tokens: int) -> float:
     """The same of dense logits."""
     weight = module.adapters.base.get_output_embeddings().weight
-    student, nat, negative = (torch.randn(tokens, weight.shape[1]) for _ in range(3))
-    targets, hidden = torch.randint(len(weight), (tokens, 1)), student.requires_grad_()
+    student, nat, negative = (weight.new_empty(tokens, weight.shape[1]).normal_() for _ in range(3))
+    targets, hidden = torch.randint(len(weight), (tokens, 1), device=weight.device), student.requires_grad_()
 
     def run() -> None:
         with torch.no_grad():
@@ -156,29 +168,43 @@ def naive_memory(module: NCEModel, tokens: int) -> float:
         log_student = (hidden @ weight.mT).log_softmax(-1)
         (-(log_nat.exp() * log_student).sum(-1) - log_student.gather(-1, targets)[:, 0]).sum().backward()
 
-    return peak_memory(run) / (tokens * len(weight) * 4)
+    return peak_memory(run, str(weight.device)) / (tokens * len(weight) * 4)
 
 
-def main() -> None:
-    """Runs the benchmark."""
-    parser = arguments(str(__doc__).partition("\n")[0])
-    parser.add_argument("--layers", type=int, help="decoder layers (default: 30, with --quick 6)")
-    parser.add_argument("--batch", type=int, help="rows (default: 4, with --quick 1)")
-    parser.add_argument("--length", type=int, default=256, help="tokens a row")
-    parser.add_argument("--prompt", type=int, default=96, help="tokens of it without a target")
-    options = parser.parse_args()
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = add_student_arguments(arguments(str(__doc__).partition("\n")[0]), batch=None)
+    parser.add_argument("--layers", type=int, help="decoder layers (default: smollm2 30, with --quick 6)")
+    parser.add_argument("--prompt", type=int, default=96, help="tokens of a row without a target")
+    options = parser.parse_args(words)
     options.batch = options.batch or (1 if options.quick else 4)
-    options.layers = options.layers or (6 if options.quick else 30)
+    if options.shape == "smollm2":
+        options.layers = options.layers or (6 if options.quick else 30)
+    return options
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs the benchmark."""
+    options = parse(words)
     begin(options)
-    base = build_base(options.layers)
-    numbers = sum(p.numel() for p in base.parameters())
-    module = build_nce(base)
-    batch = make_batch(options.batch, options.length, options.prompt, base.config.vocab_size)
-    print(f"SmolLM2-135M's shape, {options.layers} of its 30 layers, batch {options.batch} x {options.length}, "
-          f"{options.prompt} of them prompt, fp32")  # fmt: skip
+    base = build_student(options.shape, options.device, getattr(torch, options.dtype), options.layers)
+    numbers, vocabulary = sum(p.numel() for p in base.parameters()), base.config.vocab_size
+    module = build_nce(base, options.gradient_checkpointing)
+    if options.compile:
+        module.adapters.base.get_decoder().compile()
+    batch = make_batch(options.batch, options.sequence, options.prompt, vocabulary)
+    batch = {name: tensor.to(options.device) for name, tensor in batch.items()}
+    layers = base.config.num_hidden_layers
+    print(f"{options.shape}'s shape, {layers} layers, batch {options.batch} x {options.sequence}, {options.prompt} of "
+          f"them prompt, {options.dtype}, {machine(options.device)}")  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
-        steps = as_steps(variants(module, batch, Path(directory)), module)
-        timings = alternate(steps, rounds=options.rounds or (3 if options.quick else 10), warmup=1)
+        context = partial(autocast, options)
+        with context():
+            losses = variants(module, batch, Path(directory))
+        steps = as_steps(losses, module, context)
+        timings = alternate(steps, options.rounds or (3 if options.quick else 10), 1, options.device)
+        held = sum(p.numel() * p.element_size() for p in module.parameters())
+        peaks = {name: held + peak_memory(steps[name], options.device) for name in (ONLINE, CACHED)}
     show(["variant", "ms", "spread", "x plain"], timing_rows(timings, PLAIN))
     tokens = 2048
     memory = {
@@ -187,15 +213,26 @@ def main() -> None:
     }  # a multiple, whatever the tokens
     show(
         ["peak memory of the loss", "MiB", f"x one [{tokens}, V] fp32"],
-        [[n, f"{m * tokens * base.config.vocab_size * 4 / MIB:.0f}", f"{m:.2f}"] for n, m in memory.items()],
+        [[n, f"{m * tokens * vocabulary * 4 / MIB:.0f}", f"{m:.2f}"] for n, m in memory.items()],
     )
-    bases = sum(p.numel() for n, p in module.adapters.named_parameters() if "lora_" not in n) / numbers
-    finish([
+    found = [
         Target("online / plain LoRA, time", ratio(timings, ONLINE, PLAIN), 2.1),
         Target("cached / plain LoRA, time", ratio(timings, CACHED, PLAIN), 1.10),
         Target("peak memory of the loss / one [B,T,V]", max(memory[ONLINE], memory[CACHED]), 0.4),
-        Target("copies of the base", bases, 1.0),
-    ], medians_ms={name: round(1e3 * t.median, 1) for name, t in timings.items()}, layers=options.layers)  # fmt: skip
+        Target("copies of the base", copies(module, numbers), 1.0),
+    ]
+    if torch.device(options.device).type == "cuda":
+        share = 1 / ratio(timings, CACHED, PLAIN)
+        found = [Target("cached tokens/s over plain LoRA", share, 0.90, at_least=True),
+                 Target("peak of a step of NCE, GB", max(peaks.values()) / 1e9, 80.0), *found[2:]]  # fmt: skip
+    rates = rates_of(timings, options)
+    medians = {name: round(1e3 * t.median, 1) for name, t in timings.items()}
+    finish(found, medians_ms=medians, layers=layers, peak_bytes=peaks, rates=rates)
+
+
+def copies(module: NCEModel, numbers: int) -> float:
+    """How often the base's parameters are held."""
+    return sum(p.numel() for n, p in module.adapters.named_parameters() if "lora_" not in n) / numbers
 
 
 if __name__ == "__main__":

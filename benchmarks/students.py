@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from benchmarks.harness import Timing
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2": {
@@ -26,9 +31,40 @@ SHAPES: dict[str, dict[str, Any]] = {
 """`smollm2` is SmolLM2-135M with 6 of its 30 layers, `llama7b` LLaMA-7B, `tiny` for tests."""
 
 
-def build_student(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A causal LM of one of `SHAPES` with random, frozen weights, made on its device."""
+def add_student_arguments(
+    parser: argparse.ArgumentParser, batch: int | None = 4, sequence: int = 256
+) -> argparse.ArgumentParser:
+    """Adds what student a benchmark trains, where, and on batches of which size; returns the parser."""
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="smollm2", help="the student's shape")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="base and autocast")
+    parser.add_argument("--batch", type=int, default=batch, help="rows")
+    parser.add_argument("--sequence", type=int, default=sequence, help="tokens a row")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the decoder")
+    return parser
+
+
+def autocast(options: argparse.Namespace) -> AbstractContextManager[object]:
+    """What the forward passes run in: autocast to `--dtype`, or nothing in float32."""
+    if options.dtype == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(options.device).type, getattr(torch, options.dtype))
+
+
+def build_student(
+    shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, layers: int | None = None
+) -> PreTrainedModel:
+    """A causal LM of one of `SHAPES` with random, frozen weights, made on its device.
+
+    Args:
+        shape: Its name.
+        device: Where its weights are.
+        dtype: Of its weights.
+        layers: Another number of decoder layers than the shape's.
+    """
     config = LlamaConfig(**SHAPES[shape], pad_token_id=0, dtype=dtype)
+    config.num_hidden_layers = layers or config.num_hidden_layers
     default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
@@ -57,6 +93,21 @@ def flops_per_token(shape: str, sequence: int) -> float:
     layer = 2 * width * width + keys + 3 * width * s["intermediate_size"]
     weights = layers * layer + s["vocab_size"] * width
     return 4 * weights + 6 * layers * sequence * width
+
+
+def rates_of(found: Mapping[str, Timing], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Tokens per second of each variant and, on a GPU we know, MFU: the base model's work over the GPU's peak."""
+    tokens = options.batch * options.sequence
+    rates = {name: {"tokens_per_second": round(tokens / timing.median, 1)} for name, timing in found.items()}
+    peak = peak_flops(options.device)
+    for name, rate in rates.items():
+        text = f"{name}: {rate['tokens_per_second']:.0f} tokens/s"
+        if peak is not None:
+            work = rate["tokens_per_second"] * flops_per_token(options.shape, options.sequence)
+            rate["mfu"] = round(work / peak, 4)
+            text += f", MFU {rate['mfu']:.3f}"
+        print(text)
+    return rates
 
 
 def peak_flops(device: str) -> float | None:
