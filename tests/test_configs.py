@@ -35,6 +35,7 @@ INCLUDED = [file for file in FILES if "stages" in KEYS[file] and file not in PIP
 STAGES = [file for file in FILES if "model" in KEYS[file] and file.parent.name == "configs"]
 COLLECTIONS = [file for file in FILES if "endpoint" in KEYS[file]]
 PROMPTS = [file for file in FILES if file.parent.name == "prompts"]
+STUDENT_PROMPT = next(file for file in PROMPTS if file.name == "student.yaml")
 TRAINERS = [file for file in FILES if file.parent.name == "trainer"]
 OVERLAYS = [file for file in FILES if file.parent.name != "configs" and file not in [*INCLUDED, *PROMPTS, *TRAINERS]]
 
@@ -146,7 +147,11 @@ def collect_settings(file: Path) -> CollectSettings:
     return CollectSettings(**{key: value for key, value in parsed.items() if key not in ("config", "evaluate")})
 
 
-@pytest.mark.parametrize("file", PROMPTS, ids=name)
+def test_a_students_prompt_is_the_bare_question() -> None:
+    assert load_prompt(STUDENT_PROMPT).messages("Why?") == [{"role": "user", "content": "Why?"}]
+
+
+@pytest.mark.parametrize("file", [file for file in PROMPTS if file != STUDENT_PROMPT], ids=name)
 def test_prompts_show_what_they_ask_for(file: Path) -> None:
     prompt = load_prompt(file)
     assert r"\boxed{}" in prompt.instructions
