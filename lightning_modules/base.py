@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from lightning_modules.components.integration import IntegrationUnit
 from lightning_modules.components.losses import Targets, at_targets, find_targets, only_fills_a_turn
+from lightning_modules.components.quantization import Quantization
 from lightning_modules.components.sampling import Sample, SamplingSettings, sample_each
 from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
 from lightning_modules.partly_trained import PartlyTrained
@@ -47,6 +48,7 @@ class StudentModule(PartlyTrained):
         dtype: Of the frozen base weights: float32, bfloat16 or float16. Adapters stay in float32.
         random_weights: Build the base from its config alone, with random weights (benchmarks, tests).
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        quantization: Bits of the frozen decoder's linear layers: none, 8bit or 4bit (bitsandbytes).
         optimizer: Optimizer of the trainable parameters (paper: AdamW, lr 3e-4).
         schedule: Learning-rate schedule after the warm-up: constant, linear or cosine.
         warmup_steps: Steps of linear warm-up from 0 (paper: 200, NCE 1,000).
@@ -61,6 +63,7 @@ class StudentModule(PartlyTrained):
         dtype: str = "float32",
         random_weights: bool = False,
         gradient_checkpointing: bool = False,
+        quantization: Quantization = "none",
         optimizer: OptimizerCallable = _adamw,
         schedule: str = "constant",
         warmup_steps: int = 0,
@@ -73,6 +76,7 @@ class StudentModule(PartlyTrained):
         self.dtype_name = dtype
         self.random_weights = random_weights
         self.gradient_checkpointing = gradient_checkpointing
+        self.quantization = quantization
         self.sampling = sampling
         self.stack: AdapterStack | None = None
         self.sample_listeners: list[SampleListener] = []
@@ -122,7 +126,7 @@ class StudentModule(PartlyTrained):
     def configure_model(self) -> None:
         """Loads the base once and puts the adapters on it (called by Lightning on every entry point)."""
         if self.stack is None:
-            base = load_base(self.student, self.dtype_name, self.random_weights)
+            base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
             stack = AdapterStack(base, self.student, self.gradient_checkpointing)
             self.build(stack)
             self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 
-def write_tiny_student(directory: Path) -> None:
-    """Writes a random LLaMA of 2 layers with grouped-query attention, and a tokenizer of 320 pieces."""
+def write_tiny_student(directory: Path, width: int = 32) -> None:
+    """Writes a random LLaMA of 2 layers with grouped-query attention, `width` wide, and a tokenizer of 320 pieces."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -16,8 +16,8 @@ def write_tiny_student(directory: Path) -> None:
     tokenizer = train_tokenizer(vocabulary=320, sample=500)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from foundation.errors import InputError
 from foundation.students import locate_student
-from lightning_modules.components.student import AdapterStack, LoraSettings, base_fingerprint, load_base, reason
+from lightning_modules.components.fingerprints import base_fingerprint
+from lightning_modules.components.quantization import Quantization
+from lightning_modules.components.student import AdapterStack, LoraSettings, load_base, reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -167,6 +169,7 @@ class DecoderSettings(BackboneSettings):
         dtype: Of the frozen weights: float32, bfloat16 or float16.
         random_weights: Build the student from its config alone (benchmarks, tests).
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        quantization: Bits of the decoder's linear layers: none, 8bit or 4bit (bitsandbytes).
     """
 
     kind: ClassVar[str] = "decoder"
@@ -177,6 +180,7 @@ class DecoderSettings(BackboneSettings):
     dtype: str = "float32"
     random_weights: bool = False
     gradient_checkpointing: bool = False
+    quantization: Quantization = "none"
 
     @property
     def source(self) -> str:
@@ -185,7 +189,7 @@ class DecoderSettings(BackboneSettings):
 
     def build(self, trained: Path | None = None) -> DecoderBackbone:
         """See `BackboneSettings.build`."""
-        base = load_base(self.student, self.dtype, self.random_weights)
+        base = load_base(self.student, self.dtype, self.random_weights, self.quantization)
         stack = AdapterStack(base, self.student, self.gradient_checkpointing)
         own = None if trained is None else trained / ADAPTER_DIRECTORY
         start = own if own is not None and own.is_dir() else self.adapter

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from foundation.errors import InputError
+from lightning_modules.components.quantization import quantization_of
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -38,8 +39,13 @@ def shard_layers(transformer: PreTrainedModel, mesh: DeviceMesh) -> None:
         mesh: Of one dimension, over which weights are cut and gradients averaged.
 
     Raises:
-        InputError: If its class does not say which of its modules are layers.
+        InputError: If it is quantised, or its class does not say which of its modules are layers.
     """
+    if quantization_of(transformer) != "none":
+        raise InputError(
+            "a quantised base cannot be sharded", field="model.quantization",
+            remedy="take configs/trainer/ddp.yaml with it, or --model.quantization none",
+        )  # fmt: skip
     names = set(transformer._no_split_modules or ())
     layers = [module for module in transformer.modules() if type(module).__name__ in names]
     if not layers:

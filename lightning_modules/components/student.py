@@ -11,7 +11,6 @@ with stack.using("negative"):              # another adapter, no dropout; everyt
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -30,8 +29,10 @@ from foundation.errors import InputError
 from foundation.files import sha256_of
 from foundation.students import locate_student
 from lightning_modules.components.decoding import evaluating, hidden_states
+from lightning_modules.components.fingerprints import BaseIdentity
 from lightning_modules.components.head import Head
 from lightning_modules.components.model_head import find_head
+from lightning_modules.components.quantization import Quantization, keep_differentiable, quantization_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,16 +67,19 @@ class LoraSettings:
         )
 
 
-def load_base(student: str, dtype: str = "float32", random_weights: bool = False) -> PreTrainedModel:
+def load_base(
+    student: str, dtype: str = "float32", random_weights: bool = False, quantization: Quantization = "none"
+) -> PreTrainedModel:
     """Loads a causal LM and freezes it.
 
     Args:
         student: `embedded`, a Hugging Face directory or a hub name.
         dtype: Of the frozen weights: float32, bfloat16 or float16.
         random_weights: Build from the config alone, without reading weights (benchmarks, the meta device).
+        quantization: Bits of the decoder's linear layers: `none`, `8bit` or `4bit` (see `quantization_config`).
 
     Raises:
-        InputError: If there is no such model or dtype.
+        InputError: If there is no such model, dtype or quantization.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -84,39 +88,30 @@ def load_base(student: str, dtype: str = "float32", random_weights: bool = False
         raise InputError(
             f"unknown dtype '{dtype}'", field="model.dtype", remedy="choose one of float32, bfloat16, float16"
         )
+    quantized = quantization_config(quantization, torch_dtype)
+    if quantized is not None and random_weights:
+        raise InputError("random weights are not quantised", field="model.quantization", remedy="leave out one of both")
     try:
         if random_weights:
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch_dtype, trust_remote_code=False, quantization_config=quantized
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"cannot load the student ({reason(error)})", file=student,
             remedy="give a directory made by save_pretrained, a hub name (with network access), or 'embedded'",
         ) from error  # fmt: skip
     model.requires_grad_(False)
+    keep_differentiable(model)
     return model  # type: ignore[no-any-return]
 
 
 def reason(error: Exception) -> str:
     """The first line of an error's text, for a message of one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def base_fingerprint(base: nn.Module) -> str:
-    """A short hash of a base model: names, shapes and a sample of each weight, the same in fp32 and bf16.
-
-    Computed before adapters are put in. Empty on the meta device, where there is nothing to sample.
-    """
-    digest = hashlib.sha256()
-    for name, weight in base.named_parameters():
-        if weight.is_meta:
-            return ""
-        flat = weight.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)].to(torch.bfloat16).cpu().view(torch.int16)
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 class AdapterStack(nn.Module):
@@ -131,7 +126,8 @@ class AdapterStack(nn.Module):
     def __init__(self, base: PreTrainedModel, student: str, gradient_checkpointing: bool = False) -> None:
         super().__init__()
         self.student = student
-        self.fingerprint = base_fingerprint(base)
+        self.identity = BaseIdentity.of(base)
+        self.fingerprint = self.identity.fingerprint
         base.requires_grad_(False)
         if gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -253,7 +249,7 @@ class AdapterStack(nn.Module):
     def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
         """Writes `dust2gold.json`: which base the adapter belongs to, its weights' checksums, what the caller knows."""
         manifest = {
-            "student": self.student, "base_fingerprint": self.fingerprint, "sha256": weight_hashes(directory), **facts
+            "student": self.student, **self.identity.facts(), "sha256": weight_hashes(directory), **facts
         }  # fmt: skip
         (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -290,7 +286,7 @@ class AdapterStack(nn.Module):
         manifest = read_manifest(directory)
         check_weights(directory, manifest)
         trained_on = manifest.get("base_fingerprint", "")
-        if trained_on and self.fingerprint and trained_on != self.fingerprint:
+        if not self.identity.fits(manifest):
             raise InputError(
                 f"the adapter was trained on another base ('{manifest.get('student')}', {trained_on}) "
                 f"than this student ('{self.student}', {self.fingerprint})",

@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 
 from foundation.errors import InputError
 from foundation.files import sha256_of
+from lightning_modules.components.fingerprints import base_fingerprint
 from lightning_modules.components.student import (
     ADAPTER_MANIFEST,
     AdapterStack,
     LoraSettings,
-    base_fingerprint,
     load_base,
     read_manifest,
 )
@@ -152,7 +152,7 @@ def test_a_saved_adapter_is_a_stock_one(
     assert torch.equal(logits_of(second.eval(), batch), expected)
     assert {n.split(".")[-2] for n, p in second.named_parameters() if p.requires_grad} == {"any"}
     facts = read_manifest(tmp_path)
-    assert facts == {"student": str(tiny_student), "base_fingerprint": stack.fingerprint, "kind": "lora",
+    assert facts == {"student": str(tiny_student), **stack.identity.facts(), "kind": "lora",
                      "sha256": {WEIGHTS: sha256_of(tmp_path / WEIGHTS)}, "stage": "test"}  # fmt: skip
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_student)
 
