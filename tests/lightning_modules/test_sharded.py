@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from callbacks.adapters import AdapterWriter
@@ -174,10 +175,36 @@ SLOW = pytest.mark.slow
 )
 def test_sharded_is_ddp(fit: Callable[..., list[int]], tmp_path: Path, stage: str) -> None:
     assert fit("ddp", stage, DDPStrategy) == [0, 0]
-    assert fit("sharded", stage, sharded) == [0, 0]
+    assert fit("sharded", stage, sharded, *([] if stage == "rank encoder" else [Shares()])) == [0, 0]
     check_close(tmp_path / "ddp", tmp_path / "sharded")
     clipped = read_checkpoint(tmp_path / "sharded/checkpoints/last.ckpt")["optimizer_states"][0]["state"]
     assert max(float(each["exp_avg"].abs().max()) for each in clipped.values()) < 0.05
+
+
+class Shares(L.Callback):
+    """Makes sure, before and after training, that a process holds half of every layer and all of what stays whole."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        shared = {n for n, p in pl_module.named_parameters() if isinstance(p, DTensor)}
+        assert {n for n, p in pl_module.named_parameters() if ".layers." in n and "lora_" not in n} <= shared
+        assert {n for n, p in pl_module.named_parameters() if p.requires_grad} <= shared
+        assert [n for n in shared if "embed_tokens" in n or "lm_head" in n] == []
+        parameters = [p for n, p in pl_module.named_parameters() if n in shared]
+        own, all_of_it = sum(p.to_local().numel() for p in parameters), sum(p.numel() for p in parameters)
+        assert abs(own / all_of_it - 0.5) < 0.05  # three rows, a LoRA's say, are cut into two and one
+
+    on_train_end = on_fit_start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["negative", "nat", "nce"])
+def test_in_bf16_with_a_bf16_base(fit: Callable[..., list[int]], tmp_path: Path, stage: str) -> None:
+    """As configs/trainer/fsdp2.yaml has it; what trains stays in float32."""
+    more: dict[str, Any] = {"precision": "bf16-mixed", "arguments": {"dtype": "bfloat16"}}
+    assert fit("ddp", stage, DDPStrategy, **more) == [0, 0]
+    assert fit("sharded", stage, sharded, Shares(), **more) == [0, 0]
+    check_close(tmp_path / "ddp", tmp_path / "sharded")
+    assert {value.dtype for value in weights(tmp_path / "sharded").values()} == {torch.float32}
 
 
 @pytest.mark.slow
