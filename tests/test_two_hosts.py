@@ -39,13 +39,15 @@ def hosts() -> Iterator[list[Host]]:
 
 @pytest.fixture
 def words(tiny_student: Path, tmp_path: Path) -> Words:
-    """A `fit` of configs/neg.yaml under configs/trainer/multi_node.yaml, on CPUs; a checkpoint every 2 steps."""
+    """A `fit` of configs/neg.yaml under a config of configs/trainer, on CPUs; a checkpoint every 2 steps."""
 
-    def make(root: str, nodes: int = 2, devices: int = 1, stand: list[str] | None = None) -> list[str]:
+    def make(
+        root: str, nodes: int = 2, devices: int = 1, stand: list[str] | None = None, trainer: str = "multi_node"
+    ) -> list[str]:
         (tmp_path / root).mkdir(exist_ok=True)
         return [
             "fit", "--config", str(REPOSITORY / "configs/neg.yaml"),
-            "--config", str(REPOSITORY / "configs/trainer/multi_node.yaml"), *options(tmp_path, str(tiny_student)),
+            "--config", str(REPOSITORY / f"configs/trainer/{trainer}.yaml"), *options(tmp_path, str(tiny_student)),
             "--trainer.num_nodes", str(nodes), "--trainer.devices", str(devices), "--model.student", str(tiny_student),
             "--data.tokenizer", str(tiny_student), "--data.train", str(tmp_path / "t.jsonl"),
             "--trainer.default_root_dir", str(tmp_path / root), *(stand or []),
@@ -89,9 +91,11 @@ def check_same(one: Path, other: Path) -> None:
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
 
 
-def test_two_hosts_are_two_processes(hosts: list[Host], words: Words, tmp_path: Path) -> None:
-    assert together(lambda: cli.main(words("here", 1, 2)), tmp_path / "logs-here") == [0, 0]
-    assert [ending(process) for process in start(hosts, words("apart"), tmp_path / "logs")] == [0, 0]
+@pytest.mark.parametrize("trainer", ["multi_node", "fsdp2"])
+def test_two_hosts_are_two_processes(hosts: list[Host], words: Words, tmp_path: Path, trainer: str) -> None:
+    assert together(lambda: cli.main(words("here", 1, 2, trainer=trainer)), tmp_path / "logs-here") == [0, 0]
+    started = start(hosts, words("apart", trainer=trainer), tmp_path / "logs")
+    assert [ending(process) for process in started] == [0, 0]
     check_same(tmp_path / "here", tmp_path / "apart")
 
 
