@@ -32,6 +32,8 @@ class SampleGrader:
 
     def records(self, samples: list[Sample], batch: dict[str, Any]) -> list[Rationale]:
         """One graded record per sample of questions of a batch."""
+        if not samples:  # the tokenizer makes one text of none
+            return []
         texts = self.tokenizer.batch_decode([s.token_ids for s in samples], skip_special_tokens=True)
         asked = [Question.from_json(batch["questions"][sample.question_index]) for sample in samples]
         grades = self.grader.grade_many([(text, q.gold) for text, q in zip(texts, asked, strict=True)])

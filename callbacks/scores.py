@@ -94,10 +94,8 @@ class ScoreMonitor(L.Callback):
         for verdict, kept in self._scores.items():
             scores: Tensor = outputs[verdict].detach().float()
             mean = scores.sum() / max(1, len(scores))  # of no score in a batch that only fills a rank's turn
-            pl_module.log(
-                f"val/score_{verdict}", mean, on_step=False, on_epoch=True, sync_dist=True,
-                batch_size=len(scores),
-            )  # fmt: skip
+            module: Any = pl_module
+            module.log_validation(f"score_{verdict}", mean, len(scores))
             kept.append(scores.cpu())
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

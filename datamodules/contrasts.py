@@ -100,7 +100,8 @@ class ContrastDataModule(RationaleDataModule):
         """Validation groups, the same in every epoch; no batch where there are none."""
         if self.validation_groups is None:
             raise RuntimeError("setup() has not run yet")
-        return self.fixed_groups_loader(self.validation_groups, self.batch_size, self._collate_groups)
+        counts = self.counted(self.validation_examples)
+        return self.fixed_groups_loader(self.validation_groups, self.batch_size, self._collate_groups, counts)
 
     def _grouping(self, examples: list[Example], field: str | None) -> Grouping[Example]:
         grouping = Grouping(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +105,16 @@ class PairDataModule(ResumableDataModule):
         """Training pairs, the same for the same seed and epoch."""
         if self.train_pairs is None:
             raise RuntimeError("setup() has not run yet")
-        rationales = self.train_pairs.candidates
-        counts = count_targets([len(each.encoded.completion) for each in rationales], [c.positive for c in rationales])
-        return self.grouped_loader(self.train_pairs, self._questions, self._collate_pairs, counts)
+        return self.grouped_loader(
+            self.train_pairs, self._questions, self._collate_pairs, _counted(self.train_pairs.candidates)
+        )
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Validation pairs, the same in every epoch; no loader where there are none."""
         pairing = self.validation_pairs
         if not pairing:
             return []
-        return self.fixed_groups_loader(pairing, self._questions, self._collate_pairs)
+        return self.fixed_groups_loader(pairing, self._questions, self._collate_pairs, _counted(pairing.candidates))
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The records to score, longest first, each exactly once over all ranks."""
@@ -211,6 +211,12 @@ class PairDataModule(ResumableDataModule):
             **self._collate([encoded for _, encoded in rows]),
             "records": [record.to_json() for record, _ in rows],
         }
+
+
+def _counted(candidates: Sequence[Candidate]) -> Tensor:
+    """Of each rationale, see `count_targets`."""
+    tokens = [len(candidate.encoded.completion) for candidate in candidates]
+    return count_targets(tokens, [candidate.positive for candidate in candidates])
 
 
 def _graded(file: Path) -> Iterator[tuple[int, Rationale]]:

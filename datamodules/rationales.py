@@ -164,7 +164,8 @@ class RationaleDataModule(ResumableDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches."""
         examples, size = self.validation_examples, self.eval_batch_size
-        return self.validation_loader(examples, _lengths(examples), size, partial(self._collate, RowBatches(size)))
+        collate = partial(self._collate, RowBatches(size))
+        return self.validation_loader(examples, _lengths(examples), size, collate, self.counted(examples))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Question batches, longest first."""

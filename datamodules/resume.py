@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.components.batching import Batching
 from datamodules.components.counts import Step
-from datamodules.components.grouping import GroupBatchSampler, Grouping
+from datamodules.components.grouping import GroupBatchSampler, Grouping, count_groups
 from datamodules.components.progress import recount
 from datamodules.components.samplers import Leg, Place, Planned, TrainingSampler, ValidationSampler
 from foundation.errors import InputError
@@ -156,7 +156,7 @@ class ResumableDataModule(L.LightningDataModule):
         return self.loader(Planned(grouping), self.resumed(sampler), _WithStep(collate))
 
     def fixed_groups_loader(
-        self, grouping: Grouping[Any], batch_size: int, collate: Callable[[Any], dict[str, Any]]
+        self, grouping: Grouping[Any], batch_size: int, collate: Callable[[Any], dict[str, Any]], counts: Tensor
     ) -> DataLoader[Any]:
         """Validation batches of groups, the first epoch's in every epoch, each once over all ranks; may be empty.
 
@@ -164,14 +164,19 @@ class ResumableDataModule(L.LightningDataModule):
             grouping: Draws the groups.
             batch_size: Groups a batch.
             collate: Makes a batch of a list of groups.
+            counts: [n, 3, 2] of the candidates, see `count_targets`.
         """
         groups = grouping.draw(0)
-        return self.validation_loader(
-            [grouping[group] for group in groups], [grouping.length(group) for group in groups], batch_size, collate
-        )
+        rows, lengths = [grouping[group] for group in groups], [grouping.length(group) for group in groups]
+        return self.validation_loader(rows, lengths, batch_size, collate, count_groups(counts, groups))
 
     def validation_loader(
-        self, rows: Sequence[Any], lengths: Sequence[int], batch_size: int, collate: Callable[[Any], dict[str, Any]]
+        self,
+        rows: Sequence[Any],
+        lengths: Sequence[int],
+        batch_size: int,
+        collate: Callable[[Any], dict[str, Any]],
+        counts: Tensor,
     ) -> DataLoader[Any]:
         """Validation batches, each row once over all ranks, equally many a rank.
 
@@ -180,8 +185,10 @@ class ResumableDataModule(L.LightningDataModule):
             lengths: Of each row, in tokens.
             batch_size: Rows a batch.
             collate: Makes a batch of a list of rows.
+            counts: [n, 3, 2] of the rows, see `count_targets`: batches say the counts of the whole validation.
         """
-        sampler = ValidationSampler(lengths, batch_size, *self.place())
+        limit = 1.0 if self.trainer is None else self.trainer.limit_val_batches
+        sampler = ValidationSampler(lengths, batch_size, *self.place(), counts, limit)
         return self.loader(Planned(rows), sampler, _WithStep(collate))
 
     def loader(self, rows: Any, sampler: Iterable[Any], collate: Any) -> DataLoader[Any]:

@@ -179,15 +179,13 @@ class StudentModule(PartlyTrained):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The same loss on held-out questions, without dropout."""
         targets = find_targets(batch)
-        counts = not only_fills_a_turn(batch)
         for name, value in self.loss_parts(batch, targets).items():
-            self.log(f"val/{name}", value, prog_bar=name == "loss", sync_dist=True,
-                     batch_size=counts * self.weight_of(name, targets))  # fmt: skip
+            self.log_validation(name, value, self._weight_in_step(name, batch, targets))
 
     def _weight_in_step(self, part: str, batch: dict[str, Any], targets: Targets) -> int:
-        """What a batch counts for in an optimizer step's mean of a part of the loss."""
+        """What a batch counts for in the mean of a part of the loss over an optimizer step, or the validation."""
         if "step" in batch and part not in self.own_means:
-            return 1  # its sum has been divided by what the whole step has
+            return 1  # its sums have been divided by what the whole has
         return 0 if only_fills_a_turn(batch) else self.weight_of(part, targets)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:  # type: ignore[override]

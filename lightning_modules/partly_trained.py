@@ -90,6 +90,19 @@ class PartlyTrained(L.LightningModule):
         for name, value in self._means.take(self._summed).items():
             self.log(f"train/{name}", value.float(), prog_bar=name == "loss", batch_size=1)
 
+    def log_validation(self, name: str, value: Tensor, weight: int) -> None:
+        """Logs `val/<name>`, the weighted mean over the epoch's batches of all ranks.
+
+        Args:
+            name: Of the scalar.
+            value: Of a batch.
+            weight: What the batch counts for; 0 leaves it out.
+        """
+        ranks = 1 if self._trainer is None else self.trainer.world_size
+        # Lightning averages the weights' sums over the ranks and keeps whole numbers of them: these divide.
+        self.log(f"val/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss", sync_dist=True,
+                 batch_size=weight * ranks)  # fmt: skip
+
     def _summed(self, values: Tensor) -> Tensor:
         total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
         return total

@@ -112,9 +112,8 @@ class RankModel(PartlyTrained):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss, a mean over the pairs of the optimizer step, or else of the batch."""
         positive, negative = self(batch)[batch["pairs"]].unbind(1)
-        pairs = batch["step"]["positive"][1] if "step" in batch else None  # each has one right rationale
-        loss = self.loss(positive, negative, pairs)
-        self.log_step({"loss": loss}, {"loss": len(positive) if pairs is None else 1})
+        loss = self.loss(positive, negative, _pairs_of_step(batch))
+        self.log_step({"loss": loss}, {"loss": 1 if "step" in batch else len(positive)})
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
@@ -129,7 +128,8 @@ class RankModel(PartlyTrained):
         # Logits, not scores: σ maps distinct large logits to the same float, and a tie counts half.
         self.pairwise_accuracy.update((positive > negative).float() + (positive == negative).float() / 2)
         self.by_verdict.update(logits.sigmoid(), torch.arange(2 * pairs, device=logits.device) < pairs)
-        self.log("val/loss", self.loss(positive, negative), prog_bar=True, sync_dist=True, batch_size=pairs)
+        loss = self.loss(positive, negative, _pairs_of_step(batch))
+        self.log_validation("loss", loss, 1 if "step" in batch else pairs)
         self.log("val/pairwise_accuracy", self.pairwise_accuracy, prog_bar=True, batch_size=pairs)
         self.log_dict({f"val/{name}": metric for name, metric in self.by_verdict.items()}, batch_size=pairs)
         return {"positive": positive.sigmoid(), "negative": negative.sigmoid()}
@@ -144,3 +144,8 @@ class RankModel(PartlyTrained):
     def write_adapter(self, directory: Path) -> None:
         """Writes the ranker into an empty directory; `load_ranker` reads it."""
         self.built.save(directory)
+
+
+def _pairs_of_step(batch: dict[str, Any]) -> float | None:
+    """What sums over pairs are divided by, where the batch says; a pair has one right rationale."""
+    return batch["step"]["positive"][1] if "step" in batch else None

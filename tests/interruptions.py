@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+
+from lightning_modules.components.losses import only_fills_a_turn
 
 
 class Killed(BaseException):
@@ -140,3 +143,25 @@ class Stand(L.Callback):
         if self.left == 0 and trainer.global_rank == self.rank:
             self.file.touch()
             time.sleep(3600)
+
+
+class Shares(L.Callback):
+    """Appends to `<root>/share-<rank>.jsonl` what this process trained on (epoch and ids), answered or scored (ids)."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not only_fills_a_turn(batch):
+            self._note(trainer, trained=batch.get("ids") or batch["question_ids"], epoch=trainer.current_epoch)
+
+    def on_test_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, *args: Any) -> None:
+        self._note(trainer, answered=[each["id"] for each in batch.get("questions", batch.get("records"))])
+
+    def on_predict_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, *args: Any) -> None:
+        self.on_test_batch_end(trainer, module, outputs, batch)
+
+    def _note(self, trainer: L.Trainer, **facts: Any) -> None:
+        path = Path(trainer.default_root_dir) / f"share-{trainer.global_rank}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(facts) + "\n")

@@ -192,15 +192,13 @@ class GroupBatchSampler(TrainingSampler):
     def __iter__(self) -> Iterator[Batch]:
         groups = self.grouping.draw(self.epoch)
         self.lengths = torch.tensor([self.grouping.length(group) for group in groups], dtype=torch.int64)
-        self.counts = self._counted(groups)
+        self.counts = None if self.candidate_counts is None else count_groups(self.candidate_counts, groups)
         for batch in super().__iter__():
             yield Batch([groups[number] for number in batch.rows], batch.step)
 
-    def _counted(self, groups: list[Group]) -> Tensor | None:
-        """The counts of the candidates of each group, together."""
-        counts = self.candidate_counts
-        if counts is None:
-            return None
-        places = torch.tensor([place for group in groups for place in group])
-        number = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
-        return counts.new_zeros(len(groups), *counts.shape[1:]).index_add(0, number, counts[places])
+
+def count_groups(counts: Tensor, groups: Sequence[Group]) -> Tensor:
+    """The counts of each group [groups, 3, 2]: of its candidates' [n, 3, 2] together, as often as they stand in it."""
+    places = torch.tensor([place for group in groups for place in group], dtype=torch.int64)
+    number = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]).long())
+    return counts.new_zeros(len(groups), *counts.shape[1:]).index_add(0, number, counts[places])

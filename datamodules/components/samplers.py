@@ -204,15 +204,38 @@ class EvaluationSampler:
 class ValidationSampler(EvaluationSampler):
     """The same with equally many batches a rank: where there is none left, the shortest row, counting for nothing.
 
-    Sharded weights are gathered in every forward, so all ranks must make equally many.
+    Sharded weights are gathered in every forward, so all ranks must make equally many. `Batch.step` makes of all
+    batches of all ranks what an optimizer step is in training: their mean does not depend on how the rows are cut.
+
+    Args:
+        lengths: Length of each row, in tokens.
+        batch_size: Rows a batch.
+        rank: This process.
+        world: Number of processes.
+        counts: [n, 3, 2] of the rows (`count_targets`).
+        limit: Batches (int) or share of the batches (float) of a rank that are used: `limit_val_batches`.
     """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        counts: Tensor | None = None,
+        limit: int | float = 1.0,
+    ) -> None:
+        super().__init__(lengths, batch_size, rank, world)
+        turns = min(limit, self._most) if isinstance(limit, int) else int(limit * self._most)
+        used = self._order[: turns * batch_size * world]
+        self._step = None if counts is None or not len(used) else step_counts(counts[used], turns * world)
 
     def __len__(self) -> int:
         return self._most
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # what `Planned` is asked for
         filler = Batch(self._order[-1:].tolist(), NOTHING)
-        turns = [Batch(rows, None) for rows in self._batches if rows]
+        turns = [Batch(rows, self._step) for rows in self._batches if rows]
         return iter([*turns, *[filler] * (self._most - len(turns))])
 
 
