@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from datamodules.components.splits import held_out
 from datamodules.resume import ResumableDataModule
 from foundation.errors import InputError
 from foundation.files import as_paths
-from foundation.json_lines import read_json_lines
+from foundation.json_lines import count_lines, read_json_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Example:
     @property
     def length(self) -> int:
         """In tokens, prompt and EOS included."""
-        return len(self.encoded.prompt) + len(self.encoded.completion)
+        return len(self.encoded)
 
     def labelled(self, loss_on_prompt: bool) -> Labelled:
         """With the targets: rationale and EOS, and the prompt if asked for."""
@@ -201,16 +202,14 @@ class RationaleDataModule(ResumableDataModule):
         limit = LengthLimit(self.max_length, self.drop_longer, context_of(self.tokenizer_name))
         examples: list[Example] = []
         for file in files:
-            before, rationales = len(examples), list(self._usable(file))
-            texts = ((rationale.question, rationale.rationale) for _, rationale in rationales)
-            encodings = tqdm(
-                encode(self.tokenizer, texts), total=len(rationales), desc=f"encode {file.name}", leave=False, unit=""
-            )
-            for (line, rationale), encoded in zip(rationales, encodings, strict=True):
+            before = len(examples)
+            numbered, again = tee(self._usable(file))  # of the texts no more are held than the tokenizer takes at once
+            encodings = encode(self.tokenizer, ((rationale.question, rationale.rationale) for _, rationale in again))
+            bar = tqdm(encodings, total=count_lines(file), desc=f"encode {file.name}", leave=False, unit="")
+            for (line, rationale), encoded in zip(numbered, bar, strict=True):
                 if limit.admits(encoded, rationale.id, file, line):
-                    examples.append(
-                        Example(rationale.id, rationale.question_id, encoded, rationale.verdict == "positive")
-                    )
+                    question = sys.intern(rationale.question_id)  # one text for all its rationales
+                    examples.append(Example(rationale.id, question, encoded, rationale.verdict == "positive"))
             if len(examples) == before:
                 raise InputError(
                     "holds no rationale to train on", file=file,

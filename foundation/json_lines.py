@@ -54,6 +54,15 @@ def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
     return value
 
 
+def count_lines(path: Path) -> int | None:
+    """How many lines a file has, for a progress bar; None where that cannot be found out: reading it will say why."""
+    try:
+        with open_text(path) as stream:
+            return sum(1 for _ in stream.buffer)
+    except (EOFError, OSError, lzma.LZMAError):
+        return None
+
+
 def write_json_lines(path: Path, objects: Iterable[dict[str, Any]]) -> int:
     """Writes one object a line, whole or not at all, and returns how many were written."""
     count = 0

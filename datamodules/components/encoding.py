@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -77,22 +78,47 @@ def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.pad_token_id)
 
 
-@dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of one text.
+    """Token ids of one text, in four bytes each: whole data sets of them are held in memory.
 
-    Attributes:
+    Args:
         prompt: BOS (where the tokenizer has one) and the prompt.
         completion: The rationale and EOS; empty for a bare question.
     """
 
-    prompt: list[int]
-    completion: list[int]
+    __slots__ = ("_ids", "_start")
+
+    def __init__(self, prompt: Sequence[int], completion: Sequence[int]) -> None:
+        self._ids = array("i", [*prompt, *completion])
+        self._start = len(prompt)
+
+    def __len__(self) -> int:
+        """Tokens of the whole sequence."""
+        return len(self._ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoded) and (self._ids, self._start) == (other._ids, other._start)
+
+    def __hash__(self) -> int:
+        return hash((self._ids.tobytes(), self._start))
+
+    def __repr__(self) -> str:
+        return f"Encoded({self.prompt}, {self.completion})"
+
+    @property
+    def prompt(self) -> list[int]:
+        """Before the completion."""
+        return self._ids[: self._start].tolist()
+
+    @property
+    def completion(self) -> list[int]:
+        """After the prompt."""
+        return self._ids[self._start :].tolist()
 
     @property
     def ids(self) -> list[int]:
         """The whole sequence."""
-        return self.prompt + self.completion
+        return self._ids.tolist()
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[tuple[str, str | None]]) -> Iterator[Encoded]:
@@ -142,7 +168,7 @@ class LengthLimit:
         Raises:
             InputError: If it is too long and `drop` is false.
         """
-        length = len(encoded.prompt) + len(encoded.completion)
+        length = len(encoded)
         if length <= self.most:
             return True
         if not self.drop:

@@ -49,7 +49,7 @@ class Candidate:
     @property
     def length(self) -> int:
         """In tokens, prompt and EOS included."""
-        return len(self.encoded.prompt) + len(self.encoded.completion)
+        return len(self.encoded)
 
 
 class Grouping(Generic[C]):

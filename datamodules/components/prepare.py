@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import lzma
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -35,6 +34,7 @@ from datamodules.components.semantic import GRADERS, open_grader
 from datamodules.components.summary import Summary, Tally, print_summary
 from foundation.errors import InputError
 from foundation.files import open_text, sha256_of, write_atomically
+from foundation.json_lines import count_lines
 
 __all__ = ["Summary", "add_arguments", "main", "prepare", "print_summary"]
 
@@ -193,10 +193,7 @@ def _write_summary(output: Path, summary: Summary) -> None:
 
 def _progress(input: Path, limit: int | None) -> tqdm[Any]:
     """A bar that counts the input's lines; with a limit, where the end is not known by lines, only the lines done."""
-    total = None
-    if limit is None:
-        with contextlib.suppress(EOFError, OSError, lzma.LZMAError), open_text(input) as stream:
-            total = sum(1 for _ in stream.buffer)
+    total = count_lines(input) if limit is None else None
     return tqdm(total=total, desc=f"prepare {input.name}", unit=" lines", dynamic_ncols=True)
 
 
