@@ -42,6 +42,7 @@ def fork(work: Callable[[], int | None], home: Path) -> int:
         log = os.open(home / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # pytest's own write elsewhere
         os.chdir(home)
         code = work() or 0
     except SystemExit as error:
