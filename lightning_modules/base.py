@@ -137,10 +137,6 @@ class StudentModule(PartlyTrained):
         units: list[nn.Module] = [module for module in self.modules() if isinstance(module, IntegrationUnit)]
         return self.adapters.base.get_decoder(), units
 
-    def rehearse(self, batch: dict[str, Any]) -> None:
-        """The loss, unlogged."""
-        self.loss_parts(batch, find_targets(batch))
-
     def on_test_start(self) -> None:
         """Says so where nobody trained what is about to answer."""
         self._say_untrained()

@@ -39,7 +39,6 @@ class FullyShardedStrategy(ModelParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=timeout,
         )
-        self._batches = 0
 
     def setup_environment(self) -> None:
         """Connects the processes and makes a mesh of them all."""
@@ -58,25 +57,6 @@ class FullyShardedStrategy(ModelParallelStrategy):
                 field="trainer.strategy", remedy="take configs/trainer/gpu.yaml or ddp.yaml for test and predict",
             )  # fmt: skip
         super().setup(trainer)
-
-    # Validation: processes may have a batch more or less than others, but must gather equally often.
-
-    def on_validation_start(self) -> None:
-        """Finds the largest number of batches that a process has."""
-        super().on_validation_start()
-        own = torch.tensor(_validation_batches(self.lightning_module), device=self.root_device)
-        self._batches = int(self.reduce(own, reduce_op="max"))
-
-    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """A step; after the last one, passes for nothing while others have batches left."""
-        output, module = super().validation_step(*args, **kwargs), self.lightning_module
-        batch, index = args[0], args[1]
-        own = _validation_batches(module)
-        if index == own - 1:
-            for _ in range(self._batches - own):
-                with self.precision_plugin.val_step_context():
-                    module.rehearse(batch)  # type: ignore[operator,union-attr]  # a PartlyTrained
-        return output
 
     # Checkpoints: what trains, whole, by Lightning's usual way and not ModelParallelStrategy's, which gathers the base.
 
@@ -127,11 +107,6 @@ class FullyShardedStrategy(ModelParallelStrategy):
     def _trainable(self) -> dict[str, nn.Parameter]:
         assert self.lightning_module is not None
         return {name: p for name, p in self.lightning_module.named_parameters() if p.requires_grad}
-
-
-def _validation_batches(module: L.LightningModule | None) -> int:
-    assert module is not None
-    return int(sum(module.trainer.num_val_batches))
 
 
 def _whole_cpu(value: Any) -> Any:

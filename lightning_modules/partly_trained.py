@@ -51,10 +51,6 @@ class PartlyTrained(L.LightningModule):
     def shards(self) -> tuple[PreTrainedModel, list[nn.Module]]:
         """What FSDP2 cuts up: a transformer, as it is called, and the trainable modules outside it."""
 
-    @abstractmethod
-    def rehearse(self, batch: dict[str, Any]) -> None:
-        """The forward passes of a step, for nothing: where weights are gathered all processes make equally many."""
-
     def shard(self) -> None:
         """Cuts up the model that `configure_model` has built, where the strategy is FSDP2's.
 

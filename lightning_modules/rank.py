@@ -92,10 +92,6 @@ class RankModel(PartlyTrained):
         """The backbone, and the head."""
         return self.built.backbone.transformer, [self.built.head]
 
-    def rehearse(self, batch: dict[str, Any]) -> None:
-        """The logits."""
-        self(batch)
-
     def base_name(self) -> str:
         """The backbone's published weights."""
         return self.built.settings.source
