@@ -158,18 +158,16 @@ class PairDataModule(ResumableDataModule):
     def _encoded(self, file: Path, limit: LengthLimit) -> list[Candidate]:
         """The file's right and wrong rationales as far as the limit admits them."""
         rows = list(_graded(file))
-        encodings = self._encodings(file, [(record.question, record.rationale) for _, record in rows])
-        return [
-            Candidate(record.question_id, encoded, record.verdict == "positive")
-            for (line, record), encoded in zip(rows, encodings, strict=True)
-            if limit.admits(encoded, record.id, file, line)
-        ]
+        with self._encodings(file, [(record.question, record.rationale) for _, record in rows]) as encodings:
+            return [
+                Candidate(record.question_id, encoded, record.verdict == "positive")
+                for (line, record), encoded in zip(rows, encodings, strict=True)
+                if limit.admits(encoded, record.id, file, line)
+            ]
 
-    def _encodings(self, file: Path, texts: list[tuple[str, str | None]]) -> Iterator[Encoded]:
-        bar: Iterator[Encoded] = iter(
-            tqdm(encode(self.tokenizer, texts), total=len(texts), desc=f"encode {file.name}", leave=False, unit="")
-        )
-        return bar
+    def _encodings(self, file: Path, texts: list[tuple[str, str | None]]) -> tqdm[Encoded]:
+        """The texts' ids behind a bar, to be left before an error is told: cleared later, it writes behind it."""
+        return tqdm(encode(self.tokenizer, texts), total=len(texts), desc=f"encode {file.name}", leave=False, unit="")
 
     def _setup_records(self) -> None:
         if self.predict_file is None:
@@ -182,12 +180,12 @@ class PairDataModule(ResumableDataModule):
         self.records = [record for _, record in numbered]
         # Every sample needs its score to vote: only what the backbone cannot read is refused.
         limit = LengthLimit(sys.maxsize, drop=False, context=context_of(self.tokenizer_name))
-        encodings = self._encodings(self.predict_file, [(r.question, r.rationale) for r in self.records])
-        self._scorable = [
-            (record, encoded)
-            for (line, record), encoded in zip(numbered, encodings, strict=True)
-            if limit.admits(encoded, record.id, self.predict_file, line)
-        ]
+        with self._encodings(self.predict_file, [(r.question, r.rationale) for r in self.records]) as encodings:
+            self._scorable = [
+                (record, encoded)
+                for (line, record), encoded in zip(numbered, encodings, strict=True)
+                if limit.admits(encoded, record.id, self.predict_file, line)
+            ]
 
     def _collate(self, rows: list[Encoded]) -> dict[str, Tensor]:
         marks = [[0] * len(row.prompt) + [1] * len(row.completion) for row in rows]

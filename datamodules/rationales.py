@@ -205,11 +205,13 @@ class RationaleDataModule(ResumableDataModule):
             before = len(examples)
             numbered, again = tee(self._usable(file))  # of the texts no more are held than the tokenizer takes at once
             encodings = encode(self.tokenizer, ((rationale.question, rationale.rationale) for _, rationale in again))
-            bar = tqdm(encodings, total=count_lines(file), desc=f"encode {file.name}", leave=False, unit="")
-            for (line, rationale), encoded in zip(numbered, bar, strict=True):
-                if limit.admits(encoded, rationale.id, file, line):
-                    question = sys.intern(rationale.question_id)  # one text for all its rationales
-                    examples.append(Example(rationale.id, question, encoded, rationale.verdict == "positive"))
+            # Closed before an error is told: cleared later, the bar would write behind the message.
+            with tqdm(total=count_lines(file), desc=f"encode {file.name}", leave=False, unit="") as bar:
+                for (line, rationale), encoded in zip(numbered, encodings, strict=True):
+                    if limit.admits(encoded, rationale.id, file, line):
+                        question = sys.intern(rationale.question_id)  # one text for all its rationales
+                        examples.append(Example(rationale.id, question, encoded, rationale.verdict == "positive"))
+                    bar.update()
             if len(examples) == before:
                 raise InputError(
                     "holds no rationale to train on", file=file,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,13 +58,21 @@ def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
 
 
 def context_of(student: str) -> int | None:
-    """Most tokens the student's positions reach; None where its config does not say (relative positions)."""
+    """Most tokens the student's positions reach; None where its config does not say (relative positions).
+
+    Raises:
+        InputError: If there is a config, and it cannot be read: without it nobody would know what is too long.
+    """
     from transformers import AutoConfig
 
+    located = locate_student(student)
     try:
-        config = AutoConfig.from_pretrained(locate_student(student), trust_remote_code=False)
-    except (OSError, ValueError):  # a tokenizer without a model is enough to make batches
-        return None
+        config = AutoConfig.from_pretrained(located, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        if (file := Path(located, "config.json")).is_file():
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise InputError(f"cannot be read ({reason})", file=file, remedy="mend it, or fetch it again") from error
+        return None  # a tokenizer without a model is enough to make batches
     context: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return context
 

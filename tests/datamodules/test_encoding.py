@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,12 @@ def test_length_limits(tiny_student: Path) -> None:
         LengthLimit(1024, drop=False, context=8).admits(question, "q", "f", 4)
     assert caught.value.field == "question"
     assert "drop_longer" not in str(caught.value)  # questions are never dropped silently
+
+
+def test_a_config_that_cannot_be_read_is_no_student_without_limits(tiny_student: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_student, tmp_path / "student")
+    assert context_of(str(tmp_path / "student")) == 256
+    (tmp_path / "student" / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        context_of(str(tmp_path / "student"))
+    assert caught.value.file == str(tmp_path / "student" / "config.json")
