@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from foundation.errors import InputError
+from foundation.files import open_in_place
 from pipeline.fingerprint import CODE_ROOT
 from pipeline.stage import as_typed
 
@@ -43,8 +44,9 @@ class Children:
             with self.forwarding():
                 return self._wait(subprocess.Popen(words, env=environment, close_fds=False))
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab", buffering=0) as out:
+        with open_in_place(log, "ab") as out:
             out.write(f"$ {as_typed(command)}\n".encode())
+            out.flush()
             quiet = subprocess.DEVNULL
             process = subprocess.Popen(words, env=environment, stdin=quiet, stdout=out, stderr=out, close_fds=False)
             status = self._wait(process)
