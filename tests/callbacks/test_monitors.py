@@ -91,7 +91,7 @@ def test_rationales_are_shown_escaped(make_trainer: Callable[..., L.Trainer], ev
     shown = [rationale(0, question=evil, rationale=evil, gold=evil, id=f"{evil}/0"), rationale(1, 1)]
     trainer = make_trainer()
     show_rationales(trainer, "samples", shown)
-    trainer.loggers[0].experiment.flush()  # type: ignore[attr-defined]
+    trainer.loggers[0].experiment.close()  # type: ignore[attr-defined]
     logged = events()
     first, second = (logged.Tensors(f"samples/{i}/text_summary")[0].tensor_proto.string_val[0].decode() for i in (0, 1))
     assert "<script" not in first
