@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from safetensors import SafetensorError
 
 from foundation.errors import InputError
 from foundation.files import write_directory_atomically
+from foundation.weights import telling_of_a_full_disk
 from lightning_modules.components.sharding import gathered
 
 
@@ -64,8 +64,5 @@ class AdapterWriter(L.Callback):
 
 
 def _write_adapter(module: L.LightningModule, path: Path) -> None:
-    try:
-        with write_directory_atomically(path) as directory:
-            module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it
-    except SafetensorError as error:  # what safetensors makes of a full disk
-        raise InputError(f"cannot write ({error})", file=path, remedy="free some space") from error
+    with telling_of_a_full_disk(path), write_directory_atomically(path) as directory:
+        module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it

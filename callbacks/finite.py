@@ -8,12 +8,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from foundation.errors import InputError
 from foundation.files import write_directory_atomically
+from foundation.weights import telling_of_a_full_disk
+from lightning_modules.components.sharding import whole
 
 _IDS_SHOWN = 8
 
@@ -52,9 +53,7 @@ class FiniteGuard(L.Callback):
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         gradients = [] if scaled else [p.grad for group in optimizer.param_groups for p in group["params"]
                                        if p.grad is not None]  # fmt: skip
-        norms = (
-            [_whole(norm).double().to(losses.device) for norm in torch._foreach_norm(gradients)] if gradients else []
-        )
+        norms = [whole(norm).double().to(losses.device) for norm in torch._foreach_norm(gradients)] if gradients else []
         if torch.cat([losses, *(norm[None] for norm in norms)]).isfinite().all():
             self._batches, self._losses = [], []
             return
@@ -103,10 +102,8 @@ def write_batches(directory: Path, batches: list[dict[str, Any]], facts: dict[st
             tensors = {
                 name: value.cpu().clone().contiguous() for name, value in batch.items() if isinstance(value, Tensor)
             }
-            try:
+            with telling_of_a_full_disk(directory):
                 save_file(tensors, fresh / f"batch-{k}.safetensors")
-            except SafetensorError as error:  # what safetensors makes of a full disk
-                raise InputError(f"cannot write ({error})", file=directory, remedy="free some space") from error
             others.append({name: value for name, value in batch.items() if name not in tensors})
         text = json.dumps({"schema": 1, **facts, "batches": others}, ensure_ascii=False, indent=1)
         (fresh / "batches.json").write_text(text + "\n", encoding="utf-8")
@@ -116,8 +113,3 @@ def read_batches(directory: Path) -> list[dict[str, Any]]:
     """The batches that `write_batches` wrote, on the CPU."""
     others = json.loads((directory / "batches.json").read_text(encoding="utf-8"))["batches"]
     return [{**other, **load_file(directory / f"batch-{k}.safetensors")} for k, other in enumerate(others)]
-
-
-def _whole(norm: Tensor) -> Tensor:
-    """A norm over all processes, where gradients are sharded."""
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm

@@ -105,8 +105,7 @@ def _write_nat(adapter: Path, student: str, directory: Path) -> None:
 
 
 def _write_merged(adapter: Path, student: str, directory: Path, dtype: str) -> None:
-    from safetensors import SafetensorError
-
+    from foundation.weights import telling_of_a_full_disk
     from lightning_modules.components.student import AdapterStack, load_base
 
     stack = AdapterStack(load_base(student, dtype), student)
@@ -115,10 +114,8 @@ def _write_merged(adapter: Path, student: str, directory: Path, dtype: str) -> N
     tokenizer = _tokenizer(student)
     merged.generation_config.eos_token_id = tokenizer.eos_token_id
     merged.generation_config.pad_token_id = tokenizer.pad_token_id
-    try:
+    with telling_of_a_full_disk(directory.parent):
         merged.save_pretrained(directory)
-    except SafetensorError as error:  # what safetensors makes of a full disk
-        raise InputError(f"cannot write ({error})", file=directory.parent, remedy="free some space") from error
 
 
 _WRITERS: dict[str, Callable[[Path, str, Path], None]] = {"lora": _write_adapter, "nat": _write_nat}
