@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from datamodules.components.counts import count_targets
 from datamodules.components.encoding import (
     Encoded,
     LengthLimit,
     context_of,
-    encode,
+    encode_rationales,
     load_tokenizer,
     pad,
     pad_of,
@@ -158,16 +157,10 @@ class PairDataModule(ResumableDataModule):
     def _encoded(self, file: Path, limit: LengthLimit) -> list[Candidate]:
         """The file's right and wrong rationales as far as the limit admits them."""
         rows = list(_graded(file))
-        with self._encodings(file, [(record.question, record.rationale) for _, record in rows]) as encodings:
-            return [
-                Candidate(record.question_id, encoded, record.verdict == "positive")
-                for (line, record), encoded in zip(rows, encodings, strict=True)
-                if limit.admits(encoded, record.id, file, line)
-            ]
-
-    def _encodings(self, file: Path, texts: list[tuple[str, str | None]]) -> tqdm[Encoded]:
-        """The texts' ids behind a bar, to be left before an error is told: cleared later, it writes behind it."""
-        return tqdm(encode(self.tokenizer, texts), total=len(texts), desc=f"encode {file.name}", leave=False, unit="")
+        return [
+            Candidate(record.question_id, encoded, record.verdict == "positive")
+            for record, encoded in encode_rationales(self.tokenizer, file, rows, limit, len(rows))
+        ]
 
     def _setup_records(self) -> None:
         if self.predict_file is None:
@@ -180,12 +173,7 @@ class PairDataModule(ResumableDataModule):
         self.records = [record for _, record in numbered]
         # Every sample needs its score to vote: only what the backbone cannot read is refused.
         limit = LengthLimit(sys.maxsize, drop=False, context=context_of(self.tokenizer_name))
-        with self._encodings(self.predict_file, [(r.question, r.rationale) for r in self.records]) as encodings:
-            self._scorable = [
-                (record, encoded)
-                for (line, record), encoded in zip(numbered, encodings, strict=True)
-                if limit.admits(encoded, record.id, self.predict_file, line)
-            ]
+        self._scorable = list(encode_rationales(self.tokenizer, self.predict_file, numbered, limit, len(numbered)))
 
     def _collate(self, rows: list[Encoded]) -> dict[str, Tensor]:
         marks = [[0] * len(row.prompt) + [1] * len(row.completion) for row in rows]

@@ -6,14 +6,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from datamodules.components.batching import Batching, RowBatches, choose_batching
 from datamodules.components.collation import IGNORE, Labelled
@@ -23,6 +21,7 @@ from datamodules.components.encoding import (
     LengthLimit,
     context_of,
     encode,
+    encode_rationales,
     eos_of,
     load_tokenizer,
     pad_of,
@@ -203,15 +202,10 @@ class RationaleDataModule(ResumableDataModule):
         examples: list[Example] = []
         for file in files:
             before = len(examples)
-            numbered, again = tee(self._usable(file))  # of the texts no more are held than the tokenizer takes at once
-            encodings = encode(self.tokenizer, ((rationale.question, rationale.rationale) for _, rationale in again))
-            # Closed before an error is told: cleared later, the bar would write behind the message.
-            with tqdm(total=count_lines(file), desc=f"encode {file.name}", leave=False, unit="") as bar:
-                for (line, rationale), encoded in zip(numbered, encodings, strict=True):
-                    if limit.admits(encoded, rationale.id, file, line):
-                        question = sys.intern(rationale.question_id)  # one text for all its rationales
-                        examples.append(Example(rationale.id, question, encoded, rationale.verdict == "positive"))
-                    bar.update()
+            usable = encode_rationales(self.tokenizer, file, self._usable(file), limit, count_lines(file))
+            for rationale, encoded in usable:
+                question = sys.intern(rationale.question_id)  # one text for all its rationales
+                examples.append(Example(rationale.id, question, encoded, rationale.verdict == "positive"))
             if len(examples) == before:
                 raise InputError(
                     "holds no rationale to train on", file=file,

@@ -6,15 +6,17 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, tee
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from datamodules.components.prompts import prompt
+from datamodules.components.records import Rationale
 from foundation.errors import InputError
 from foundation.students import locate_student
 
@@ -198,6 +200,37 @@ class LengthLimit:
         """Says on stderr how many texts were dropped, if any."""
         if self.dropped:
             print(f"left out {self.dropped:,} rationales of more than {self.most} tokens", file=sys.stderr)
+
+
+def encode_rationales(
+    tokenizer: PreTrainedTokenizerBase,
+    file: Path,
+    numbered: Iterable[tuple[int, Rationale]],
+    limit: LengthLimit,
+    total: int | None,
+) -> Iterator[tuple[Rationale, Encoded]]:
+    """Encodes a file's rationales behind a bar and yields those that the limit admits.
+
+    Of a stream no more is held than the tokenizer takes at once.
+
+    Args:
+        tokenizer: The student's.
+        file: They stand in.
+        numbered: With their lines.
+        limit: On the length of each.
+        total: The end of the bar, if known.
+
+    Raises:
+        InputError: If one is too long, see `LengthLimit`.
+    """
+    rationales, again = tee(numbered)
+    encodings = encode(tokenizer, ((rationale.question, rationale.rationale) for _, rationale in again))
+    # Closed before an error is told: cleared later, the bar would write behind the message.
+    with tqdm(total=total, desc=f"encode {file.name}", leave=False, unit="") as bar:
+        for (line, rationale), encoded in zip(rationales, encodings, strict=True):
+            if limit.admits(encoded, rationale.id, file, line):
+                yield rationale, encoded
+            bar.update()
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
