@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.harness import begin, show
+from benchmarks.harness import arguments, begin, show
 
 WORDS = "the a sum of and so we find that number is apples total each then multiply by two adding gives"
 
@@ -124,8 +124,6 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks.harness import arguments
-
     parser = arguments("Measures what a sample costs before the first step.")
     parser.add_argument("--rows", type=int, default=100_000, help="samples (default %(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="measure what has this in its name alone, as plan")

@@ -23,14 +23,10 @@ def values_of(expression: Any) -> Values | None:
     """
     import sympy  # type: ignore[import-untyped]
 
-    if isinstance(expression, sympy.Tuple):
-        elements = list(expression.args)
-    elif isinstance(expression, sympy.MatrixBase):
-        elements = list(expression)
-    else:
-        elements = [expression]
-    kinds = sympy.Tuple, sympy.MatrixBase
-    kind = next((kind for kind in kinds if isinstance(expression, kind)), sympy.Expr)
+    kind, elements = sympy.Expr, [expression]
+    for several in (sympy.Tuple, sympy.MatrixBase):
+        if isinstance(expression, several):
+            kind, elements = several, list(expression)
     try:
         scalars = [each for each in elements if isinstance(each, sympy.Expr) and not each.is_Matrix]
         numbers = tuple(map(_value, scalars))

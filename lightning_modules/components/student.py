@@ -296,9 +296,11 @@ class AdapterStack(nn.Module):
 
 def weight_hashes(directory: Path) -> dict[str, str]:
     """SHA-256 of each file of weights below a directory, by its path in it: safetensors itself has no checksum."""
-    return {
-        file.relative_to(directory).as_posix(): sha256_of(file) for file in sorted(directory.rglob("*.safetensors"))
-    }
+    return {name: sha256_of(file) for name, file in _weight_files(directory)}
+
+
+def _weight_files(directory: Path) -> list[tuple[str, Path]]:
+    return [(file.relative_to(directory).as_posix(), file) for file in sorted(directory.rglob("*.safetensors"))]
 
 
 def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
@@ -312,10 +314,10 @@ def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
         raise InputError(
             "damaged manifest (sha256)", file=directory / ADAPTER_MANIFEST, remedy="train the adapter again"
         )
-    for name, digest in weight_hashes(directory).items() if written else ():
-        if name in written and digest != written[name]:
+    for name, file in _weight_files(directory):
+        if name in written and sha256_of(file) != written[name]:
             raise InputError(
-                "damaged: its SHA-256 is not the one in the manifest beside it", file=directory / name,
+                "damaged: its SHA-256 is not the one in the manifest beside it", file=file,
                 remedy=f"train it again; if you changed it on purpose, take sha256 out of {ADAPTER_MANIFEST}",
             )  # fmt: skip
 
