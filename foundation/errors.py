@@ -45,3 +45,8 @@ class InputError(Exception):
             parts.append(f"field '{spelled(self.field)}'")
         text = ": ".join([*parts, spelled(self.problem)])
         return f"{text}\n  {spelled(self.remedy)}" if self.remedy else text
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's text, for a message of one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

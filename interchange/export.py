@@ -40,7 +40,7 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
     Raises:
         InputError: If the stage has no adapter, `output` exists, or a NAT is to be merged.
     """
-    from lightning_modules.components.student import read_manifest
+    from lightning_modules.components.adapter_manifest import read_manifest
 
     if Path(stage).name != stage:
         raise InputError(f"'{stage}' is no name of a stage", field="--stage", remedy=_which(run))
@@ -83,7 +83,7 @@ def _refuse_links(adapter: Path) -> None:
 
 
 def _exportable(run: Path) -> list[str]:
-    from lightning_modules.components.student import read_manifest
+    from lightning_modules.components.adapter_manifest import read_manifest
 
     return [d.parent.name for d in sorted(run.glob("*/adapter")) if read_manifest(d).get("kind") in _WRITERS]
 

@@ -15,16 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from foundation.errors import InputError
+from foundation.errors import InputError, reason
+from lightning_modules.components.adapter_manifest import check_weights, read_manifest
 from lightning_modules.components.integration import IntegrationUnit, IntegrationVariant
-from lightning_modules.components.student import (
-    AdapterStack,
-    LoraSettings,
-    check_weights,
-    load_base,
-    read_manifest,
-    reason,
-)
+from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
 
 POSITIVE, NEGATIVE = "positive", "negative"
 UNITS_FILE = "units.safetensors"

@@ -18,11 +18,11 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from foundation.errors import InputError
+from foundation.errors import InputError, reason
 from foundation.students import locate_student
 from lightning_modules.components.fingerprints import base_fingerprint
 from lightning_modules.components.quantization import Quantization
-from lightning_modules.components.student import AdapterStack, LoraSettings, load_base, reason
+from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,7 +9,6 @@ A trained ranker is a directory, read in one call, `load_ranker(directory)`:
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Protocol
 
@@ -19,10 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from foundation.errors import InputError
+from foundation.errors import InputError, reason
+from lightning_modules.components.adapter_manifest import (
+    ADAPTER_MANIFEST,
+    check_weights,
+    read_manifest,
+    write_manifest,
+)
 from lightning_modules.components.backbones import BACKBONES, Backbone, BackboneSettings
 from lightning_modules.components.losses import ranking_cross_entropy, ranking_loss
-from lightning_modules.components.student import ADAPTER_MANIFEST, check_weights, read_manifest, reason, weight_hashes
 
 HEAD_FILE = "head.safetensors"
 
@@ -89,14 +93,13 @@ class Ranker(nn.Module):
         self.backbone.save(directory)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
         save_file(state, directory / HEAD_FILE)
-        manifest = {
+        facts = {
             "kind": "ranker",
             "base_fingerprint": self.backbone.fingerprint,
             "head_layers": len(self.head.layers),
-            "sha256": weight_hashes(directory),
             "backbone": {"kind": self.settings.kind, **self.settings.to_json()},
         }
-        (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        write_manifest(directory, facts)
 
 
 def build_ranker(settings: BackboneSettings, head_layers: int = 2) -> Ranker:

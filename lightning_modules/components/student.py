@@ -11,7 +11,6 @@ with stack.using("negative"):              # another adapter, no dropout; everyt
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,9 +24,9 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from foundation.errors import InputError
-from foundation.files import sha256_of
+from foundation.errors import InputError, reason
 from foundation.students import locate_student
+from lightning_modules.components.adapter_manifest import check_weights, read_manifest, write_manifest
 from lightning_modules.components.decoding import evaluating, hidden_states
 from lightning_modules.components.fingerprints import BaseIdentity
 from lightning_modules.components.head import Head
@@ -36,8 +35,6 @@ from lightning_modules.components.quantization import Quantization, keep_differe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-ADAPTER_MANIFEST = "dust2gold.json"
 
 
 @dataclass(frozen=True)
@@ -107,11 +104,6 @@ def load_base(
     model.requires_grad_(False)
     keep_differentiable(model)
     return model  # type: ignore[no-any-return]
-
-
-def reason(error: Exception) -> str:
-    """The first line of an error's text, for a message of one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class AdapterStack(nn.Module):
@@ -248,10 +240,7 @@ class AdapterStack(nn.Module):
 
     def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
         """Writes `dust2gold.json`: which base the adapter belongs to, its weights' checksums, what the caller knows."""
-        manifest = {
-            "student": self.student, **self.identity.facts(), "sha256": weight_hashes(directory), **facts
-        }  # fmt: skip
-        (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        write_manifest(directory, {"student": self.student, **self.identity.facts(), **facts})
 
     def _peft(self) -> PeftModel:
         if not isinstance(self.model, PeftModel):
@@ -292,49 +281,3 @@ class AdapterStack(nn.Module):
                 f"than this student ('{self.student}', {self.fingerprint})",
                 file=directory, remedy="give --model.student the base it was trained on, or train it again",
             )  # fmt: skip
-
-
-def weight_hashes(directory: Path) -> dict[str, str]:
-    """SHA-256 of each file of weights below a directory, by its path in it: safetensors itself has no checksum."""
-    return {name: sha256_of(file) for name, file in _weight_files(directory)}
-
-
-def _weight_files(directory: Path) -> list[tuple[str, Path]]:
-    return [(file.relative_to(directory).as_posix(), file) for file in sorted(directory.rglob("*.safetensors"))]
-
-
-def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
-    """Compares the files of weights with the checksums in the manifest, if it has any.
-
-    Raises:
-        InputError: If one differs, or the manifest's entry is not as it is written.
-    """
-    written = manifest.get("sha256", {})
-    if not isinstance(written, dict):
-        raise InputError(
-            "damaged manifest (sha256)", file=directory / ADAPTER_MANIFEST, remedy="train the adapter again"
-        )
-    for name, file in _weight_files(directory):
-        if name in written and sha256_of(file) != written[name]:
-            raise InputError(
-                "damaged: its SHA-256 is not the one in the manifest beside it", file=file,
-                remedy=f"train it again; if you changed it on purpose, take sha256 out of {ADAPTER_MANIFEST}",
-            )  # fmt: skip
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Reads `dust2gold.json` of an adapter directory; empty if it has none (a stock PEFT adapter).
-
-    Raises:
-        InputError: If the file is there and is no JSON object.
-    """
-    file = directory / ADAPTER_MANIFEST
-    if not file.is_file():
-        return {}
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict):
-            raise ValueError("no object")
-    except ValueError as error:
-        raise InputError(f"damaged manifest ({error})", file=file, remedy="train the adapter again") from error
-    return manifest

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from foundation.errors import InputError
+from lightning_modules.components.adapter_manifest import ADAPTER_MANIFEST, read_manifest
 from lightning_modules.components.assistant import (
     NEGATIVE,
     POSITIVE,
@@ -22,7 +23,7 @@ from lightning_modules.components.assistant import (
     open_nat,
     save_nat,
 )
-from lightning_modules.components.student import ADAPTER_MANIFEST, AdapterStack, LoraSettings, read_manifest
+from lightning_modules.components.student import AdapterStack, LoraSettings
 from tests.students import unsign
 
 

@@ -19,11 +19,12 @@ from torch import nn
 
 from foundation.errors import InputError
 from lightning_modules.base import StudentModule
+from lightning_modules.components.adapter_manifest import ADAPTER_MANIFEST, read_manifest
 from lightning_modules.components.assistant import UnitSettings
 from lightning_modules.components.fingerprints import base_fingerprint, unquantized_fingerprint
 from lightning_modules.components.quantization import quantization_config, quantization_of
 from lightning_modules.components.sharding import shard_layers
-from lightning_modules.components.student import ADAPTER_MANIFEST, AdapterStack, LoraSettings, load_base, read_manifest
+from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel

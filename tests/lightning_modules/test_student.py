@@ -16,14 +16,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 
 from foundation.errors import InputError
 from foundation.files import sha256_of
+from lightning_modules.components.adapter_manifest import ADAPTER_MANIFEST, read_manifest
 from lightning_modules.components.fingerprints import base_fingerprint
-from lightning_modules.components.student import (
-    ADAPTER_MANIFEST,
-    AdapterStack,
-    LoraSettings,
-    load_base,
-    read_manifest,
-)
+from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
 from tests.students import unsign
 
 WEIGHTS = "adapter_model.safetensors"
