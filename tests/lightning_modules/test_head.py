@@ -229,6 +229,8 @@ def test_chunks_cover_all_rows_within_their_size() -> None:
 def test_packed_rows_attend_within_their_samples(name: str, attention: str) -> None:
     model = model_of(name)
     model.set_attn_implementation(attention)
+    # Eager attention takes its softmax in fp32 whatever the dtype, and a wider row is added up in another order.
+    tolerance = 1e-6 if attention == "eager" else 1e-10
     lengths = [5, 3, 1, 7, 4]
     texts = [torch.randint(1, V, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths]
     stack = AdapterStack(model, name)
@@ -244,7 +246,7 @@ def test_packed_rows_attend_within_their_samples(name: str, attention: str) -> N
     for row, samples in enumerate(rows):
         start = 0
         for k in samples:
-            close(hidden[row, start : start + lengths[k]], alone[k])
+            torch.testing.assert_close(hidden[row, start : start + lengths[k]], alone[k], rtol=tolerance, atol=tolerance)
             start += lengths[k]
 
 
