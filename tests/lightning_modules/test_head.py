@@ -246,7 +246,9 @@ def test_packed_rows_attend_within_their_samples(name: str, attention: str) -> N
     for row, samples in enumerate(rows):
         start = 0
         for k in samples:
-            torch.testing.assert_close(hidden[row, start : start + lengths[k]], alone[k], rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(
+                hidden[row, start : start + lengths[k]], alone[k], rtol=tolerance, atol=tolerance
+            )
             start += lengths[k]
 
 
