@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader
 
 from datamodules.components.batching import RowBatches
 from datamodules.components.encoding import pad
+from datamodules.components.examples import Example, Examples
 from datamodules.components.grouping import Grouping, require_both_verdicts
-from datamodules.rationales import Example, RationaleDataModule
+from datamodules.rationales import RationaleDataModule
 from foundation.errors import InputError
 
 
@@ -103,7 +104,7 @@ class ContrastDataModule(RationaleDataModule):
         counts = self.counted(self.validation_examples)
         return self.fixed_groups_loader(self.validation_groups, self.batch_size, self._collate_groups, counts)
 
-    def _grouping(self, examples: list[Example], field: str | None) -> Grouping[Example]:
+    def _grouping(self, examples: Examples, field: str | None) -> Grouping[Example]:
         grouping = Grouping(
             examples, self.groups_per_question, self.seed, self.rationales_per_question, self.right_only
         )

@@ -2,59 +2,36 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.components.batching import Batching, RowBatches, choose_batching
-from datamodules.components.collation import IGNORE, Labelled
 from datamodules.components.counts import count_targets
+from datamodules.components.encoded_files import Recipe
 from datamodules.components.encoding import (
+    CharacterLimit,
     Encoded,
     LengthLimit,
     context_of,
     encode,
-    encode_rationales,
     eos_of,
     load_tokenizer,
     pad_of,
     pad_with_mask,
 )
+from datamodules.components.examples import EncodedFile, Example, Examples
 from datamodules.components.grading import are_plain
-from datamodules.components.records import Question, Rationale, numbered_questions
+from datamodules.components.records import Question, numbered_questions
 from datamodules.components.samplers import EvaluationSampler
-from datamodules.components.splits import held_out
 from datamodules.resume import ResumableDataModule
 from foundation.errors import InputError
 from foundation.files import as_paths
-from foundation.json_lines import count_lines, read_json_lines
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One encoded rationale."""
-
-    id: str
-    question_id: str
-    encoded: Encoded
-    positive: bool
-
-    @property
-    def length(self) -> int:
-        """In tokens, prompt and EOS included."""
-        return len(self.encoded)
-
-    def labelled(self, loss_on_prompt: bool) -> Labelled:
-        """With the targets: rationale and EOS, and the prompt if asked for."""
-        prompt, completion = self.encoded.prompt, self.encoded.completion
-        return Labelled(self.encoded.ids, (prompt if loss_on_prompt else [IGNORE] * len(prompt)) + completion)
 
 
 class RationaleDataModule(ResumableDataModule):
@@ -80,6 +57,8 @@ class RationaleDataModule(ResumableDataModule):
             1,600; NCE 1,200).
         loss_on_prompt: Train on the prompt's tokens too (reference: true).
         allow_ungradable: Train on rationales whose verdict is `ungradable` too.
+        encoded: Directory to keep encoded rationales in: encoded once, and from then on mapped into memory by every
+            process and run, instead of encoded and held by each.
         seed: Of the order of the batches.
         num_workers: Processes that collate batches.
     """
@@ -102,6 +81,7 @@ class RationaleDataModule(ResumableDataModule):
         max_characters: int | None = None,
         loss_on_prompt: bool = False,
         allow_ungradable: bool = False,
+        encoded: str | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -122,11 +102,19 @@ class RationaleDataModule(ResumableDataModule):
         self.max_characters = max_characters
         self.loss_on_prompt = loss_on_prompt
         self.allow_ungradable = allow_ungradable
-        self.train_examples: list[Example] = []
-        self.validation_examples: list[Example] = []
+        self.encoded = None if encoded is None else Path(encoded)
+        self.train_examples = self.validation_examples = Examples([])
         self.questions: list[tuple[Question, Encoded]] = []
         self.plain_golds = False
         self._excluded: set[str] = set()
+
+    def prepare_data(self) -> None:
+        """Encodes what `encoded` does not hold yet, in one process of a machine; the others wait until it is done."""
+        training = self.trainer is not None and self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING)
+        if self.encoded is not None and training:
+            recipe = self._recipe()
+            for file in [*self.train_files, *self.validation_files]:
+                recipe.keep(file, self.encoded)
 
     def setup(self, stage: str) -> None:
         """Reads and encodes what the entry point needs.
@@ -152,20 +140,20 @@ class RationaleDataModule(ResumableDataModule):
         """
         examples, counts = self.train_examples, self.counted(self.train_examples)
         width = min(self.max_length, context_of(self.tokenizer_name) or self.max_length)
-        lengths = _lengths(examples)
-        batching = choose_batching(self.batch_size, self.tokens_per_batch, self.packing, width, max(lengths, default=1))
+        lengths = examples.lengths
+        longest = int(lengths.max()) if len(lengths) else 1
+        batching = choose_batching(self.batch_size, self.tokens_per_batch, self.packing, width, longest)
         return self.training_loader(examples, lengths, batching, counts, partial(self._collate, batching))
 
-    def counted(self, examples: list[Example]) -> Tensor:
+    def counted(self, examples: Examples) -> Tensor:
         """Target tokens and samples of each example, by verdict: see `count_targets`."""
-        targets = [example.labelled(self.loss_on_prompt).targets for example in examples]
-        return count_targets(targets, [example.positive for example in examples])
+        return count_targets(examples.targets(self.loss_on_prompt), examples.positive)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches."""
         examples, size = self.validation_examples, self.eval_batch_size
         collate = partial(self._collate, RowBatches(size))
-        return self.validation_loader(examples, _lengths(examples), size, collate, self.counted(examples))
+        return self.validation_loader(examples, examples.lengths, size, collate, self.counted(examples))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Question batches, longest first."""
@@ -189,52 +177,28 @@ class RationaleDataModule(ResumableDataModule):
         if self.validation_files:
             self.train_examples, self.validation_examples = examples, self._read(self.validation_files)
             return
-        for example in examples:
-            held = held_out(example.question_id, self.validation_fraction)
-            (self.validation_examples if held else self.train_examples).append(example)
+        self.train_examples, self.validation_examples = examples.split(self.validation_fraction)
         if not self.train_examples:
             raise InputError(
                 "all questions were held out for validation", field="data.validation_fraction", remedy="lower it"
             )
 
-    def _read(self, files: list[Path]) -> list[Example]:
-        limit = LengthLimit(self.max_length, self.drop_longer, context_of(self.tokenizer_name))
-        examples: list[Example] = []
-        for file in files:
-            before = len(examples)
-            usable = encode_rationales(self.tokenizer, file, self._usable(file), limit, count_lines(file))
-            for rationale, encoded in usable:
-                question = sys.intern(rationale.question_id)  # one text for all its rationales
-                examples.append(Example(rationale.id, question, encoded, rationale.verdict == "positive"))
-            if len(examples) == before:
-                raise InputError(
-                    "holds no rationale to train on", file=file,
-                    remedy="all are too long: raise --data.max_length or --data.max_characters"
-                    if file.stat().st_size
-                    else "check summary.json beside it: the teacher may have no right or no wrong samples",
-                )  # fmt: skip
-        limit.report()
+    def _read(self, files: list[Path]) -> Examples:
+        recipe = self._recipe()
+        examples = Examples([self._encoded(recipe, file) for file in files])
+        recipe.report()
         return examples
 
-    def _usable(self, file: Path) -> Iterator[tuple[int, Rationale]]:
-        dropped = 0
-        for line, value in read_json_lines(file):
-            rationale = Rationale.from_json(value, file, line)
-            if rationale.verdict == "ungradable" and not self.allow_ungradable:
-                raise InputError(
-                    f"'{rationale.id}' is ungradable", file=file, line=line, field="verdict",
-                    remedy="train on positive.jsonl or negative.jsonl, or give --data.allow_ungradable true",
-                )  # fmt: skip
-            characters = len(rationale.question) + len(rationale.rationale)
-            if self.max_characters is None or characters <= self.max_characters:
-                yield line, rationale
-            else:
-                dropped += 1
-        if dropped:
-            print(
-                f"{file}: left out {dropped:,} rationales of more than {self.max_characters} characters",
-                file=sys.stderr,
-            )
+    def _encoded(self, recipe: Recipe, file: Path) -> EncodedFile:
+        return recipe.read(file) if self.encoded is None else recipe.keep(file, self.encoded)
+
+    def _recipe(self) -> Recipe:
+        return Recipe(
+            load_tokenizer(self.tokenizer_name),
+            LengthLimit(self.max_length, self.drop_longer, context_of(self.tokenizer_name)),
+            CharacterLimit(self.max_characters),
+            self.allow_ungradable,
+        )
 
     def _setup_questions(self) -> None:
         if self.question_file is None:
@@ -270,7 +234,3 @@ class RationaleDataModule(ResumableDataModule):
             "eos_token_id": eos_of(self.tokenizer),
             "pad_token_id": pad_id,
         }
-
-
-def _lengths(examples: list[Example]) -> list[int]:
-    return [example.length for example in examples]

@@ -114,7 +114,7 @@ class ResumableDataModule(L.LightningDataModule):
     def training_loader(
         self,
         rows: Any,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Tensor,
         batching: Batching,
         counts: Tensor,
         collate: Callable[[Any], dict[str, Any]],
@@ -173,7 +173,7 @@ class ResumableDataModule(L.LightningDataModule):
     def validation_loader(
         self,
         rows: Sequence[Any],
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Tensor,
         batch_size: int,
         collate: Callable[[Any], dict[str, Any]],
         counts: Tensor,

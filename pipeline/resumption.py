@@ -34,7 +34,7 @@ _ACCUMULATED, STEP = "trainer.accumulate_grad_batches", "batches an optimizer st
 """Either may change, with the number of processes: the other then says that nothing else was meant to."""
 
 _WITHOUT_EFFECT = frozenset({
-    "cache", "limit_questions", "num_workers", "predict", "question_batch_size", "questions", "sampling",
+    "cache", "encoded", "limit_questions", "num_workers", "predict", "question_batch_size", "questions", "sampling",
     "score_batch_size",
 })  # fmt: skip
 """Arguments of stages and DataModules that training does not depend on."""

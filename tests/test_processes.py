@@ -139,14 +139,18 @@ def check_halves(root: Path, kind: str, of: int) -> None:
 
 
 def test_two_processes_train_what_one_does_with_ragged_ends(project: Project) -> None:
-    """11 batches of single rows in steps of 2; one validation row, which the second process has no share of."""
+    """11 batches of single rows in steps of 2; one validation row, which the second process has no share of.
+
+    The two read what one of them has encoded.
+    """
     train = project.rationales("ragged", "wrong", 6)
     lines = Path(train).read_text(encoding="utf-8").splitlines(keepends=True)
     Path(train).write_text("".join(lines[:11]), encoding="utf-8")
     (project.home / "one.jsonl").write_text(lines[-1], encoding="utf-8")
     more = ["--data.batch_size", "1", "--data.validation", str(project.home / "one.jsonl"), "--data.train", train]
     project.run(project.fit("neg", "one", ONE, *more))
-    project.run(project.fit("neg", "two", TWO, *more), 2)
+    project.run(project.fit("neg", "two", TWO, *more, "--data.encoded", str(project.home / "encoded")), 2)
+    assert sum(path.is_dir() for path in (project.home / "encoded").iterdir()) == 2  # training and validation
     check_fit_is_the_same(project.home / "one", project.home / "two", steps=12)
     check_halves(project.home / "two", "trained", 2 * 11)
 

@@ -24,19 +24,19 @@ NOTHING: Step = dict.fromkeys(_GROUPS, (math.inf, math.inf))
 are 0."""
 
 
-def count_targets(tokens: Sequence[int], positive: Sequence[bool]) -> Tensor:
+def count_targets(tokens: Sequence[int] | Tensor, positive: Sequence[bool] | Tensor) -> Tensor:
     """Counts per sample, to be summed over whatever a batch takes together.
 
     Args:
-        tokens: Target tokens of each of n samples.
-        positive: Their verdicts.
+        tokens: Target tokens of each of n samples [n].
+        positive: Their verdicts [n].
 
     Returns:
         [n, 3, 2] float64: over all, the right and the wrong samples; target tokens and samples.
     """
-    verdict = torch.tensor(positive, dtype=torch.bool).reshape(-1)
+    verdict = torch.as_tensor(positive, dtype=torch.bool).reshape(-1)
     groups = torch.stack([torch.ones_like(verdict), verdict, ~verdict], dim=1).double()
-    counted = torch.tensor(tokens, dtype=torch.float64).reshape(-1)
+    counted = torch.as_tensor(tokens, dtype=torch.float64).reshape(-1)
     return torch.stack([groups * counted[:, None], groups], dim=-1)
 
 

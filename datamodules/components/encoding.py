@@ -103,6 +103,22 @@ class Encoded:
         self._ids = array("i", [*prompt, *completion])
         self._start = len(prompt)
 
+    @classmethod
+    def frombytes(cls, ids: bytes, start: int) -> Encoded:
+        """The inverse of `tobytes`, given how many ids are the prompt's."""
+        encoded = cls.__new__(cls)
+        encoded._ids, encoded._start = array("i", ids), start
+        return encoded
+
+    def tobytes(self) -> bytes:
+        """All ids, four bytes each in the machine's order."""
+        return self._ids.tobytes()
+
+    @property
+    def start(self) -> int:
+        """How many ids are the prompt's."""
+        return self._start
+
     def __len__(self) -> int:
         """Tokens of the whole sequence."""
         return len(self._ids)
@@ -137,7 +153,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[tuple[str, str | 
 
     Prompt and rationale are tokenised apart, so that sampling continues exactly the ids that training saw.
     """
-    opening = _opening(tokenizer)
+    opening = opening_of(tokenizer)
     stream = iter(texts)
     while chunk := list(islice(stream, _CHUNK)):
         prompts = tokenizer([prompt(question) for question, _ in chunk], add_special_tokens=False)["input_ids"]
@@ -146,7 +162,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[tuple[str, str | 
             yield Encoded([*opening, *prompt_ids], [] if rationale is None else [*ids, eos_of(tokenizer)])
 
 
-def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def opening_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the tokenizer itself puts before a text: BOS, an encoder's CLS, or nothing."""
     ids = tokenizer("")["input_ids"]
     return ids[:1] if ids and ids[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id) else []
@@ -200,6 +216,30 @@ class LengthLimit:
         """Says on stderr how many texts were dropped, if any."""
         if self.dropped:
             print(f"left out {self.dropped:,} rationales of more than {self.most} tokens", file=sys.stderr)
+
+
+@dataclass
+class CharacterLimit:
+    """Drops and counts rationales of too many characters, question included.
+
+    Attributes:
+        most: Characters they may have; None lets all pass.
+        dropped: How many were dropped so far.
+    """
+
+    most: int | None = None
+    dropped: int = 0
+
+    def admits(self, rationale: Rationale) -> bool:
+        """Whether a rationale may be used."""
+        admitted = self.most is None or len(rationale.question) + len(rationale.rationale) <= self.most
+        self.dropped += not admitted
+        return admitted
+
+    def report(self) -> None:
+        """Says on stderr how many were dropped, if any."""
+        if self.dropped:
+            print(f"left out {self.dropped:,} rationales of more than {self.most} characters", file=sys.stderr)
 
 
 def encode_rationales(

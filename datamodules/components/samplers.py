@@ -78,7 +78,7 @@ class TrainingSampler:
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Tensor,
         batching: Batching,
         seed: int = 0,
         rank: int = 0,
@@ -87,7 +87,7 @@ class TrainingSampler:
         accumulate: int = 1,
         limit: int | float = 1.0,
     ) -> None:
-        self.lengths = torch.tensor(lengths, dtype=torch.int64)
+        self.lengths = torch.as_tensor(lengths, dtype=torch.int64)
         self.batching = batching
         self.seed = seed
         self.rank = rank
@@ -185,10 +185,10 @@ class EvaluationSampler:
         world: Number of processes.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, lengths: Sequence[int] | Tensor, batch_size: int, rank: int = 0, world: int = 1) -> None:
         if batch_size < 1:
             raise InputError(f"must be at least 1, found {batch_size}", field="data.batch_size")
-        order = torch.tensor(lengths, dtype=torch.int64).argsort(stable=True, descending=True)
+        order = torch.as_tensor(lengths, dtype=torch.int64).argsort(stable=True, descending=True)
         self._order, self._most = order, -(-len(order[::world]) // batch_size)
         self._batches: list[list[int]] = [
             batch.tolist() for batch in order[rank::world].split(batch_size) if len(batch)
@@ -218,7 +218,7 @@ class ValidationSampler(EvaluationSampler):
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Tensor,
         batch_size: int,
         rank: int = 0,
         world: int = 1,
