@@ -186,7 +186,7 @@ def targets(
     timings: dict[str, dict[str, Timing]], saved: dict[str, int], rates: dict[str, dict[str, float]],
     options: argparse.Namespace,
 ) -> list[Target]:  # fmt: skip
-    """Issue 4's: those of a CPU, or those of a GPU."""
+    """Of docs/performance.md: those of a CPU, or those of a GPU."""
     if torch.device(options.device).type == "cuda":
         share = 1 / ratio(timings.get("step", timings["decoder"]), OURS, LORA_16)
         found = [Target("NAT tokens/s over LoRA r=16", share, 0.93, at_least=True)]

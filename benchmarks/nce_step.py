@@ -226,7 +226,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def targets(
     timings: dict[str, Timing], loss_share: float, bases: float, peak: int, options: argparse.Namespace
 ) -> list[Target]:
-    """Issue 4's: those of a CPU, or those of a GPU."""
+    """Of docs/performance.md: those of a CPU, or those of a GPU."""
     of_both = [
         Target("peak memory of the loss / one [B,T,V]", loss_share, 0.4),
         Target("copies of the base", bases, 1.0),

@@ -14,7 +14,7 @@ from lightning_modules.components.penalties import positive_cross_entropy
 
 
 class CLModel(BothVerdicts):
-    """L = −E_pos log P + w · InfoNCE(question; right rationales, wrong rationales) (PAPER.md, baseline losses).
+    """L = −E_pos log P + w · InfoNCE(question; right rationales, wrong rationales) (docs/method.md, baselines).
 
     States are means of the last hidden states over a question's or a rationale's tokens, compared by cosine.
 

@@ -15,7 +15,7 @@ from lightning_modules.components.student import AdapterStack
 
 
 class NATModel(StudentModule):
-    """Negative Assistant Training: MLE on D_pos with both halves in every adapted layer (PAPER.md, stage 1).
+    """Negative Assistant Training: MLE on D_pos with both halves in every adapted layer (docs/method.md, stage 1).
 
     A fresh NAT equals the base model (W_2 starts at zero); the negative half gets no gradient.
 

@@ -28,7 +28,7 @@ from lightning_modules.fully_sharded import FullyShardedStrategy
 
 
 class NCEModel(StudentModule):
-    """L = (1 − a)·CE + a·(0.5 + β)·KD with β = tanh(mean KL(P_neg ‖ P_NAT)) (PAPER.md, stage 2).
+    """L = (1 − a)·CE + a·(0.5 + β)·KD with β = tanh(mean KL(P_neg ‖ P_NAT)) (docs/method.md, stage 2).
 
     Student, teacher (M_NAT) and calibrator (M_neg) are adapters on one frozen base. Teachers see no dropout.
 

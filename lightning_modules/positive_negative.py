@@ -12,7 +12,7 @@ from lightning_modules.components.penalties import NegativeTraining, Objective
 
 
 class PositiveNegativeModel(BothVerdicts):
-    """Minimises an objective over D_pos and D_neg (PAPER.md, baseline losses).
+    """Minimises an objective over D_pos and D_neg (docs/method.md, baselines).
 
     NT and UL start from the base model; REDI starts from CoT KD's adapter (`adapter`) and wants pairs.
 

@@ -26,7 +26,7 @@ def _adamw(parameters: Any) -> torch.optim.Optimizer:
 
 
 class RankModel(PartlyTrained):
-    """A right rationale's score → 1, a wrong one's of the same question → 0 (PAPER.md, stage 3).
+    """A right rationale's score → 1, a wrong one's of the same question → 0 (docs/method.md, stage 3).
 
     Args:
         backbone: What reads the text and what of it trains: `DecoderSettings` (default: the embedded student) or

@@ -1,4 +1,4 @@
-"""Self-augmentation: the student's own right samples join D_pos (PAPER.md, stage 2)."""
+"""Self-augmentation: the student's own right samples join D_pos (docs/method.md, stage 2)."""
 
 from __future__ import annotations
 

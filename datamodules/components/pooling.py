@@ -1,4 +1,4 @@
-"""Answers of equal value share a class, so that their votes are counted together (PAPER.md, stage 3)."""
+"""Answers of equal value share a class, so that their votes are counted together (docs/method.md, stage 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text a student reads (PAPER.md, Data): the question under `Problem:`, the rationale under `Solution:`."""
+"""The text a student reads (docs/method.md, data): the question under `Problem:`, the rationale under `Solution:`."""
 
 from __future__ import annotations
 

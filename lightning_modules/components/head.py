@@ -7,7 +7,7 @@ things per token, its log-partition and its mean embedding:
 
     log P(y)  = W_y·h − log_z
     KL(P ‖ Q) = (h_P − h_Q)·e_P − log_z_P + log_z_Q
-    KD        = −Σ_v p_v log q_v = log_z_q − h_q·e_p / T          (DESIGN: d numbers of the teacher per token, not V)
+    KD        = −Σ_v p_v log q_v = log_z_q − h_q·e_p / T          (d numbers of the teacher per token, not V)
 
 `OutputHead` makes them chunk by chunk over tokens and keeps the gradient, [tokens, d], from the forward pass.
 `ModelHead` (`model_head.py`) is the slower way for the models whose logits are no plain product (a bias, soft-capping).

@@ -1,4 +1,4 @@
-"""The Dynamic Integration Unit: how a positive LoRA and a frozen negative one share a layer (PAPER.md, stage 1).
+"""The Dynamic Integration Unit: how a positive LoRA and a frozen negative one share a layer (docs/method.md, stage 1).
 
 With x the layer's input, y = W₀x, z_i = A_i x and s_i = lora_alpha / r, the paper's unit is
 
@@ -78,7 +78,7 @@ class IntegrationUnit(nn.Module):
         out_features: Width d_out of its output.
         key_dim: d_k of the gate.
         bottleneck: Width between W_1 and W_2.
-        delta: Give the branches s·B z alone, without y (option "delta" of PAPER.md).
+        delta: Give the branches s·B z alone, without y (option "delta" of docs/method.md).
         attention: Weigh the branches by the gate. Without it (an ablation of the paper) there is no gate, and both
             weights are 1.
     """

@@ -138,7 +138,7 @@ class CalibratedLoss(NamedTuple):
 def negative_calibrated(
     logprobs: Tensor, distillation: Tensor, beta: Tensor, targets: Targets, mix: float = 0.5
 ) -> CalibratedLoss:
-    """L = (1 − a)·CE + a·mean_b mean_t[(0.5 + β)·KD_t] (PAPER.md, stage 2).
+    """L = (1 − a)·CE + a·mean_b mean_t[(0.5 + β)·KD_t] (docs/method.md, stage 2).
 
     CE is the mean over all target tokens, KD the mean over each sample's targets and then over samples.
 
@@ -160,7 +160,7 @@ def negative_calibrated(
 
 
 def ranking_loss(positive: Tensor, negative: Tensor, pairs: float | None = None) -> Tensor:
-    """(1 − s_pos)³ + s_neg⁷, mean over pairs (PAPER.md, stage 3).
+    """(1 − s_pos)³ + s_neg⁷, mean over pairs (docs/method.md, stage 3).
 
     Args:
         positive: M_rank's scores in (0, 1) of right rationales, [P].

@@ -1,4 +1,4 @@
-"""Losses that learn from right and wrong rationales at once: NT, UL and REDI (PAPER.md, baseline losses).
+"""Losses that learn from right and wrong rationales at once: NT, UL and REDI (docs/method.md, baselines).
 
 Each is minimised, takes log P of a batch's targets (natural log, [N]) and asks for the verdict of each sample. Prompt
 and padding are no targets and never enter. E_pos and E_neg are means over the whole optimizer step, each over its own

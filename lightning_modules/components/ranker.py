@@ -1,4 +1,4 @@
-r"""M_rank (PAPER.md, stage 3): how likely a rationale is right, read off hidden states pooled over the rationale.
+r"""M_rank (docs/method.md, stage 3): how likely a rationale is right, read off hidden states pooled over the rationale.
 
     s(x, r, ŷ) = σ( head( mean over the rationale's tokens of hidden_t ) )  ∈ (0, 1)
 

@@ -1,4 +1,4 @@
-"""n rationales per question from one prefill, each from a seed of its own (PAPER.md, stages 2 and 3).
+"""n rationales per question from one prefill, each from a seed of its own (docs/method.md, stages 2 and 3).
 
 As samples end, others take their places (`continuous_batching.py`): long answers do not keep ended ones in the batch.
 

@@ -1,4 +1,4 @@
-"""Votes over (answer, weight) pairs whose answers are pooled by value: SC, WS and ASC (PAPER.md, stage 3).
+"""Votes over (answer, weight) pairs whose answers are pooled by value: SC, WS and ASC (docs/method.md, stage 3).
 
 An answer is its class within the question, −1 where a sample states none. A tie counts fractionally, never by order.
 """

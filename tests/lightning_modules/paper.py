@@ -1,4 +1,4 @@
-"""PAPER.md in float64, slowly and word for word: what the fast forms are held against. Imports none of the losses."""
+"""The paper in float64, slowly and word for word: what the fast forms are held against. Imports none of the losses."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def average(values: list[float]) -> float:
 
 
 def reference(name: str, rows: list[list[float]], verdicts: list[bool], weight: float) -> float:
-    """The formulas of PAPER.md, word for word."""
+    """The formulas of docs/method.md, word for word."""
     right = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict]
     wrong = [row for row, verdict in zip(rows, verdicts, strict=True) if not verdict]
     likelihood = average([p for row in right for p in row])

@@ -1,4 +1,4 @@
-"""M_rank against float64 references from PAPER.md (stage 3), what it reads, and what it leaves on disk."""
+"""M_rank against float64 references from the paper's stage 3, what it reads, and what it leaves on disk."""
 
 from __future__ import annotations
 

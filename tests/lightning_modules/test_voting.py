@@ -19,7 +19,7 @@ from lightning_modules.components.voting import (
 
 
 def reference(answers: list[int], weights: list[Fraction], gold: int) -> Fraction:
-    """PAPER.md, stage 3, in exact fractions: the heaviest answer wins, a tie counts 1 / number of tied answers."""
+    """The paper, stage 3, in exact fractions: the heaviest answer wins, a tie counts 1 / number of tied answers."""
     totals: dict[int, Fraction] = {}
     for answer, weight in zip(answers, weights, strict=True):
         if answer != -1:
