@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from datamodules.components.ballots import Ballot, make_ballots, read_samples
+from datamodules.components.ballots import Ballot, make_ballots, question_of, read_samples
 from datamodules.components.pooling import NO_ANSWER
+from datamodules.components.records import Question
+from foundation.errors import InputError
 from foundation.json_lines import read_json_lines
 from lightning_modules.components.voting import vote_weights
 
@@ -25,19 +28,46 @@ def read_ballots(files: Sequence[Path]) -> dict[str, list[Ballot]]:
         files: The predictions.jsonl of a run.
 
     Returns:
-        The ballots of each data set by its name, all samples of a question in each; none where samples are gone.
+        The ballots of each data set by its name: the questions that were voted on, with the samples that voted, as the
+        predictions say; none where samples are gone.
 
     Raises:
         InputError: If a file is malformed.
     """
     found: dict[str, list[Ballot]] = {}
     for file in files:
-        samples = next((path for name in SAMPLE_FILES if (path := file.with_name(name)).is_file()), None)
-        if samples is None or all(record.get("method") != "sc" for _, record in read_json_lines(file)):
+        path = next((path for name in SAMPLE_FILES if (path := file.with_name(name)).is_file()), None)
+        voted = _voted(file)
+        if path is None or not voted:
             continue
-        for ballot in make_ballots(read_samples([samples])):
+        samples = [sample for sample in read_samples([path]) if sample.question_id in voted]
+        if not samples:
+            continue
+        questions = {sample.question_id: question_of(sample) for sample in samples}
+        silent = [_question(name, row) for name, row in voted.items() if name not in questions]
+        most = max((row["samples"] for row in voted.values() if "samples" in row), default=None)
+        for ballot in make_ballots(samples, [*questions.values(), *silent], most):
             found.setdefault(ballot.question.source, []).append(ballot)
     return dict(sorted(found.items()))
+
+
+def _voted(file: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the plain vote by question."""
+    voted: dict[str, dict[str, Any]] = {}
+    for line, row in read_json_lines(file):
+        if row.get("method") != "sc":
+            continue
+        count = row.get("samples", 0)
+        if not isinstance(count, int) or count < 0:
+            raise InputError(f"{count!r} is no number of samples", file=file, line=line, field="samples")
+        voted[str(row.get("question_id"))] = row
+    return voted
+
+
+def _question(name: str, row: dict[str, Any]) -> Question:
+    """A question without samples, of which its row is all that is known."""
+    known = {field: str(row.get(field) or "") for field in ("gold", "subject", "level")}
+    return Question(id=name, question="", solution="", source=str(row.get("dataset") or ""), **known)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ def collate(ballots: list[Ballot]) -> dict[str, Any]:
     batch: dict[str, Any] = {
         "answers": _padded([ballot.answers for ballot in ballots], NO_ANSWER, torch.int64),
         "gold": torch.tensor([ballot.gold for ballot in ballots]),
+        "samples": torch.tensor([len(ballot.samples) for ballot in ballots]),
         "texts": [ballot.texts for ballot in ballots],
         "questions": [ballot.question.to_json() for ballot in ballots],
     }

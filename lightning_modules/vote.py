@@ -62,7 +62,10 @@ def _groups(question: dict[str, Any]) -> dict[str, str]:
 def _rows(method: str, batch: dict[str, Any], winners: list[list[bool]], correct: list[float]) -> list[dict[str, Any]]:
     """Rows of predictions.jsonl; tied answers stand beside each other, and None stands where all abstained."""
     rows = []
-    for question, texts, won, share in zip(batch["questions"], batch["texts"], winners, correct, strict=True):
+    counts = batch["samples"].tolist()
+    for question, texts, count, won, share in zip(
+        batch["questions"], batch["texts"], counts, winners, correct, strict=True
+    ):
         answers = [text for text, wins in zip(texts, won, strict=False) if wins]
         rows.append(
             {
@@ -74,6 +77,7 @@ def _rows(method: str, batch: dict[str, Any], winners: list[list[bool]], correct
                 "correct": share,
                 "answer": " | ".join(answers) if answers else None,
                 "gold": question["gold"],
+                "samples": count,
             }
         )
     return rows

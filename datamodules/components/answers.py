@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 
 LONGEST_ANSWER = 300
@@ -24,14 +25,15 @@ _NOT_BLANK = re.compile(r"\S")
 def extract_answer(text: str) -> str | None:
     r"""The answer that a rationale states, as written: the last box's content, or else what follows the last `####`.
 
-    A box is `\boxed{...}` with balanced braces or `\boxed 5`; `\fbox` counts where there is no `\boxed`.
+    A box is `\boxed{...}` with balanced braces or `\boxed 5`; `\fbox` counts where there is no `\boxed`. After `####`
+    stands an answer if it is a plain number or the text's last line: Markdown's headings begin in the same way.
 
     Returns:
         The answer without surrounding blanks ("" for an empty box), or None: no box, or one that never closes.
     """
     inside = _after_last_box(text)
     if inside is None:
-        return text.rpartition("####")[2].partition("\n")[0].strip() if "####" in text else None
+        return _after_hashes(text)
     content = _braced(text, inside) if _opens_brace(text, inside) else _unbraced(text, inside)
     return None if content is None else content.strip()
 
@@ -60,6 +62,13 @@ def _after_last_box(text: str) -> int | None:
         if start >= 0:
             return start + len(command)
     return None
+
+
+def _after_hashes(text: str) -> str | None:
+    _, mark, rest = text.rpartition("####")
+    line, _, below = rest.partition("\n")
+    stated = mark and (not below.strip() or plain_number(line) is not None)
+    return line.strip() if stated else None
 
 
 def _opens_brace(text: str, start: int) -> bool:
@@ -250,8 +259,8 @@ def plain_number(text: str) -> str | None:
     value = _value(text.strip()) if len(text) <= LONGEST_ANSWER and not fraction else None
     if value is None or value.denominator == 1:
         return None if value is None else str(value)
-    whole, _, decimals = re.sub(r"[^0-9.]", "", text).partition(".")
-    return f"{'-' if value < 0 else ''}{int(whole or 0)}.{decimals.rstrip('.0')}"
+    with localcontext(Context(prec=LONGEST_ANSWER)):  # exact: it was written in fewer digits
+        return f"{Decimal(value.numerator) / value.denominator:f}"
 
 
 def are_plain(golds: Iterable[str]) -> bool:

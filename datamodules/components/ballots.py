@@ -77,7 +77,7 @@ def make_ballots(
             samples have what a method weighs by.
     """
     if questions is None:
-        questions = {sample.question_id: _question_of(sample) for sample in samples}.values()
+        questions = {sample.question_id: question_of(sample) for sample in samples}.values()
     by_id = {question.id: question for question in questions}
     weighed_by = {name: _all_have(samples, name) for name in ("logprob", "score")}
     grouped: dict[str, list[Rationale]] = {name: [] for name in by_id}
@@ -140,7 +140,8 @@ def _number(sample: Rationale) -> int:
     return int(k)
 
 
-def _question_of(sample: Rationale) -> Question:
+def question_of(sample: Rationale) -> Question:
+    """What a sample says of its question."""
     return Question(
         id=sample.question_id, question=sample.question, gold=sample.gold, solution="", subject=sample.subject,
         level=sample.level, source=sample.source,

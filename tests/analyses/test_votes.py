@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+
+import lightning as L
+import pytest
 
 from analyses.predictions import prediction_files, read_predictions
 from analyses.votes import collect_votes, read_ballots
-from datamodules.components.records import write_rationales
+from callbacks.predictions import PredictionWriter
+from datamodules.components.ballots import question_of
+from datamodules.components.records import write_questions, write_rationales
+from datamodules.votes import VoteDataModule
+from foundation.errors import InputError
+from lightning_modules.components.voting import vote_accuracy
+from lightning_modules.vote import VotingModel
 from tests.analyses.synthetic import ballots, predictions, samples, write_predictions, write_run
 
 
@@ -30,6 +41,39 @@ def test_reads_the_samples_beside_the_votes_and_no_others(tmp_path: Path) -> Non
     found = read_ballots(prediction_files(tmp_path))
     assert list(found) == ["math"]
     assert [len(ballot.answers) for ballot in found["math"]] == [3] * 5
+
+
+def test_ballots_are_those_that_were_cast(tmp_path: Path) -> None:
+    """Two of six samples vote, and one question has none: the vote over all of them would be another one."""
+    answers = ["1", "1", "2", "2", "2", "2"]
+    made = [s for name in ("a", "b") for s in samples(name, answers)]
+    write_rationales(tmp_path / "votes" / "samples.jsonl", made)
+    asked = {s.question_id: question_of(s) for s in made}
+    asked["c"] = replace(asked["a"], id="c")
+    write_questions(tmp_path / "questions.jsonl", asked.values())
+    data = VoteDataModule(str(tmp_path / "votes" / "samples.jsonl"), str(tmp_path / "questions.jsonl"), 2)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=tmp_path / "votes", callbacks=[PredictionWriter()],
+    )  # fmt: skip
+    trainer.test(VotingModel(), data, verbose=False)
+    (found,) = read_ballots(prediction_files(tmp_path)).values()
+    assert [(b.question.id, list(b.answers), b.gold) for b in found] == [
+        (b.question.id, list(b.answers), b.gold) for b in data.ballots
+    ]
+    assert [len(b.answers) for b in found] == [2, 2, 0]
+    votes = collect_votes(found)
+    by_method = {p.question_id: p.correct for p in read_predictions(tmp_path) if p.method == "sc"}
+    assert vote_accuracy(votes.answers, votes.weights["sc"], votes.gold).tolist() == list(by_method.values())
+
+
+def test_a_number_of_samples_is_one(tmp_path: Path) -> None:
+    write_rationales(tmp_path / "samples.jsonl", samples("A0", ["1"]))
+    row = {"schema": 1, "method": "sc", "question_id": "A0", "samples": "two"}
+    (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match="'two' is no number of samples") as caught:
+        read_ballots([tmp_path / "predictions.jsonl"])
+    assert (caught.value.line, caught.value.field) == (1, "samples")
 
 
 def test_samples_without_scores_do_too(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_test_from_end_to_end(tmp_path: Path) -> None:
     ]
     assert rows["asc", "b"] == {
         "schema": 1, "method": "asc", "dataset": "tiny", "question_id": "b", "subject": "Geometry", "level": "Level 1",
-        "answer": "1+x", "gold": "x+1",
+        "answer": "1+x", "gold": "x+1", "samples": 4,
     }  # fmt: skip
     assert rows["sc", "c"]["answer"] == "8 | 7 | 9"
     assert rows["sc", "nobody"]["answer"] is None

@@ -151,7 +151,7 @@ def test_a_run_of_one_method_is_a_short_report(tmp_path: Path) -> None:
 
 def test_what_models_write_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\n\n# Not a heading | `x` ![i](http://e.vil) $a$ \x1b[31m"
-    given = samples("a", [evil, "1", evil], [0.1, 0.9, 0.1], subject="S<b>|$x")
+    given = samples("S<b>|$x0", [evil, "1", evil], [0.1, 0.9, 0.1], subject="S<b>|$x")
     hostile = [replace(s, rationale=f"{evil} {s.answer}", question=evil) for s in given]
     (tmp_path / "votes").mkdir()
     write_rationales(tmp_path / "votes" / "scored.jsonl", hostile)
