@@ -62,8 +62,11 @@ class CollapseAlarm(L.Callback):
             InputError: If right rationales have become less likely by more than `stop`.
         """
         positive: Tensor | None = getattr(pl_module, "last_positive", None)
-        if positive is None or only_fills_a_turn(batch):
+        if positive is None:
             return
+        # A batch that only fills a turn, which other processes have fewer of, counts as one without right rationales:
+        # all windows fill at the same batch, where all processes ask each other.
+        positive = positive[:0] if only_fills_a_turn(batch) else positive
         self._sums.append(torch.stack([positive.double().sum(), positive.new_tensor(len(positive)).double()]))
         if len(self._sums) == self.window:
             total, count = torch.stack(self._sums).sum(0).tolist()  # the only wait for a GPU, once a window

@@ -57,7 +57,7 @@ class Project:
     def fit(self, stage: str, root: str, split: tuple[int, int], *more: str) -> list[str]:
         """A command that trains without dropout and logs every step."""
         config = stage.removesuffix("-cached")
-        kind = {"neg": "wrong", "nat": "right", "nce": "right", "rank": "both"}[config]
+        kind = {"neg": "wrong", "nat": "right", "nce": "right", "nt": "both", "rank": "both"}[config]
         before = {"nat": ["--model.negative", f"{self.home}/neg/adapter"],
                   "nce": ["--model.nat", f"{self.home}/nat/adapter"]}.get(config, [])  # fmt: skip
         lora = "--model.backbone.init_args.lora.dropout" if config == "rank" else "--model.lora.dropout"
@@ -153,6 +153,25 @@ def test_two_processes_train_what_one_does_with_ragged_ends(project: Project) ->
     assert sum(path.is_dir() for path in (project.home / "encoded").iterdir()) == 2  # training and validation
     check_fit_is_the_same(project.home / "one", project.home / "two", steps=12)
     check_halves(project.home / "two", "trained", 2 * 11)
+
+
+def test_the_alarm_takes_both_processes_where_one_repeats_a_row(project: Project) -> None:
+    """5 batches of single rows an epoch: the second process repeats one, and its windows must fill with the first's.
+
+    A process that looked at a full window alone would wait for the other: 30 seconds, then it is an error.
+    """
+    train = project.rationales("ragged", "both", 2)
+    lines = Path(train).read_text(encoding="utf-8").splitlines(keepends=True)
+    Path(train).write_text("".join(lines[:5]), encoding="utf-8")
+    words = project.fit(
+        "nt", "nt", TWO, "--data.batch_size", "1", "--data.train", train, "--trainer.max_epochs", "8",
+        "--trainer.strategy", "lightning.pytorch.strategies.DDPStrategy",
+        "--trainer.strategy.init_args.timeout", "0:00:30",
+    )  # fmt: skip
+    project.run(words, 2)
+    with next((project.home / "nt").rglob("logs/metrics.csv")).open(encoding="utf-8") as stream:
+        told = [int(row["step"]) for row in csv.DictReader(stream) if row["collapse/fallen"]]
+    assert told == [20]  # once in 20 batches, in steps of one batch a process
 
 
 @pytest.mark.slow
