@@ -110,7 +110,7 @@ class OutputHead(Head):
 
     def logprobs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """See `Head.logprobs`."""
-        hidden = _rounded(hidden, self.weight)
+        hidden = _rounded(hidden, _product_dtype(self.weight, hidden))
         return self._token_logits(hidden, tokens) - self.log_z(hidden)
 
     @torch.no_grad()
@@ -139,7 +139,7 @@ class OutputHead(Head):
         self, hidden: Tensor, tokens: Tensor, summary: Tensor | TopK, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """See `Head.learn`. One partition serves both at T = 1."""
-        hidden = _rounded(hidden, self.weight)
+        hidden = _rounded(hidden, _product_dtype(self.weight, hidden))
         if isinstance(summary, TopK):
             soft_z, mean = self.partition(hidden, temperature)
             summary = self._with_tail(summary, hidden, soft_z, mean, temperature)
@@ -160,11 +160,12 @@ class OutputHead(Head):
         """
         e = torch.empty_like(mean)
         for rows in chunks(len(hidden), top.tokens.shape[1] * hidden.shape[1], self.chunk_bytes):
-            embeddings = self.weight[top.tokens[rows]].to(mean.dtype) * self.scale  # [n, k, d]
-            q = (torch.einsum("nkd,nd->nk", embeddings, hidden[rows]) / temperature - log_z[rows, None]).exp()
-            p = top.probabilities[rows].to(q.dtype)
-            share = (1 - p.sum(-1, keepdim=True)).clamp_min(0) / (1 - q.sum(-1, keepdim=True)).clamp_min(1e-3)
-            e[rows] = share * mean[rows] + torch.einsum("nkd,nk->nd", embeddings, p - share * q)
+            embeddings = self._embeddings(top.tokens[rows], hidden)  # [n, k, d]
+            with torch.autocast(hidden.device.type, enabled=False):  # it would take the sums in half precision
+                q = (torch.einsum("nkd,nd->nk", embeddings, hidden[rows]) / temperature - log_z[rows, None]).exp()
+                p = top.probabilities[rows].to(q.dtype)
+                share = (1 - p.sum(-1, keepdim=True)).clamp_min(0) / (1 - q.sum(-1, keepdim=True)).clamp_min(1e-3)
+                e[rows] = share * mean[rows] + torch.einsum("nkd,nk->nd", embeddings, p - share * q)
         return e
 
     @torch.no_grad()
@@ -183,7 +184,11 @@ class OutputHead(Head):
         return log_z, e
 
     def _token_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        return (hidden * self.weight[tokens].to(hidden.dtype)).sum(-1) * self.scale
+        return (hidden * self._embeddings(tokens, hidden)).sum(-1)
+
+    def _embeddings(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        """Rows of scale · W, [..., d] in float32 or wider, as the partition sees them: log P(y) ≤ 0 hangs on that."""
+        return _rounded(self.weight[tokens], _product_dtype(self.weight, hidden)) * self.scale
 
 
 class _Partition(torch.autograd.Function):
@@ -264,7 +269,8 @@ def divergence_of(p_logits: Tensor, q_logits: Tensor, buffer: Tensor | None = No
     """KL(P ‖ Q) ≥ 0 of logits [n, V] at temperature 1: [n]. Overwrites `p_logits`, and `buffer` of the same shape."""
     difference = torch.sub(p_logits, q_logits, out=buffer)
     top, total = _exponentials(p_logits)
-    expected: Tensor = torch.linalg.vecdot(difference, p_logits) / total.squeeze(-1)
+    with torch.autocast(p_logits.device.type, enabled=False):  # it would take the sum in half precision
+        expected: Tensor = torch.linalg.vecdot(difference, p_logits) / total.squeeze(-1)
     log_z = (top + total.log()).squeeze(-1)
     torch.sub(q_logits, q_logits.amax(-1, keepdim=True), out=difference)
     log_z_q = q_logits.amax(-1) + difference.exp_().sum(-1).log()
@@ -284,7 +290,9 @@ def _product_dtype(weight: Tensor, hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weight.dtype
 
 
-def _rounded(hidden: Tensor, weight: Tensor) -> Tensor:
-    """`hidden` as `_Products` sees it, but in float32 or wider, where the gradients W_y and −e meet; differentiable."""
-    dtype = _product_dtype(weight, hidden)
-    return hidden.to(dtype).to(wide(dtype))
+def _rounded(factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Hidden states, or rows of W, as `_Products` in `dtype` sees them, but in float32 or wider; differentiable.
+
+    That is where the gradients W_y and −e meet.
+    """
+    return factor.to(dtype).to(wide(dtype))

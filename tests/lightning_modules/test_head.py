@@ -218,6 +218,49 @@ def test_half_precision_weights_are_reduced_in_float32(dtype: torch.dtype) -> No
     torch.testing.assert_close(half.grad.double(), exact.grad, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_tokens_logit_and_the_partition_see_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Under bf16-mixed a GPU multiplies a float32 head in bfloat16: here the factors are rounded by hand."""
+    half_precision_products(monkeypatch, dtype)
+    weight, hidden = normal(V, 64, seed=1).float() / 4, normal(N, 64).float()
+    hidden[0] = 8 * weight[0]  # a learnt token: log P(y) near 0 from below
+    logits = hidden.to(dtype).double() @ weight.to(dtype).double().T
+    head = OutputHead(weight)
+    logprobs = torch.stack([head.logprobs(hidden, torch.full((N,), token)) for token in range(V)], -1)
+    torch.testing.assert_close(logprobs.double(), logits.log_softmax(-1), rtol=1e-5, atol=3e-5)
+    nat = normal(N, 64, seed=3).float()
+    p = (nat.to(dtype).double() @ weight.to(dtype).double().T).softmax(-1)
+    lesson = head.teach(nat, None, top_k=V)
+    _, soft = head.learn(hidden, torch.arange(N), lesson.summary)
+    torch.testing.assert_close(soft.double(), -(p * logits.log_softmax(-1)).sum(-1), rtol=1e-5, atol=3e-4)
+
+
+def half_precision_products(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """What a GPU does under autocast: factors rounded to `dtype`, products summed in float32."""
+
+    def product(products: Any, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+        assert left.dtype == right.dtype == dtype
+        return torch.mm(left.float(), right.float(), out=out)
+
+    monkeypatch.setattr("lightning_modules.components.head._product_dtype", lambda weight, hidden: dtype)
+    monkeypatch.setattr("lightning_modules.components.head._Products._product", product)
+
+
+def test_autocast_rounds_no_sums() -> None:
+    weight, student, nat, negative = (normal(n, 64, seed=n).float() for n in (V, N, N + 1, N + 2))
+    head, tokens = OutputHead(weight, scale=0.3), torch.arange(N)
+    nat, negative = nat[:N], student + (negative[:N] - student) / 8
+    found = []
+    for mixed in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            lesson = head.teach(nat, negative)
+            likeliest = head.teach(nat, negative, top_k=5).summary
+            found.append([lesson.divergence, head.learn(student, tokens, likeliest)[1]])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
 def test_chunks_cover_all_rows_within_their_size() -> None:
     assert list(chunks(7, 10, 4 * 10 * 3)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert list(chunks(2, 10, 1)) == [slice(0, 1), slice(1, 2)]
