@@ -155,25 +155,28 @@ def memory(student: Adapted, method: str, shards: int) -> float:
     return 2 * student.base / shards + state + activations + gathered + head
 
 
-def step_seconds(student: Adapted, method: str, gpus: int, sharded: bool) -> tuple[float, float]:
+def step_seconds(student: Adapted, method: str, gpus: int, shards: int = 1) -> tuple[float, float]:
     """Seconds that a step computes, and that it moves data, of a batch of `ASSUMED.tokens` on each GPU.
 
-    DDP sums up the gradients of what trains: 2 (n − 1)/n of 4 bytes each. FSDP2 gathers the base in bf16 twice (forward
-    and, checkpointed, backward) and scatters and gathers gradients and weights of what trains.
+    Cut over `shards` GPUs (FSDP2), the base is gathered in bf16 twice (forward and, checkpointed, backward), and
+    gradients and weights of what trains are scattered and gathered. The gpus / shards copies of the whole sum up their
+    gradients: 2 (n − 1)/n of 4 bytes each, of a GPU's share.
     """
     compute = ASSUMED.tokens * student.flops(method) / (ASSUMED.mfu * ASSUMED.peak)
-    speed = ASSUMED.within if gpus <= ASSUMED.node else ASSUMED.between
-    share = (gpus - 1) / gpus
-    moved = 2 * share * 4 * student.trained(method)
-    if sharded:
-        moved += 2 * share * 2 * student.base
-    return compute, moved / speed
+    copies, trained = gpus // shards, student.trained(method)
+    cut = 2 * (shards - 1) / shards * (2 * student.base + 4 * trained)
+    summed = 2 * (copies - 1) / copies * 4 * trained / shards
+    return compute, cut / _speed_among(shards) + summed / _speed_among(gpus)
 
 
-def epoch_hours(student: Adapted, method: str, gpus: int, sharded: bool) -> float:
+def _speed_among(gpus: int) -> float:
+    return ASSUMED.within if gpus <= ASSUMED.node else ASSUMED.between
+
+
+def epoch_hours(student: Adapted, method: str, gpus: int, shards: int = 1) -> float:
     """Hours for `SAMPLES` samples once; moving overlaps with computing, so the longer of both counts."""
     steps = SAMPLES * TOKENS / (ASSUMED.tokens * gpus)
-    return steps * max(step_seconds(student, method, gpus, sharded)) / 3600
+    return steps * max(step_seconds(student, method, gpus, shards)) / 3600
 
 
 def checkpoint_bytes(student: Adapted, method: str) -> float:
@@ -200,11 +203,11 @@ def main() -> None:
     _by_method(students, "GB a GPU", (1, 8, 64), lambda s, m, n: f"{memory(s, m, n) / GB:.1f}", "whole", "over")
     print()
     rows = [
-        [name, str(gpus), *(_speed(s, gpus, sharded) for sharded in (False, True))]
+        [name, str(gpus), *(_speed(s, gpus, shards) for shards in (1, gpus, min(gpus, ASSUMED.node)))]
         for name, s in students.items()
         for gpus in GPUS
     ]
-    show(["NAT", "GPUs", "DDP: compute, move (ms); 10⁸ samples", "FSDP2: compute, move (ms); 10⁸ samples"], rows)
+    show(["NAT: compute, move (ms); 10⁸ samples", "GPUs", "DDP", "FSDP2 over all", "FSDP2 in each node"], rows)
     print()
     show(["one process", "10⁶ samples", "10⁷", "10⁸"], list(_data()))
 
@@ -222,11 +225,11 @@ def _by_method(
     show(heading, body)
 
 
-def _speed(student: Adapted, gpus: int, sharded: bool) -> str:
-    if memory(student, "NAT", gpus if sharded else 1) > ASSUMED.memory:
+def _speed(student: Adapted, gpus: int, shards: int) -> str:
+    if memory(student, "NAT", shards) > ASSUMED.memory:
         return "does not fit"
-    compute, move = (1000 * seconds for seconds in step_seconds(student, "NAT", gpus, sharded))
-    return f"{compute:,.0f}, {move:,.0f}; {epoch_hours(student, 'NAT', gpus, sharded):,.1f} h"
+    compute, move = (1000 * seconds for seconds in step_seconds(student, "NAT", gpus, shards))
+    return f"{compute:,.0f}, {move:,.0f}; {epoch_hours(student, 'NAT', gpus, shards):,.1f} h"
 
 
 def _data() -> Iterable[list[str]]:

@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 
 from foundation.errors import InputError
@@ -19,7 +20,7 @@ from lightning_modules.components.sharding import share_of, whole
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
-    """Lightning's ModelParallelStrategy with all processes in one data-parallel dimension, for `fit` and `validate`.
+    """Lightning's ModelParallelStrategy with all processes training on data of their own, for `fit` and `validate`.
 
     The stage cuts itself up in `configure_model` (`PartlyTrained.shard`). Checkpoints hold the whole trainable state,
     in one file of the same form as DDP's: any strategy, and any number of processes, may go on from it.
@@ -28,22 +29,44 @@ class FullyShardedStrategy(ModelParallelStrategy):
     different lengths need different numbers of passes.
 
     Args:
+        replicas: How many whole models there are, each cut up over processes that follow one another (HSDP): weights
+            move within such a group, gradients between the groups too. null makes one a machine, 1 cuts one over all.
         process_group_backend: nccl, gloo, …; null chooses by the device.
         timeout: How long a process waits for another before it ends with an error.
     """
 
-    def __init__(self, process_group_backend: str | None = None, timeout: timedelta = timedelta(minutes=30)) -> None:
+    def __init__(
+        self,
+        replicas: int | None = 1,
+        process_group_backend: str | None = None,
+        timeout: timedelta = timedelta(minutes=30),
+    ) -> None:
         super().__init__(
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
             process_group_backend=process_group_backend,
             timeout=timeout,
         )
+        self.replicas = replicas
 
     def setup_environment(self) -> None:
-        """Connects the processes and makes a mesh of them all."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        """Connects the processes and makes a mesh of them all.
+
+        Raises:
+            InputError: If they cannot be split into so many groups.
+        """
+        self._data_parallel_size = world = self.num_nodes * self.num_processes
+        replicas = self.num_nodes if self.replicas is None else self.replicas
+        if replicas < 1 or world % replicas:
+            raise InputError(
+                f"{world} processes cannot be split into {replicas} groups of the same size",
+                field="trainer.strategy.init_args.replicas", remedy="give a number that divides them, or null",
+            )  # fmt: skip
         super().setup_environment()
+        self.mesh = self.device_mesh["data_parallel"]
+        if replicas > 1:
+            shape = (replicas, world // replicas)
+            self.mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicas", "shards"))
 
     def setup(self, trainer: L.Trainer) -> None:
         """As Lightning's.

@@ -65,10 +65,9 @@ class PartlyTrained(L.LightningModule):
                 "ModelParallelStrategy alone would write the base into every checkpoint", field="trainer.strategy",
                 remedy="take lightning_modules.fully_sharded.FullyShardedStrategy, as configs/trainer/fsdp2.yaml does",
             )  # fmt: skip
-        mesh = strategy.device_mesh["data_parallel"]
         transformer, modules = self.shards()
-        shard_layers(transformer, mesh)
-        shard_modules(modules, mesh)
+        shard_layers(transformer, strategy.mesh)
+        shard_modules(modules, strategy.mesh)
         check_sharded(self)
 
     def log_step(self, parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:

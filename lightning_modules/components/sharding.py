@@ -36,7 +36,8 @@ def shard_layers(transformer: PreTrainedModel, mesh: DeviceMesh) -> None:
 
     Args:
         transformer: The module that is called: a decoder without its output head, or an encoder.
-        mesh: Of one dimension, over which weights are cut and gradients averaged.
+        mesh: Of one dimension, over which weights are cut and gradients averaged; or of two, (copies, cut), for copies
+            of the whole that are each cut up (HSDP).
 
     Raises:
         InputError: If it is quantised, or its class does not say which of its modules are layers.

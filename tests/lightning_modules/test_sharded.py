@@ -131,6 +131,10 @@ def sharded() -> Strategy:
     return FullyShardedStrategy()
 
 
+def hybrid() -> Strategy:
+    return FullyShardedStrategy(replicas=2)
+
+
 def weights(root: Path) -> dict[str, Tensor]:
     files = sorted(file for kind in ("adapter", "adapter-last") for file in (root / kind).rglob("*.safetensors"))
     return {f"{file.relative_to(root)}:{k}": v for file in files for k, v in load_file(file).items()}
@@ -228,6 +232,24 @@ def test_a_killed_run_goes_on(fit: Callable[..., list[int]], tmp_path: Path) -> 
     assert [name for name, value in whole.items() if not torch.equal(killed[name], value)] == []
     for name, value in whole.items():
         torch.testing.assert_close(by_ddp[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["nat", "nce", "rank"])
+def test_copies_that_are_each_sharded(fit: Callable[..., list[int]], tmp_path: Path, stage: str) -> None:
+    """Two groups of two; killed and begun again, too."""
+    assert fit("ddp", stage, DDPStrategy, processes=4) == [0] * 4
+    assert fit("hybrid", stage, hybrid, *([Shares()] if stage != "rank" else []), processes=4) == [0] * 4
+    check_close(tmp_path / "ddp", tmp_path / "hybrid")
+    assert fit("killed", stage, hybrid, Kill(5), processes=4) == [9] * 4
+    assert fit("killed", stage, hybrid, processes=4) == [0] * 4
+    whole, killed = weights(tmp_path / "hybrid"), weights(tmp_path / "killed")
+    assert [name for name, value in whole.items() if not torch.equal(killed[name], value)] == []
+
+
+def test_groups_are_of_one_size(fit: Callable[..., list[int]], capfd: pytest.CaptureFixture[str]) -> None:
+    assert fit("three", "negative", lambda: FullyShardedStrategy(replicas=3)) == [70, 70]
+    assert "2 processes cannot be split into 3 groups" in "".join(capfd.readouterr())
 
 
 def test_one_process_reads_what_was_sharded(
