@@ -1,4 +1,4 @@
-"""The order of the stages, and the rule that what one stage clears is no other's."""
+"""The order of the stages, and the rule that what one stage puts away is no other's."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _circle(waiting: Sequence[Stage]) -> list[str]:
 
 
 def check_directories(stages: Iterable[Stage], run: Path) -> None:
-    """Checks that clearing a stage's directories touches nothing but this stage's own work.
+    """Checks that putting a stage's directories away touches nothing but this stage's own work.
 
     Raises:
         InputError: If a directory lies outside the run directory, or holds another stage's directory or output.
@@ -82,7 +82,7 @@ def check_directories(stages: Iterable[Stage], run: Path) -> None:
                 raise InputError(
                     f"'{name}' is not a visible directory inside the run directory {run}",
                     file=stage.file, field=f"stages.{stage.name}.directory",
-                    remedy="it is cleared when the stage starts afresh: name one as {run}/" + stage.name,
+                    remedy="it is put away when the stage starts afresh: name one as {run}/" + stage.name,
                 )  # fmt: skip
             owned.append((path, stage))
     for path, owner in owned:
@@ -95,6 +95,6 @@ def _check_apart(path: Path, owner: Stage, stage: Stage) -> None:
     for name in (*stage.directories, *stage.outputs):
         if Path(name).resolve().is_relative_to(path):
             raise InputError(
-                f"'{name}' lies in the directory of stage '{owner.name}', which clears it when it starts afresh",
+                f"'{name}' lies in the directory of stage '{owner.name}', which puts it away when it starts afresh",
                 file=stage.file, field=f"stages.{stage.name}", remedy="give each stage a directory of its own",
             )  # fmt: skip

@@ -144,6 +144,10 @@ class Manifests:
         """Writes the manifest of its stage."""
         write_manifest(self._directory / f"{manifest.stage}.json", manifest)
 
+    def forget(self, stage: str) -> None:
+        """Removes the manifest of a stage."""
+        (self._directory / f"{stage}.json").unlink(missing_ok=True)
+
     def read_all(self) -> list[Manifest]:
         """Returns every readable manifest, the earliest started first."""
         found = [self.read(path.stem) for path in sorted(self._directory.glob("*.json"))]

@@ -81,18 +81,21 @@ class Planner:
         """
         manifest = self.manifests.read(stage.name)
         afresh = (False,) * len(stage.commands)
-        if manifest is None:
-            return Decision(Action.RUN, "not done yet", afresh)
-        if redo or manifest.state == "redo":
+        if manifest is not None and (redo or manifest.state == "redo"):
             return Decision(Action.RUN, "asked for anew", afresh)
         fingerprint = self.fingerprint(stage)
-        changes = fingerprint.differences(manifest.fingerprint)
-        kept = self.shelf.kept(stage) if changes else None
-        if kept is not None and kept.fingerprint.key == fingerprint.key:
-            return Decision(Action.RESTORE, "what it made before fits again", (True,) * len(stage.commands))
+        changes = [] if manifest is None else fingerprint.differences(manifest.fingerprint)
+        kept = self.shelf.kept(stage, fingerprint.key) if changes or manifest is None else None
+        if kept is not None:
+            completed = tuple(record.done for record in kept.commands)
+            return Decision(Action.RESTORE, "what it made before fits again", completed)
+        if manifest is None:
+            return Decision(Action.RUN, "not done yet", afresh)
         if changes:
             more = len(changes) - _REASONS_SHOWN
             shown = changes[:_REASONS_SHOWN] + ([f"{more} more"] if more > 0 else [])
+            going_on = manifest.state == "running" and stage.goes_on
+            shown += ["interrupted: its commands go on from what still fits"] if going_on else []
             return Decision(Action.RUN, "; ".join(shown), afresh)
         if manifest.state == "running":
             completed = tuple(record.done for record in manifest.commands)

@@ -62,12 +62,13 @@ def run_settings(config: Mapping[str, Any], processes: int = 1) -> dict[str, str
     return {name: _hash(_content(value)) for name, value in [*_leaves(chosen, ""), *step.items()]}
 
 
-def find_checkpoint(directory: Path, settings: Mapping[str, str] | None) -> Path | None:
+def find_checkpoint(directory: Path, settings: Mapping[str, str] | None, *, finished: bool = False) -> Path | None:
     """The checkpoint to go on from, `last.ckpt` or, if that is damaged, the one before it. Says on stderr what it does.
 
     Args:
         directory: Of the checkpoints.
         settings: What the run is to make; None takes any checkpoint, also one of a finished run.
+        finished: Whether a finished run will do, too, if it was to make the same.
 
     Returns:
         None where there is nothing to go on from.
@@ -83,7 +84,9 @@ def find_checkpoint(directory: Path, settings: Mapping[str, str] | None) -> Path
         except DamagedCheckpointError as error:
             _say(f"warning: {path}: {error.problem}")
             continue
-        if settings is not None and not _fits(checkpoint, settings, path):
+        if settings is not None and (
+            (is_finished(directory) and not finished) or not _fits(checkpoint, settings, path)
+        ):
             return None
         _say(f"resuming from step {int(checkpoint['global_step']):,} ({path})")
         return path
@@ -91,8 +94,6 @@ def find_checkpoint(directory: Path, settings: Mapping[str, str] | None) -> Path
 
 
 def _fits(checkpoint: dict[str, Any], settings: Mapping[str, str], path: Path) -> bool:
-    if is_finished(path.parent):
-        return False
     then: dict[str, str] = checkpoint.get(SETTINGS_KEY) or {}
     changed = sorted(name for name in settings.keys() | then.keys() if settings.get(name) != then.get(name))
     if changed in ([_ACCUMULATED], [STEP]):

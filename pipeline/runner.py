@@ -15,7 +15,6 @@ from pipeline.lock import only_run_in
 from pipeline.manifest import CommandRecord, Manifest
 from pipeline.plan import Action, Decision, Planner, label
 from pipeline.selection import Request, selected
-from pipeline.shelf import clear
 from pipeline.stage import Stage, as_typed
 
 Execute = Callable[[list[str]], "int | None"]
@@ -121,20 +120,24 @@ class Runner:
         self._tell(f"{label(self._planner.pipeline, stage)}: done in {duration(manifest.seconds)}")
 
     def _restore(self, stage: Stage) -> None:
-        kept = self._planner.shelf.kept(stage)
-        if kept is not None:
-            self._planner.shelf.take_back(stage)
-            self._planner.manifests.write(kept)
-            self._planner.shelf.discard(stage)
+        """Brings back what fits again; what stands in its place goes where it was, and is as safe there."""
+        shelf, manifests = self._planner.shelf, self._planner.manifests
+        kept, present = shelf.kept(stage, self._planner.fingerprint(stage).key), manifests.read(stage.name)
+        if kept is None:
+            return
+        if present is not None:
+            shelf.put(stage, present)
+            manifests.forget(stage.name)  # killed from here on, `run` finds no manifest, and goes on below
+        shelf.take_back(stage, kept.fingerprint.key)
+        manifests.write(kept)
+        shelf.discard(stage, kept.fingerprint.key)
 
     def _begin(self, stage: Stage, decision: Decision) -> Manifest:
         earlier = self._planner.manifests.read(stage.name)
         if decision.action is Action.RESUME and earlier is not None:
             return earlier
-        # Cleared before the new manifest is written: a crash in between must not pass old files off as this attempt's.
-        if earlier is not None and earlier.state == "running":
-            clear(stage)
-        else:
+        # Before the new manifest is written: a crash in between must not pass old files off as this attempt's.
+        if earlier is None or earlier.state != "running" or not stage.goes_on:
             self._planner.shelf.put(stage, earlier)
         manifest = Manifest(
             stage=stage.name,

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_GOING_ON = ("fit", "predict", "collect")
+"""The verbs that find for themselves, by hashes of their own, what of an interrupted attempt they can go on from."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -19,7 +22,7 @@ class Stage:
         needs: The stages that must be done before.
         inputs: Files and directories whose content matters beyond what the needed stages make.
         outputs: Files and directories that exist when it is done.
-        directories: What it alone writes to; cleared before it starts afresh.
+        directories: What it alone writes to; put aside before it starts afresh.
         file: The pipeline file it stands in.
     """
 
@@ -36,6 +39,19 @@ class Stage:
     def configs(self) -> tuple[str, ...]:
         """The files that its commands name after `--config` or `-c`, each once, in order."""
         return tuple(dict.fromkeys(name for command in self.commands for name in config_files(command)))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an interrupted attempt from other settings may lie where it is.
+
+        Its commands go on from what of it is still the same; unless one is told to go on from whatever there is.
+        """
+        return any(command[0] in _GOING_ON for command in self.commands) and not any(map(_takes_any, self.commands))
+
+
+def _takes_any(command: Sequence[str]) -> bool:
+    pairs = zip(command, (*command[1:], ""), strict=True)
+    return any("=".join(pair) == "--ckpt_path=last" or pair[0] == "--ckpt_path=last" for pair in pairs)
 
 
 def config_files(command: Sequence[str]) -> list[str]:

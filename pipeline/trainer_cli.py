@@ -96,16 +96,17 @@ class StageCLI(LightningCLI):
     def before_fit(self) -> None:
         """Finds the checkpoint to go on from.
 
-        Without `--ckpt_path` that of an unfinished run with the same settings; `last`: the last one whatever it was
-        trained with; `none`: no checkpoint. Where there is none, `fit` begins anew.
+        Without `--ckpt_path` that of an unfinished run with the same settings; `same`: of a finished one, too; `last`:
+        the last one whatever it was trained with; `none`: no checkpoint. Where there is none, `fit` begins anew.
         """
         options, directory = self.config_init.fit, checkpoint_directory(self.trainer)
         keepers = [each for each in self.trainer.callbacks if isinstance(each, RunCheckpoint)]  # type: ignore[attr-defined]
         settings = run_settings(self.config.fit.as_dict(), self.trainer.world_size)
         for keeper in keepers:
             keeper.settings = settings
-        if options.ckpt_path == "last" or (options.ckpt_path is None and keepers):
-            options.ckpt_path = find_checkpoint(directory, settings if options.ckpt_path is None else None)
+        if options.ckpt_path in ("last", "same") or (options.ckpt_path is None and keepers):
+            alike = None if options.ckpt_path == "last" else settings
+            options.ckpt_path = find_checkpoint(directory, alike, finished=options.ckpt_path == "same")
         elif options.ckpt_path == "none":
             options.ckpt_path = None
         self._find_checkpoint("leave it out: fit goes on from where it was stopped")

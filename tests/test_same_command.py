@@ -118,6 +118,12 @@ def test_a_finished_run_begins_anew(words: Words, tmp_path: Path, capsys: pytest
     assert all(torch.equal(first[name], value) for name, value in weights(tmp_path / "run").items())
     assert cli.main(words("run", "--ckpt_path", "last")) == 0  # whatever it is
     assert "resuming from step 12" in capsys.readouterr().err
+    assert cli.main(words("run", "--ckpt_path", "same")) == 0  # it is
+    assert "resuming from step 12" in capsys.readouterr().err
+    assert cli.main(words("run", "--ckpt_path", "same", "--model.lora.r", "4")) == 0
+    said = capsys.readouterr().err
+    assert "beginning anew: " in said
+    assert "(model.lora.r)" in said
 
 
 @pytest.mark.parametrize(

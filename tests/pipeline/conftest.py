@@ -89,7 +89,7 @@ class World:
     @property
     def targets(self) -> list[str]:
         """The stage/file each executed command was to write."""
-        position = {"write": 1, "copy": 2, "join": 3}
+        position = {"write": 1, "copy": 2, "join": 3, "fit": 3}
         return [command[position[command[0]]].removeprefix("runs/t/") for command in self.executed]
 
     def manifest(self, stage: str) -> dict[str, Any]:
