@@ -50,14 +50,15 @@ class FiniteGuard(L.Callback):
             InputError: If a loss or a gradient is not finite; says the samples' ids and where the batches are.
         """
         losses = torch.stack(self._losses).double()
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        gradients = [] if scaled else [p.grad for group in optimizer.param_groups for p in group["params"]
-                                       if p.grad is not None]  # fmt: skip
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        gradients = [] if scaler is not None else [p.grad for group in optimizer.param_groups for p in group["params"]
+                                                   if p.grad is not None]  # fmt: skip
         norms = [whole(norm).double().to(losses.device) for norm in torch._foreach_norm(gradients)] if gradients else []
         if torch.cat([losses, *(norm[None] for norm in norms)]).isfinite().all():
             self._batches, self._losses = [], []
             return
-        self._stop(trainer, losses.tolist())
+        scale = 1.0 if scaler is None else scaler.get_scale()  # by which it multiplied them before it handed them out
+        self._stop(trainer, (losses / scale).tolist())
 
     def _stop(self, trainer: L.Trainer, losses: list[float]) -> None:
         spoilt = [k for k, loss in enumerate(losses) if not torch.tensor(loss).isfinite()]

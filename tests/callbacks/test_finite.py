@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -62,6 +63,20 @@ def test_stops_before_the_weights_are_spoilt(
     batches = read_batches(saved)
     assert [batch["ids"] for batch in batches] == [["q2/0", "q2/1"], ["q3/0", "q3/1"]]
     losses = [float(module.training_step(batch, 0).detach()) for batch in batches]  # the replay
+    assert losses == json.loads((saved / "batches.json").read_text())["losses"]
+
+
+def test_losses_are_told_as_they_were_before_fp16_scaled_them(
+    make_trainer: Callable[..., L.Trainer], tmp_path: Path
+) -> None:
+    module, values = Line(), [1.0, 2.0, 3.0, math.inf]
+    fp16 = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with pytest.raises(InputError, match="the loss became inf"):
+        make_trainer(FiniteGuard(), max_epochs=1, accumulate_grad_batches=2, logger=False, plugins=[fp16]).fit(
+            module, loader(values)
+        )
+    saved = tmp_path / "run/stopped/step-1"
+    losses = [float(module.training_step(batch, 0).detach()) for batch in read_batches(saved)]
     assert losses == json.loads((saved / "batches.json").read_text())["losses"]
 
 
