@@ -11,8 +11,8 @@ import lightning as L
 class ThroughputMonitor(L.Callback):
     """Logs `throughput/tokens_per_second` (real tokens, all processes) and `throughput/real_token_share`.
 
-    The share is real tokens over padded positions. Both are over the last `every` training batches of this process;
-    validation time is not counted.
+    The share is real tokens over padded positions. Both are over the last `every` training batches of this process.
+    A batch's time runs from the end of the one before, so waiting for data counts; validation does not.
 
     Args:
         every: Batches between values.
@@ -25,19 +25,26 @@ class ThroughputMonitor(L.Callback):
     def _reset(self) -> None:
         self._batches, self._real, self._padded, self._seconds = 0, 0, 0, 0.0
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Starts the clock."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock; an epoch that a checkpoint goes on with has no start of its own."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock anew."""
+        self._started = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock anew."""
         self._started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stops the clock and logs now and then."""
+        """Reads the clock, starts it anew and logs now and then."""
         mask = batch["attention_mask"]
-        self._real += int(mask.sum())  # before the clock stops: it waits for a GPU, which works behind Python's back
-        self._seconds += time.perf_counter() - self._started
+        self._real += int(mask.sum())  # before the clock is read: it waits for a GPU, which works behind Python's back
+        now = time.perf_counter()
+        self._seconds, self._started = self._seconds + now - self._started, now
         self._padded += mask.numel()
         self._batches += 1
         if self._batches == self.every:

@@ -36,37 +36,51 @@ class Clocked(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def batches(count: int) -> DataLoader[Any]:
-    """Batches of 2 rows and 8 positions, of which 10 are real in even batches and 6 in odd ones."""
+def batches(count: int, seconds: float = 0.0) -> DataLoader[Any]:
+    """Batches of 2 rows and 8 positions, of which 10 are real in even batches and 6 in odd ones.
+
+    Each takes as long as told to read.
+    """
+
+    def read(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        time.sleep(seconds)
+        return batch
+
     masks = [torch.zeros(2, 8, dtype=torch.int64) for _ in range(count)]
     for number, mask in enumerate(masks):
         mask[0] = 1
         mask[1, :2] = number % 2 == 0
         mask[0, 6:] = number % 2 == 0
-    return DataLoader([{"attention_mask": mask} for mask in masks], batch_size=None)  # type: ignore[arg-type]
+    rows: Any = [{"attention_mask": mask} for mask in masks]
+    return DataLoader(rows, batch_size=None, collate_fn=read)
 
 
-def test_throughput(make_trainer: Callable[..., L.Trainer], events: Callable[[], Any]) -> None:
-    make_trainer(ThroughputMonitor(every=4), max_epochs=1).fit(Clocked(seconds=0.02), batches(9))
+@pytest.mark.parametrize(("step", "data"), [(0.02, 0.0), (0.0, 0.03)])
+def test_throughput(
+    make_trainer: Callable[..., L.Trainer], events: Callable[[], Any], step: float, data: float
+) -> None:
+    make_trainer(ThroughputMonitor(every=4), max_epochs=1).fit(Clocked(step), batches(9, data))
     logged = events()
     shares, speeds = (logged.Scalars(f"throughput/{n}") for n in ("real_token_share", "tokens_per_second"))
     assert [share.value for share in shares] == [0.5, 0.5]  # 32 of 64 positions; the ninth batch is not told
     assert [share.step for share in shares] == [4, 8]
     assert len(speeds) == 2
-    assert all(0 < speed.value <= 32 / 0.08 for speed in speeds)  # a step sleeps for 0.02 s
+    assert all(0 < speed.value <= 32 / 0.08 for speed in speeds)  # in 4 steps it slept for 0.08 s
 
 
 def test_throughput_does_not_count_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 1.0, 100.0, 101.0])  # validation between the batches
+    clock = iter([0.0, 1.0, 100.0, 101.0])  # validation, which ends at 100, between the batches
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     logged: dict[str, float] = {}
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.update(metrics))
     trainer: Any = SimpleNamespace(world_size=3, loggers=[logger], global_step=2)
     module: Any = None
     monitor = ThroughputMonitor(every=2)
-    for mask in (torch.ones(2, 5), torch.tensor([[1.0] * 5, [0.0] * 5])):
-        monitor.on_train_batch_start(trainer, module, None, 0)
-        monitor.on_train_batch_end(trainer, module, None, {"attention_mask": mask}, 0)
+    monitor.on_train_epoch_start(trainer, module)
+    monitor.on_train_batch_end(trainer, module, None, {"attention_mask": torch.ones(2, 5)}, 0)
+    monitor.on_validation_end(trainer, module)
+    half = torch.tensor([[1.0] * 5, [0.0] * 5])
+    monitor.on_train_batch_end(trainer, module, None, {"attention_mask": half}, 1)
     assert logged == {"throughput/tokens_per_second": 15 / 2 * 3, "throughput/real_token_share": 15 / 20}
 
 
