@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.accelerators import Accelerator, CPUAccelerator, CUDAAccelerator
+from torch.utils.data._utils.pin_memory import pin_memory
 from transformers import AutoTokenizer
 
 from datamodules.components.collation import IGNORE
@@ -166,6 +169,26 @@ def test_workers_make_the_same_batches(student: str, tmp_path: Path, options: di
     assert [batch["ids"] for batch in helped] == [batch["ids"] for batch in alone]
     assert [batch["step"] for batch in helped] == [batch["step"] for batch in alone]
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(alone, helped, strict=True))
+
+
+@pytest.mark.parametrize(("accelerator", "pinned"), [(CUDAAccelerator(), True), (CPUAccelerator(), False)])
+def test_batches_for_a_gpu_are_pinned(
+    student: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Accelerator, pinned: bool
+) -> None:
+    data: Any = fitted(student, write_positive(tmp_path / "p.jsonl"), validation_fraction=0.5)
+    data.trainer = SimpleNamespace(
+        accelerator=accelerator, global_rank=0, world_size=1, callbacks=[], accumulate_grad_batches=1,
+        limit_train_batches=1.0, limit_val_batches=1.0,
+    )  # fmt: skip
+    assert [data.train_dataloader().pin_memory, data.val_dataloader().pin_memory] == [pinned, pinned]
+    data.trainer = None
+    batch = next(iter(data.train_dataloader()))
+    with monkeypatch.context() as without_a_gpu:
+        without_a_gpu.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+        there = pin_memory(batch)
+    assert batch.keys() == there.keys()
+    assert all(torch.equal(value, there[name]) if torch.is_tensor(value) else value == there[name]
+               for name, value in batch.items())  # fmt: skip
 
 
 # Splits.
