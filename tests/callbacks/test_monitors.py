@@ -52,7 +52,7 @@ def batches(count: int, seconds: float = 0.0) -> DataLoader[Any]:
         mask[1, :2] = number % 2 == 0
         mask[0, 6:] = number % 2 == 0
     rows: Any = [{"attention_mask": mask} for mask in masks]
-    return DataLoader(rows, batch_size=None, collate_fn=read)
+    return DataLoader(rows, batch_size=None, collate_fn=read)  # type: ignore[arg-type]  # without a batch size, of a row
 
 
 @pytest.mark.parametrize(("step", "data"), [(0.02, 0.0), (0.0, 0.03)])
