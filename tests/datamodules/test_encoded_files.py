@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -187,13 +188,27 @@ def test_a_flipped_bit_is_never_trained_on(data: Any, tmp_path: Path, column: st
         assert (tmp_path / "encoded" / "aside-1").is_dir()
 
 
-def test_what_a_killed_process_left_is_removed(data: Any, tmp_path: Path) -> None:
-    data(train=str(tmp_path / "wrong.jsonl"))
-    directory = only_directory(tmp_path / "encoded")
-    stale = directory.rename(tmp_path / "encoded" / f".{directory.name}.abc.part")
-    data(train=str(tmp_path / "wrong.jsonl"))
-    assert directory.is_dir()
-    assert not stale.exists()
+def test_after_a_kill_it_is_encoded_anew(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at the fifth of twenty rationales; what it had written is removed."""
+
+    def killed(*arguments: Any) -> Any:
+        for number, made in enumerate(encode_rationales(*arguments)):
+            if number == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield made
+
+    def work() -> int:
+        monkeypatch.setattr(encoded_files, "encode_rationales", killed)
+        data(train=str(tmp_path / "wrong.jsonl"))
+        return 1
+
+    end_monitors()
+    (tmp_path / "home").mkdir()
+    assert ending(fork(work, tmp_path / "home")) == -signal.SIGKILL
+    assert only_directory(tmp_path / "encoded").name.endswith(".part")
+    expected = list(data(None, train=str(tmp_path / "wrong.jsonl")).train_examples)
+    assert list(data(train=str(tmp_path / "wrong.jsonl")).train_examples) == expected
+    assert not only_directory(tmp_path / "encoded").name.endswith(".part")
 
 
 def test_processes_that_come_together_encode_once(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
