@@ -38,9 +38,9 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
         `output`.
 
     Raises:
-        InputError: If the stage has no adapter, `output` exists, or a NAT is to be merged.
+        InputError: If the stage has no adapter or a damaged one, `output` exists, or a NAT is to be merged.
     """
-    from lightning_modules.components.adapter_manifest import read_manifest
+    from lightning_modules.components.adapter_manifest import check_weights, read_manifest
 
     if Path(stage).name != stage:
         raise InputError(f"'{stage}' is no name of a stage", field="--stage", remedy=_which(run))
@@ -59,6 +59,7 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
         raise InputError(CANNOT_MERGE, field="--merge", remedy="export --stage nce --merge, or NAT without --merge")
     if output.exists():
         raise InputError("is there already", file=output, field="--output", remedy="name a new directory")
+    check_weights(adapter, manifest)
     what = Export(run, stage, kind, str(manifest["student"]), merge)
     with write_directory_atomically(output) as directory:
         if merge:
@@ -101,7 +102,13 @@ def _write_adapter(adapter: Path, student: str, directory: Path) -> None:
 
 
 def _write_nat(adapter: Path, student: str, directory: Path) -> None:
+    """Copies both adapters and the units; a base in a local directory is written as its absolute path."""
+    from lightning_modules.components.adapter_manifest import ADAPTER_MANIFEST, read_manifest
+
     shutil.copytree(adapter, directory, dirs_exist_ok=True)
+    if student != EMBEDDED:
+        text = json.dumps({**read_manifest(directory), "student": base_of(student)}, indent=2) + "\n"
+        (directory / ADAPTER_MANIFEST).write_text(text, encoding="utf-8")
 
 
 def _write_merged(adapter: Path, student: str, directory: Path, dtype: str) -> None:

@@ -60,6 +60,31 @@ def test_nat_is_exported_with_its_units(run: Path, tmp_path: Path, ids: Tensor) 
     torch.testing.assert_close(there.model(ids).logits, here.model(ids).logits, rtol=0, atol=0)
 
 
+def test_nat_of_a_base_in_a_directory_is_found_from_anywhere(
+    run: Path, tmp_path: Path, tiny_student: Path, monkeypatch: pytest.MonkeyPatch, ids: Tensor
+) -> None:
+    shutil.copytree(tiny_student, tmp_path / "models/tiny")
+    shutil.copytree(run, tmp_path / "run")
+    manifest = tmp_path / "run/nat/adapter/dust2gold.json"
+    manifest.write_text(manifest.read_text().replace(json.dumps(str(tiny_student)), '"models/tiny"'))
+    monkeypatch.chdir(tmp_path)
+    directory = export(Path("run"), "nat", tmp_path / "nat")
+    monkeypatch.chdir("/")
+    there, here = open_nat(directory), open_nat(run / "nat" / "adapter")
+    torch.testing.assert_close(there.model(ids).logits, here.model(ids).logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("stage", ["nce", "nat"])
+def test_a_damaged_adapter_is_not_exported(run: Path, tmp_path: Path, stage: str) -> None:
+    """Whoever loads the export knows nothing of our checksums."""
+    shutil.copytree(run, tmp_path / "run")
+    file = next((tmp_path / "run" / stage).rglob("adapter_model.safetensors"))
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\1\2\3")
+    with pytest.raises(InputError, match="SHA-256"):
+        export(tmp_path / "run", stage, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
 def test_nat_is_not_merged(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", "--run", str(run), "--stage", "nat", "--merge", "--output", str(tmp_path / "no")]
     assert cli.main(words) == 1
