@@ -92,19 +92,24 @@ LAYOUTS = {
 def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Path) -> list[Entry]:
     """Turns rows back into questions with their right and wrong rationales; equal prompts are one question.
 
+    A pair repeats its rationales, so equal ones of a question are one there; unpaired, each row is a rationale.
+
     A prompt in our template loses it, any other is taken as the question. The verdicts are the rows' own; the gold
     answer is that of the question's first right rationale, "" where there is none.
 
     Raises:
         InputError: If a row lacks a field or has another type in it.
     """
-    texts: dict[str, dict[tuple[str, Verdict], None]] = {}
+    texts: dict[str, list[tuple[str, Verdict]]] = {}
+    repeats = len(LAYOUTS[layout].texts) > 1
     for line, row in rows:
-        question = _question_text(_text(row, "prompt", file, line))
-        known = texts.setdefault(question, {})
+        known = texts.setdefault(_question_text(_text(row, "prompt", file, line)), [])
         for field, verdict in LAYOUTS[layout].texts.items():
-            known[_text(row, field, file, line), verdict or _label(row, file, line)] = None
-    return [_entry(question_id(source, n), text, list(known), source) for n, (text, known) in enumerate(texts.items())]
+            known.append((_text(row, field, file, line), verdict or _label(row, file, line)))
+    return [
+        _entry(question_id(source, n), text, list(dict.fromkeys(known)) if repeats else known, source)
+        for n, (text, known) in enumerate(texts.items())
+    ]
 
 
 def _entry(name: str, text: str, graded: Sequence[tuple[str, Verdict]], source: str) -> Entry:

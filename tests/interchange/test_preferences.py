@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ def test_there_and_back(tmp_path: Path, layout: str, suffix: str) -> None:
         records = list(read_rationales(back / f"{verdict}.jsonl"))
         assert [r.rationale for r in records] == texts
         assert all(r.verdict == verdict and r.question_id == asked.id for r in records)
+
+
+def test_equal_samples_of_a_question_come_back_unpaired(tmp_path: Path) -> None:
+    """A teacher often writes the same twice; a pair repeats rationales by itself, an unpaired row does not."""
+    source, middle, back = tmp_path / "samples.jsonl", tmp_path / "data.jsonl", tmp_path / "back"
+    twice = [rationale(0, 0), replace(rationale(0, 0), id="q0/2"), rationale(0, 1)]
+    write_rationales(source, twice)
+    for layout, right in (("unpaired", 2), ("preference", 1)):
+        assert cli.main(["export-data", "--rationales", str(source), "--layout", layout, "--output", str(middle)]) == 0
+        assert cli.main(["import-data", "--input", str(middle), "--layout", layout, "--output", str(back)]) == 0
+        assert len(list(read_rationales(back / "positive.jsonl"))) == right
 
 
 def test_parquet_is_what_datasets_reads(tmp_path: Path) -> None:
