@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -76,6 +78,7 @@ class StageCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:  # jsonargparse wraps what a constructor raises
             raise explained(str(error), [str(self.subcommand)]) from error
+        _check_launched(self.trainer.world_size)
         install(self.trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -134,6 +137,20 @@ class StageCLI(LightningCLI):
                 "no such checkpoint", file=options.ckpt_path, field="ckpt_path",
                 remedy=f"{remedy}, or give the path of a checkpoint",
             )  # fmt: skip
+
+
+def _check_launched(processes: int) -> None:
+    """Refuses to be one of several processes of torchrun that know nothing of each other and write the same files.
+
+    Raises:
+        InputError: If torchrun has started several, and the Trainer is for one.
+    """
+    started = int(os.environ["WORLD_SIZE"]) if TorchElasticEnvironment.detect() else 1
+    if processes == 1 < started:
+        raise InputError(
+            f"torchrun has started {started} processes, and each would work alone", field="trainer.devices",
+            remedy="give --trainer.devices as many as --nproc-per-node, --trainer.num_nodes as many as --nnodes",
+        )  # fmt: skip
 
 
 def run_trainer(words: list[str]) -> None:

@@ -208,6 +208,13 @@ def test_started_by_a_user(project: Project, how: str) -> None:
     check_halves(project.home / "two", "trained", 2 * 20)
 
 
+def test_processes_of_torchrun_that_would_each_train_alone(project: Project) -> None:
+    words = project.fit("neg", "alone", (1, 1))
+    assert together(partial(cli.main, words), project.home / "alone/processes", 2) == [1, 1]
+    assert "torchrun has started 2 processes" in said(project.home / "alone")
+    assert not (project.home / "alone/checkpoints").exists()
+
+
 # Going on with another number of processes.
 
 
