@@ -1,6 +1,8 @@
 """Checkpoint files: written whole or not at all, the one before kept, and read without running what is in them.
 
-A checkpoint is what `torch.save` writes, a zip archive: each of its records carries a CRC-32, which reading checks.
+A checkpoint is what `torch.save` writes, a zip archive: each of its records carries a CRC-32, which reading checks. The
+archive's directory carries none, and torch believes it (one flipped bit, and a tensor is whatever was in memory), so
+torch is given a new archive of the records that were checked.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ import io
 import json
 import os
 import pickle
+import struct
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 import torch
@@ -23,6 +27,11 @@ from foundation.files import sha256_of, write_atomically, write_bytes_atomically
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 FINISHED = "finished.json"
+
+_OF_A_RUN = {"global_step", "pytorch-lightning_version", "state_dict"}
+"""What every checkpoint holds."""
+_BROKEN_ARCHIVE = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error, zlib.error)
+"""What zipfile makes of a broken archive, according to where it is broken."""
 
 
 class DamagedCheckpointError(InputError):
@@ -74,14 +83,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError("no such checkpoint", file=path, field="ckpt_path", remedy="give the path of a checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise _damaged(path, "it is truncated or no checkpoint") from error
-    if broken is not None:
-        raise _damaged(path, f"the checksum of '{broken}' does not hold")
+        with path.open("rb") as content:
+            checked = _checked(content)
+    except PermissionError:
+        raise
+    except _BROKEN_ARCHIVE as error:
+        raise _damaged(path, f"it is truncated or no checkpoint ({error})") from error
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(checked, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             "the checkpoint holds more than tensors and plain values: reading it could run code, so it is refused",
@@ -89,9 +98,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error  # fmt: skip
     except (RuntimeError, ValueError, EOFError) as error:
         raise _damaged(path, str(error).splitlines()[0]) from error
-    if not isinstance(checkpoint, dict):
-        raise _damaged(path, "it is no checkpoint")
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _OF_A_RUN:
+        raise _damaged(path, "it is no checkpoint of a run")
     return checkpoint
+
+
+def _checked(content: BinaryIO) -> BinaryIO:
+    """A new archive of an archive's records, each of which agrees with its checksum."""
+    fresh = io.BytesIO()
+    with zipfile.ZipFile(content) as archive, zipfile.ZipFile(fresh, "w") as copy:
+        for record in archive.infolist():
+            if record.filename in copy.NameToInfo:
+                raise zipfile.BadZipFile(f"'{record.filename}' is there twice")
+            copy.writestr(record.filename, archive.read(record))
+    fresh.seek(0)
+    return fresh
 
 
 def mark_finished(directory: Path) -> None:

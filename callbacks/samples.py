@@ -23,6 +23,7 @@ from callbacks.tensorboard import show_rationales
 from datamodules.components.records import Rationale, write_rationales
 from foundation.errors import InputError
 from foundation.files import open_in_place, set_aside, sha256_of
+from foundation.locks import Lock
 from lightning_modules.components.sampling import Sample
 
 
@@ -31,6 +32,7 @@ class SampleWriter(L.Callback):
 
     A part begins with a line that says what it was made from (questions, adapter, sampling settings); a part made from
     the same is continued, one made from anything else is begun anew. The joined file is in the order of the questions.
+    One command at a time may write a file: a second one is refused.
 
     Args:
         output: File to write; relative paths start at the Trainer's `default_root_dir`.
@@ -43,13 +45,19 @@ class SampleWriter(L.Callback):
         self.writer = writer
         self.shown = shown
         self._stream: IO[Any] | None = None
+        self._lock: Lock | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Reads the parts of an interrupted run and leaves its questions out of this one."""
+        """Reads the parts of an interrupted run and leaves its questions out of this one.
+
+        Raises:
+            InputError: If another command is writing the file, a part is damaged, or the place cannot be written.
+        """
         if stage != "predict":
             return
         self.writer = self.writer or type(pl_module).__name__.removesuffix("Model").lower()
         self._path = Path(trainer.default_root_dir) / self.output
+        self._take_lock(trainer)
         self._key = _made_from(trainer, pl_module, self.writer)
         done: dict[str, list[Rationale]] = {}
         parts = {part: _Part.read(part, self._key) for part in self._parts()}
@@ -107,9 +115,16 @@ class SampleWriter(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Joins the parts into the output, in the order of the questions, and removes them."""
-        if stage != "predict" or self._stream is None:
-            return
-        self._stream.close()
+        if stage == "predict" and self._stream is not None:
+            self._join(trainer, self._stream)
+        self._release()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Lets others at the file."""
+        self._release()
+
+    def _join(self, trainer: L.Trainer, stream: IO[Any]) -> None:
+        stream.close()
         self._stream = None
         trainer.strategy.barrier("samples written")
         if trainer.is_global_zero:
@@ -123,6 +138,28 @@ class SampleWriter(L.Callback):
                 part.unlink()
             right = sum(record.verdict == "positive" for record in ordered)
             print(f"{len(ordered):,} samples, {right:,} right, in {self._path}")
+
+    def _take_lock(self, trainer: L.Trainer) -> None:
+        """Makes sure, on rank 0 for all, that no other command writes here: each would remove the other's parts."""
+        free = True
+        if trainer.is_global_zero:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = Lock(self._path.with_name(f".{self._path.stem}.lock"))
+            except OSError as error:
+                raise InputError(
+                    f"cannot write ({error.strerror})", file=self._path, remedy="choose another output"
+                ) from error
+            free = self._lock.free
+        if not trainer.strategy.broadcast(free):
+            raise InputError(
+                "another command is writing it", file=self._path,
+                remedy="wait for it or stop it, or choose another --trainer.default_root_dir",
+            )  # fmt: skip
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def _parts(self) -> list[Path]:
         return sorted(self._path.parent.glob(f"{glob.escape(self._path.stem)}.part-*.jsonl"))
@@ -229,7 +266,7 @@ def _tell_of(parts: Mapping[Path, _Part]) -> None:
 def _record(line: str, part: Path, number: int) -> Rationale:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             "damaged line", file=part, line=number, remedy="remove the file: its questions are sampled again"
         ) from error

@@ -68,6 +68,19 @@ class StageCLI(LightningCLI):
         except ArgumentError as error:
             raise explained(str(error), args) from error
 
+    def _set_seed(self) -> None:
+        """Sets the seed.
+
+        Raises:
+            InputError: If it is none.
+        """
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise InputError(
+                str(error), field="seed_everything", remedy="choose a whole number in these bounds"
+            ) from error
+
     def instantiate_classes(self) -> None:
         """Makes the Trainer, the stage and its DataModule.
 

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
 KEY = "sk-planted-0123456789abcdef"
+ESCAPED = '{"model": "KEY", "choices": [{"message": {"content": "It is KEY: \\\\boxed{2}"}, "finish_reason": "KEY"}]}'
 WRITTEN = {
     "config.yaml", "hparams.yaml", "last.ckpt", "adapter_model.safetensors", "adapter_config.json", "dust2gold.json",
     "collected.jsonl", "usage.json", "positive.jsonl", "samples.jsonl", "predictions.jsonl", "metrics.json",
@@ -60,7 +61,8 @@ def test_no_file_of_a_run_holds_the_key(
 
     with endpoint.serving() as server:
         refuses = endpoint.Misbehaviour(status=500, body=f'{{"error": {{"message": "not {KEY}"}}}}')
-        server.script = [refuses, endpoint.Misbehaviour(change=repeat), refuses]
+        spelled = ESCAPED.replace("KEY", KEY.replace("-", "\\u002d"))  # what JSON allows, and some servers do
+        server.script = [refuses, endpoint.Misbehaviour(change=repeat), refuses, endpoint.Misbehaviour(body=spelled)]
         questions = write_asked(tmp_path / "asked.jsonl", 12)
         stages = commands(tiny_student, questions, tmp_path / "prompt.yaml", server.base_url)
         pipeline = {"run": str(tmp_path / "run"), "stages": stages}
@@ -70,7 +72,9 @@ def test_no_file_of_a_run_holds_the_key(
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {file.name for file in files} >= WRITTEN
     assert any(file.name.startswith("events.out") for file in files)
-    assert "The key is ***" in (tmp_path / "run/journal.jsonl").read_text(encoding="utf-8")
+    journal = (tmp_path / "run/journal.jsonl").read_text(encoding="utf-8")
+    assert "The key is ***" in journal
+    assert "It is ***" in journal
     assert [file for file in files if KEY.encode() in file.read_bytes()] == []
     printed = capfd.readouterr()
     assert KEY not in printed.out + printed.err

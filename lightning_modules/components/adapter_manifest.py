@@ -59,6 +59,6 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(manifest, dict):
             raise ValueError("no object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"damaged manifest ({error})", file=file, remedy="train the adapter again") from error
     return manifest

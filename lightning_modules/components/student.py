@@ -11,6 +11,7 @@ with stack.using("negative"):              # another adapter, no dropout; everyt
 from __future__ import annotations
 
 import contextlib
+import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -96,6 +97,11 @@ def load_base(
             model = AutoModelForCausalLM.from_pretrained(
                 path, dtype=torch_dtype, trust_remote_code=False, quantization_config=quantized
             )
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            "the student's weights hold more than tensors: reading them could run code, so they are refused",
+            file=student, remedy="write them as safetensors (save_pretrained does) on a machine you trust",
+        ) from error  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"cannot load the student ({reason(error)})", file=student,

@@ -16,6 +16,7 @@ from callbacks.samples import SampleWriter
 from datamodules.components.records import read_rationales
 from datamodules.rationales import RationaleDataModule
 from foundation.errors import InputError
+from foundation.locks import Lock
 from lightning_modules.components.draws import sample_seed
 from lightning_modules.components.sampling import Sample, SamplingSettings
 from lightning_modules.negative import NegativeModel
@@ -208,6 +209,17 @@ def test_a_damaged_line_is_named(predict: Predict, tmp_path: Path) -> None:
     part.write_text("".join([lines[0], lines[1][:25] + "\n", *lines[2:]]), encoding="utf-8")
     with pytest.raises(InputError, match=r"samples\.part-0\.jsonl:2: damaged line"):
         predict()
+
+
+def test_a_second_command_at_the_same_file_is_refused(predict: Predict, tmp_path: Path) -> None:
+    """Each would remove the other's parts, and both would end well with samples missing."""
+    predict(stop_after=1)
+    other = Lock(tmp_path / "run" / ".samples.lock")
+    with pytest.raises(InputError, match=r"samples\.jsonl: another command is writing it"):
+        predict()
+    other.release()
+    assert len(predict()) == 4
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["samples.jsonl"]
 
 
 def test_unwritable_place(predict: Predict, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
-from datamodules.components.collect.reply import MalformedReplyError, Reply, parse_reply
+from datamodules.components.collect.reply import Choice, MalformedReplyError, Reply, parse_reply
 from datamodules.components.collect.request import Request
 from datamodules.components.collect.settings import Endpoint
 from foundation.errors import InputError
@@ -91,7 +92,7 @@ class Client:
         except APIStatusError as error:
             raise self._refused(error, request.question_id) from None
         try:
-            return parse_reply(json.loads(text), request.api)
+            return self._without_keys(parse_reply(json.loads(text), request.api))
         except (ValueError, RecursionError):
             raise TransientError("malformed JSON in the answer", charged=True) from None
         except MalformedReplyError as error:
@@ -104,11 +105,17 @@ class Client:
         known = {key: body[key] for key in ("model", "messages", "prompt") if key in body}
         rest = {key: value for key, value in body.items() if key not in known}
         raw = await create(**known, extra_body=rest, extra_headers={"Idempotency-Key": name})
-        return self._without_key(str(raw.http_response.text))
+        return str(raw.http_response.text)
 
     def _without_key(self, text: str) -> str:
         """What a server sends may repeat the key it was sent; it goes into files and onto the screen."""
         return text.replace(self._key, "***") if self._key else text
+
+    def _without_keys(self, reply: Reply) -> Reply:
+        """As `_without_key`, of the decoded answer: JSON can spell each letter of the key in another way."""
+        clean = self._without_key
+        choices = tuple(Choice(clean(choice.text), clean(choice.finish)) for choice in reply.choices)
+        return replace(reply, choices=choices, model=clean(reply.model))
 
     def _timed_out(self) -> TransientError:
         return TransientError(f"no answer within {self._endpoint.timeout:g} s", charged=True)

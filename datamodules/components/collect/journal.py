@@ -173,7 +173,7 @@ class Journal:
             try:
                 value = json.loads(line)
                 self._begin(value, number) if number == 1 else self._take(value)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise InputError(
                     f"damaged line ({error!r})", file=self.path, line=number,
                     remedy="mend it or remove it: the samples of a removed line are asked, and paid, for again",

@@ -105,7 +105,7 @@ def test_a_request_without_an_outcome_may_have_cost_the_most(path: Path) -> None
 
 def test_a_damaged_line_is_named_and_nothing_touched(path: Path) -> None:
     lines = path.read_text().splitlines()
-    for damage in ("{", "[]", '{"answered": 1}', lines[2].replace('"samples"', '"smaples"')):
+    for damage in ("{", "[]", '{"answered": 1}', lines[2].replace('"samples"', '"smaples"'), "[" * 9999):
         path.write_text("\n".join([*lines[:2], damage, *lines[3:]]) + "\n")
         before = path.read_bytes()
         with pytest.raises(InputError, match="damaged line") as caught:
