@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from foundation.errors import InputError
-from foundation.files import sha256_of
+from foundation.files import sha256_of, write_atomically
+from foundation.students import locate_student
 from pipeline.stage import Stage
 
 ABSENT = "absent"
@@ -18,7 +21,7 @@ ABSENT = "absent"
 CODE_ROOT = Path(__file__).resolve().parent.parent
 """The directory that holds `cli.py` and our packages, in a checkout as in an installation."""
 
-_CODE = ("analyses", "callbacks", "datamodules", "embedded", "foundation", "lightning_modules", "pipeline", "cli.py")
+_LARGE = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -28,26 +31,31 @@ class Fingerprint:
     Attributes:
         commands: Its command lines.
         configs: SHA-256 of each file named after `--config`.
-        inputs: SHA-256 of each declared input and of each output of the stages it needs.
+        inputs: SHA-256 of each declared input, of the directory of each student, and of each output of the stages it
+            needs.
         needs: The key of each stage it needs.
-        code: The hash of our source files.
+        code: The hash of each part of our source that its verbs rest on; empty of a manifest of schema 1, which knew
+            one hash of everything.
+        libraries: The version of each library that decides results.
     """
 
     commands: tuple[tuple[str, ...], ...]
     configs: Mapping[str, str]
     inputs: Mapping[str, str]
     needs: Mapping[str, str]
-    code: str
+    code: Mapping[str, str]
+    libraries: Mapping[str, str]
 
     @property
     def key(self) -> str:
         """The stage key: one SHA-256 over all of it."""
-        parts = [self.commands, dict(self.configs), dict(self.inputs), dict(self.needs), self.code]
+        sums = (self.configs, self.inputs, self.needs, self.code, self.libraries)
+        parts = [self.commands, *map(dict, sums)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def differences(self, earlier: Fingerprint) -> list[str]:
         """Names what differs from an earlier fingerprint, in words for the plan; empty if nothing does."""
-        found = ["code changed"] if self.code != earlier.code else []
+        found = self._basis_differences(earlier)
         if len(self.commands) != len(earlier.commands):
             found.append(f"{len(self.commands)} commands instead of {len(earlier.commands)}")
         else:
@@ -61,6 +69,20 @@ class Fingerprint:
             found += [f"{word} {how}" for how in _changes(now, then)]
         return found
 
+    def _basis_differences(self, earlier: Fingerprint) -> list[str]:
+        if not earlier.code:
+            return ["code changed"]
+        parts = _differing(self.code, earlier.code)
+        found = [f"code changed: {', '.join(parts)}"] if parts else []
+        for name in _differing(self.libraries, earlier.libraries):
+            then, now = earlier.libraries.get(name, "not counted"), self.libraries.get(name, "not counted")
+            found.append(f"library changed: {name} ({then}, now {now})")
+        return found
+
+
+def _differing(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
+    return [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+
 
 def _changes(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
     changes = [f"changed: {name}" for name in now if name in then and now[name] != then[name]]
@@ -69,10 +91,16 @@ def _changes(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
 
 
 class ContentHashes:
-    """SHA-256 of files and directories, each file read once as long as its size and modification time stay."""
+    """SHA-256 of files and directories, each file read once as long as its size and modification time stay.
 
-    def __init__(self) -> None:
+    Args:
+        store: Where the hashes of large files are kept from one run to the next, once its directory is there.
+    """
+
+    def __init__(self, store: Path | None = None) -> None:
+        self._store = store
         self._known: dict[tuple[str, int, int], str] = {}
+        self._large: dict[str, str] | None = None
 
     def of(self, path: Path) -> str:
         """Returns the hash of a file, of a directory's relative names and file hashes, or `ABSENT`.
@@ -83,7 +111,8 @@ class ContentHashes:
         try:
             if path.is_dir():
                 digest = hashlib.sha256()
-                for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                files = sorted(p for p in path.rglob("*") if p.is_file())
+                for file in tqdm(files, desc=f"check {path.name}", unit="file", delay=2, leave=False, disable=None):
                     digest.update(f"{file.relative_to(path).as_posix()}\0{self._of_file(file)}\n".encode())
                 return digest.hexdigest()
             return self._of_file(path) if path.exists() else ABSENT
@@ -95,22 +124,38 @@ class ContentHashes:
         status = file.stat()
         name = (str(file), status.st_size, status.st_mtime_ns)
         if name not in self._known:
-            self._known[name] = sha256_of(file)
+            large = status.st_size > _LARGE
+            self._known[name] = self._of_large(file, status.st_mtime_ns) if large else sha256_of(file)
         return self._known[name]
 
+    def _of_large(self, file: Path, time: int) -> str:
+        """As `sha256_of`; weights of tens of gigabytes are not read again by every `run`."""
+        name = f"{file.resolve()} {file.stat().st_size} {time}"
+        if self._large is None:
+            self._large = _stored(self._store)
+        if name not in self._large:
+            self._large[name] = sha256_of(file)
+            if self._store is not None and self._store.parent.is_dir():  # `run --dry-run` makes none
+                with write_atomically(self._store) as stream:
+                    json.dump(self._large, stream, indent=1)
+        return self._large[name]
 
-def code_version(root: Path = CODE_ROOT) -> str:
-    """Returns one hash over the names and contents of `cli.py` and all `.py` files of our packages under `root`."""
-    digest = hashlib.sha256()
-    for name in _CODE:
-        path = root / name
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            digest.update(f"{file.relative_to(root).as_posix()}\0{sha256_of(file)}\n".encode())
-    return digest.hexdigest()
+
+def _stored(store: Path | None) -> dict[str, str]:
+    try:
+        value = {} if store is None else json.loads(store.read_text(encoding="utf-8"))
+        return {str(name): str(digest) for name, digest in value.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def fingerprint_of(
-    stage: Stage, needs: Mapping[str, str], made: Mapping[str, str], hashes: ContentHashes, code: str
+    stage: Stage,
+    needs: Mapping[str, str],
+    made: Mapping[str, str],
+    hashes: ContentHashes,
+    code: Mapping[str, str],
+    libraries: Mapping[str, str],
 ) -> Fingerprint:
     """Takes the fingerprint of a stage as things stand.
 
@@ -119,12 +164,16 @@ def fingerprint_of(
         needs: The key of each stage it needs.
         made: SHA-256 of each output of these stages.
         hashes: Where file hashes are kept.
-        code: The code version.
+        code: The hash of each part of our code that its verbs rest on.
+        libraries: The version of each library they rest on.
     """
+    students = {name: Path(locate_student(name)) for name in stage.students}
+    found = {name: hashes.of(path) for name, path in students.items() if path.is_dir()}  # the others are hub names
     return Fingerprint(
         commands=stage.commands,
         configs={name: hashes.of(Path(name)) for name in stage.configs},
-        inputs={**made, **{name: hashes.of(Path(name)) for name in stage.inputs}},
+        inputs={**made, **{name: hashes.of(Path(name)) for name in stage.inputs}, **found},
         needs=dict(needs),
-        code=code,
+        code=dict(code),
+        libraries=dict(libraries),
     )

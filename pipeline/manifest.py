@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import sys
@@ -14,7 +15,7 @@ from typing import Any, Literal, get_args
 from foundation.files import write_atomically
 from pipeline.fingerprint import Fingerprint
 
-SCHEMA = 1
+SCHEMA = 2
 State = Literal["running", "done", "redo"]
 """`running` from the first command until the outputs are checked, `redo` when it was asked for anew but not begun."""
 
@@ -72,7 +73,8 @@ class Manifest:
             "inputs": dict(self.fingerprint.inputs),
             "needs": dict(self.fingerprint.needs),
             "outputs": self.outputs,
-            "code": self.fingerprint.code,
+            "code": dict(self.fingerprint.code),
+            "libraries": dict(self.fingerprint.libraries),
             "versions": self.versions,
         }
 
@@ -83,7 +85,7 @@ class Manifest:
         Raises:
             ValueError, KeyError, TypeError, AttributeError: If it is anything else.
         """
-        if value["schema"] != SCHEMA or value["state"] not in get_args(State):
+        if value["schema"] not in (1, SCHEMA) or value["state"] not in get_args(State):
             raise ValueError("another schema or state")
         commands = [
             CommandRecord(tuple(map(str, record["command"])), float(record["seconds"]), bool(record["done"]))
@@ -94,9 +96,10 @@ class Manifest:
             configs=_texts(value["configs"]),
             inputs=_texts(value["inputs"]),
             needs=_texts(value["needs"]),
-            code=str(value["code"]),
+            code={} if value["schema"] == 1 else _texts(value["code"]),
+            libraries={} if value["schema"] == 1 else _texts(value["libraries"]),
         )
-        if fingerprint.key != value["key"]:
+        if value["key"] != (fingerprint.key if value["schema"] == SCHEMA else _first_key(fingerprint, value["code"])):
             raise ValueError("its key does not fit its contents")
         return cls(
             stage=str(value["stage"]),
@@ -108,6 +111,12 @@ class Manifest:
             outputs=_texts(value["outputs"]),
             versions=_texts(value["versions"]),
         )
+
+
+def _first_key(fingerprint: Fingerprint, code: str) -> str:
+    """The key in a manifest of schema 1, whose `code` is one hash of everything."""
+    parts = [fingerprint.commands, fingerprint.configs, fingerprint.inputs, fingerprint.needs, code]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(path: Path, stage: str) -> Manifest | None:

@@ -8,8 +8,10 @@ from enum import Enum
 from pathlib import Path
 
 from foundation.errors import InputError
+from foundation.students import locate_student
+from pipeline.basis import Installed
 from pipeline.config import Pipeline
-from pipeline.fingerprint import ABSENT, ContentHashes, Fingerprint, code_version, fingerprint_of
+from pipeline.fingerprint import ABSENT, ContentHashes, Fingerprint, fingerprint_of
 from pipeline.manifest import Manifest, Manifests
 from pipeline.shelf import Shelf
 from pipeline.stage import Stage, as_typed
@@ -46,15 +48,15 @@ class Planner:
 
     Args:
         pipeline: The pipeline.
-        code: The code version; by default that of the running code.
+        installed: The code and the libraries; by default those that are running.
     """
 
-    def __init__(self, pipeline: Pipeline, code: str | None = None) -> None:
+    def __init__(self, pipeline: Pipeline, installed: Installed | None = None) -> None:
         self.pipeline = pipeline
         self.manifests = Manifests(pipeline.run)
         self.shelf = Shelf(pipeline.run)
-        self._hashes = ContentHashes()
-        self._code = code_version() if code is None else code
+        self._hashes = ContentHashes(pipeline.run / ".stages" / "hashes")
+        self._installed = Installed() if installed is None else installed
         self._by_name = {stage.name: stage for stage in pipeline.stages}
 
     def fingerprint(self, stage: Stage) -> Fingerprint:
@@ -66,7 +68,9 @@ class Planner:
             if manifest is not None:
                 needs[name] = manifest.fingerprint.key
                 made.update(manifest.outputs)
-        return fingerprint_of(stage, needs, made, self._hashes, self._code)
+        verbs = {command[0] for command in stage.commands}
+        code, libraries = self._installed.code(verbs), self._installed.libraries(verbs)
+        return fingerprint_of(stage, needs, made, self._hashes, code, libraries)
 
     def outputs(self, stage: Stage) -> dict[str, str]:
         """Returns the hash of each declared output, `ABSENT` where there is none."""
@@ -123,7 +127,7 @@ class Planner:
             A note for each needed stage outside `stages` that is used though it is out of date.
 
         Raises:
-            InputError: If a config or input is missing that no stage can make, or a needed stage is not done.
+            InputError: If a config, input or student is missing that no stage can make, or a needed stage is not done.
         """
         names = {stage.name for stage in stages}
         needed = {need: stage for stage in stages for need in stage.needs if need not in names}
@@ -141,6 +145,8 @@ class Planner:
                         f"stage '{stage.name}': {word} '{name}' does not exist",
                         file=stage.file, remedy="check the path; it is relative to the working directory",
                     )  # fmt: skip
+        for name in stage.students:
+            locate_student(name)
 
     def _check_need(self, need: Stage, stage: Stage) -> list[str]:
         manifest = self.manifests.read(need.name)

@@ -21,6 +21,7 @@ class Stage:
         commands: The words of each command line, without `python cli.py`.
         needs: The stages that must be done before.
         inputs: Files and directories whose content matters beyond what the needed stages make.
+        students: Models it reads: directories, whose content matters, hub names, or `embedded`.
         outputs: Files and directories that exist when it is done.
         directories: What it alone writes to; put aside before it starts afresh.
         file: The pipeline file it stands in.
@@ -31,6 +32,7 @@ class Stage:
     commands: tuple[tuple[str, ...], ...]
     needs: tuple[str, ...]
     inputs: tuple[str, ...]
+    students: tuple[str, ...]
     outputs: tuple[str, ...]
     directories: tuple[str, ...]
     file: Path

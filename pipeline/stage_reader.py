@@ -12,7 +12,7 @@ from pipeline.fields import Fields
 from pipeline.stage import Stage
 from pipeline.template import Scope
 
-_CONTENT = ("about", "inputs", "needs", "commands", "outputs", "directory")
+_CONTENT = ("about", "inputs", "students", "needs", "commands", "outputs", "directory")
 """What a stage says itself or leaves to its template."""
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -80,6 +80,7 @@ class StageReader:
             commands=_commands(says("commands"), scope),
             needs=texts("needs"),
             inputs=texts("inputs"),
+            students=tuple(dict.fromkeys(texts("students"))),
             outputs=texts("outputs"),
             directories=texts("directory") or (str(self._run / name),),
             file=file,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 import pipeline.plan
 from foundation.errors import InputError
+from pipeline.basis import Installed
 from pipeline.verbs import add_run_arguments, run_main
 
 STAGES = """
@@ -112,5 +113,18 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.chdir(tmp_path)
     # Otherwise a file of ours that is edited while the tests run would make every stage stale.
-    monkeypatch.setattr(pipeline.plan, "code_version", lambda: "fixed")
+    install(monkeypatch)
     return World(tmp_path)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, code: str = "fixed", **libraries: str) -> None:
+    """Gives the pipeline another version of our code, the same for all verbs, and other libraries."""
+
+    class Fixed(Installed):
+        def code(self, verbs: Iterable[str]) -> dict[str, str]:
+            return {"package": code}
+
+        def libraries(self, verbs: Iterable[str]) -> dict[str, str]:
+            return {"torch": "2.0", **libraries}
+
+    monkeypatch.setattr(pipeline.plan, "Installed", Fixed)

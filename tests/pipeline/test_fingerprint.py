@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.fingerprint import ABSENT, CODE_ROOT, ContentHashes, Fingerprint, code_version
+from pipeline.fingerprint import ABSENT, ContentHashes, Fingerprint
 
-BASE = Fingerprint((("fit", "a"),), {"c.yaml": "1"}, {"x": "1"}, {"data": "1"}, "code")
+BASE = Fingerprint((("fit", "a"),), {"c.yaml": "1"}, {"x": "1"}, {"data": "1"}, {"foundation": "1"}, {"torch": "2.1"})
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,10 @@ BASE = Fingerprint((("fit", "a"),), {"c.yaml": "1"}, {"x": "1"}, {"data": "1"}, 
         ({"configs": {}}, "config removed: c.yaml"),
         ({"inputs": {"x": "1", "y": "1"}}, "input added: y"),
         ({"needs": {"data": "2"}}, "stage changed: data"),
-        ({"code": "other"}, "code changed"),
+        ({"code": {"foundation": "2"}}, "code changed: foundation"),
+        ({"code": {"foundation": "1", "analyses": "1"}}, "code changed: analyses"),
+        ({"libraries": {"torch": "2.2"}}, "library changed: torch (2.1, now 2.2)"),
+        ({"libraries": {"torch": "2.1", "peft": "0.1"}}, "library changed: peft (not counted, now 0.1)"),
     ],
 )
 def test_each_part_changes_the_key_and_is_named(change: dict[str, Any], reason: str) -> None:
@@ -73,17 +76,17 @@ def test_file_is_read_again_only_if_size_or_time_changed(tmp_path: Path) -> None
     assert hashes.of(file) == ContentHashes().of(file) != first
 
 
-def test_code_version_covers_our_source_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("cli.py", "datamodules/components/x.py", "foundation/y.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("1")
-    first = code_version(tmp_path)
-    for name in ("tests/z.py", "datamodules/data.json", "datamodules/__pycache__/x.pyc"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("1")
-    assert code_version(tmp_path) == first
-    (tmp_path / "datamodules/components/x.py").write_text("2")
-    second = code_version(tmp_path)
-    (tmp_path / "cli.py").write_text("2")
-    assert len({first, second, code_version(tmp_path)}) == 3
-    assert (CODE_ROOT / "pipeline" / "fingerprint.py").is_file()
+def test_large_files_are_read_once_over_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.fingerprint._LARGE", 3)
+    file, store = tmp_path / "weights", tmp_path / "stages" / "hashes"
+    file.write_text("large")
+    first = ContentHashes(store).of(file)
+    assert not store.parent.exists()
+    store.parent.mkdir()
+    assert ContentHashes(store).of(file) == first
+    monkeypatch.setattr("pipeline.fingerprint.sha256_of", lambda path: "read again")
+    assert ContentHashes(store).of(file) == first
+    os.utime(file, ns=(0, 0))
+    assert ContentHashes(store).of(file) == "read again"
+    store.write_text("[]")
+    assert ContentHashes(store).of(file) == "read again"

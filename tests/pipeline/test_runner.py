@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import signal
 import subprocess
@@ -7,18 +9,15 @@ import sys
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-import pipeline.plan
 from foundation.errors import InputError
 from pipeline.durations import duration
 from pipeline.fingerprint import CODE_ROOT
 from pipeline.lock import only_run_in
-
-if TYPE_CHECKING:
-    from tests.pipeline.conftest import World
+from tests.pipeline.conftest import World, install
 
 DATA = ["data/a.txt", "data/b.txt"]
 FIT = ["fit/1.txt", "fit/2.txt", "fit/3.txt"]
@@ -116,9 +115,62 @@ def test_code_change_redoes_everything(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.run()
-    monkeypatch.setattr(pipeline.plan, "code_version", lambda: "another")
+    install(monkeypatch, "another")
     assert world.run() == ALL
-    assert "run (code changed)" in capsys.readouterr().out
+    assert "run (code changed: package)" in capsys.readouterr().out
+
+
+def test_another_library_redoes_everything(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run()
+    install(monkeypatch, torch="2.1")
+    assert world.run() == ALL
+    assert "run (library changed: torch (2.0, now 2.1))" in capsys.readouterr().out
+
+
+def test_a_student_counts_by_what_its_directory_holds(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.edit("    about: fits\n", "    about: fits\n    students: [owner/model, models/mine, embedded]\n")
+    Path("models/mine").mkdir(parents=True)
+    Path("models/mine/config.json").write_text("{}")
+    world.run()
+    assert {"models/mine", "embedded"} < set(world.manifest("fit")["inputs"])
+    assert "owner/model" not in world.manifest("fit")["inputs"]
+    assert world.run() == []
+    Path("models/mine/model.safetensors").write_text("trained on")
+    capsys.readouterr()
+    assert world.run() == [*FIT, "table.txt"]
+    assert "run (input changed: models/mine)" in capsys.readouterr().out
+    world.edit("models/mine", "./none")
+    assert "no Hugging Face model directory" in str(world.fails())
+    assert world.executed == []
+
+
+@pytest.mark.parametrize("state", ["done", "running"])
+def test_manifests_of_the_first_schema_are_read(world: World, capsys: pytest.CaptureFixture[str], state: str) -> None:
+    world.edit("join", "fit")
+    world.run()
+    for stage in ("data", "fit", "table"):
+        old = world.manifest(stage)
+        old.update(schema=1, code="0f3a", state=state if stage == "fit" else "done")
+        del old["libraries"]
+        parts = [
+            [each["command"] for each in old["commands"]],
+            old["configs"],
+            old["inputs"],
+            old["needs"],
+            old["code"],
+        ]
+        old["key"] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        world.manifest_file(stage).write_text(json.dumps(old))
+    Path("runs/t/fit/checkpoint.ckpt").write_text("half way")
+    capsys.readouterr()
+    assert world.run() == ALL
+    told = capsys.readouterr()
+    assert "[1/3] data: makes the data - run (code changed)" in told.out
+    assert "unreadable" not in told.err
+    assert Path("runs/t/fit/checkpoint.ckpt").exists() == (state == "running")
+    assert world.run() == []
 
 
 def test_change_after_a_crash_starts_afresh_without_stale_files(world: World) -> None:
@@ -180,7 +232,7 @@ def test_interrupted_training_stays_where_it_is_for_fit_to_judge(
     world.edit("join", "fit")
     _interrupted(world, "1")
     if change == "code":
-        monkeypatch.setattr(pipeline.plan, "code_version", lambda: "another")
+        install(monkeypatch, "another")
     elif change == "config":
         Path("conf/fit.yaml").write_text("lr: 1  # a remark\n")
     else:
@@ -242,7 +294,7 @@ def test_a_kill_while_work_is_brought_back_loses_nothing(
     world.status()
     monkeypatch.undo()
     monkeypatch.chdir(world.root)
-    monkeypatch.setattr(pipeline.plan, "code_version", lambda: "fixed")
+    install(monkeypatch)
     assert world.run() == []
     assert [path.name for path in Path("runs/t/more").iterdir()] == ["of-1"]
     Path("conf/fit.yaml").write_text("lr: 2\n")

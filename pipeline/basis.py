@@ -1,0 +1,102 @@
+"""What of our code, and which libraries, decide what a command makes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from foundation.files import sha256_of
+from pipeline.fingerprint import CODE_ROOT
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a verb rests on; `tests/pipeline/test_basis.py` holds it against what the verb imports.
+
+    Attributes:
+        code: Packages and modules of ours, as paths.
+        libraries: Distributions whose versions decide results.
+    """
+
+    code: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+
+
+_TRAINER = Basis(
+    (
+        "callbacks",
+        "datamodules",
+        "foundation",
+        "lightning_modules",
+        "pipeline/resumption.py",
+        "pipeline/trainer_cli.py",
+    ),
+    ("lightning", "math-verify", "peft", "sympy", "tokenizers", "torch", "transformers"),
+)
+_RECORDS, _DOORS = ("datamodules/components", "foundation"), ("datamodules/components", "foundation", "interchange")
+
+BASES = {
+    **dict.fromkeys(("fit", "validate", "test", "predict"), _TRAINER),
+    "report": Basis(("analyses", "lightning_modules/components", "pipeline", *_RECORDS), ("torch",)),
+    "prepare": Basis(_RECORDS, ("math-verify", "sympy")),
+    "collect": Basis(_RECORDS, ("math-verify", "sympy")),
+    "augment": Basis(_RECORDS),
+    "export": Basis(
+        ("analyses", "lightning_modules/components", "pipeline/markdown.py", *_DOORS),
+        ("peft", "tokenizers", "torch", "transformers"),
+    ),
+    "export-data": Basis(_DOORS),
+    "import-data": Basis(_DOORS),
+    "export-task": Basis(_DOORS),
+    "generate": Basis(("embedded", *_RECORDS)),
+    "fetch-smollm2": Basis(("foundation", "pipeline/smollm2.py"), ("tokenizers", "torch", "transformers")),
+}
+
+_EVERYTHING = Basis(
+    ("analyses", "callbacks", "cli.py", "datamodules", "embedded", "foundation", "interchange", "lightning_modules",
+     "pipeline"),
+    _TRAINER.libraries,
+)  # fmt: skip
+"""Of a verb that the table does not know."""
+
+
+class Installed:
+    """Our code and the libraries as they are installed; every file is read once.
+
+    Args:
+        root: The directory that holds our packages.
+    """
+
+    def __init__(self, root: Path = CODE_ROOT) -> None:
+        self._root = root
+        self._known: dict[str, str] = {}
+
+    def code(self, verbs: Iterable[str]) -> dict[str, str]:
+        """Returns a hash over the names and contents of the `.py` files of each part of our code the verbs rest on."""
+        parts = {part for verb in verbs for part in BASES.get(verb, _EVERYTHING).code}
+        outer = {part for part in parts if not any(part.startswith(f"{other}/") for other in parts)}
+        return {part: self._hash(part) for part in sorted(outer)}
+
+    def libraries(self, verbs: Iterable[str]) -> dict[str, str]:
+        """Returns the version of each library the verbs rest on, without the build (`+cu128`)."""
+        names = {name for verb in verbs for name in BASES.get(verb, _EVERYTHING).libraries}
+        return {name: version_of(name).partition("+")[0] for name in sorted(names)}
+
+    def _hash(self, part: str) -> str:
+        if part not in self._known:
+            digest, path = hashlib.sha256(), self._root / part
+            for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+                digest.update(f"{file.relative_to(self._root).as_posix()}\0{sha256_of(file)}\n".encode())
+            self._known[part] = digest.hexdigest()
+        return self._known[part]
+
+
+def version_of(library: str) -> str:
+    """Returns the version of a library, or "none" if it is not installed."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "none"
