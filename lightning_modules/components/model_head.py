@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 import torch
@@ -17,6 +17,9 @@ from lightning_modules.components.head import CHUNK_BYTES, Head, Lesson, OutputH
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_LARGE_LOGIT = 1024.0
+"""Beyond any cap in use (Gemma: 30), within float16."""
 
 
 class ModelHead(Head):
@@ -102,12 +105,12 @@ def find_head(model: PreTrainedModel) -> Head:
         )  # fmt: skip
     if layer.weight.is_meta:
         return OutputHead(layer.weight)
-    hidden, logits = _probe(model)
-    for scale in (1.0, *_known_scales(model)):
-        if layer.bias is None and _same(hidden @ layer.weight.mT * scale, logits):
-            return OutputHead(layer.weight, scale)
     head = ModelHead(model)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+        hidden, logits = _probe(model, layer.weight)
+        for scale in (1.0, *_known_scales(model)):
+            if layer.bias is None and _same(nn.functional.linear(hidden, layer.weight) * scale, logits):
+                return OutputHead(layer.weight, scale)
         if _same(head.logits(hidden), logits):
             return head
     raise InputError(
@@ -116,15 +119,28 @@ def find_head(model: PreTrainedModel) -> Head:
     )  # fmt: skip
 
 
-@torch.no_grad()
-def _probe(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
-    """Hidden states [n, d] and logits [n, V] of a few tokens from one forward pass."""
+def _probe(model: PreTrainedModel, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states [n, d] and logits [n, V] of a few tokens from one forward pass, half of the states magnified.
+
+    Small logits go through soft-capping (or any curve of slope 1 at 0) within the rounding of bfloat16; large ones, as
+    a trained model has, do not.
+    """
     found: list[Tensor] = []
-    hook = model.get_decoder().register_forward_hook(lambda module, args, output: found.append(output[0]))
-    device = model.device
+
+    def magnify(module: nn.Module, args: object, output: Any) -> Any:
+        hidden = output.last_hidden_state.to(weight.dtype)  # Mamba's are in float32
+        factor = _LARGE_LOGIT / nn.functional.linear(hidden, weight).abs().max().float()
+        room = torch.finfo(hidden.dtype).max / 2 / hidden.abs().max().float()
+        factors = torch.ones(hidden.shape[1], 1, device=hidden.device)
+        factors[hidden.shape[1] // 2 :] = torch.minimum(factor, room).clamp(1, _LARGE_LOGIT)
+        output.last_hidden_state = (hidden * factors).to(weight.dtype)
+        found.append(output.last_hidden_state)
+        return output
+
+    hook = model.get_decoder().register_forward_hook(magnify)
     try:
-        with evaluating(model), torch.autocast(device.type, enabled=False):
-            logits = model(input_ids=torch.arange(8, device=device)[None], use_cache=False).logits
+        with evaluating(model):
+            logits = model(input_ids=torch.arange(8, device=model.device)[None], use_cache=False).logits
     finally:
         hook.remove()
     return found[0][0], logits[0]
@@ -139,5 +155,10 @@ def _known_scales(model: PreTrainedModel) -> Iterator[float]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    tolerance = 16 * torch.finfo(one.dtype).eps * float(other.abs().max())
-    return one.shape == other.shape and bool((one.float() - other.float()).abs().max() <= tolerance)
+    """Whether logits [n, V] are equal but for rounding: of each to their dtype, and of its row's sums of products."""
+    if one.shape != other.shape:
+        return False
+    value = other.to(wide(other.dtype))
+    rounding = 4 * torch.finfo(other.dtype).eps * value.abs()
+    summing = 16 * torch.finfo(value.dtype).eps * value.abs().amax(-1, keepdim=True)
+    return bool(((one.to(value.dtype) - value).abs() <= rounding + summing).all())

@@ -161,6 +161,29 @@ def test_top_k_is_completed_by_the_students_tail(head: OutputHead, k: int, tempe
         close(soft, -(p * log_q).sum(-1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("name", "change", "kind"),
+    [
+        ("gemma2", {"final_logit_softcapping": 30.0}, ModelHead),
+        ("gemma2", {"final_logit_softcapping": None}, OutputHead),
+        ("llama", {}, OutputHead),
+        ("granite", {"logits_scaling": 3.0}, OutputHead),
+        ("cohere", {}, OutputHead),
+    ],
+)
+def test_the_dtype_does_not_choose_the_head(
+    name: str, change: dict[str, Any], kind: type[Head], dtype: torch.dtype
+) -> None:
+    """Untrained logits are so small that a cap of 30 is lost in bfloat16's rounding."""
+    torch.manual_seed(0)
+    config = type(CONFIGS[name][0])(**{**CONFIGS[name][0].to_dict(), "hidden_size": 64, **change})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False).to(dtype)
+    assert type(find_head(model)) is kind
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert type(find_head(model)) is kind
+
+
 def test_top_k_needs_a_plain_head() -> None:
     with pytest.raises(InputError, match="soft-capping"):
         find_head(model_of("gemma2")).teach(normal(2, 8), None, top_k=3)
