@@ -26,6 +26,9 @@ from foundation.files import open_in_place, set_aside, sha256_of
 from foundation.locks import Lock
 from lightning_modules.components.sampling import Sample
 
+_OF_A_RUN = frozenset({"adapter", "adapter-last", "checkpoints"})
+"""Directories that a run writes its weights into."""
+
 
 class SampleWriter(L.Callback):
     """Grades each question's samples and appends them to a part file per rank; joins the parts at the end.
@@ -36,7 +39,8 @@ class SampleWriter(L.Callback):
 
     Args:
         output: File to write; relative paths start at the Trainer's `default_root_dir`.
-        writer: Who samples, for the records' field `writer`; default: the stage ("nat", "nce", …).
+        writer: Who samples, for the records' field `writer`; default: the run that trained the adapter or checkpoint
+            ("cot-kd", "nat", "nce", …), the student where there is none.
         shown: How many rationales to show in TensorBoard.
     """
 
@@ -55,7 +59,7 @@ class SampleWriter(L.Callback):
         """
         if stage != "predict":
             return
-        self.writer = self.writer or type(pl_module).__name__.removesuffix("Model").lower()
+        self.writer = self.writer or _trained_by(trainer, pl_module)
         self._path = Path(trainer.default_root_dir) / self.output
         self._take_lock(trainer)
         self._key = _made_from(trainer, pl_module, self.writer)
@@ -196,6 +200,16 @@ class SampleWriter(L.Callback):
                 f"cannot write ({error.strerror})", file=self._path,
                 remedy="free some space and run the same command again: it goes on from here",
             ) from error  # fmt: skip
+
+
+def _trained_by(trainer: L.Trainer, module: Any) -> str:
+    """The name of the run whose `adapter` or `checkpoints` are given, as of any other directory; or the student's."""
+    given = trainer.ckpt_path or module.adapter
+    if given is None:
+        return Path(module.student).name
+    path = Path(given).resolve()
+    path = path.parent if path.is_file() else path
+    return path.parent.name if path.name in _OF_A_RUN else path.name
 
 
 def _made_from(trainer: L.Trainer, module: Any, writer: str) -> str:

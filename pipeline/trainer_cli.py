@@ -130,14 +130,17 @@ class StageCLI(LightningCLI):
     def before_validate(self) -> None:
         """Finds the checkpoint."""
         self._find_checkpoint()
+        self._tell_trainer()
 
     def before_test(self) -> None:
         """Finds the checkpoint."""
         self._find_checkpoint()
+        self._tell_trainer()
 
     def before_predict(self) -> None:
         """Finds the checkpoint, and does without a list of all predictions: callbacks write them as they come."""
         self._find_checkpoint()
+        self._tell_trainer()
         self.config_init.predict.return_predictions = False
 
     def _find_checkpoint(self, remedy: str = "leave it out: --model.adapter or --model.trained is enough") -> None:
@@ -150,6 +153,11 @@ class StageCLI(LightningCLI):
                 "no such checkpoint", file=options.ckpt_path, field="ckpt_path",
                 remedy=f"{remedy}, or give the path of a checkpoint",
             )  # fmt: skip
+
+    def _tell_trainer(self) -> None:
+        """Lets the Trainer know the checkpoint before stage and callbacks are set up: handed over it comes later."""
+        options = self.config_init[self.subcommand]
+        self.trainer.ckpt_path, options.ckpt_path = options.ckpt_path, None
 
 
 def _check_launched(processes: int) -> None:

@@ -235,6 +235,28 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     check_same(tmp_path / "whole", tmp_path / "run")
 
 
+def test_samples_of_another_checkpoint_are_not_gone_on_with(
+    words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for root, rate in (("a", "0.01"), ("b", "0.02")):
+        assert cli.main(words(root, "--trainer.max_epochs", "1", "--model.optimizer.init_args.lr", rate)) == 0
+    options = words("samples")
+    base, place = options[1 : options.index("--data.train")], options[options.index("--trainer.accelerator") :]
+    predict = [
+        "predict", *base, *place, "--data.questions", write_asked(tmp_path / "q.jsonl", 3),
+        "--data.question_batch_size", "1", "--model.sampling.max_new_tokens", "6",
+    ]  # fmt: skip
+    of = {root: ["--ckpt_path", str(tmp_path / root / "checkpoints/last.ckpt")] for root in "ab"}
+    kill = ["--trainer.callbacks+=tests.interruptions.KillPrediction", "--trainer.callbacks.after=1"]
+    assert cli.main([*predict, *of["a"], *kill]) == 130
+    capsys.readouterr()
+    assert cli.main([*predict, *of["b"], *kill]) == 130
+    assert "kept the samples of another command" in capsys.readouterr().err
+    assert cli.main([*predict, *of["b"]]) == 0
+    assert "resuming: 1 of 3 questions" in capsys.readouterr().out
+    assert [record.writer for record in read_rationales(tmp_path / "samples/samples.jsonl")] == ["b"] * 3
+
+
 class Payload:
     """Touches a file when it is unpickled."""
 

@@ -82,7 +82,7 @@ class Rationale:
         subject: As in `Question`.
         level: As in `Question`.
         source: As in `Question`.
-        writer: Who wrote it: "teacher", "nat", "nce", "dataset".
+        writer: Who wrote it: "teacher", "dataset", or the run whose adapter did, such as "nat", "nce".
         logprob: Natural-log probability of the generated tokens (EOS included) at temperature 1; None where unknown.
         tokens: How many tokens that sum covers.
         seed: The sample's own seed.

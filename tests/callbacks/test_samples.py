@@ -110,7 +110,7 @@ def test_parts_do_not_depend_on_the_places(predict: Predict) -> None:
     assert len(predict(rows=7)) == 2
 
 
-def test_samples_are_graded_records_in_order(predict: Predict, tmp_path: Path) -> None:
+def test_samples_are_graded_records_in_order(predict: Predict, tiny_student: Path, tmp_path: Path) -> None:
     predict(seed=5)
     records = list(read_rationales(tmp_path / "run" / "samples.jsonl"))
     assert [record.id for record in records] == [f"q{q}/{k}" for q in range(6) for k in range(2)]
@@ -118,7 +118,7 @@ def test_samples_are_graded_records_in_order(predict: Predict, tmp_path: Path) -
         asked = question(place // 2)
         assert (record.question_id, record.question, record.gold) == (asked.id, asked.question, asked.gold)
         assert (record.subject, record.level, record.source) == (asked.subject, asked.level, asked.source)
-        assert record.writer == "negative"
+        assert record.writer == tiny_student.name
         assert record.seed == sample_seed(5, asked.id, place % 2)
         assert record.tokens is not None
         assert 1 <= record.tokens <= 6
@@ -126,6 +126,32 @@ def test_samples_are_graded_records_in_order(predict: Predict, tmp_path: Path) -
         assert record.logprob < 0
         assert record.verdict in ("positive", "negative")
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["samples.jsonl"]
+
+
+@pytest.mark.parametrize("of", ["adapter", "checkpoints/last.ckpt"])
+def test_the_writer_is_the_run_that_trained_it_not_its_stage(
+    student_model: Callable[..., NegativeModel],
+    make_trainer: Callable[..., L.Trainer],
+    tiny_student: Path,
+    tmp_path: Path,
+    of: str,
+) -> None:
+    """CoT KD is trained as M_neg is, on other files."""
+    trained, given = student_model(), tmp_path / "cot-kd" / of
+    trained.configure_model()
+    checkpoint = of != "adapter"
+    if checkpoint:
+        (saver := make_trainer(logger=False)).strategy.connect(trained)
+        saver.save_checkpoint(given)
+    else:
+        given.mkdir(parents=True)
+        trained.write_adapter(given)
+    model = student_model(adapter=None if checkpoint else str(given))
+    data = RationaleDataModule(str(tiny_student), questions=write_asked(tmp_path / "q.jsonl", 1))
+    trainer = make_trainer(SampleWriter(), default_root_dir=tmp_path / "samples", logger=False)
+    trainer.ckpt_path = given if checkpoint else None
+    trainer.predict(model, data, return_predictions=False)
+    assert {record.writer for record in read_rationales(tmp_path / "samples/samples.jsonl")} == {"cot-kd"}
 
 
 def test_interrupted_run_goes_on(predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
