@@ -185,8 +185,8 @@ def checkpoint_bytes(student: Adapted, method: str) -> float:
 
 
 def cache_bytes(student: Adapted, targets: float = 0.7 * TOKENS) -> float:
-    """A cached teacher's file for `SAMPLES`: d fp16 numbers and 4 bytes more a target, 24 bytes of head a sample."""
-    return SAMPLES * (targets * (2 * student.width + 4) + 24)
+    """A cached teacher's file for `SAMPLES`: d fp16 numbers and 4 bytes more a target, 28 bytes of head a sample."""
+    return SAMPLES * (targets * (2 * student.width + 4) + 28)
 
 
 def main() -> None:

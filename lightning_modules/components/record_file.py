@@ -1,10 +1,12 @@
-"""Records under keys in append-only files: read through a memory map, checked when opened, shared by processes.
+"""Records under keys in append-only files: found through an index, read through a memory map, shared by processes.
 
-Every process appends to a part of its own, `part-0.bin`, `part-1.bin`, ..., and reads all parts there are. A record is
+Every process appends to a part of its own, `part-0.bin`, `part-1.bin`, ..., and reads all parts there are. A part holds
+the records' rows one after another, its index `part-0.idx` for each of them, once its rows are written, a head:
 
-    key (16 bytes) · rows (uint32) · CRC-32 of all the rest (uint32) · rows × row_bytes bytes
+    key (16 bytes) · rows (uint32) · CRC-32 of the rows (uint32) · CRC-32 of this head (uint32)
 
-A process that is killed leaves a record's beginning behind; whoever takes the part next cuts it off and goes on.
+Opening reads the indices alone; rows are checked when they are first asked for. A process that is killed leaves the
+beginning of a record behind; whoever takes the part next cuts it off and goes on.
 """
 
 from __future__ import annotations
@@ -19,12 +21,10 @@ from itertools import count
 from pathlib import Path
 from typing import cast
 
-from tqdm import tqdm
-
 from foundation.errors import InputError
 from foundation.files import open_in_place
 
-_HEAD = struct.Struct("<16sII")
+_HEAD = struct.Struct("<16sIII")
 
 
 class RecordStore:
@@ -45,6 +45,7 @@ class RecordStore:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             own, self._file = self._claim()
+            self._index = open_in_place(own.with_suffix(".idx"), "r+b")
             self.refresh()
             self._cut(own)
         except OSError as error:
@@ -52,11 +53,12 @@ class RecordStore:
         self._own = self._parts[own]
 
     def __len__(self) -> int:
-        """Number of records, of all parts."""
+        """Number of records, of all parts, those included that turn out damaged when they are asked for."""
         return len({key for part in self._parts.values() for key in part.places})
 
     def __contains__(self, key: bytes) -> bool:
-        return any(key in part.places for part in self._parts.values())
+        """Whether there is a sound record."""
+        return any(part.holds(key) for part in self._parts.values())
 
     def get(self, key: bytes) -> tuple[int, memoryview]:
         """A record's number of rows and its bytes, mapped from the file.
@@ -65,7 +67,7 @@ class RecordStore:
             KeyError: If there is none.
         """
         for part in self._parts.values():
-            if key in part.places:
+            if part.holds(key):
                 return part.read(key)
         raise KeyError(key.hex())
 
@@ -79,11 +81,13 @@ class RecordStore:
         if len(payload) != rows * self.row_bytes:
             raise ValueError(f"{len(payload)} bytes for {rows} rows of {self.row_bytes}")
         try:
-            self._file.write(_HEAD.pack(key, rows, _checksum(key, rows, payload)) + payload)
+            self._file.write(payload)
             self._file.flush()
+            self._index.write(_head(key, rows, zlib.crc32(payload)))
+            self._index.flush()
         except OSError as error:
             raise self._cannot_write(error) from error
-        self._own.append(key, rows)
+        self._own.append(key, rows, None)
 
     def refresh(self) -> None:
         """Reads what other processes have written since."""
@@ -93,6 +97,7 @@ class RecordStore:
 
     def close(self) -> None:
         """Gives up this process's part."""
+        self._index.close()
         self._file.close()
 
     def _claim(self) -> tuple[Path, BufferedRandom]:
@@ -110,12 +115,14 @@ class RecordStore:
 
     def _cut(self, own: Path) -> None:
         """Cuts off what follows this part's last whole record, and goes to its end."""
-        end = self._parts[own].end
-        torn = self._file.seek(0, 2) - end
-        if torn and not self._parts[own].damaged:  # which has been said
+        part = self._parts[own]
+        torn = 0
+        for file, end in ((self._file, part.end), (self._index, part.indexed)):
+            torn += max(0, file.seek(0, 2) - end)
+            file.truncate(end)
+            file.seek(0, 2)
+        if torn and not part.damaged:  # which has been said
             print(f"warning: {own}: cut off {torn:,} bytes after the last whole record", file=sys.stderr)
-        self._file.truncate(end)
-        self._file.seek(0, 2)
 
     def _cannot_write(self, error: OSError) -> InputError:
         return InputError(
@@ -130,56 +137,70 @@ class _Part:
     def __init__(self, path: Path, row_bytes: int) -> None:
         self.path = path
         self.row_bytes = row_bytes
-        self.places: dict[bytes, tuple[int, int]] = {}  # key → (offset of the rows, their number)
+        self.places: dict[bytes, tuple[int, int, int | None]] = {}  # offset of the rows, their number, CRC to check yet
         self.end = 0
+        self.indexed = 0
         self._map: mmap.mmap | None = None
         self.damaged = False
 
     def scan(self) -> None:
         """Finds the records beyond those it knows, up to the first that is not whole."""
-        size = self.path.stat().st_size
-        if size <= self.end or self.damaged:
+        index = self.path.with_suffix(".idx")
+        if self.damaged or not index.is_file() or index.stat().st_size <= self.indexed:
             return
-        self._remap()
-        with tqdm(total=size - self.end, desc=f"check {self.path.name}", unit="B", unit_scale=True, delay=2) as bar:
-            while record := self._next(size):
-                bar.update(_HEAD.size + record[1] * self.row_bytes)
-                self.append(*record)
+        with index.open("rb") as stream:
+            stream.seek(self.indexed)
+            size = self.path.stat().st_size  # after the index was opened: rows are written before their head
+            for head in iter(lambda: stream.read(_HEAD.size), b""):
+                if not self._take(head, size):
+                    break
 
-    def append(self, key: bytes, rows: int) -> None:
+    def append(self, key: bytes, rows: int, check: int | None) -> None:
         """Notes a record that begins at `end`."""
-        self.places[key] = self.end + _HEAD.size, rows
-        self.end += _HEAD.size + rows * self.row_bytes
+        self.places[key] = self.end, rows, check
+        self.end += rows * self.row_bytes
+        self.indexed += _HEAD.size
+
+    def holds(self, key: bytes) -> bool:
+        """Whether a record is here and, which is found out once, sound."""
+        if key not in self.places:
+            return False
+        offset, rows, check = self.places[key]
+        if check is None:
+            return True
+        if zlib.crc32(self.read(key)[1]) != check:
+            del self.places[key]
+            print(f"warning: {self.path}: a damaged record, which is computed again", file=sys.stderr)
+            return False
+        self.places[key] = offset, rows, None
+        return True
 
     def read(self, key: bytes) -> tuple[int, memoryview]:
-        offset, rows = self.places[key]
+        """A record as it stands in the file."""
+        offset, rows, _ = self.places[key]
         stop = offset + rows * self.row_bytes
+        if offset == stop:
+            return rows, memoryview(b"")  # nothing, of which there is no map
         if self._map is None or len(self._map) < stop:
-            self._remap()
-        assert self._map is not None
+            with self.path.open("rb") as file:  # the old map goes with its last reader
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return rows, memoryview(self._map)[offset:stop]
 
-    def _next(self, size: int) -> tuple[bytes, int] | None:
-        start = self.end + _HEAD.size
-        if start > size or self._map is None:
-            return None
-        key, rows, checksum = _HEAD.unpack(self._map[self.end : start])
-        stop = start + rows * self.row_bytes
-        if stop > size:  # being written, or left so by a kill
-            return None
-        if _checksum(key, rows, memoryview(self._map)[start:stop]) != checksum:
+    def _take(self, head: bytes, size: int) -> bool:
+        """Notes the record of a head; False where none can follow."""
+        if len(head) < _HEAD.size:  # being written, or left so by a kill
+            return False
+        key, rows, check, _ = _HEAD.unpack(head)
+        if head != _head(key, rows, check):
             self.damaged = True
-            print(
-                f"{self.path}: damaged after {len(self.places):,} records; what stood behind is computed again",
-                file=sys.stderr,
-            )
-            return None
-        return key, rows
-
-    def _remap(self) -> None:
-        with self.path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # the old map goes with its last reader
+            index, known = self.path.with_suffix(".idx"), self.indexed // _HEAD.size
+            print(f"{index}: damaged after {known:,} records; what stood behind is computed again", file=sys.stderr)
+            return False
+        if self.end + rows * self.row_bytes > size:
+            return False
+        self.append(key, rows, check)
+        return True
 
 
-def _checksum(key: bytes, rows: int, payload: bytes | memoryview) -> int:
-    return zlib.crc32(payload, zlib.crc32(key + struct.pack("<I", rows)))
+def _head(key: bytes, rows: int, check: int) -> bytes:
+    return _HEAD.pack(key, rows, check, zlib.crc32(key + struct.pack("<II", rows, check)))

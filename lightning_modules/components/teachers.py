@@ -197,7 +197,7 @@ def cached_teacher(
     vocabulary, width = stack.base.get_output_embeddings().weight.shape
     storage = STORAGES[settings.storage](int(vocabulary), int(width), calibrated, settings.top_k)
     facts = {
-        "base": stack.fingerprint, "dtype": str(stack.base.dtype), "head": type(head).__name__,
+        "format": 2, "base": stack.fingerprint, "dtype": str(stack.base.dtype), "head": type(head).__name__,
         "temperature": temperature, "calibrated": calibrated, "storage": settings.storage, "top_k": top_k, **facts,
     }  # fmt: skip
     place = directory if settings.directory is None else Path(settings.directory)

@@ -63,25 +63,29 @@ def test_processes_have_parts_of_their_own_and_see_all(open_store: Callable[[], 
     fill(one, 3)
     other.refresh()
     check(other, 0, 1, 2, 3)
-    assert {p.name for p in (tmp_path / "store").iterdir()} == {"part-0.bin", "part-1.bin"}
+    names = {f"part-{number}.{kind}" for number in (0, 1) for kind in ("bin", "idx")}
+    assert {p.name for p in (tmp_path / "store").iterdir()} == names
     one.close()
     other.close()
     check(open_store(), 0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("left", range(1, 24 + 9))
+@pytest.mark.parametrize(("rows", "head"), [(n, 0) for n in range(1, 10)] + [(9, n) for n in range(1, 28)])
 def test_a_killed_process_leaves_whole_records(
-    open_store: Callable[[], RecordStore], tmp_path: Path, left: int, capsys: pytest.CaptureFixture[str]
+    open_store: Callable[[], RecordStore], tmp_path: Path, rows: int, head: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Of the third record so many bytes of the rows were written, and then so many of its head."""
     store = open_store()
     fill(store, 0, 1)
-    size = (tmp_path / "store" / "part-0.bin").stat().st_size
+    files = [tmp_path / "store" / f"part-0.{kind}" for kind in ("bin", "idx")]
+    sizes = [file.stat().st_size for file in files]
     fill(store, 2)
     store.close()
-    file = tmp_path / "store" / "part-0.bin"
-    file.write_bytes(file.read_bytes()[: size + left])
+    for file, size, left in zip(files, sizes, (rows, head), strict=True):
+        file.write_bytes(file.read_bytes()[: size + left])
     again = open_store()
-    assert capsys.readouterr().err == f"warning: {file}: cut off {left} bytes after the last whole record\n"
+    said = f"warning: {files[0]}: cut off {rows + head} bytes after the last whole record\n"
+    assert capsys.readouterr().err == said
     check(again, 0, 1)
     fill(again, 3, 2)
     again.close()
@@ -89,16 +93,30 @@ def test_a_killed_process_leaves_whole_records(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("place", [0, 15, 16, 20, 24, 29])
-def test_damage_is_named_and_what_stood_before_is_kept(
+def test_a_head_whose_rows_were_lost_is_no_record(open_store: Callable[[], RecordStore], tmp_path: Path) -> None:
+    """A machine that loses power may have kept the one and not the other."""
+    store = open_store()
+    fill(store, 0, 1, 2)
+    store.close()
+    file = tmp_path / "store" / "part-0.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    again = open_store()
+    check(again, 0, 1)
+    fill(again, 2)
+    again.close()
+    check(open_store(), 0, 1, 2)
+
+
+@pytest.mark.parametrize("place", [0, 15, 16, 20, 24, 27])
+def test_a_damaged_head_is_named_and_what_stood_before_is_kept(
     open_store: Callable[[], RecordStore], tmp_path: Path, place: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = open_store()
     fill(store, 0)
-    size = (tmp_path / "store" / "part-0.bin").stat().st_size
+    file = tmp_path / "store" / "part-0.idx"
+    size = file.stat().st_size
     fill(store, 1, 2, 3)
     store.close()
-    file = tmp_path / "store" / "part-0.bin"
     content = bytearray(file.read_bytes())
     content[size + place] ^= 1
     file.write_bytes(content)
@@ -109,6 +127,39 @@ def test_damage_is_named_and_what_stood_before_is_kept(
     check(again, 0, 1, 4)
     again.close()
     check(open_store(), 0, 1, 4)
+
+
+def test_damaged_rows_are_told_once_and_made_again(
+    open_store: Callable[[], RecordStore], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store()
+    fill(store, 0, 1, 2)
+    store.close()
+    file = tmp_path / "store" / "part-0.bin"
+    content = bytearray(file.read_bytes())
+    content[3] ^= 1  # the first byte of record 1
+    file.write_bytes(content)
+    again = open_store()
+    assert len(again) == 3
+    assert capsys.readouterr().err == ""
+    check(again, 0, 2)
+    assert capsys.readouterr().err == f"warning: {file}: a damaged record, which is computed again\n"
+    with pytest.raises(KeyError):
+        again.get(KEYS[1])
+    fill(again, 1)
+    check(again, 0, 1, 2)
+    again.close()
+    check(open_store(), 0, 1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_opening_reads_no_rows(open_store: Callable[[], RecordStore], tmp_path: Path) -> None:
+    store = open_store()
+    fill(store, 0, 1)
+    store.close()
+    again = open_store()
+    assert len(again) == 2
+    assert [part._map for part in again._parts.values()] == [None]
 
 
 def test_a_full_disk_is_named(open_store: Callable[[], RecordStore], monkeypatch: pytest.MonkeyPatch) -> None:
