@@ -20,9 +20,9 @@ import lightning as L
 from callbacks.grading import SampleGrader
 from callbacks.preemption import Preempted
 from callbacks.tensorboard import show_rationales
-from datamodules.components.records import Rationale, write_rationales
+from datamodules.components.records import Rationale, rationale_id, write_rationales
 from foundation.errors import InputError
-from foundation.files import open_in_place, set_aside, sha256_of
+from foundation.files import free_aside, open_in_place, set_aside, sha256_of, write_bytes_atomically
 from foundation.locks import Lock
 from lightning_modules.components.sampling import Sample
 
@@ -55,7 +55,7 @@ class SampleWriter(L.Callback):
         """Reads the parts of an interrupted run and leaves its questions out of this one.
 
         Raises:
-            InputError: If another command is writing the file, a part is damaged, or the place cannot be written.
+            InputError: If another command is writing the file, or the place cannot be written.
         """
         if stage != "predict":
             return
@@ -63,15 +63,19 @@ class SampleWriter(L.Callback):
         self._path = Path(trainer.default_root_dir) / self.output
         self._take_lock(trainer)
         self._key = _made_from(trainer, pl_module, self.writer)
-        done: dict[str, list[Rationale]] = {}
+        done: dict[str, dict[str, Rationale]] = {}
         parts = {part: _Part.read(part, self._key) for part in self._parts()}
         for part in parts.values():
             for rationale in part.records:
-                done.setdefault(rationale.question_id, []).append(rationale)
-        wanted = pl_module.sampling.samples  # type: ignore[union-attr]
+                done.setdefault(rationale.question_id, {})[rationale.id] = rationale
+        wanted: int = pl_module.sampling.samples  # type: ignore[union-attr,assignment]
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         asked = {question.id for question, _ in data.questions}
-        self._done = {name: records for name, records in done.items() if len(records) == wanted and name in asked}
+        self._done = {
+            name: list(records.values())
+            for name, records in done.items()
+            if name in asked and records.keys() == {rationale_id(name, k) for k in range(wanted)}
+        }
         trainer.strategy.barrier("samples read")  # before any rank rewrites its part
         if trainer.is_global_zero:
             _tell_of(parts)
@@ -134,7 +138,7 @@ class SampleWriter(L.Callback):
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             order = {question.id: index for index, (question, _) in enumerate(data.questions)}
-            records = [r for part in self._parts() for r in _Part.read(part, self._key).records]
+            records = [r for part in self._parts() for r in _Part.read(part, self._key).whole(part)]
             unique = {record.id: record for record in records}
             ordered = sorted(unique.values(), key=lambda r: (order[r.question_id], int(r.id.rsplit("/", 1)[1])))
             write_rationales(self._path, ordered)
@@ -238,30 +242,42 @@ class _Part:
     Attributes:
         fits: Whether it was made from what this run is made from; of another one no record is read.
         records: The whole ones.
-        torn: Characters of a last line that was cut off.
+        damaged: The numbers of lines that are none, counted from 1.
+        torn: Bytes of a last line that was cut off.
         lines: How many it has, the first one, which says what it was made from, left out.
     """
 
     fits: bool
     records: list[Rationale]
+    damaged: list[int]
     torn: int
     lines: int
 
     @classmethod
     def read(cls, file: Path, key: str) -> _Part:
-        """Reads a part.
-
-        Raises:
-            InputError: If a line of it is damaged.
-        """
-        first, *lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        """Reads a part."""
+        first, *lines = file.read_bytes().split(b"\n")
         torn = len(lines.pop()) if lines else 0
         if _maker(first) != key:
-            return cls(False, [], 0, len(lines))
-        return cls(True, [_record(line, file, number) for number, line in enumerate(lines, start=2)], torn, len(lines))
+            return cls(False, [], [], 0, len(lines))
+        read = {number: _record(line) for number, line in enumerate(lines, start=2)}
+        damaged = [number for number, record in read.items() if record is None]
+        return cls(True, [record for record in read.values() if record is not None], damaged, torn, len(lines))
+
+    def whole(self, file: Path) -> list[Rationale]:
+        """The records, where no line is damaged.
+
+        Raises:
+            InputError: If one is.
+        """
+        for number in self.damaged:
+            raise InputError(
+                "damaged line", file=file, line=number, remedy="run the same command again: it samples what stood there"
+            )
+        return self.records
 
 
-def _maker(line: str) -> Any:
+def _maker(line: bytes) -> Any:
     """What the first line of a part says that it was made from; None if it is no such line."""
     with contextlib.suppress(ValueError, RecursionError, AttributeError):
         return json.loads(line).get("made_from")
@@ -269,19 +285,27 @@ def _maker(line: str) -> Any:
 
 
 def _tell_of(parts: Mapping[Path, _Part]) -> None:
-    """Says what of the parts is not used; what another command had sampled is set aside."""
+    """Says what of the parts is not used; what another command had sampled, or was damaged, is set aside."""
     for file, part in parts.items():
         if part.torn:
-            print(f"warning: {file}: left out {part.torn:,} characters after the last whole line", file=sys.stderr)
+            print(f"warning: {file}: left out {part.torn:,} bytes after the last whole line", file=sys.stderr)
+        if part.damaged:  # a copy: until the part is begun anew, its whole samples are nowhere else
+            write_bytes_atomically(copy := free_aside(file), file.read_bytes())
+            print(f"warning: {file}: left out {_counted(part.damaged)}; kept a copy: {copy}", file=sys.stderr)
         if not part.fits and part.lines:
             print(f"kept the samples of another command, or damaged ones: {set_aside(file)}", file=sys.stderr)
 
 
-def _record(line: str, part: Path, number: int) -> Rationale:
+def _counted(lines: list[int]) -> str:
+    """How many lines are damaged, and which are the first."""
+    some = ", ".join([*(str(number) for number in lines[:3]), *(["…"] if len(lines) > 3 else [])])
+    return f"{len(lines):,} damaged line{'' if len(lines) == 1 else 's'} ({some})"
+
+
+def _record(line: bytes) -> Rationale | None:
+    """The record of a line; None if it is damaged."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            "damaged line", file=part, line=number, remedy="remove the file: its questions are sampled again"
-        ) from error
-    return Rationale.from_json(value, part, number)
+        value = json.loads(line.decode("utf-8"))
+        return Rationale.from_json(value) if isinstance(value, dict) else None
+    except (ValueError, RecursionError, InputError):
+        return None

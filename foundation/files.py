@@ -117,11 +117,16 @@ def open_in_place(path: Path, mode: str) -> IO[Any]:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a file that would be overwritten to the first free `aside-<k>` in the place of its stem; returns that."""
+    """Renames a file that would be overwritten to `free_aside`; returns that."""
+    return path.rename(free_aside(path))
+
+
+def free_aside(path: Path) -> Path:
+    """The first `aside-<k>` in the place of a file's stem that is not there yet."""
     number = 1
     while (aside := path.with_name(f"aside-{number}{path.suffix}")).exists():
         number += 1
-    return path.rename(aside)
+    return aside
 
 
 def as_paths(files: list[str] | str | None) -> list[Path]:

@@ -206,7 +206,7 @@ def test_torn_line_and_unfinished_question_are_sampled_again(
     torn = json.loads(lines[-1])["question_id"]
     capsys.readouterr()
     assert sorted(predict()) == sorted({f"q{q}" for q in range(6)} - set(sampled) | {torn})
-    assert f"warning: {part}: left out 25 characters after the last whole line" in capsys.readouterr().err
+    assert f"warning: {part}: left out 25 bytes after the last whole line" in capsys.readouterr().err
     one, other = (list(read_rationales(tmp_path / root / "samples.jsonl")) for root in ("run", "undisturbed"))
     assert [replace(record, logprob=None) for record in one] == [replace(record, logprob=None) for record in other]
     # Batched with other questions, matrix products round differently.
@@ -228,13 +228,84 @@ def test_a_ruined_part_is_begun_anew(predict: Predict, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "aside-1.jsonl").read_bytes() == b"\xff\xfe nothing\nmore\n"
 
 
-def test_a_damaged_line_is_named(predict: Predict, tmp_path: Path) -> None:
-    predict(stop_after=2)
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda line: line[:25] + b"\n",
+    "split": lambda line: line[:25] + b"\n" + line[25:],
+    "not UTF-8": lambda line: line.replace(b'"rationale": "', b'"rationale": "\xff', 1),
+    "another field": lambda line: line.replace(b'"verdict"', b'"verdicT"', 1),
+    "another id": lambda line: line.replace(b'/0", ', b'/x", ', 1),
+    "no object": lambda line: b"1\n",
+    "too deep": lambda line: b"[" * 100_000 + b"\n",
+    "zeros": lambda line: b"\0" * len(line),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_of_a_damaged_part_the_whole_samples_are_used(
+    predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    predict(root="undisturbed")
+    sampled = predict(stop_after=2)
     part = tmp_path / "run" / "samples.part-0.jsonl"
-    lines = part.read_text(encoding="utf-8").splitlines(keepends=True)
-    part.write_text("".join([lines[0], lines[1][:25] + "\n", *lines[2:]]), encoding="utf-8")
-    with pytest.raises(InputError, match=r"samples\.part-0\.jsonl:2: damaged line"):
+    first, hit, *others = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(first + DAMAGES[damage](hit) + b"".join(others))
+    before = part.read_bytes()
+    capsys.readouterr()
+    again = {f"q{q}" for q in range(6)} - set(sampled) | {json.loads(hit)["question_id"]}
+    assert sorted(predict()) == sorted(again)
+    said = capsys.readouterr().err
+    if damage == "another id":  # a record like any other, but of no sample
+        assert "damaged" not in said
+    else:
+        aside = tmp_path / "run" / "aside-1.jsonl"
+        lines = "2 damaged lines (2, 3)" if damage == "split" else "1 damaged line (2)"
+        assert f"warning: {part}: left out {lines}; kept a copy: {aside}" in said
+        assert aside.read_bytes() == before
+    one, other = (list(read_rationales(tmp_path / root / "samples.jsonl")) for root in ("run", "undisturbed"))
+    assert [replace(record, logprob=None) for record in one] == [replace(record, logprob=None) for record in other]
+
+
+def test_many_damaged_lines_are_told_in_short(
+    predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(stop_after=1)
+    part = tmp_path / "run" / "samples.part-0.jsonl"
+    with part.open("a", encoding="utf-8") as stream:
+        stream.write("?\n" * 1_000)
+    capsys.readouterr()
+    assert len(predict()) == 4
+    assert "left out 1,000 damaged lines (6, 7, 8, …); kept a copy" in capsys.readouterr().err
+
+
+def test_a_sample_damaged_meanwhile_is_an_error_that_the_same_command_mends(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read at the beginning is whole, so it can only have happened since."""
+    part = tmp_path / "run" / "samples.part-0.jsonl"
+
+    def damage(writer: SampleWriter, trainer: L.Trainer, stream: Any) -> None:
+        stream.close()
+        first, hit, *others = part.read_bytes().splitlines(keepends=True)
+        part.write_bytes(b"".join([first, hit[:25] + b"\n", *others]))
+        join(writer, trainer, stream)
+
+    join = SampleWriter._join
+    monkeypatch.setattr(SampleWriter, "_join", damage)
+    with pytest.raises(InputError, match=r"samples\.part-0\.jsonl:2: damaged line\n  run the same command again"):
         predict()
+    assert not (tmp_path / "run" / "samples.jsonl").exists()
+    monkeypatch.setattr(SampleWriter, "_join", join)
+    assert len(predict()) == 1
+    assert len(list(read_rationales(tmp_path / "run" / "samples.jsonl"))) == 12
+
+
+def test_samples_that_stand_in_two_parts_are_not_sampled_again(predict: Predict, tmp_path: Path) -> None:
+    """As a kill leaves them that comes when rank 0's part is begun and the others are not removed yet."""
+    sampled = predict(stop_after=2)
+    part = tmp_path / "run" / "samples.part-0.jsonl"
+    part.with_name("samples.part-1.jsonl").write_bytes(part.read_bytes())
+    assert sorted(predict()) == sorted({f"q{q}" for q in range(6)} - set(sampled))
+    assert len(list(read_rationales(tmp_path / "run" / "samples.jsonl"))) == 12
 
 
 def test_a_second_command_at_the_same_file_is_refused(predict: Predict, tmp_path: Path) -> None:
