@@ -47,7 +47,8 @@ class RationaleDataModule(ResumableDataModule):
         batch_size: Rationales a training batch and device (paper: 128 over 8 GPUs); with `packing`, rows.
         tokens_per_batch: Instead of `batch_size`: as many rationales as keep rows × longest within so many tokens.
         packing: Put several rationales into a row, of `max_length` tokens or, with `tokens_per_batch`, of what these
-            rationales need; each attends to itself alone, and the loss is the same.
+            rationales need; each attends to itself alone, and the loss is the same. Students that cannot keep them
+            apart (ALiBi, recurrent layers) are refused.
         eval_batch_size: Rationales a validation batch; default as `batch_size`.
         question_batch_size: Questions handed to the sampler together in `test` and `predict`; of these it decodes
             `model.sampling.rows` samples at a time, so many questions keep it busy and cost no memory.

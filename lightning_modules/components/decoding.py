@@ -20,6 +20,7 @@ def hidden_states(
     Packed rows hold several samples one after the other. transformers keeps attention inside each when it gets position
     ids that start anew at each sample and no attention mask: as a block-diagonal causal mask (sdpa, eager, flex), which
     covers padding at the end too, or, under flash attention, as sequence lengths, which it reads off a single row.
+    Not every decoder heeds them: `packing.check_packing`.
 
     Args:
         model: The causal LM.

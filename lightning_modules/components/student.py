@@ -32,6 +32,7 @@ from lightning_modules.components.decoding import evaluating, hidden_states
 from lightning_modules.components.fingerprints import BaseIdentity
 from lightning_modules.components.head import Head
 from lightning_modules.components.model_head import find_head
+from lightning_modules.components.packing import check_packing
 from lightning_modules.components.quantization import Quantization, keep_differentiable, quantization_config
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class AdapterStack(nn.Module):
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: PreTrainedModel | PeftModel = base  # PEFT's wrapper of the same weights, from the first adapter on
         self._head: Head | None = None
+        self._packs = False
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits [B, T, V] of the active adapter for right- or left-padded ids [B, T]."""
@@ -143,8 +145,15 @@ class AdapterStack(nn.Module):
         Args:
             input_ids: [B, T] int64.
             attention_mask: [B, T], 1 at real tokens.
-            position_ids: [B, T] int64 of packed rows, starting at 0 in every sample: attention then stays inside each.
+            position_ids: [B, T] int64 of packed rows, starting at 0 in every sample: attention then stays inside each,
+                which is checked at the first use.
+
+        Raises:
+            InputError: If rows are packed and the student does not keep their samples apart.
         """
+        if position_ids is not None and not self._packs:
+            check_packing(self.base)
+            self._packs = True
         return hidden_states(self.base, input_ids, attention_mask, position_ids)
 
     @property
