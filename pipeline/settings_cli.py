@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from pipeline.complaints import check_configs, explained
+from pipeline.secret_options import check_options
 
 
 def settings_parser(name: str, about: str, add_arguments: Callable[[Any], None]) -> ArgumentParser:
@@ -33,11 +34,13 @@ def parse_settings(parser: ArgumentParser, words: list[str]) -> Namespace:
         words: The verb and its options.
 
     Raises:
-        InputError: If an option or a config cannot be used.
+        InputError: If an option or a config cannot be used, or holds a key.
     """
     check_configs(words)
     try:
-        parsed: Namespace = parser.instantiate(parser.parse_args(words[1:]))
+        options = parser.parse_args(words[1:])
+        check_options(options.as_dict())
+        parsed: Namespace = parser.instantiate(options)
     except ArgumentError as error:
         raise explained(str(error), words) from error
     return parsed

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.fields import Fields
+from pipeline.secret_options import check_command
 from pipeline.stage import Stage
 from pipeline.template import Scope
 
@@ -52,7 +53,8 @@ class StageReader:
             number: Its place there, counted from 1, for errors about a stage without a name.
 
         Raises:
-            InputError: If a key, template, parameter or variable is unknown, or something is missing.
+            InputError: If a key, template, parameter or variable is unknown, something is missing, or a command
+                holds a key.
         """
         named = isinstance(value, dict) and isinstance(value.get("name"), str)
         own = Fields(
@@ -119,6 +121,8 @@ def _commands(fields: Fields, scope: Scope) -> tuple[tuple[str, ...], ...]:
     )
     if not commands:
         raise fields.error("commands", "there is none", "list at least one, as `- fit --config FILE`")
+    for command in commands:
+        check_command(command, fields.file, where)
     return commands
 
 

@@ -22,6 +22,7 @@ from foundation.errors import InputError
 from foundation.files import write_atomically
 from pipeline.complaints import check_configs, explained
 from pipeline.resumption import find_checkpoint, run_settings
+from pipeline.secret_options import check_options
 
 _NOISE = (
     ".*does not have many workers.*",
@@ -60,13 +61,14 @@ class StageCLI(LightningCLI):
         """Parses the command line.
 
         Raises:
-            InputError: If an option or a config cannot be used.
+            InputError: If an option or a config cannot be used, or holds a key.
         """
         check_configs(args)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise explained(str(error), args) from error
+        check_options(self.config.as_dict())
 
     def _set_seed(self) -> None:
         """Sets the seed.

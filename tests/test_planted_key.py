@@ -1,4 +1,4 @@
-"""A key in the environment, and an endpoint that repeats it: it must be in no file of a run, nor printed."""
+"""A key in the environment, which an endpoint repeats, and one in an option: in no file of a run, nor printed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 
 import cli
+from foundation.errors import InputError
+from pipeline.secret_options import check_command, check_options
 from tests import endpoint
 from tests.records import write_asked
 
@@ -78,3 +81,70 @@ def test_no_file_of_a_run_holds_the_key(
     assert [file for file in files if KEY.encode() in file.read_bytes()] == []
     printed = capfd.readouterr()
     assert KEY not in printed.out + printed.err
+
+
+class KeyLogger(CSVLogger):
+    """A logger that takes a key, as those of services do."""
+
+    def __init__(self, save_dir: str, api_key: str | None = None) -> None:
+        super().__init__(save_dir)
+
+
+LOGGER = f"{__name__}.KeyLogger"
+IN_ONE = f"{{class_path: {LOGGER}, init_args: {{save_dir: DIR, api_key: {KEY}}}}}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--trainer.logger", LOGGER, "--trainer.logger.save_dir", "DIR", "--trainer.logger.api_key", KEY],
+     ["--trainer.logger", LOGGER, "--trainer.logger.save_dir", "DIR", f"--trainer.logger.api_key={KEY}"],
+     ["--trainer.logger", IN_ONE],
+     ["--trainer.logger", f"[{IN_ONE}]"],
+     ["--config", "more.yaml"],
+     ["--trainer.logger", LOGGER, "--trainer.logger.save_dir", f"https://me:{KEY}@host/logs"]],
+    ids=["word", "equals", "mapping", "list", "config", "address"],
+)  # fmt: skip
+@pytest.mark.parametrize("alone", [True, False], ids=["fit", "run"])
+def test_a_key_in_an_option_is_refused(
+    words: list[str], alone: bool, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(REPOSITORY)
+    run = tmp_path / "run"
+    more = {"trainer": {"logger": {"class_path": LOGGER, "init_args": {"save_dir": str(run), "api_key": KEY}}}}
+    Path("more.yaml").write_text(yaml.safe_dump(more), encoding="utf-8")
+    train = write_asked(tmp_path / "asked.jsonl", 1)  # refused before it is read
+    fit = [
+        "fit", "--config", f"{REPOSITORY}/configs/neg.yaml", "--model.student", str(tiny_student),
+        "--data.tokenizer", str(tiny_student), "--data.train", train, "--trainer.accelerator", "cpu",
+        "--trainer.default_root_dir", str(run / "neg"), *(word.replace("DIR", str(run)) for word in words),
+    ]  # fmt: skip
+    pipeline = {"run": "run", "stages": [{"name": "neg", "commands": [fit], "directory": "run/neg"}]}
+    Path("p.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
+    assert cli.main(fit if alone else ["run", "--config", "p.yaml"]) == 1
+    printed = capfd.readouterr()
+    assert "holds a key or a password" in printed.err
+    assert KEY not in printed.out + printed.err
+    assert [file for file in run.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "token", "hf_token", "auth-token", "db_password", "client_secret", "ApiKey"]
+)
+def test_names_of_keys(name: str) -> None:
+    with pytest.raises(InputError, match=f"option 'logger.{name}' holds a key") as caught:
+        check_options({"logger": [{"init_args": {name: KEY}}]})
+    assert KEY not in str(caught.value)
+    check_options({"logger": {"init_args": {name: None}}})
+    check_command(["fit", f"--logger.{name}", "null"], Path("p.yaml"), "commands")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer", "max_new_tokens", "tokens_per_batch", "key_variable", "key_dim", "eos_token", "token_limit", "level",
+     "passes"],
+)  # fmt: skip
+def test_names_of_other_things(name: str) -> None:
+    check_options({"data": {name: "token"}, "url": "https://host:80/a@b:c", "n": 3})
+    check_command(["fit", f"--data.{name}", "a", f"--data.{name}=a", "[b", "{c: d}"], Path("p.yaml"), "commands")
