@@ -58,7 +58,7 @@ class RandomBatches(Batching):
 
     rows: int
 
-    def plan(self, lengths: Tensor, generator: torch.Generator, ranks: int) -> list[list[int]]:
+    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
         """See `Batching.plan`."""
         return [batch.tolist() for batch in torch.randperm(len(lengths), generator=generator).split(self.rows)]
 

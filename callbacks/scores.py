@@ -20,8 +20,8 @@ from lightning_modules.components.accuracy import gather_objects
 class ScoreWriter(L.Callback):
     """Writes the records that `predict` scored, with `score` filled in, in the order of the input file.
 
-    The file is written at the end, whole or not at all. A record left out as too long (`data.drop_longer`) gets no
-    score.
+    The file is written at the end, whole or not at all. Where `trainer.limit_predict_batches` leaves records out, they
+    get no score.
 
     Args:
         output: File to write; relative paths start at the Trainer's `default_root_dir`.

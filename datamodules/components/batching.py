@@ -29,13 +29,13 @@ class Batching(ABC):
     """Says which rows make a batch and how they lie in it."""
 
     @abstractmethod
-    def plan(self, lengths: Tensor, generator: torch.Generator, ranks: int) -> list[list[int]]:
-        """All batches of an epoch; neighbours are alike in work, so that ranks which take them in turn wait little.
+    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
+        """All batches of an epoch; neighbours are alike in work, so that ranks which share them out wait little.
 
         Args:
             lengths: [n] int64, of each row, in tokens.
             generator: Of the order.
-            ranks: Processes that share the batches.
+            share: Batches that make an optimizer step: ranks times accumulated batches.
 
         Raises:
             InputError: If a row is too long for a batch.
@@ -54,7 +54,7 @@ class RowBatches(Batching):
 
     Attributes:
         rows: Rows a batch.
-        mega: Batches of each rank sorted together.
+        mega: Optimizer steps whose batches are sorted together.
     """
 
     rows: int
@@ -63,12 +63,12 @@ class RowBatches(Batching):
     def __post_init__(self) -> None:
         _check_positive(self.rows, "data.batch_size")
 
-    def plan(self, lengths: Tensor, generator: torch.Generator, ranks: int) -> list[list[int]]:
+    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
         """See `Batching.plan`."""
         order = torch.randperm(len(lengths), generator=generator)
         return [
             batch.tolist()
-            for chunk in order.split(self.rows * self.mega * ranks)
+            for chunk in order.split(self.rows * self.mega * share)
             for batch in chunk[lengths[chunk].argsort(stable=True)].split(self.rows)
         ]
 
@@ -88,7 +88,7 @@ class TokenBudget(Batching):
     def __post_init__(self) -> None:
         _check_positive(self.tokens, "data.tokens_per_batch")
 
-    def plan(self, lengths: Tensor, generator: torch.Generator, ranks: int) -> list[list[int]]:
+    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
         """See `Batching.plan`."""
         _check_fits(lengths, self.tokens)
         bounds = _bucket_bounds(lengths).clamp_max(self.tokens)
@@ -120,7 +120,7 @@ class Packing(Batching):
         _check_positive(self.rows, "data.batch_size")
         _check_positive(self.width, "data.max_length")
 
-    def plan(self, lengths: Tensor, generator: torch.Generator, ranks: int) -> list[list[int]]:
+    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
         """See `Batching.plan`. A batch lists its samples row by row."""
         _check_fits(lengths, self.width)
         order = _sorted_by(-lengths, generator)

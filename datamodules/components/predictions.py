@@ -42,8 +42,8 @@ def accuracies(rows: Sequence[Row]) -> dict[str, float]:
 def write_predictions(directory: Path, rows: Iterable[Row]) -> Path:
     """Writes predictions.jsonl whole or not at all.
 
-    The lines are sorted by method, data set and question and hold each once: the file does not depend on how the
-    questions were spread over devices, where a distributed sampler may have repeated some.
+    The lines are sorted by method, data set and question, of which each stands there once: the file does not depend on
+    how the questions were spread over devices.
 
     Args:
         directory: Where to write it; made if need be.
