@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.components.ballots import Ballot, make_ballots, question_of, read_samples
+from datamodules.components.ballots import Ballot, make_ballots, read_samples
 from datamodules.components.pooling import NO_ANSWER
-from datamodules.components.records import Question
+from datamodules.components.records import Question, question_of
 from foundation.errors import InputError
 from foundation.json_lines import read_json_lines
 from lightning_modules.components.voting import vote_weights

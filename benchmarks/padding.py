@@ -29,6 +29,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.harness import Target, Timing, alternate, arguments, begin, finish, show
+from benchmarks.students import SMOLLM2
 from datamodules.components.batching import Batching, choose_batching
 from datamodules.components.collation import IGNORE, Labelled, padded
 from datamodules.components.encoding import encode, load_tokenizer
@@ -44,11 +45,6 @@ HISTOGRAM = Path(__file__).with_name("math_lengths.json")
 """Measured once: what it holds stands in it."""
 CHARACTERS, TOKENS = 1600, 1024
 """Longer rationales are left out: the reference's limit, and the DataModule's default."""
-SMOLLM2: dict[str, Any] = {
-    "vocab_size": 49152, "num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536,
-    "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192, "rope_theta": 100000.0,
-    "tie_word_embeddings": True,
-}  # fmt: skip
 GLOBAL, RANDOM, BUCKETS, PACKED = "global padding", "random batches", "token budget", "packing"
 
 

@@ -27,14 +27,13 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.harness import Target, Timing, alternate, arguments, begin, finish, ratio, show
+from benchmarks.students import SMOLLM2
 from datamodules.components.encoding import encode, eos_of, load_tokenizer, pad_of, pad_with_mask
 from embedded.problems import LONGEST, ProblemWriter
 from lightning_modules.components.sampling import SamplingSettings, sample
 from lightning_modules.components.student import load_base
 
 ALONE, BATCH, OURS = "generate, question by question", "generate(num_return_sequences)", "ours"
-SMOLLM2: dict[str, Any] = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-           "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def smollm2_task(layers: int, questions: int, settings: SamplingSettings, seed: 
     rng = random.Random(seed)
     prompts = [[rng.randrange(3, sizes["vocab_size"]) for _ in range(rng.randint(20, 120))] for _ in range(questions)]
     ends = list(range(2, sizes["vocab_size"], 60))
-    model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **sizes))
+    model = LlamaForCausalLM(LlamaConfig(**sizes))
     return _task(f"SmolLM2's widths, {layers} layers", model, prompts, ends, 0, settings)
 
 

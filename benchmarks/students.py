@@ -13,12 +13,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.harness import Timing
 
+SMOLLM2: dict[str, Any] = {
+    "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+    "max_position_embeddings": 8192, "rope_theta": 100000.0,
+}  # fmt: skip
+"""SmolLM2-135M."""
 SHAPES: dict[str, dict[str, Any]] = {
-    "smollm2": {
-        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 6,
-        "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
-        "max_position_embeddings": 8192, "rope_theta": 100000.0,
-    },
+    "smollm2": {**SMOLLM2, "num_hidden_layers": 6},
     "llama7b": {
         "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 4096,

@@ -21,7 +21,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from foundation.errors import InputError
+from foundation.errors import InputError, reason
 from foundation.files import sha256_of, write_atomically, write_bytes_atomically
 
 LAST = "last.ckpt"
@@ -97,7 +97,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             file=path, remedy="use a checkpoint that dust2gold wrote, from a place you trust",
         ) from error  # fmt: skip
     except (RuntimeError, ValueError, EOFError) as error:
-        raise _damaged(path, str(error).splitlines()[0]) from error
+        raise _damaged(path, reason(error)) from error
     if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _OF_A_RUN:
         raise _damaged(path, "it is no checkpoint of a run")
     return checkpoint

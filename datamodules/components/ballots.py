@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datamodules.components.grading import canonical
 from datamodules.components.pooling import NO_ANSWER, pool
-from datamodules.components.records import Question, Rationale, read_rationales
+from datamodules.components.records import Question, Rationale, question_of, read_rationales
 from foundation.errors import InputError
 
 NO_GOLD = -2
@@ -138,11 +138,3 @@ def _number(sample: Rationale) -> int:
     if not k.isdecimal():
         raise InputError(f"'{sample.id}' does not end in a sample's number", field="id", remedy="<question_id>/<k>")
     return int(k)
-
-
-def question_of(sample: Rationale) -> Question:
-    """What a sample says of its question."""
-    return Question(
-        id=sample.question_id, question=sample.question, gold=sample.gold, solution="", subject=sample.subject,
-        level=sample.level, source=sample.source,
-    )  # fmt: skip

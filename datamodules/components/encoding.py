@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from datamodules.components.prompts import prompt
 from datamodules.components.records import Rationale
-from foundation.errors import InputError
+from foundation.errors import InputError, reason
 from foundation.students import locate_student
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
             locate_student(student), trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"cannot load the tokenizer ({reason})", file=student, field="data.tokenizer",
+            f"cannot load the tokenizer ({reason(error)})", file=student, field="data.tokenizer",
             remedy="give the student's directory, a hub name (with network access), or 'embedded'",
         ) from error  # fmt: skip
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
@@ -72,8 +71,9 @@ def context_of(student: str) -> int | None:
         config = AutoConfig.from_pretrained(located, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if (file := Path(located, "config.json")).is_file():
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise InputError(f"cannot be read ({reason})", file=file, remedy="mend it, or fetch it again") from error
+            raise InputError(
+                f"cannot be read ({reason(error)})", file=file, remedy="mend it, or fetch it again"
+            ) from error
         return None  # a tokenizer without a model is enough to make batches
     context: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return context

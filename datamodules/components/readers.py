@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.components.answers import are_plain, gold_answer, plain_number
-from datamodules.components.records import Question, Rationale, is_text, question_id, rationale_id
+from datamodules.components.records import Question, Rationale, is_text, question_id, question_of, rationale_id
 from foundation.errors import InputError
 from foundation.json_lines import read_json_lines
 
@@ -247,17 +247,4 @@ def _records(path: Path, source: str | None) -> Iterator[Entry]:
             continue
         rationale = Rationale.from_json(value, path, line)
         rationale = replace(rationale, answer=None, verdict="ungradable", source=source or rationale.source)
-        yield Entry(_question_of(rationale), [rationale])
-
-
-def _question_of(rationale: Rationale) -> Question:
-    """The question as far as a rationale knows it: without the data set's own solution."""
-    return Question(
-        id=rationale.question_id,
-        question=rationale.question,
-        gold=rationale.gold,
-        solution="",
-        subject=rationale.subject,
-        level=rationale.level,
-        source=rationale.source,
-    )
+        yield Entry(question_of(rationale), [rationale])

@@ -121,6 +121,14 @@ class Rationale:
         return _as_json(self)
 
 
+def question_of(rationale: Rationale) -> Question:
+    """The question as far as a rationale knows it: without the data set's own solution."""
+    return Question(
+        id=rationale.question_id, question=rationale.question, gold=rationale.gold, solution="",
+        subject=rationale.subject, level=rationale.level, source=rationale.source,
+    )  # fmt: skip
+
+
 def is_text(value: object) -> bool:
     """Whether `value` is a string that UTF-8 can hold: JSON's escapes can spell half a surrogate pair, it cannot."""
     if not isinstance(value, str):

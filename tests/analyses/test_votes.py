@@ -10,8 +10,7 @@ import pytest
 from analyses.predictions import prediction_files, read_predictions
 from analyses.votes import collect_votes, read_ballots
 from callbacks.predictions import PredictionWriter
-from datamodules.components.ballots import question_of
-from datamodules.components.records import write_questions, write_rationales
+from datamodules.components.records import question_of, write_questions, write_rationales
 from datamodules.votes import VoteDataModule
 from foundation.errors import InputError
 from lightning_modules.components.voting import vote_accuracy

@@ -8,7 +8,6 @@ import torch
 
 from benchmarks.padding import (
     GLOBAL,
-    SMOLLM2,
     Epoch,
     GlobalPadding,
     RandomBatches,
@@ -18,6 +17,7 @@ from benchmarks.padding import (
     read_lengths,
     stored_lengths,
 )
+from benchmarks.students import SMOLLM2
 from datamodules.components.batching import TokenBudget
 from datamodules.components.collation import IGNORE, Labelled
 from embedded.generate import Recipe

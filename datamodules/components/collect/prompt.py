@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from datamodules.components.answers import extract_answer
-from foundation.errors import InputError
+from foundation.errors import InputError, reason
 from foundation.files import open_text
 
 _HOLE = "{question}"
@@ -125,7 +125,7 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or reason(error)
         raise InputError(f"not YAML ({problem})", file=path, line=line, remedy="mend this line") from error
     if not isinstance(value, dict):
         found = type(value).__name__
