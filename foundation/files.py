@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
@@ -61,10 +62,14 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def write_directory_atomically(path: Path) -> Iterator[Path]:
+def write_directory_atomically(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yields an empty neighbour directory of `path` that takes its place when the block ends well.
 
     An older directory at `path` is kept until the new one is complete.
+
+    Args:
+        path: The directory.
+        replace: Whether it replaces one that is there by then; otherwise the new one is given up.
 
     Raises:
         InputError: If the directory cannot be written or the disk is full.
@@ -77,7 +82,9 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):  # safetensors makes its files for the owner alone
             file.chmod(0o755 if file.is_dir() else 0o644)
-        if path.exists():
+        if not replace:
+            _rename_unless_there(temporary, path)
+        elif path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             path.replace(old / path.name)
             temporary.replace(path)
@@ -91,6 +98,14 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None and temporary.exists():
             shutil.rmtree(temporary)
+
+
+def _rename_unless_there(directory: Path, path: Path) -> None:
+    try:
+        directory.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def open_in_place(path: Path, mode: str) -> IO[Any]:

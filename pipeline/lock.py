@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from foundation.errors import InputError
 from foundation.files import open_in_place
+from foundation.locks import hold
 
 
 @contextlib.contextmanager
@@ -17,7 +17,7 @@ def only_run_in(run: Path) -> Iterator[None]:
     """Holds the run directory's lock file while the block runs.
 
     The kernel drops the lock with the last process that held it, `run` or a command it started, so a file left by dead
-    ones is simply taken over.
+    ones is simply taken over. Where the file system has no locks, it is up to the user.
 
     Raises:
         InputError: If another process holds it, or the directory cannot be written.
@@ -31,7 +31,7 @@ def only_run_in(run: Path) -> Iterator[None]:
         raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(stream)
         except BlockingIOError as error:
             stream.seek(0)
             raise InputError(

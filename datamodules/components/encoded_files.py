@@ -10,7 +10,6 @@ What is kept depends on the file's contents, the tokenizer and the limits alone:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -33,6 +32,7 @@ from datamodules.components.records import Rationale
 from foundation.errors import InputError
 from foundation.files import open_in_place, open_text, set_aside, sha256_of, write_directory_atomically
 from foundation.json_lines import count_lines, read_json_lines
+from foundation.locks import hold
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,16 +72,17 @@ class Recipe:
     def keep(self, file: Path, directory: Path) -> EncodedFile:
         """Maps a file's examples from `directory`; makes them first where they are not there, or are damaged.
 
-        Of processes that ask at the same time one makes them, and the others wait for it.
+        Of processes that ask at the same time one makes them, and the others wait for it; where the file system has no
+        locks, each makes them, and those of the first stay.
 
         Raises:
             InputError: As `read`, or if the directory cannot be written.
         """
         target = directory / self.key(file)
         if not self._counted(target):
-            with _alone(directory, target.name):
+            with _alone(directory, target.name) as alone:
                 if not self._counted(target):
-                    self._make(file, target)
+                    self._make(file, target, alone)
         return EncodedFile({name: _mapped(target, name) for name in COLUMNS}, str(target))
 
     def key(self, file: Path) -> str:
@@ -112,13 +113,13 @@ class Recipe:
         self.characters.dropped += facts["wider"]
         return True
 
-    def _make(self, file: Path, target: Path) -> None:
-        for stale in target.parent.glob(f".{target.name}.*.part"):  # of a process that was killed
+    def _make(self, file: Path, target: Path, alone: bool) -> None:
+        for stale in target.parent.glob(f".{target.name}.*.part") if alone else ():  # of a process that was killed
             shutil.rmtree(stale)
-        if target.exists():
+        with contextlib.suppress(FileNotFoundError):  # there are none, or another process was quicker
             print(f"encoding {file} again: kept damaged examples as {set_aside(target)}", file=sys.stderr)
         longer, wider = self.tokens.dropped, self.characters.dropped
-        with write_directory_atomically(target) as part, contextlib.ExitStack() as stack:
+        with write_directory_atomically(target, replace=alone) as part, contextlib.ExitStack() as stack:
             streams: dict[str, IO[bytes]] = {
                 name: stack.enter_context((part / f"{name}.bin").open("wb")) for name in COLUMNS
             }
@@ -167,8 +168,8 @@ def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path, name: str) -> Iterator[None]:
-    """Waits until no other process makes or checks the examples of this name."""
+def _alone(directory: Path, name: str) -> Iterator[bool]:
+    """Waits until no other process makes or checks the examples of this name; False where that cannot be known."""
     file = directory / f".{name}.lock"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -179,8 +180,7 @@ def _alone(directory: Path, name: str) -> Iterator[None]:
             remedy="name a directory that can be written",
         ) from error  # fmt: skip
     with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield hold(stream, wait=True)
 
 
 def _sound(target: Path) -> dict[str, Any] | None:

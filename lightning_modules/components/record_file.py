@@ -1,7 +1,8 @@
 """Records under keys in append-only files: found through an index, read through a memory map, shared by processes.
 
-Every process appends to a part of its own, `part-0.bin`, `part-1.bin`, ..., and reads all parts there are. A part holds
-the records' rows one after another, its index `part-0.idx` for each of them, once its rows are written, a head:
+Every process appends to a part of its own, `part-0.bin`, `part-1.bin`, ..., and reads all parts there are. On a file
+system without locks, where nobody can tell whose a part is, each process begins a new one of a random name. A part
+holds the records' rows one after another, its index `part-0.idx` for each of them, once its rows are written, a head:
 
     key (16 bytes) · rows (uint32) · CRC-32 of the rows (uint32) · CRC-32 of this head (uint32)
 
@@ -11,10 +12,10 @@ beginning of a record behind; whoever takes the part next cuts it off and goes o
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import struct
 import sys
+import uuid
 import zlib
 from io import BufferedRandom
 from itertools import count
@@ -23,6 +24,7 @@ from typing import cast
 
 from foundation.errors import InputError
 from foundation.files import open_in_place
+from foundation.locks import hold
 
 _HEAD = struct.Struct("<16sIII")
 
@@ -101,16 +103,18 @@ class RecordStore:
         self._file.close()
 
     def _claim(self) -> tuple[Path, BufferedRandom]:
-        """The first part that no living process writes to."""
+        """The first part that no living process writes to; a new one where that cannot be known."""
         for number in count():
             path = self.directory / f"part-{number}.bin"
             file = cast(BufferedRandom, open_in_place(path, "r+b"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not hold(file):
+                    file.close()
+                    path = self.directory / f"part-of-{uuid.uuid4().hex}.bin"
+                    file = cast(BufferedRandom, open_in_place(path, "r+b"))
+                return path, file
             except BlockingIOError:
                 file.close()
-            else:
-                return path, file
         raise AssertionError("count() has no end")
 
     def _cut(self, own: Path) -> None:

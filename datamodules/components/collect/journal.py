@@ -17,7 +17,6 @@ knows whether it is charged, so the budget counts the most it may cost.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -34,6 +33,7 @@ from datamodules.components.collect.reply import Choice, Reply
 from datamodules.components.collect.request import Request
 from datamodules.components.collect.settings import Prices
 from foundation.errors import InputError
+from foundation.locks import hold
 
 _SCHEMA = 1
 
@@ -256,12 +256,10 @@ def _locked(path: Path) -> io.FileIO:
             f"cannot write ({error.strerror or error})", file=path, remedy="choose another journal or output directory"
         ) from error
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(stream)
     except BlockingIOError as error:
         stream.close()
         raise InputError(
             "another process is collecting into it", file=path, remedy="wait for it, or choose another journal"
         ) from error
-    except OSError:  # a file system without locks: then it is up to the user
-        pass
     return stream
