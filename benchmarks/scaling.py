@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from benchmarks.harness import show
 from benchmarks.students import SHAPES, flops_per_token
-from lightning_modules.components.head import CHUNK_BYTES
+from lightning_modules.components.head import CUDA_CHUNK_BYTES
 
 GB = 1e9
 STUDENTS = {"1B": "llama1b", "7B": "llama7b", "70B": "llama70b"}
@@ -151,7 +151,7 @@ def memory(student: Adapted, method: str, shards: int) -> float:
     state = 16 * student.trained(method) / shards + 4 * student.frozen(method) / shards
     activations = 2 * tokens * (student.width * (student.layers + 1) + student.saved(method))
     gathered = 0 if shards == 1 else 2 * 2 * student.base / student.layers  # two layers whole: one used, one under way
-    head = 4 * tokens * student.width + 3 * CHUNK_BYTES
+    head = 4 * tokens * student.width + 3 * CUDA_CHUNK_BYTES
     return 2 * student.base / shards + state + activations + gathered + head
 
 

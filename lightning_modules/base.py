@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from foundation.errors import InputError
+from lightning_modules.components.cache import can_be_sampled
 from lightning_modules.components.integration import IntegrationUnit
 from lightning_modules.components.losses import Targets, at_targets, find_targets, only_fills_a_turn
 from lightning_modules.components.quantization import Quantization
@@ -124,9 +127,15 @@ class StudentModule(PartlyTrained):
         return self.adapters.fingerprint
 
     def configure_model(self) -> None:
-        """Loads the base once and puts the adapters on it (called by Lightning on every entry point)."""
+        """Loads the base once and puts the adapters on it (called by Lightning on every entry point).
+
+        Raises:
+            InputError: If the Trainer is to sample a student that cannot be; if it is to train one, stderr says so.
+        """
         if self.stack is None:
             base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
+            if self._trainer is not None and not can_be_sampled(base):
+                self._say_unsampled(base)
             stack = AdapterStack(base, self.student, self.gradient_checkpointing)
             self.build(stack)
             self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
@@ -149,6 +158,17 @@ class StudentModule(PartlyTrained):
         """No error: the base model is a legitimate baseline."""
         if self.adapter is None and self.trainer.ckpt_path is None and self.trainer.is_global_zero:
             print("no --model.adapter: the base model answers, as it was before any training", file=sys.stderr)
+
+    def _say_unsampled(self, base: PreTrainedModel) -> None:
+        """Before hours of training, not after them."""
+        problem = f"{type(base).__name__} keeps a recurrent state, which our sampler cannot repeat for several answers"
+        if self.trainer.state.fn in (TrainerFn.TESTING, TrainerFn.PREDICTING):
+            raise InputError(
+                problem, field="model.student",
+                remedy="take a student with attention alone, or export it (docs/doors.md) and sample it with a server",
+            )  # fmt: skip
+        if self.trainer.is_global_zero:
+            print(f"{problem}: this student trains, test and predict will refuse it", file=sys.stderr)
 
     def add_or_load(self, stack: AdapterStack) -> None:
         """The plain stages' `build`: the trained adapter if one is given, a fresh one otherwise."""

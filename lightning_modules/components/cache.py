@@ -7,11 +7,14 @@ its longest living row.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class RoomyLayer(DynamicLayer):
@@ -122,6 +125,12 @@ def roomy_cache(config: Any) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def can_be_sampled(model: PreTrainedModel) -> bool:
+    """Whether rows of the model's cache can be selected and repeated: those of a recurrent layer's state cannot."""
+    layers = DynamicCache(config=model.config).layers
+    return not model._is_stateful and not any(isinstance(each, LinearAttentionCacheLayerMixin) for each in layers)
 
 
 def takes_new_rows(cache: DynamicCache) -> bool:

@@ -26,6 +26,9 @@ from torch.autograd.function import once_differentiable
 CHUNK_BYTES = 32 * 2**20
 """Size of a float32 buffer of logits [chunk, V]; one is alive at a time, three while teachers are compared."""
 
+CUDA_CHUNK_BYTES = 256 * 2**20
+"""On a GPU, which reads all of W for each chunk: 512 rows at V = 128k keep it computing rather than reading."""
+
 
 class TopK(NamedTuple):
     """The k likeliest tokens of a distribution per target; the rest of it is unknown.
@@ -86,13 +89,18 @@ class OutputHead(Head):
     Args:
         weight: W [V, d], in any floating dtype; referred to, never copied.
         scale: A constant factor of the logits (Cohere, Granite); W below stands for scale · W.
-        chunk_bytes: Size of the buffer of float32 logits; it sets how many tokens are done at a time.
+        chunk_bytes: Size of the buffer of float32 logits; it sets how many tokens are done at a time. None chooses by
+            the device.
     """
 
-    def __init__(self, weight: Tensor, scale: float = 1.0, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, weight: Tensor, scale: float = 1.0, chunk_bytes: int | None = None) -> None:
         self.weight = weight
         self.scale = scale
         self.chunk_bytes = chunk_bytes
+
+    @property
+    def _size(self) -> int:
+        return self.chunk_bytes or chunk_bytes_on(self.weight.device)
 
     def partition(self, hidden: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """log_z [N], with gradient, and the mean embedding e [N, d], a constant, of hidden states [N, d].
@@ -120,8 +128,8 @@ class OutputHead(Head):
         summary = torch.empty(nat.shape, dtype=products.wide, device=nat.device)
         divergence = None if negative is None else summary.new_empty(len(nat))
         top = [] if top_k is None else [summary.new_empty(0, top_k).topk(top_k)]
-        buffers = [products.buffer(len(nat), self.chunk_bytes) for _ in range(1 if negative is None else 3)]
-        for rows in chunks(len(nat), len(self.weight), self.chunk_bytes):
+        buffers = [products.buffer(len(nat), self._size) for _ in range(1 if negative is None else 3)]
+        for rows in chunks(len(nat), len(self.weight), self._size):
             logits = products.logits(nat[rows], self.scale, buffers[0])
             if negative is not None and divergence is not None:
                 other = products.logits(negative[rows], self.scale, buffers[1])
@@ -159,7 +167,7 @@ class OutputHead(Head):
         would follow otherwise.
         """
         e = torch.empty_like(mean)
-        for rows in chunks(len(hidden), top.tokens.shape[1] * hidden.shape[1], self.chunk_bytes):
+        for rows in chunks(len(hidden), top.tokens.shape[1] * hidden.shape[1], self._size):
             embeddings = self._embeddings(top.tokens[rows], hidden)  # [n, k, d]
             with torch.autocast(hidden.device.type, enabled=False):  # it would take the sums in half precision
                 q = (torch.einsum("nkd,nd->nk", embeddings, hidden[rows]) / temperature - log_z[rows, None]).exp()
@@ -174,8 +182,8 @@ class OutputHead(Head):
         products = _Products(self.weight, hidden)
         log_z = torch.empty(len(hidden), dtype=products.wide, device=hidden.device)
         e = torch.empty(hidden.shape, dtype=products.wide, device=hidden.device) if mean else None
-        buffer = products.buffer(len(hidden), self.chunk_bytes)
-        for rows in chunks(len(hidden), len(self.weight), self.chunk_bytes):
+        buffer = products.buffer(len(hidden), self._size)
+        for rows in chunks(len(hidden), len(self.weight), self._size):
             logits = products.logits(hidden[rows], self.scale / temperature, buffer)
             top, total = _exponentials(logits)
             log_z[rows] = (top + total.log()).squeeze(-1)
@@ -251,6 +259,11 @@ class _Products:
             if self.dtype == self.wide:
                 return torch.mm(left, right, out=out)
             return torch.mm(left, right, out_dtype=self.wide, out=out)
+
+
+def chunk_bytes_on(device: torch.device) -> int:
+    """The size of a chunk's logits where nobody asks for another."""
+    return CUDA_CHUNK_BYTES if device.type == "cuda" else CHUNK_BYTES
 
 
 def chunks(rows: int, vocabulary: int, size: int = CHUNK_BYTES) -> Iterator[slice]:

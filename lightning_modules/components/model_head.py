@@ -13,7 +13,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from foundation.errors import InputError
 from lightning_modules.components.decoding import evaluating
-from lightning_modules.components.head import CHUNK_BYTES, Head, Lesson, OutputHead, TopK, chunks, divergence_of, wide
+from lightning_modules.components.head import (
+    Head,
+    Lesson,
+    OutputHead,
+    TopK,
+    chunk_bytes_on,
+    chunks,
+    divergence_of,
+    wide,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +41,7 @@ class ModelHead(Head):
         chunk_bytes: As in `OutputHead`.
     """
 
-    def __init__(self, model: PreTrainedModel, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, model: PreTrainedModel, chunk_bytes: int | None = None) -> None:
         self.model = model
         self.vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
         self.chunk_bytes = chunk_bytes
@@ -82,9 +91,10 @@ class ModelHead(Head):
         return self.logits(hidden).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
 
     def _chunked(self, function: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
+        size = self.chunk_bytes or chunk_bytes_on(one.device)
         parts = [
             cast(Tensor, checkpoint(function, one[rows], other[rows], use_reentrant=False))
-            for rows in chunks(len(one), self.vocabulary, self.chunk_bytes // 4)
+            for rows in chunks(len(one), self.vocabulary, size // 4)
         ]
         return torch.cat(parts) if parts else one.sum(-1).to(wide(one.dtype))
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from foundation.errors import InputError
-from lightning_modules.components.head import Head, OutputHead, TopK, chunks
+from lightning_modules.components.head import CHUNK_BYTES, Head, OutputHead, TopK, chunk_bytes_on, chunks
 from lightning_modules.components.losses import at_targets, find_targets
 from lightning_modules.components.model_head import ModelHead, find_head
 from lightning_modules.components.student import AdapterStack, LoraSettings
@@ -282,6 +282,23 @@ def test_autocast_rounds_no_sums() -> None:
             likeliest = head.teach(nat, negative, top_k=5).summary
             found.append([lesson.divergence, head.learn(student, tokens, likeliest)[1]])
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gpu_takes_larger_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chunk_bytes_on(torch.device("cpu")) == CHUNK_BYTES
+    assert chunk_bytes_on(torch.device("cuda", 1)) == 8 * CHUNK_BYTES
+    asked: list[int] = []
+
+    def watched(rows: int, vocabulary: int, size: int) -> Iterator[slice]:
+        asked.append(size)
+        return chunks(rows, vocabulary, size)
+
+    monkeypatch.setattr("lightning_modules.components.head.chunk_bytes_on", lambda device: 7 * 4 * V)
+    monkeypatch.setattr("lightning_modules.components.head.chunks", watched)
+    hidden, tokens = normal(N, D), torch.arange(N)
+    head, given = OutputHead(normal(V, D, seed=1)), OutputHead(normal(V, D, seed=1), chunk_bytes=5 * 4 * V)
+    close(head.logprobs(hidden, tokens), given.logprobs(hidden, tokens))
+    assert set(asked) == {7 * 4 * V, 5 * 4 * V}
 
 
 def test_chunks_cover_all_rows_within_their_size() -> None:

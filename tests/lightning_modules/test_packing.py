@@ -1,16 +1,21 @@
-"""Which decoders keep packed samples apart, and what is said of the others."""
+"""Which decoders keep packed samples apart, which can be sampled, and what is said of the others."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from foundation.errors import InputError
+from lightning_modules.components.cache import can_be_sampled
 from lightning_modules.components.packing import check_packing
 from lightning_modules.components.student import AdapterStack, LoraSettings
+from lightning_modules.negative import NegativeModel
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -94,3 +99,25 @@ def test_the_check_is_made_once_and_leaves_no_trace(monkeypatch: pytest.MonkeyPa
     for _ in range(3):
         stack.hidden(ids, torch.ones_like(ids), torch.tensor([[0, 1, 2, 0, 1, 2]]))
     assert len(passes) == 3 + 3
+
+
+@pytest.mark.parametrize("name", [*APART, *MIXED])
+def test_a_recurrent_state_is_not_sampled(name: str) -> None:
+    recurrent = name in ("mamba", "qwen3_next", "lfm2", "falcon_h1")
+    assert can_be_sampled(model_of(name, torch.float32)) is not recurrent
+
+
+@pytest.mark.parametrize("entry", list(TrainerFn))
+def test_such_a_student_trains_and_is_refused_where_it_would_be_sampled(
+    entry: TrainerFn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_of("mamba", torch.float32).save_pretrained(tmp_path)
+    module = NegativeModel(str(tmp_path), lora=LoraSettings(target_modules=["in_proj"]))
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=entry), is_global_zero=True, strategy=None)
+    module._trainer = trainer
+    if entry in (TrainerFn.TESTING, TrainerFn.PREDICTING):
+        with pytest.raises(InputError, match="MambaForCausalLM keeps a recurrent state"):
+            module.configure_model()
+        return
+    module.configure_model()
+    assert "this student trains, test and predict will refuse it" in capsys.readouterr().err
