@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 import cli
 from callbacks.checkpoint_files import read_checkpoint
-from datamodules.components.records import read_rationales
+from datamodules.components.records import read_rationales, write_rationales
 from foundation.errors import InputError
-from tests.records import write_asked, write_positive
+from tests.records import rationale, write_asked, write_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -255,6 +255,18 @@ def test_samples_of_another_checkpoint_are_not_gone_on_with(
     assert cli.main([*predict, *of["b"]]) == 0
     assert "resuming: 1 of 3 questions" in capsys.readouterr().out
     assert [record.writer for record in read_rationales(tmp_path / "samples/samples.jsonl")] == ["b"] * 3
+
+
+def test_a_ranker_is_validated_by_its_checkpoint_alone(tiny_student: Path, tmp_path: Path) -> None:
+    write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(3) for k in range(2)])
+    words = [
+        "--config", str(REPOSITORY / "configs/rank.yaml"), "--model.backbone.init_args.student", str(tiny_student),
+        "--data.tokenizer", str(tiny_student), "--data.train", str(tmp_path / "both.jsonl"),
+        "--data.validation", str(tmp_path / "both.jsonl"), "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu",
+        "--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", str(tmp_path / "rank"),
+    ]  # fmt: skip
+    assert cli.main(["fit", *words]) == 0
+    assert cli.main(["validate", *words, "--ckpt_path", "last"]) == 0
 
 
 class Payload:
