@@ -294,5 +294,6 @@ class AdapterStack(nn.Module):
             raise InputError(
                 f"the adapter was trained on another base ('{manifest.get('student')}', {trained_on}) "
                 f"than this student ('{self.student}', {self.fingerprint})",
-                file=directory, remedy="give --model.student the base it was trained on, or train it again",
+                file=directory,
+                remedy="give --model.student the base it was trained on, --model.dtype as then, or train it again",
             )  # fmt: skip

@@ -239,6 +239,54 @@ def test_fingerprint_knows_the_weights_and_not_their_precision(tiny_student: Pat
         assert base_fingerprint(load_base(str(tiny_student), random_weights=True)) == ""
 
 
+@pytest.mark.parametrize("here", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("trained", ["float32", "bfloat16", "float16"])
+def test_an_adapter_goes_with_its_base_in_any_dtype(
+    trained: str, here: str, small_weights: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student, other = (str(directory) for directory in small_weights)
+    stack = AdapterStack(load_base(student, trained), "student")
+    stack.add("one", LoraSettings())
+    stack.save("one", tmp_path)
+    halves = {trained, here} == {"float16", "bfloat16"}
+    AdapterStack(load_base(student, here), student).load("one", tmp_path)
+    assert ("compared by names and shapes alone" in capsys.readouterr().err) is halves
+    if not halves:
+        with pytest.raises(InputError, match="another base"):
+            AdapterStack(load_base(other, here), other).load("one", tmp_path)
+
+
+def test_an_adapter_without_a_dtype_in_its_manifest_is_as_it_was(
+    small_weights: tuple[Path, Path], tmp_path: Path
+) -> None:
+    student = str(small_weights[0])
+    stack = AdapterStack(load_base(student, "float16"), "student")
+    stack.add("one", LoraSettings())
+    stack.save("one", tmp_path)
+    manifest = read_manifest(tmp_path)
+    for name in ("base_dtype", "base_float16", "unquantized_float16", "base_shapes"):
+        manifest.pop(name)
+    (tmp_path / ADAPTER_MANIFEST).write_text(json.dumps(manifest))
+    for dtype in ("float16", "float32"):
+        AdapterStack(load_base(student, dtype), student).load("one", tmp_path)
+    with pytest.raises(InputError, match=r"another base.*\n.*--model.dtype"):
+        AdapterStack(load_base(student, "bfloat16"), student).load("one", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def small_weights(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two students of one shape; float16 loses some of their weights."""
+    made = []
+    for seed in (0, 1):
+        model = LlamaForCausalLM.from_pretrained(tiny_student)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.data.normal_(std=0.3, generator=generator).pow_(9)
+        model.save_pretrained(made_in := tmp_path_factory.mktemp(f"student{seed}"))
+        made.append(made_in)
+    return made[0], made[1]
+
+
 def test_fingerprint_is_taken_before_adapters_and_survives_them(new_stack: Any, tiny_student: Path) -> None:
     stack = new_stack()
     stack.add("one", LoraSettings())
