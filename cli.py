@@ -8,11 +8,15 @@ before the verb is known.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 from foundation.errors import InputError
@@ -152,11 +156,33 @@ def dispatch(words: list[str]) -> int:
     run: Callable[..., int] = getattr(module, verb.main)
     if verb.settings:
         reader = import_module("pipeline.settings_cli")
-        return run(reader.parse_settings(reader.settings_parser(name, verb.help, add_arguments), words))
-    parser = argparse.ArgumentParser(prog=f"dust2gold {name}", description=verb.help)
-    add_arguments(parser)
-    parsed = parser.parse_args(words[1:])
-    return run(parsed, dispatch) if verb.executes else run(parsed)
+        parsed = reader.parse_settings(reader.settings_parser(name, verb.help, add_arguments), words)
+    else:
+        parser = argparse.ArgumentParser(prog=f"dust2gold {name}", description=verb.help)
+        add_arguments(parser)
+        parsed = parser.parse_args(words[1:])
+    if verb.executes:  # its commands hear signals, each in its own way
+        return run(parsed, dispatch)
+    with _sigterm_as_exit():
+        return run(parsed)
+
+
+@contextlib.contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """Lets SIGTERM end the block as an exception does, so that nothing half written is left; a second one kills."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

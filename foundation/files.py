@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import gzip
 import hashlib
 import io
 import lzma
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO, cast
 
@@ -22,7 +25,8 @@ from foundation.errors import InputError
 def write_atomically(path: Path) -> Iterator[TextIO]:
     """Opens a temporary neighbour of `path` for UTF-8 text and moves it into place when the block ends well.
 
-    On an exception the temporary file is removed and whatever stood at `path` stays.
+    On an exception the temporary file is removed and whatever stood at `path` stays. One that a killed process has left
+    is removed by the next writing to the same path.
 
     Raises:
         InputError: If the directory cannot be written or the disk is full.
@@ -44,14 +48,14 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        temporary = Path(name)
+        _sweep(path, "part")
+        handle, temporary = _claimed(path, "part", _new_file)
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+            temporary.chmod(0o644)
+            temporary.replace(path)  # before it is closed, which gives up the lock
     except OSError as error:
         raise InputError(
             f"cannot write ({error.strerror or error})", file=path, remedy="free some space or choose another output"
@@ -65,7 +69,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 def write_directory_atomically(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yields an empty neighbour directory of `path` that takes its place when the block ends well.
 
-    An older directory at `path` is kept until the new one is complete.
+    An older directory at `path` is kept until the new one is complete. They change places in one step where the file
+    system can do that; where it cannot, a process killed between two steps leaves the older one in `.<name>.*.old`.
 
     Args:
         path: The directory.
@@ -75,29 +80,103 @@ def write_directory_atomically(path: Path, *, replace: bool = True) -> Iterator[
         InputError: If the directory cannot be written or the disk is full.
     """
     temporary: Path | None = None
+    handles: list[int] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        _sweep(path, "part")
+        handle, temporary = _claimed(path, "part", _new_directory)
+        handles.append(handle)
         temporary.chmod(0o755)
         yield temporary
         for file in temporary.rglob("*"):  # safetensors makes its files for the owner alone
             file.chmod(0o755 if file.is_dir() else 0o644)
         if not replace:
             _rename_unless_there(temporary, path)
-        elif path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+        elif not path.exists():
+            temporary.replace(path)
+        elif not _exchanged(temporary, path):
+            handle, old = _claimed(path, "old", _new_directory)
+            handles.append(handle)
             path.replace(old / path.name)
             temporary.replace(path)
             shutil.rmtree(old)
-        else:
-            temporary.replace(path)
+        _sweep(path, "old")  # now that there is a whole one in its place
     except OSError as error:
         raise InputError(
             f"cannot write ({error.strerror or error})", file=path, remedy="free some space or choose another output"
         ) from error
     finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary)
+        if temporary is not None:
+            _remove(temporary)
+        for handle in handles:
+            os.close(handle)
+
+
+def _new_file(**place: Any) -> tuple[int, str]:
+    return tempfile.mkstemp(**place)
+
+
+def _new_directory(**place: Any) -> tuple[int, str]:
+    name = tempfile.mkdtemp(**place)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY), name
+
+
+def _claimed(path: Path, kind: str, make: Callable[..., tuple[int, str]]) -> tuple[int, Path]:
+    """Makes a temporary neighbour, locked so that nobody sweeps it while this process lives, and opened."""
+    while True:
+        try:
+            handle, name = make(prefix=f".{path.name}.", suffix=f".{kind}", dir=path.parent)
+        except FileNotFoundError:
+            if path.parent.is_dir():  # swept before it was opened
+                continue
+            raise
+        swept = False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # by the one who sweeps it
+            swept = True
+        except OSError:  # no locks here: then nobody sweeps
+            pass
+        if not swept and os.path.exists(name):
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _sweep(path: Path, kind: str) -> None:
+    """Removes what processes that were killed have left of their writing to `path`."""
+    ours = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}" + re.escape(f".{kind}"))
+    with contextlib.suppress(OSError):  # of tidying up nothing depends
+        for stale in [each for each in path.parent.iterdir() if ours.fullmatch(each.name)]:
+            with contextlib.suppress(OSError):
+                _sweep_one(stale)
+
+
+def _sweep_one(stale: Path) -> None:
+    kind = os.O_RDONLY | os.O_DIRECTORY if stale.is_dir() else os.O_RDWR
+    handle = os.open(stale, kind | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(stale)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a link or a directory, as far as that is possible; what is left is swept one day."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Lets two paths change places in one step, where the system and the file system can do that."""
+    try:
+        exchange = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    at_fdcwd, rename_exchange = -100, 2
+    return bool(exchange(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0)
 
 
 def _rename_unless_there(directory: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,25 @@ def test_each_of_our_verbs_explains_itself(verb: str, capsys: pytest.CaptureFixt
         cli.main([verb, "--help"])
     assert ended.value.code == 0
     assert f"usage: dust2gold {verb} " in capsys.readouterr().out
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+import cli, embedded.generate
+from foundation.files import write_atomically
+
+def main(parsed):
+    with write_atomically(Path(parsed.output) / "file"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+embedded.generate.main = main
+sys.exit(cli.main(["generate", "--output", sys.argv[1]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_arguments_of_our_verbs(capsys: pytest.CaptureFixture[str]) -> None:

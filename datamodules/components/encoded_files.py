@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
 import zlib
 from collections.abc import Iterator
@@ -114,8 +113,6 @@ class Recipe:
         return True
 
     def _make(self, file: Path, target: Path, alone: bool) -> None:
-        for stale in target.parent.glob(f".{target.name}.*.part") if alone else ():  # of a process that was killed
-            shutil.rmtree(stale)
         with contextlib.suppress(FileNotFoundError):  # there are none, or another process was quicker
             print(f"encoding {file} again: kept damaged examples as {set_aside(target)}", file=sys.stderr)
         longer, wider = self.tokens.dropped, self.characters.dropped
