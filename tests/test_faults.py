@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from datamodules.components.records import write_rationales
+from tests import faults
+from tests.fault_cases import Case
 from tests.faults import Tally, losses, table
+from tests.records import rationale
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -29,6 +34,26 @@ def test_killed_commands_lose_nothing(cases: str, points: int) -> None:
     assert [cells[0].removeprefix("| ") for cells in rows] == cases.split(",")
     for _, killed, runs, same, different in rows:
         assert (int(killed), same, different) == (points, runs, "0 |")
+
+
+def test_of_samples_only_the_rounding_of_logprob_may_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = replace(rationale(0, 0), logprob=-12.5)
+    for root, record in {
+        "whole": sample, "rounded": replace(sample, logprob=-12.500001), "far": replace(sample, logprob=-12.6),
+        "turned": replace(sample, rationale="Another one."),
+    }.items():  # fmt: skip
+        write_rationales(tmp_path / root / "samples.jsonl", [record])
+    monkeypatch.setattr(faults, "finish", lambda words, home: 0)
+    case = Case("predict", lambda root: [], ("samples.jsonl",))
+    expected = faults.contents(tmp_path / "whole", case.patterns)
+    told = {
+        root: faults.compared(case, tmp_path / root, tmp_path, expected, tmp_path / "whole")
+        for root in ("whole", "rounded", "far", "turned")
+    }
+    assert told == {
+        "whole": [], "rounded": [],
+        "far": ["logprob of samples.jsonl differs by 1.0e-01"], "turned": ["samples.jsonl differs"],
+    }  # fmt: skip
 
 
 def test_what_differs_is_told(tmp_path: Path) -> None:
