@@ -72,6 +72,7 @@ _OUT_OF_OUR_HANDS = {
     errno.ENOTDIR: "a file stands where a directory is needed: choose another path",
     errno.EISDIR: "a directory stands where a file is needed: choose another path",
     errno.ENAMETOOLONG: "no file system takes so long a name: choose a shorter one",
+    errno.EIO: "the disk or the device behind it fails: choose another file, or look into the system's log",
     errno.ELOOP: "symbolic links that lead back to themselves: mend them, or choose another path",
 }
 """What to do about the errors of the operating system that may strike any reading or writing, by number."""

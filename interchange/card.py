@@ -13,7 +13,7 @@ import yaml
 
 from analyses.predictions import OVERALL
 from foundation.errors import InputError
-from foundation.students import EMBEDDED
+from foundation.students import EMBEDDED, locate_student
 from foundation.text import code, code_block, escape
 from pipeline.markdown import table
 
@@ -83,11 +83,9 @@ def model_card(what: Export) -> str:
 
 
 def _front_matter(what: Export) -> list[str]:
-    facts: dict[str, Any] = {
-        "library_name": "transformers" if what.merged else "peft",
-        "pipeline_tag": "text-generation",
-    }
-    if what.student != EMBEDDED:
+    library = "transformers" if what.merged else "other" if what.kind == "nat" else "peft"  # which knows no units
+    facts: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
+    if not Path(locate_student(what.student)).is_dir():  # the hub takes its own names alone
         facts["base_model"] = what.student
     facts["tags"] = ["dust2gold", "distillation", *([] if what.merged or what.kind == "nat" else ["lora"])]
     return ["---", yaml.safe_dump(facts, sort_keys=False).strip(), "---", ""]

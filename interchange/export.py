@@ -93,12 +93,14 @@ def _write_adapter(adapter: Path, student: str, directory: Path) -> None:
     """Copies the stock adapter; a base known by our name only is written as the place it stands at."""
     from peft import PeftConfig
 
-    for name in ("adapter_model.safetensors", "dust2gold.json"):
-        shutil.copyfile(adapter / name, directory / name)
+    from lightning_modules.components.adapter_manifest import read_manifest, write_manifest
+
+    shutil.copyfile(adapter / "adapter_model.safetensors", directory / "adapter_model.safetensors")
     config = PeftConfig.from_pretrained(str(adapter))
     config.base_model_name_or_path = base_of(student)
     config.inference_mode = True
     config.save_pretrained(str(directory))
+    write_manifest(directory, read_manifest(adapter))
 
 
 def _write_nat(adapter: Path, student: str, directory: Path) -> None:

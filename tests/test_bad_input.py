@@ -190,7 +190,7 @@ def test_a_file_where_the_run_should_be(
     assert str(tmp_path / "run") in said
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
 def test_system_errors_become_messages(
     fit: Callable[..., list[str]],
     complaint: Callable[..., str],

@@ -1,4 +1,7 @@
-"""The manifest beside an adapter's weights, `dust2gold.json`: what it is, which base it belongs to, and checksums."""
+"""The manifest beside an adapter's weights, `dust2gold.json`: what it is, which base it belongs to, and checksums.
+
+Of a LoRA's config as of its weights: a lora_alpha that has changed in it makes another adapter of the same weights.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,23 @@ from foundation.errors import InputError
 from foundation.files import sha256_of
 
 ADAPTER_MANIFEST = "dust2gold.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def write_manifest(directory: Path, facts: dict[str, Any]) -> None:
-    """Writes the manifest: `facts`, and the checksums of the weights that lie in `directory` by now."""
-    manifest = {**facts, "sha256": weight_hashes(directory)}
+    """Writes the manifest: `facts`, and the checksums of the weights and LoRA configs in `directory` by now."""
+    manifest = {**facts, "sha256": {name: sha256_of(file) for name, file in _signed_files(directory)}}
     (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def weight_hashes(directory: Path) -> dict[str, str]:
-    """SHA-256 of each file of weights below a directory, by its path in it: safetensors itself has no checksum."""
-    return {name: sha256_of(file) for name, file in _weight_files(directory)}
-
-
-def _weight_files(directory: Path) -> list[tuple[str, Path]]:
-    return [(file.relative_to(directory).as_posix(), file) for file in sorted(directory.rglob("*.safetensors"))]
+def _signed_files(directory: Path) -> list[tuple[str, Path]]:
+    """The files below a directory that have a checksum, by their path in it."""
+    files = sorted(file for pattern in ("*.safetensors", ADAPTER_CONFIG) for file in directory.rglob(pattern))
+    return [(file.relative_to(directory).as_posix(), file) for file in files]
 
 
 def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
-    """Compares the files of weights with the checksums in the manifest, if it has any.
+    """Compares the files of weights and the LoRA configs with the checksums that the manifest has of them.
 
     Raises:
         InputError: If one differs, or the manifest's entry is not as it is written.
@@ -38,7 +39,7 @@ def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
         raise InputError(
             "damaged manifest (sha256)", file=directory / ADAPTER_MANIFEST, remedy="train the adapter again"
         )
-    for name, file in _weight_files(directory):
+    for name, file in _signed_files(directory):
         if name in written and sha256_of(file) != written[name]:
             raise InputError(
                 "damaged: its SHA-256 is not the one in the manifest beside it", file=file,

@@ -39,7 +39,8 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: flo
     # A float64 uniform is at most 1 − 2⁻⁵³, so the product rounds below the total and a token of probability 0 is
     # never reached.
     threshold = uniforms.double()[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+    drawn = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+    return drawn.clamp(max=logits.shape[-1] - 1)  # of NaN, which the log-probability then tells
 
 
 def uniform_block(seeds: Sequence[int], steps: int) -> Tensor:

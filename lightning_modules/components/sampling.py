@@ -110,7 +110,7 @@ def sample_each(
         left.
 
     Raises:
-        InputError: If a prompt fills the model's context.
+        InputError: If a prompt fills the model's context, or the model's numbers are not finite.
         ValueError: If the model is in training mode or the prompts are not left-padded.
     """
     if model.training:
@@ -126,6 +126,7 @@ def sample_each(
     for one in decoder:
         question = one.number // n
         samples = written.setdefault(question, [])
+        _check_finite(one, question_ids[question])
         samples.append(_sample(one, n, seeds[one.number]))
         if len(samples) == n:
             yield sorted(written.pop(question), key=lambda sample: sample.k)
@@ -143,6 +144,15 @@ def sample(
     """All Q·n samples of `sample_each`, question by question."""
     each = sample_each(model, input_ids, attention_mask, question_ids, eos_token_id, pad_token_id, settings)
     return [one for question in sorted(each, key=lambda samples: samples[0].question_index) for one in question]
+
+
+def _check_finite(written: Written, question: str) -> None:
+    if not math.isfinite(written.logprob):
+        raise InputError(
+            f"the model's probabilities are no numbers (question '{question}')", field="model",
+            remedy="look for NaN in the weights of the student and its adapter; "
+            "in float16 they may overflow: take bfloat16 or float32",
+        )  # fmt: skip
 
 
 def _sample(written: Written, n: int, seed: int) -> Sample:

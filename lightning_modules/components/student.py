@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,7 +28,12 @@ from torch import Tensor, nn
 
 from foundation.errors import InputError, reason
 from foundation.students import locate_student
-from lightning_modules.components.adapter_manifest import check_weights, read_manifest, write_manifest
+from lightning_modules.components.adapter_manifest import (
+    ADAPTER_CONFIG,
+    check_weights,
+    read_manifest,
+    write_manifest,
+)
 from lightning_modules.components.decoding import evaluating, hidden_states
 from lightning_modules.components.fingerprints import BaseIdentity
 from lightning_modules.components.head import Head
@@ -203,8 +209,10 @@ class AdapterStack(nn.Module):
             if not isinstance(config, LoraConfig):
                 raise ValueError(f"a LoRA is needed, this is {config.peft_type}")
             config.base_model_name_or_path = None  # `save` writes it; until then PEFT warns of any other spelling
+            weights = load_peft_weights(str(directory), device="cpu")
+            _without_patterns(config, weights)
             self._inject(name, config)
-            self._fill(name, load_peft_weights(str(directory), device="cpu"))
+            self._fill(name, weights)
         except Exception as error:
             raise InputError(
                 f"cannot load the adapter ({reason(error)})", file=directory,
@@ -245,7 +253,10 @@ class AdapterStack(nn.Module):
             facts: More entries of the manifest.
         """
         peft = self._peft()
-        peft.peft_config[name].base_model_name_or_path = self.student
+        config = peft.peft_config[name]
+        config.base_model_name_or_path = self.student
+        if isinstance(config, LoraConfig) and isinstance(config.target_modules, set):
+            config.target_modules = sorted(config.target_modules)  # a set is written in another order by each process
         holder = directory / ".saving"
         peft.save_pretrained(str(holder), selected_adapters=[name], save_embedding_layers=False)
         for file in (holder / name).iterdir():
@@ -281,7 +292,7 @@ class AdapterStack(nn.Module):
                 "a pickle: reading it could run code, so it is refused", file=directory / WEIGHTS_NAME,
                 remedy=f"write the adapter as {SAFETENSORS_WEIGHTS_NAME} (save_pretrained does) on a machine you trust",
             )  # fmt: skip
-        for file in ("adapter_config.json", SAFETENSORS_WEIGHTS_NAME):
+        for file in (ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME):
             if not (directory / file).is_file():
                 raise InputError(
                     f"no adapter here ({file} is missing)", file=directory,
@@ -297,3 +308,28 @@ class AdapterStack(nn.Module):
                 file=directory,
                 remedy="give --model.student the base it was trained on, --model.dtype as then, or train it again",
             )  # fmt: skip
+
+
+_ADAPTED = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?[AB](\.weight)?")
+_PLAIN = re.compile(r"[\w.^$\\-]*")
+
+
+def _without_patterns(config: LoraConfig, weights: dict[str, Tensor]) -> None:
+    """Names the layers of a config by what there are weights of: a regular expression could take years to match.
+
+    Raises:
+        ValueError: If one is left that repeats or chooses.
+    """
+    if isinstance(config.target_modules, str):
+        config.target_modules = sorted({found[1] for name in weights if (found := _ADAPTED.fullmatch(name))})
+        config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    layers = config.layers_pattern
+    for patterns in (
+        [config.exclude_modules] if isinstance(config.exclude_modules, str) else [],
+        [layers] if isinstance(layers, str) else layers or [],
+        config.rank_pattern or {},
+        config.alpha_pattern or {},
+    ):
+        for pattern in patterns:
+            if not _PLAIN.fullmatch(pattern):
+                raise ValueError(f"its config holds the regular expression {pattern!r}, where only names are read")

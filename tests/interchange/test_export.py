@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import AutoPeftModelForCausalLM
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,7 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import cli
 from datamodules.components.prompts import prompt
 from foundation.errors import InputError
+from interchange.card import Export, model_card
 from interchange.export import export
+from lightning_modules.components.adapter_manifest import read_manifest
 from lightning_modules.components.assistant import open_nat
 from lightning_modules.components.student import AdapterStack, load_base
 
@@ -85,6 +88,19 @@ def test_a_damaged_adapter_is_not_exported(run: Path, tmp_path: Path, stage: str
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize("stage", ["nce", "nat"])
+def test_an_export_has_its_own_checksums(run: Path, tmp_path: Path, stage: str, tiny_student: Path) -> None:
+    """Of its configs, too, though `export` writes an adapter's anew."""
+    directory = export(run, stage, tmp_path / "out")
+    assert set(read_manifest(directory)["sha256"]) == set(read_manifest(run / stage / "adapter")["sha256"])
+    part = directory / "positive" if stage == "nat" else directory
+    AdapterStack(load_base(str(tiny_student)), str(tiny_student)).load("any", part)
+    config = part / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": ', '"lora_alpha": 1'))
+    with pytest.raises(InputError, match=r"adapter_config\.json: damaged: its SHA-256"):
+        AdapterStack(load_base(str(tiny_student)), str(tiny_student)).load("any", part)
+
+
 def test_nat_is_not_merged(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", "--run", str(run), "--stage", "nat", "--merge", "--output", str(tmp_path / "no")]
     assert cli.main(words) == 1
@@ -109,6 +125,23 @@ def test_card_tells_data_training_and_results(run: Path, tmp_path: Path) -> None
     assert r"nuts\|\<b\>" in card
     assert "train: positive.jsonl" in card  # of the fit, not of the test after it
     assert "library_name: transformers" in card
+
+
+def front_matter(directory: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = yaml.safe_load((directory / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    return facts
+
+
+@pytest.mark.parametrize(("stage", "library"), [("nce", "peft"), ("nat", "other")])
+def test_card_is_one_that_the_hub_takes(run: Path, tmp_path: Path, stage: str, library: str) -> None:
+    facts = front_matter(export(run, stage, tmp_path / "out"))
+    assert facts["library_name"] == library
+    assert "base_model" not in facts  # the run's student is a directory of this machine
+
+
+def test_card_names_a_base_of_the_hub(run: Path) -> None:
+    card = model_card(Export(run, "nce", "lora", "owner/model", merged=False))
+    assert "base_model: owner/model\n" in card
 
 
 @pytest.mark.parametrize(("stage", "said"), [("rank", "nat, nce"), ("../nce", "nat, nce")])

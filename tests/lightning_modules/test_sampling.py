@@ -330,6 +330,15 @@ def test_context_limit_is_per_prompt(model: Any) -> None:
         sample(model, ids, mask, questions, EOS, PAD, SamplingSettings(max_new_tokens=10))
 
 
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.7, 1.0), (0.7, 0.9)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_told(value: float, temperature: float, top_p: float) -> None:
+    model = tiny_llama()
+    model.get_decoder().norm.weight.data.fill_(value)
+    with pytest.raises(InputError, match=r"are no numbers \(question 'question/"):
+        run(model, SamplingSettings(2, temperature, top_p, max_new_tokens=3))
+
+
 def test_misuse_is_refused() -> None:
     ids, mask, questions = prompts()
     with pytest.raises(ValueError, match="eval"):

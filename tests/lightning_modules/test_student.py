@@ -148,7 +148,8 @@ def test_a_saved_adapter_is_a_stock_one(
     assert {n.split(".")[-2] for n, p in second.named_parameters() if p.requires_grad} == {"any"}
     facts = read_manifest(tmp_path)
     assert facts == {"student": str(tiny_student), **stack.identity.facts(), "kind": "lora",
-                     "sha256": {WEIGHTS: sha256_of(tmp_path / WEIGHTS)}, "stage": "test"}  # fmt: skip
+                     "sha256": {name: sha256_of(tmp_path / name) for name in (WEIGHTS, "adapter_config.json")},
+                     "stage": "test"}  # fmt: skip
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_student)
 
 
@@ -170,6 +171,60 @@ def test_a_base_of_another_shape_is_refused_without_a_manifest(
     save_file({k: torch.cat([v, v]) for k, v in weights.items()}, tmp_path / "adapter" / WEIGHTS)
     with pytest.raises(InputError, match="cannot load the adapter"):
         new_stack().load("one", tmp_path / "adapter")
+
+
+def edit(file: Path, **settings: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+@pytest.mark.parametrize("setting", [{"lora_alpha": 17}, {"use_rslora": True}, {"fan_in_fan_out": True}], ids=str)
+def test_a_changed_config_is_refused(
+    new_stack: Any, negative_directory: Path, tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    shutil.copytree(negative_directory, tmp_path / "adapter")
+    new_stack().load("one", tmp_path / "adapter")
+    edit(tmp_path / "adapter/adapter_config.json", **setting)
+    with pytest.raises(InputError, match=r"adapter_config\.json: damaged: its SHA-256"):
+        new_stack().load("one", tmp_path / "adapter")
+    manifest = read_manifest(tmp_path / "adapter")
+    manifest["sha256"].pop("adapter_config.json")  # as it was written when configs had no checksum
+    (tmp_path / "adapter" / ADAPTER_MANIFEST).write_text(json.dumps(manifest))
+    new_stack().load("one", tmp_path / "adapter")
+
+
+def test_a_config_names_its_layers_in_order(stack: AdapterStack, tmp_path: Path) -> None:
+    stack.save("two", tmp_path)
+    targets = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(targets)
+
+
+SLOW = "(.*)+(.*)+(.*)+(.*)+(.*)+(.*)+x!"
+
+
+def test_patterns_are_not_matched(
+    new_stack: Any, negative_directory: Path, make_batch: Any, logits_of: Any, tmp_path: Path
+) -> None:
+    """A stock adapter may name its layers by a regular expression, and a hostile one by one that takes years."""
+    shutil.copytree(negative_directory, tmp_path / "adapter")
+    unsign(tmp_path / "adapter")
+    config, batch = tmp_path / "adapter/adapter_config.json", make_batch()
+    stacks = [new_stack(), new_stack()]
+    stacks[0].load("one", tmp_path / "adapter")
+    edit(config, target_modules=SLOW, exclude_modules=SLOW)
+    stacks[1].load("one", tmp_path / "adapter")
+    assert torch.equal(*(logits_of(each.eval(), batch) for each in stacks))
+    names = json.loads((negative_directory / "adapter_config.json").read_text())["target_modules"]
+    plain = {"target_modules": names, "exclude_modules": None}
+    for setting in (
+        {"exclude_modules": SLOW},
+        {"layers_pattern": SLOW, "layers_to_transform": [0]},
+        {"layers_pattern": [SLOW], "layers_to_transform": [0]},
+        {"rank_pattern": {SLOW: 4}},
+        {"alpha_pattern": {SLOW: 4}},
+    ):
+        edit(config, **{"layers_pattern": None, "layers_to_transform": None, "rank_pattern": {}, **plain, **setting})
+        with pytest.raises(InputError, match="holds the regular expression"):
+            new_stack().load("one", tmp_path / "adapter")
 
 
 def drop_a_weight(directory: Path) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import sys
 import uuid
@@ -220,11 +221,11 @@ class Journal:
             usage.requests += 1
             usage.retries += name in self._asked
             self._asked.add(name)
-            self._open[name] = float(value["most"])
+            self._open[name] = _dollars(value["most"])
         elif "failed" in value:
             self._open.pop(str(value["failed"]), None)
             usage.failed += 1
-            usage.possible_cost += float(value["cost"])
+            usage.possible_cost += _dollars(value["cost"])
         else:
             key = str(value["key"])
             choices = [Choice(str(sample["text"]), str(sample["finish"])) for sample in value["samples"]]
@@ -236,7 +237,15 @@ class Journal:
             usage.prompt_tokens += int(value["prompt_tokens"])
             usage.completion_tokens += int(value["completion_tokens"])
             usage.uncounted += not value["counted"]
-            usage.cost += float(value["cost"])
+            usage.cost += _dollars(value["cost"])
+
+
+def _dollars(value: float) -> float:
+    """An amount in a line; of NaN, or below 0, no budget would ever be spent."""
+    amount = float(value)
+    if not 0 <= amount < math.inf:
+        raise ValueError(f"{amount} is no cost")
+    return amount
 
 
 def _is_object(line: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ def test_a_request_without_an_outcome_may_have_cost_the_most(path: Path) -> None
 
 def test_a_damaged_line_is_named_and_nothing_touched(path: Path) -> None:
     lines = path.read_text().splitlines()
-    for damage in ("{", "[]", '{"answered": 1}', lines[2].replace('"samples"', '"smaples"'), "[" * 9999):
+    for damage in ("{", "[]", '{"answered": 1}', lines[2].replace('"samples"', '"smaples"'), "[" * 9999,
+                   *(re.sub(r'"(cost|most)": [^,}]*', rf'"\1": {amount}', line)
+                     for line in lines[1:3] for amount in ("NaN", "Infinity", "1e999", "-1"))):  # fmt: skip
         path.write_text("\n".join([*lines[:2], damage, *lines[3:]]) + "\n")
         before = path.read_bytes()
         with pytest.raises(InputError, match="damaged line") as caught:
