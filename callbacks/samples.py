@@ -22,8 +22,9 @@ from callbacks.preemption import Preempted
 from callbacks.tensorboard import show_rationales
 from datamodules.components.records import Rationale, rationale_id, write_rationales
 from foundation.errors import InputError
-from foundation.files import free_aside, open_in_place, set_aside, sha256_of, write_bytes_atomically
+from foundation.files import free_aside, open_in_place, set_aside, sha256_of, sketch_of, write_bytes_atomically
 from foundation.locks import Lock
+from foundation.students import locate_student
 from lightning_modules.components.sampling import Sample
 
 _OF_A_RUN = frozenset({"adapter", "adapter-last", "checkpoints"})
@@ -222,12 +223,20 @@ def _made_from(trainer: L.Trainer, module: Any, writer: str) -> str:
     facts = {
         "questions": sha256_of(data.question_file),
         "student": [module.student, module.dtype_name, data.tokenizer_name],
+        "contents": [_base(module.student), _base(data.tokenizer_name)],
+        "numbers": [module.quantization, module.random_weights, str(trainer.precision)],
         "adapter": _content(module.adapter),
         "checkpoint": _content(trainer.ckpt_path),
         "sampling": {name: value for name, value in asdict(module.sampling).items() if name != "rows"},
         "writer": writer,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _base(name: str) -> str | None:
+    """A hash of a model's directory; None of a hub name."""
+    directory = Path(locate_student(name))
+    return sketch_of(directory) if directory.is_dir() else None
 
 
 def _content(path: str | PathLike[str] | None) -> str | None:

@@ -34,10 +34,16 @@ _ACCUMULATED, STEP = "trainer.accumulate_grad_batches", "batches an optimizer st
 """Either may change, with the number of processes: the other then says that nothing else was meant to."""
 
 _WITHOUT_EFFECT = frozenset({
-    "cache", "encoded", "limit_questions", "num_workers", "predict", "question_batch_size", "questions", "sampling",
+    "encoded", "limit_questions", "num_workers", "predict", "question_batch_size", "questions", "sampling",
     "score_batch_size",
 })  # fmt: skip
 """Arguments of stages and DataModules that training does not depend on."""
+
+_PLACES = frozenset({"model.cache.directory"})
+"""Settings that only say where something lies."""
+
+_LATER = frozenset({"model.cache.storage", "model.cache.top_k"})
+"""Settings that checkpoints of earlier versions do not hold."""
 
 _LARGE = 64 << 20  # bytes
 
@@ -95,7 +101,8 @@ def find_checkpoint(directory: Path, settings: Mapping[str, str] | None, *, fini
 
 def _fits(checkpoint: dict[str, Any], settings: Mapping[str, str], path: Path) -> bool:
     then: dict[str, str] = checkpoint.get(SETTINGS_KEY) or {}
-    changed = sorted(name for name in settings.keys() | then.keys() if settings.get(name) != then.get(name))
+    names = (settings.keys() | then.keys()) - (_LATER - then.keys())
+    changed = sorted(name for name in names if settings.get(name) != then.get(name))
     if changed in ([_ACCUMULATED], [STEP]):
         return True
     if changed:
@@ -111,7 +118,8 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         return
     for key, inner in value.items():
         if key not in _WITHOUT_EFFECT:
-            yield from _leaves(inner, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+            full = name if key == "init_args" else f"{name}.{key}".lstrip(".")
+            yield from _leaves(inner, full) if full not in _PLACES else ()
 
 
 def _content(value: Any) -> Any:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 
-from callbacks.samples import SampleWriter
+from callbacks.samples import SampleWriter, _made_from
 from datamodules.components.records import read_rationales
 from datamodules.rationales import RationaleDataModule
 from foundation.errors import InputError
@@ -172,6 +174,32 @@ def test_interrupted_run_goes_on(predict: Predict, tmp_path: Path, capsys: pytes
 def test_parts_of_other_settings_are_not_reused(predict: Predict, change: dict[str, Any]) -> None:
     predict(stop_after=2)
     assert len(predict(**change)) == 6
+
+
+@pytest.mark.parametrize("change", ["quantization", "random_weights", "precision", "student"])
+def test_samples_of_other_numbers_are_other_samples(
+    student_model: Callable[..., NegativeModel], tiny_student: Path, tmp_path: Path, change: str
+) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(tiny_student, student)
+    write_asked(tmp_path / "q.jsonl", 1)
+
+    def key() -> str:
+        data = RationaleDataModule(str(tiny_student), questions=str(tmp_path / "q.jsonl"))
+        return _made_from(SimpleNamespace(datamodule=data, ckpt_path=None, precision=precision), model, "negative")  # type: ignore[arg-type]
+
+    model, precision = student_model(), "32-true"
+    model.student = str(student)
+    before = key()
+    assert key() == before
+    if change == "student":  # trained on in place: the same sizes
+        file = student / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+    elif change == "precision":
+        precision = "bf16-true"
+    else:
+        setattr(model, change, {"quantization": "8bit", "random_weights": True}[change])
+    assert key() != before
 
 
 def test_parts_of_other_questions_are_not_reused(
