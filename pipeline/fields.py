@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 from foundation.errors import InputError
+from pipeline.fingerprint import CODE_ROOT
 
 
 class Fields:
@@ -90,6 +92,14 @@ class Fields:
         raise self.error(key, f"a text or number was expected, found {_kind(value)}", "quote it if it holds braces")
 
 
+def way_to(file: Path) -> str:
+    """What to do about a file that is not there: of one that ships with us, where to copy it from."""
+    if file.parts[:1] == ("configs",) and (CODE_ROOT / file).is_file():
+        copying = shlex.join(["cp", "-r", str(CODE_ROOT / "configs"), "."])
+        return f"it ships with dust2gold; get all of its configs with `{copying}`"
+    return "check the path; relative paths start at the working directory"
+
+
 def read_yaml(file: Path) -> Any:
     """Reads a YAML file.
 
@@ -100,8 +110,7 @@ def read_yaml(file: Path) -> Any:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         problem = "no such file" if isinstance(error, FileNotFoundError) else f"cannot read ({error.strerror})"
-        remedy = "check the path; relative paths start at the working directory"
-        raise InputError(problem, file=file, remedy=remedy) from error
+        raise InputError(problem, file=file, remedy=way_to(file)) from error
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 ({error.reason})", file=file, remedy="convert it, e.g. with iconv") from error
     except yaml.YAMLError as error:

@@ -11,6 +11,7 @@ from foundation.errors import InputError
 from foundation.students import locate_student
 from pipeline.basis import Installed
 from pipeline.config import Pipeline
+from pipeline.fields import way_to
 from pipeline.fingerprint import ABSENT, ContentHashes, Fingerprint, fingerprint_of
 from pipeline.manifest import Manifest, Manifests
 from pipeline.shelf import Shelf
@@ -143,7 +144,7 @@ class Planner:
                 if not path.exists() and not path.resolve().is_relative_to(run):
                     raise InputError(
                         f"stage '{stage.name}': {word} '{name}' does not exist",
-                        file=stage.file, remedy="check the path; it is relative to the working directory",
+                        file=stage.file, remedy=way_to(path),
                     )  # fmt: skip
         for name in stage.students:
             locate_student(name)

@@ -16,8 +16,8 @@ DECIDING = {"lightning": "lightning", "math_verify": "math-verify", "peft": "pef
             "tokenizers": "tokenizers", "torch": "torch", "transformers": "transformers"}  # fmt: skip
 """Modules of others that decide results, and their distributions; `tokenizers` comes with `transformers`."""
 
-WORDS = {"pipeline/complaints.py"}
-"""Modules that word messages and decide nothing."""
+WORDS = {"pipeline/complaints.py", "pipeline/secret_options.py"}
+"""Modules that word messages, or refuse, and decide nothing."""
 
 TRAINER = "pipeline.trainer_cli"
 
