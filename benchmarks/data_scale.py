@@ -1,4 +1,4 @@
-"""What a sample costs before the first step: preparing, encoding, mapping, planning, a cached teacher's index.
+"""What a sample costs one process beside the steps: preparing, encoding, planning, scoring, joining, votes.
 
     python -m benchmarks.data_scale                    # 100,000 samples of about 330 tokens, in a temporary place
     python -m benchmarks.data_scale --rows 1000000 --only plan
@@ -23,18 +23,19 @@ from benchmarks.harness import arguments, begin, show
 WORDS = "the a sum of and so we find that number is apples total each then multiply by two adding gives"
 
 
-def write_samples(file: Path, rows: int) -> None:
-    """Writes right rationales, four to a question, of a length like MATH's."""
+def write_samples(file: Path, rows: int, longest: int = 140, wrong: bool = False) -> None:
+    """Writes rationales, four to a question, of a length like MATH's: right ones, or right and wrong ones in turn."""
     chance, words = random.Random(0), WORDS.split()
     with file.open("w", encoding="utf-8") as stream:
         for number in range(rows):
             if number % 4 == 0:
                 question = " ".join(chance.choices(words, k=35))
             name, gold = f"q-{number // 4:08d}", str(number % 97)
-            text = " ".join(chance.choices(words, k=chance.randint(40, 140)))
+            text = " ".join(chance.choices(words, k=chance.randint(40, longest)))
             record = {
                 "schema": 1, "id": f"{name}/{number % 4}", "question_id": name, "question": question, "gold": gold,
-                "rationale": f"{text} \\boxed{{{gold}}}", "answer": gold, "verdict": "positive", "subject": "Algebra",
+                "rationale": f"{text} \\boxed{{{gold}}}",
+                "answer": gold, "verdict": "negative" if wrong and number % 2 else "positive", "subject": "Algebra",
                 "level": "Level 3", "source": "synthetic", "writer": "teacher",
                 "logprob": None, "tokens": None, "seed": None, "score": None,
             }  # fmt: skip
@@ -95,10 +96,92 @@ def indexed(file: Path, rows: int) -> Callable[[], object]:
     return lambda: RecordStore(file.parent / "cache", 4)
 
 
+READ_WHOLE = 85
+"""Most words of a rationale that the embedded student is given whole: those to be scored must not be longer."""
+
+
+def paired(file: Path, rows: int) -> Callable[[], object]:
+    """What every process of RANK's training keeps, with an epoch's pairs drawn."""
+    from datamodules.components.encoding import load_tokenizer
+    from datamodules.pairs import PairDataModule
+
+    load_tokenizer("embedded")("warm")
+    mixed = file.parent / "mixed.jsonl"
+    write_samples(mixed, rows, wrong=True)
+    module = PairDataModule(train=str(mixed), drop_longer=True, validation_fraction=0.01)
+
+    def run() -> object:
+        module.setup("fit")
+        return next(iter(module.train_dataloader().batch_sampler))  # type: ignore[arg-type]
+
+    return run
+
+
+def scored(file: Path, rows: int) -> Callable[[], object]:
+    """What every process keeps to score a file of samples."""
+    from datamodules.components.encoding import load_tokenizer
+    from datamodules.pairs import PairDataModule
+
+    load_tokenizer("embedded")("warm")
+    short = file.parent / "short.jsonl"
+    write_samples(short, rows, READ_WHOLE)
+    module = PairDataModule(predict=str(short))
+
+    def run() -> object:
+        module.setup("predict")
+        return module.predict_dataloader()
+
+    return run
+
+
+def asked(file: Path, rows: int) -> Callable[[], object]:
+    """What every process keeps of as many questions to sample answers to."""
+    from datamodules.components.encoding import load_tokenizer
+    from datamodules.rationales import RationaleDataModule
+
+    load_tokenizer("embedded")("warm")
+    questions, words, chance = file.parent / "questions.jsonl", WORDS.split(), random.Random(0)
+    with questions.open("w", encoding="utf-8") as stream:
+        for number in range(rows):
+            record = {
+                "schema": 1, "id": f"q-{number:08d}", "question": " ".join(chance.choices(words, k=35)),
+                "gold": str(number % 97), "solution": "", "subject": "Algebra", "level": "Level 3",
+                "source": "synthetic",
+            }  # fmt: skip
+            stream.write(json.dumps(record) + "\n")
+    module = RationaleDataModule(questions=str(questions))
+
+    def run() -> object:
+        module.setup("predict")
+        return module.predict_dataloader()
+
+    return run
+
+
+def joined(file: Path, rows: int) -> Callable[[], object]:
+    """What the first process keeps to put all processes' samples into the questions' order."""
+    from callbacks.samples import _Part
+
+    part = file.parent / "samples.part-0.jsonl"
+    with part.open("w", encoding="utf-8") as stream, file.open(encoding="utf-8") as samples:
+        stream.write(json.dumps({"made_from": "key"}) + "\n")
+        stream.writelines(line for _, line in zip(range(rows), samples, strict=False))
+    return lambda: _Part.read(part, "key")
+
+
+def voting(file: Path, rows: int) -> Callable[[], object]:
+    """What every process keeps of the samples that vote."""
+    from datamodules.votes import VoteDataModule
+
+    module = VoteDataModule(samples=str(file))
+    return lambda: module.setup("test")
+
+
 MEASURED = {
     "prepare (strings)": prepared, "read and encode": read, "encode to map": mapped, "map": mapped,
     "plan, rows": planned("rows"), "plan, token budget": planned("budget"), "plan, packing": planned("packing"),
-    "teacher cache's index": indexed,
+    "teacher cache's index": indexed, "RANK's pairs": paired, "score": scored, "questions": asked,
+    "join samples": joined, "vote": voting,
 }  # fmt: skip
 
 

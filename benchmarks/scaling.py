@@ -9,7 +9,7 @@ modules; costs of data were measured (`python -m benchmarks.data_scale`); `ASSUM
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmarks.harness import show
@@ -20,6 +20,8 @@ GB = 1e9
 STUDENTS = {"1B": "llama1b", "7B": "llama7b", "70B": "llama70b"}
 METHODS = ("LoRA", "NAT", "NCE, cached", "NCE, online")
 GPUS = (1, 8, 64, 512)
+ROWS = (64, 128)
+"""Samples decoded at a time: `model.sampling.rows`, and twice that."""
 SAMPLES = 1e8
 TOKENS = 330.0
 """Of a sample, prompt and EOS included: as in `benchmarks.data_scale`."""
@@ -27,9 +29,16 @@ TOKENS = 330.0
 MEASURED = {
     "prepare, by strings": (51e-6, 121.0),
     "read and encode, each rank": (297e-6, 2140.0),
+    "encode once, to map": (413e-6, 502.0),
+    "map, each rank": (0.87e-6, 80.0),
     "plan an epoch": (0.47e-6, 122.0),
     "plan an epoch, packing": (3.3e-6, 138.0),
     "index of cached teachers": (1.7e-6, 255.0),
+    "RANK's pairs, each rank": (400e-6, 4950.0),
+    "records to score, each rank": (380e-6, 3920.0),
+    "questions, each rank": (420e-6, 2010.0),
+    "joining samples, rank 0": (18e-6, 2550.0),
+    "samples to vote, each rank": (97e-6, 1700.0),
     "the file itself": (0.0, 902.0),
 }
 """Seconds and bytes a sample, of one process on one core of an AMD EPYC."""
@@ -40,22 +49,35 @@ class Assumed:
     """What no machine of ours could measure.
 
     Attributes:
-        mfu: Share of the data sheet's FLOP/s that a step reaches.
+        reached: Share of the data sheet's FLOP/s that products reach, those of recomputation among them (MFU, as
+            docs/performance.md counts it, leaves them out and is smaller).
         peak: FLOP/s of a GPU, dense bf16 (H100, data sheet).
         memory: Of a GPU, bytes.
+        bandwidth: Bytes a second of a GPU's memory, three quarters of the data sheet's.
         within: Bytes a second of a GPU to the others of its node.
         between: Bytes a second of a GPU to those of other nodes.
         node: GPUs of a node.
         tokens: Of a GPU's batch.
+        targets: Share of a sample's tokens that are targets, or, in sampling, written.
+        samples: Of a question, in sampling: so many share a prefill.
+        longest: Positions of the key-value cache: the longest row's, in which all others lie too.
+        host_lora: Seconds a layer that Python takes to start one token's kernels, LoRA.
+        host_nat: The same of NAT. Both are CPU time of `nat_step`'s decode on layers of 32 features.
     """
 
-    mfu: float = 0.40
+    reached: float = 0.40
     peak: float = 989e12
     memory: float = 80 * GB
+    bandwidth: float = 2.5e12
     within: float = 300 * GB
     between: float = 40 * GB
     node: int = 8
     tokens: int = 8192
+    targets: float = 0.7
+    samples: int = 8
+    longest: int = 600
+    host_lora: float = 0.75e-3
+    host_nat: float = 1.4e-3
 
 
 ASSUMED = Assumed()
@@ -94,12 +116,32 @@ class Adapted:
         return self.width * int(shape["num_key_value_heads"]) // int(shape["num_attention_heads"])
 
     @property
-    def base(self) -> int:
-        """Parameters of the frozen base: layers, norms, embedding, and output head where it is not the embedding."""
-        shape, d = SHAPES[self.shape], self.width
-        layer = 2 * d * d + 2 * d * self.keys + 3 * d * int(shape["intermediate_size"]) + 2 * d
+    def linear(self) -> int:
+        """Weights of a layer's products."""
+        d = self.width
+        return 2 * d * d + 2 * d * self.keys + 3 * d * int(SHAPES[self.shape]["intermediate_size"])
+
+    @property
+    def outside(self) -> int:
+        """Parameters of the base outside its layers: embedding, output head where it is another table, last norm."""
+        shape = SHAPES[self.shape]
         tables = 1 if shape.get("tie_word_embeddings") else 2
-        return self.layers * layer + tables * int(shape["vocab_size"]) * d + d
+        return tables * int(shape["vocab_size"]) * self.width + self.width
+
+    @property
+    def inside(self) -> int:
+        """Parameters of the base's layers, norms included."""
+        return self.layers * (self.linear + 2 * self.width)
+
+    @property
+    def base(self) -> int:
+        """Parameters of the frozen base."""
+        return self.inside + self.outside
+
+    @property
+    def head(self) -> int:
+        """FLOP a token of one product with the output head."""
+        return 2 * int(SHAPES[self.shape]["vocab_size"]) * self.width
 
     @property
     def lora(self) -> int:
@@ -116,9 +158,9 @@ class Adapted:
         """Parameters that a method trains."""
         return self.lora + (self.units if method == "NAT" else 0)
 
-    def frozen(self, method: str) -> int:
-        """Parameters of frozen adapters it needs at every step: M_neg for NAT, NAT whole for NCE without a cache."""
-        return {"NAT": self.lora, "NCE, online": 2 * self.lora + self.units}.get(method, 0)
+    def frozen(self, method: str) -> tuple[int, int]:
+        """Parameters of frozen adapters and units at every step: M_neg for NAT, NAT whole for NCE without a cache."""
+        return {"NAT": (self.lora, 0), "NCE, online": (2 * self.lora, self.units)}.get(method, (0, 0))
 
     def saved(self, method: str) -> int:
         """Numbers a token and layer that the forward pass keeps for the backward pass, without checkpointing.
@@ -129,44 +171,80 @@ class Adapted:
         own = 4 * self.width + 2 * self.keys + 3 * int(SHAPES[self.shape]["intermediate_size"])
         return own + self.width + 2 * self.r + (2 * (self.h + 3 * self.r + 1) if method == "NAT" else 0)
 
-    def flops(self, method: str) -> float:
-        """A token of a training step: base and attention (`flops_per_token`), adapters, and the teachers' passes.
+    def saved_bytes(self, method: str) -> int:
+        """Bytes a token and layer under bf16-mixed: norms keep float32 copies, 6 d bytes more than 2 a number."""
+        return 2 * self.saved(method) + 6 * self.width
 
-        LoRA costs 3 passes of 2 FLOP a weight, M_neg's forward pass one; a teacher's pass is half of base and head.
+    def forward(self, method: str, sequence: float = TOKENS) -> float:
+        """FLOP a token of a forward pass through the layers: 2 a weight, causal attention, adapters or units."""
+        return self.layers * (2 * self.linear + 2 * sequence * self.width) + self._adapters(method)
+
+    def flops(self, method: str, checkpointed: bool = True, sequence: float = TOKENS) -> float:
+        """FLOP a token of a training step; what a step makes once, whatever its tokens, is left out.
+
+        Base and attention (`flops_per_token`); three passes through the adapters, of which NAT makes one product twice;
+        where checkpointed the forward pass again, but for the layer's last product, of which nothing is kept; and the
+        passes of NCE's teachers, whose head makes two logits and a mean embedding.
         """
-        base = flops_per_token(self.shape, int(TOKENS))
-        passes = {"NCE, online": base}.get(method, 0.0)  # M_NAT and M_neg, forward alone: half of `base` each
-        units = 6 * self.layers * 3 * self.h * (self.width + self.keys) if method == "NAT" else 0
-        return base + passes + 6 * self.trained("LoRA") + 2 * self.frozen(method) + units
+        shape, d = SHAPES[self.shape], self.width
+        step = flops_per_token(self.shape, 0) + 6 * self.layers * sequence * d + 3 * self._adapters(method)
+        if method == "NAT":
+            step += self.layers * 16 * self.r * self.h
+        if checkpointed:
+            step += self.forward(method, sequence) - self.layers * 2 * d * int(shape["intermediate_size"])
+        return step + (self.teachers(sequence) if method == "NCE, online" else 0.0)
+
+    def teachers(self, sequence: float = TOKENS) -> float:
+        """FLOP a token of a pass of M_NAT and one of M_neg: what a cache is made with, and spares every later epoch."""
+        return self.forward("NAT", sequence) + self.forward("LoRA", sequence) + 3 * self.head
+
+    def _adapters(self, method: str) -> float:
+        """FLOP a token of a forward pass through LoRA, or through NAT's units with both of its LoRAs."""
+        if method != "NAT":
+            return 2 * self.lora
+        return self.layers * (4 * self.h * (self.width + self.keys) + 16 * self.r * (self.width + self.h))
 
 
-def memory(student: Adapted, method: str, shards: int) -> float:
-    """Bytes of a GPU with gradient checkpointing.
+def memory(student: Adapted, method: str, shards: int, checkpointed: bool = True) -> float:
+    """Bytes of a GPU.
 
-    The base (bf16) over `shards`, 16 bytes a trained parameter (fp32: weight, gradient, AdamW's moments), frozen
-    adapters in fp32, a layer's input a layer and token, one layer's saved numbers, the gradient of the last hidden
-    states, and the head's buffers of logits.
+    Base (bf16), frozen adapters and units (fp32), 16 bytes a trained parameter (fp32: weight, gradient, AdamW's
+    moments); a layer's input a layer and token and one layer's saved numbers, or without checkpointing all layers';
+    the last hidden states in fp32 with their gradient, and NCE's mean embeddings; the head's buffers of logits. Whole
+    (one shard), DDP has its buckets besides: a second copy of the gradients. FSDP2 cuts up layers, units and what
+    trains, and nothing else; two layers are whole at a time, one in use, one under way.
     """
-    tokens = ASSUMED.tokens
-    state = 16 * student.trained(method) / shards + 4 * student.frozen(method) / shards
-    activations = 2 * tokens * (student.width * (student.layers + 1) + student.saved(method))
-    gathered = 0 if shards == 1 else 2 * 2 * student.base / student.layers  # two layers whole: one used, one under way
-    head = 4 * tokens * student.width + 3 * CUDA_CHUNK_BYTES
-    return 2 * student.base / shards + state + activations + gathered + head
+    tokens, d = ASSUMED.tokens, student.width
+    adapters, units = student.frozen(method)
+    trained = 16 * student.trained(method) / shards + (4 * student.trained(method) if shards == 1 else 0)
+    held = 2 * student.outside + 4 * adapters + (2 * student.inside + 4 * units) / shards
+    gathered = 0 if shards == 1 else 2 * 2 * student.inside / student.layers
+    layer = student.saved_bytes(method)
+    activations = tokens * (2 * d * student.layers + layer if checkpointed else student.layers * layer)
+    end = tokens * 4 * d * (3 if method.startswith("NCE") else 2) + 3 * CUDA_CHUNK_BYTES
+    return held + trained + gathered + activations + end
 
 
-def step_seconds(student: Adapted, method: str, gpus: int, shards: int = 1) -> tuple[float, float]:
+def step_seconds(
+    student: Adapted, method: str, gpus: int, shards: int = 1, checkpointed: bool = True
+) -> tuple[float, float]:
     """Seconds that a step computes, and that it moves data, of a batch of `ASSUMED.tokens` on each GPU.
 
-    Cut over `shards` GPUs (FSDP2), the base is gathered in bf16 twice (forward and, checkpointed, backward), and
-    gradients and weights of what trains are scattered and gathered. The gpus / shards copies of the whole sum up their
-    gradients: 2 (n − 1)/n of 4 bytes each, of a GPU's share.
+    Cut over `shards` GPUs (FSDP2), the layers are gathered in bf16 and what trains in fp32, both twice (forward and
+    backward), and gradients are scattered; NCE's teachers gather the layers once each, and M_NAT its units. The
+    gpus / shards copies of the whole sum up their gradients: 2 (n − 1)/n of 4 bytes each, of a GPU's share.
     """
-    compute = ASSUMED.tokens * student.flops(method) / (ASSUMED.mfu * ASSUMED.peak)
+    compute = ASSUMED.tokens * student.flops(method, checkpointed) / (ASSUMED.reached * ASSUMED.peak)
     copies, trained = gpus // shards, student.trained(method)
-    cut = 2 * (shards - 1) / shards * (2 * student.base + 4 * trained)
+    cut = (shards - 1) / shards * gathered_bytes(student, method)
     summed = 2 * (copies - 1) / copies * 4 * trained / shards
     return compute, cut / _speed_among(shards) + summed / _speed_among(gpus)
+
+
+def gathered_bytes(student: Adapted, method: str) -> float:
+    """Bytes that FSDP2 gathers and scatters in a step, as if none of them were there already."""
+    passes = 4 if method == "NCE, online" else 2
+    return passes * 2 * student.inside + 3 * 4 * student.trained(method) + 4 * student.frozen(method)[1]
 
 
 def _speed_among(gpus: int) -> float:
@@ -179,12 +257,39 @@ def epoch_hours(student: Adapted, method: str, gpus: int, shards: int = 1) -> fl
     return steps * max(step_seconds(student, method, gpus, shards)) / 3600
 
 
+def pass_hours(flops: float) -> float:
+    """GPU-hours of `SAMPLES` samples at so many FLOP a token."""
+    return SAMPLES * TOKENS * flops / (ASSUMED.reached * ASSUMED.peak) / 3600
+
+
+def sampling_hours(student: Adapted, method: str, rows: int, bits: int = 16) -> float:
+    """GPU-hours to sample `SAMPLES` rationales, `rows` at a time; infinite where they do not fit.
+
+    A step writes a token in each row. It lasts as long as the slowest of three: Python starting kernels, memory giving
+    the weights and the cache, and the products. A base in 4 bits is read, written out in bf16 and read again. A
+    question's prompt is read once for its `ASSUMED.samples` samples.
+    """
+    cache = rows * ASSUMED.longest * 2 * 2 * student.keys * student.layers
+    adapters, units = student.lora, 0
+    if method == "NAT":
+        adapters, units = 2 * student.lora, student.units
+    outside = 2 * student.outside + 4 * (adapters + units)
+    if student.inside * bits / 8 + outside + cache > ASSUMED.memory:
+        return float("inf")
+    read = student.inside * (2 if bits == 16 else bits / 8 + 4) + outside + cache
+    speed = ASSUMED.reached * ASSUMED.peak
+    host = student.layers * (ASSUMED.host_nat if method == "NAT" else ASSUMED.host_lora)
+    step = max(host, read / ASSUMED.bandwidth, rows * (student.forward(method, 0) + student.head) / speed)
+    prompt = (1 - ASSUMED.targets) * TOKENS / ASSUMED.samples * student.forward(method) / speed
+    return SAMPLES * (ASSUMED.targets * TOKENS * step / rows + prompt) / 3600
+
+
 def checkpoint_bytes(student: Adapted, method: str) -> float:
     """Trained weights and AdamW's two moments in fp32; the base is never in it."""
     return 12 * student.trained(method)
 
 
-def cache_bytes(student: Adapted, targets: float = 0.7 * TOKENS) -> float:
+def cache_bytes(student: Adapted, targets: float = ASSUMED.targets * TOKENS) -> float:
     """A cached teacher's file for `SAMPLES`: d fp16 numbers and 4 bytes more a target, 28 bytes of head a sample."""
     return SAMPLES * (targets * (2 * student.width + 4) + 28)
 
@@ -200,29 +305,51 @@ def main() -> None:
         for name, s in students.items()
     ])  # fmt: skip
     print()
-    _by_method(students, "GB a GPU", (1, 8, 64), lambda s, m, n: f"{memory(s, m, n) / GB:.1f}", "whole", "over")
+    show(["GB a GPU", "base", *METHODS], [
+        [name, "whole" if n == 1 else f"over {n}", *(_memory(s, method, n) for method in METHODS)]
+        for name, s in students.items()
+        for n in (1, 8, 64)
+    ])  # fmt: skip
+    print()
+    show(["a step, ms; 10⁸ samples, GPU-hours", "LoRA", "NAT", "NAT, nothing recomputed", "NCE, online"], [
+        [name, _step(s, "LoRA"), _step(s, "NAT"), _step(s, "NAT", False), _step(s, "NCE, online")]
+        for name, s in students.items()
+    ])  # fmt: skip
     print()
     rows = [
         [name, str(gpus), *(_speed(s, gpus, shards) for shards in (1, gpus, min(gpus, ASSUMED.node)))]
         for name, s in students.items()
-        for gpus in GPUS
+        for gpus in GPUS[1:]
     ]
     show(["NAT: compute, move (ms); 10⁸ samples", "GPUs", "DDP", "FSDP2 over all", "FSDP2 in each node"], rows)
+    print()
+    show(["10⁸ samples, GPU-hours", *(f"sample {m}, {rows} rows" for m in ("NAT", "NCE") for rows in ROWS),
+          "teachers' pass", "score"], [
+        [name, *(_sampling(s, m, rows) for m in ("NAT", "NCE") for rows in ROWS),
+         f"{pass_hours(s.teachers()):,.0f}", f"{pass_hours(s.forward('LoRA')):,.0f}"]
+        for name, s in students.items()
+    ])  # fmt: skip
     print()
     show(["one process", "10⁶ samples", "10⁷", "10⁸"], list(_data()))
 
 
-def _by_method(
-    students: dict[str, Adapted], what: str, shards: Iterable[int], cell: Callable[[Adapted, str, int], str],
-    whole: str, over: str,
-) -> None:  # fmt: skip
-    heading = [what, "base", *METHODS]
-    body = [
-        [name, whole if n == 1 else f"{over} {n}", *(cell(s, method, n) for method in METHODS)]
-        for name, s in students.items()
-        for n in shards
-    ]
-    show(heading, body)
+def _memory(student: Adapted, method: str, shards: int) -> str:
+    if shards > 1 and method == "NCE, cached":
+        return "refused"
+    return f"{memory(student, method, shards) / GB:.1f}"
+
+
+def _step(student: Adapted, method: str, checkpointed: bool = True) -> str:
+    compute, _ = step_seconds(student, method, 1, checkpointed=checkpointed)
+    if not checkpointed and memory(student, method, 1, checkpointed) > ASSUMED.memory:
+        return "does not fit"
+    return f"{1000 * compute:,.0f}; {pass_hours(student.flops(method, checkpointed)):,.0f}"
+
+
+def _sampling(student: Adapted, method: str, rows: int) -> str:
+    bits = 16 if 2 * student.base < ASSUMED.memory else 4
+    hours = sampling_hours(student, method, rows, bits)
+    return f"{hours:,.0f}" if hours < float("inf") else "does not fit"
 
 
 def _speed(student: Adapted, gpus: int, shards: int) -> str:
