@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from types import FrameType
 from typing import Any
 
@@ -96,6 +96,9 @@ def main(args: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0 if words else 2
+    if words[0] == "--version":
+        print(f"dust2gold {_version()}")
+        return 0
     try:
         return dispatch(words)
     except KeyboardInterrupt:
@@ -107,6 +110,13 @@ def main(args: list[str] | None = None) -> int:
             raise
         print(f"dust2gold: error: {problem}", file=sys.stderr)
         return 1
+
+
+def _version() -> str:
+    try:
+        return metadata.version("dust2gold")
+    except metadata.PackageNotFoundError:
+        return "(a checkout that is not installed)"
 
 
 def _in_the_users_hands(error: Exception) -> InputError | None:
@@ -134,7 +144,7 @@ def usage() -> str:
         *lines,
         "",
         "dust2gold VERB --help says more. A stage: dust2gold fit --config configs/nat.yaml --print_config",
-        "--debug shows the traceback of an error.",
+        "--debug shows the traceback of an error, --version the version.",
     ])  # fmt: skip
 
 

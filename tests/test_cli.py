@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,13 @@ def test_no_verb_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out == shown
     for verb in [*cli.TRAINER_VERBS, *cli.VERBS]:
         assert f"\n  {verb} " in shown
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    number = re.search(r'^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert number is not None
+    assert capsys.readouterr().out in (f"dust2gold {number[1]}\n", "dust2gold (a checkout that is not installed)\n")
 
 
 def test_unknown_verb_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
