@@ -239,4 +239,5 @@ def test_data_cost_no_more_than_measured(name: str, tmp_path: Path) -> None:
         "questions": "questions, each rank", "join samples": "joining samples, rank 0",
         "vote": "samples to vote, each rank",
     }  # fmt: skip
-    assert size < 3 * scaling.MEASURED[recorded[name]][1]
+    buffers = 40e6 if name == "encode to map" else 0.0  # the tokenizer's, however many samples there are
+    assert size * rows < 3 * scaling.MEASURED[recorded[name]][1] * rows + buffers
