@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -32,6 +32,9 @@ from datamodules.components.samplers import EvaluationSampler
 from datamodules.resume import ResumableDataModule
 from foundation.errors import InputError
 from foundation.files import as_paths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class RationaleDataModule(ResumableDataModule):
@@ -113,7 +116,7 @@ class RationaleDataModule(ResumableDataModule):
         """Encodes what `encoded` does not hold yet, in one process of a machine; the others wait until it is done."""
         training = self.trainer is not None and self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING)
         if self.encoded is not None and training:
-            recipe = self._recipe()
+            recipe = self._recipe(load_tokenizer(self.tokenizer_name))
             for file in [*self.train_files, *self.validation_files]:
                 recipe.keep(file, self.encoded)
 
@@ -185,7 +188,7 @@ class RationaleDataModule(ResumableDataModule):
             )
 
     def _read(self, files: list[Path]) -> Examples:
-        recipe = self._recipe()
+        recipe = self._recipe(self.tokenizer)
         examples = Examples([self._encoded(recipe, file) for file in files])
         recipe.report()
         return examples
@@ -193,9 +196,9 @@ class RationaleDataModule(ResumableDataModule):
     def _encoded(self, recipe: Recipe, file: Path) -> EncodedFile:
         return recipe.read(file) if self.encoded is None else recipe.keep(file, self.encoded)
 
-    def _recipe(self) -> Recipe:
+    def _recipe(self, tokenizer: PreTrainedTokenizerBase) -> Recipe:
         return Recipe(
-            load_tokenizer(self.tokenizer_name),
+            tokenizer,
             LengthLimit(self.max_length, self.drop_longer, context_of(self.tokenizer_name)),
             CharacterLimit(self.max_characters),
             self.allow_ungradable,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.imports import imported
 
 REPOSITORY = Path(__file__).parents[1]
 LOWER = {"lightning_modules", "datamodules", "foundation"}
@@ -22,15 +22,6 @@ FORBIDDEN = {
     "benchmarks": {"cli"},
     "analyses": {"cli", "matplotlib", *LIGHTNING, *UPPER} - {"analyses"},
 }
-
-
-def imported(file: Path) -> Iterator[str]:
-    """Full names of the modules a file imports, wherever in the file it does."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from datamodules.components.collation import IGNORE, Labelled
 from datamodules.components.encoding import Encoded
+from datamodules.components.grouping import Candidate
 from datamodules.components.records import Rationale
 from datamodules.components.splits import draw, held_out_draws
 from foundation.errors import InputError
@@ -41,18 +42,10 @@ question's draw (`splits.draw`), a CRC-32 of ids and names; its id and its quest
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One encoded rationale."""
+class Example(Candidate):
+    """One encoded rationale, with its name."""
 
     id: str
-    question_id: str
-    encoded: Encoded
-    positive: bool
-
-    @property
-    def length(self) -> int:
-        """In tokens, prompt and EOS included."""
-        return len(self.encoded)
 
     def labelled(self, loss_on_prompt: bool) -> Labelled:
         """With the targets: rationale and EOS, and the prompt if asked for."""
@@ -129,7 +122,7 @@ class EncodedFile:
                 remedy="remove this directory: the next run encodes the file again",
             )  # fmt: skip
         encoded = Encoded.frombytes(ids, int(self.columns["prompts"][row]))
-        return Example(name.decode(), question.decode(), encoded, bool(self.columns["positive"][row]))
+        return Example(question.decode(), encoded, bool(self.columns["positive"][row]), name.decode())
 
     def _cut(self, column: str, ends: str, row: int) -> bytes:
         bounds = self.columns[ends]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 import cli
 from pipeline.basis import BASES, Installed, version_of
 from pipeline.fingerprint import CODE_ROOT
+from tests.imports import imported
 
 DECIDING = {"lightning": "lightning", "math_verify": "math-verify", "peft": "peft", "sympy": "sympy",
             "tokenizers": "tokenizers", "torch": "torch", "transformers": "transformers"}  # fmt: skip
@@ -20,15 +19,6 @@ WORDS = {"pipeline/complaints.py", "pipeline/secret_options.py"}
 """Modules that word messages, or refuse, and decide nothing."""
 
 TRAINER = "pipeline.trainer_cli"
-
-
-def imported(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def module_file(name: str) -> Path | None:
