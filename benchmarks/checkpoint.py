@@ -21,8 +21,8 @@ from benchmarks.harness import MIB, Target, arguments, begin, finish, show
 from benchmarks.nce_step import build_nce, make_batch
 from benchmarks.students import build_student
 from lightning_modules.base import STUDENT, StudentModule
-from lightning_modules.components.assistant import POSITIVE
-from lightning_modules.components.student import AdapterStack, LoraSettings
+from lightning_modules.components.adapters.nat import POSITIVE
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.nat import NATModel
 from lightning_modules.negative import NegativeModel
 
@@ -52,9 +52,14 @@ def as_lightning_does(module: StudentModule) -> StudentModule:
 def bytes_of(module: StudentModule, batch: dict[str, Any], path: Path) -> tuple[int, int]:
     """Size of a checkpoint after one step, and of the trainable parameters with their optimizer state."""
     trainer = L.Trainer(
-        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=path.parent,
-    )  # fmt: skip
+        accelerator="cpu",
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=path.parent,
+    )
     trainer.fit(module, DataLoader([batch], batch_size=None))  # type: ignore[arg-type]
     trainer.save_checkpoint(path)
     (optimizer,) = trainer.optimizers

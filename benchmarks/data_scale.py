@@ -33,25 +33,36 @@ def write_samples(file: Path, rows: int, longest: int = 140, wrong: bool = False
             name, gold = f"q-{number // 4:08d}", str(number % 97)
             text = " ".join(chance.choices(words, k=chance.randint(40, longest)))
             record = {
-                "schema": 1, "id": f"{name}/{number % 4}", "question_id": name, "question": question, "gold": gold,
+                "schema": 1,
+                "id": f"{name}/{number % 4}",
+                "question_id": name,
+                "question": question,
+                "gold": gold,
                 "rationale": f"{text} \\boxed{{{gold}}}",
-                "answer": gold, "verdict": "negative" if wrong and number % 2 else "positive", "subject": "Algebra",
-                "level": "Level 3", "source": "synthetic", "writer": "teacher",
-                "logprob": None, "tokens": None, "seed": None, "score": None,
-            }  # fmt: skip
+                "answer": gold,
+                "verdict": "negative" if wrong and number % 2 else "positive",
+                "subject": "Algebra",
+                "level": "Level 3",
+                "source": "synthetic",
+                "writer": "teacher",
+                "logprob": None,
+                "tokens": None,
+                "seed": None,
+                "score": None,
+            }
             stream.write(json.dumps(record) + "\n")
 
 
 def prepared(file: Path, rows: int) -> Callable[[], object]:
     """Grading by strings, reading our own records: their ids are kept; a publisher's file is read without."""
-    from datamodules.components.prepare import prepare
+    from dust2gold.commands.prepare import prepare
 
     return lambda: prepare(file, "records", file.parent / "prepared")
 
 
 def read(file: Path, rows: int) -> Callable[[], object]:
     """Reading and encoding for training."""
-    from datamodules.components.encoding import load_tokenizer
+    from datamodules.components.encoding.tokenization import load_tokenizer
     from datamodules.rationales import RationaleDataModule
 
     load_tokenizer("embedded")("warm")
@@ -61,7 +72,7 @@ def read(file: Path, rows: int) -> Callable[[], object]:
 
 def mapped(file: Path, rows: int) -> Callable[[], object]:
     """The same with `encoded`: where it is not there yet it is made, then and in every later process it is mapped."""
-    from datamodules.components.encoding import load_tokenizer
+    from datamodules.components.encoding.tokenization import load_tokenizer
     from datamodules.rationales import RationaleDataModule
 
     load_tokenizer("embedded")("warm")
@@ -74,8 +85,8 @@ def planned(kind: str) -> Callable[[Path, int], Callable[[], object]]:
     """Planning one epoch over 8 ranks."""
 
     def make(file: Path, rows: int) -> Callable[[], object]:
-        from datamodules.components.batching import Batching, Packing, RowBatches, TokenBudget
-        from datamodules.components.samplers import TrainingSampler
+        from datamodules.components.batching.plan import Batching, Packing, RowBatches, TokenBudget
+        from datamodules.components.batching.sampler import TrainingSampler
 
         batching: Batching = {"rows": RowBatches(16), "budget": TokenBudget(4096), "packing": Packing(1024, 4)}[kind]
         chance = random.Random(0)
@@ -87,7 +98,7 @@ def planned(kind: str) -> Callable[[Path, int], Callable[[], object]]:
 
 def indexed(file: Path, rows: int) -> Callable[[], object]:
     """Opening a teacher cache of so many samples of one row: what each process keeps of where they lie."""
-    from lightning_modules.components.record_file import RecordStore
+    from lightning_modules.components.distillation.record_file import RecordStore
 
     store = RecordStore(file.parent / "cache", 4)
     for number in range(rows):
@@ -102,7 +113,7 @@ READ_WHOLE = 85
 
 def paired(file: Path, rows: int) -> Callable[[], object]:
     """What every process of RANK's training keeps, with an epoch's pairs drawn."""
-    from datamodules.components.encoding import load_tokenizer
+    from datamodules.components.encoding.tokenization import load_tokenizer
     from datamodules.pairs import PairDataModule
 
     load_tokenizer("embedded")("warm")
@@ -119,7 +130,7 @@ def paired(file: Path, rows: int) -> Callable[[], object]:
 
 def scored(file: Path, rows: int) -> Callable[[], object]:
     """What every process keeps to score a file of samples."""
-    from datamodules.components.encoding import load_tokenizer
+    from datamodules.components.encoding.tokenization import load_tokenizer
     from datamodules.pairs import PairDataModule
 
     load_tokenizer("embedded")("warm")
@@ -136,7 +147,7 @@ def scored(file: Path, rows: int) -> Callable[[], object]:
 
 def asked(file: Path, rows: int) -> Callable[[], object]:
     """What every process keeps of as many questions to sample answers to."""
-    from datamodules.components.encoding import load_tokenizer
+    from datamodules.components.encoding.tokenization import load_tokenizer
     from datamodules.rationales import RationaleDataModule
 
     load_tokenizer("embedded")("warm")
@@ -144,10 +155,15 @@ def asked(file: Path, rows: int) -> Callable[[], object]:
     with questions.open("w", encoding="utf-8") as stream:
         for number in range(rows):
             record = {
-                "schema": 1, "id": f"q-{number:08d}", "question": " ".join(chance.choices(words, k=35)),
-                "gold": str(number % 97), "solution": "", "subject": "Algebra", "level": "Level 3",
+                "schema": 1,
+                "id": f"q-{number:08d}",
+                "question": " ".join(chance.choices(words, k=35)),
+                "gold": str(number % 97),
+                "solution": "",
+                "subject": "Algebra",
+                "level": "Level 3",
                 "source": "synthetic",
-            }  # fmt: skip
+            }
             stream.write(json.dumps(record) + "\n")
     module = RationaleDataModule(questions=str(questions))
 
@@ -178,11 +194,20 @@ def voting(file: Path, rows: int) -> Callable[[], object]:
 
 
 MEASURED = {
-    "prepare (strings)": prepared, "read and encode": read, "encode to map": mapped, "map": mapped,
-    "plan, rows": planned("rows"), "plan, token budget": planned("budget"), "plan, packing": planned("packing"),
-    "teacher cache's index": indexed, "RANK's pairs": paired, "score": scored, "questions": asked,
-    "join samples": joined, "vote": voting,
-}  # fmt: skip
+    "prepare (strings)": prepared,
+    "read and encode": read,
+    "encode to map": mapped,
+    "map": mapped,
+    "plan, rows": planned("rows"),
+    "plan, token budget": planned("budget"),
+    "plan, packing": planned("packing"),
+    "teacher cache's index": indexed,
+    "RANK's pairs": paired,
+    "score": scored,
+    "questions": asked,
+    "join samples": joined,
+    "vote": voting,
+}
 
 
 def measure(name: str, file: Path, rows: int) -> tuple[float, float]:

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import Target, arguments, begin, finish, show
-from datamodules.components.answers import extract_answer
-from datamodules.components.grading import Grade, StringGrader
-from datamodules.components.readers import read
-from datamodules.components.semantic import SemanticGrader
+from datamodules.components.grading.answers import extract_answer
+from datamodules.components.grading.grader import Grade, StringGrader
+from datamodules.components.grading.semantic import SemanticGrader
+from datamodules.components.records.readers import read
 
 Pair = tuple[str, str]
 """A rationale and the gold answer."""
@@ -59,9 +59,10 @@ def main(options: argparse.Namespace) -> None:
             Target("semantic, minutes per 60,000 samples", semantic_seconds / 60 * 60_000 / len(pairs), 10),
             Target("differing verdicts", differing, 0),
         ],
-        samples=len(pairs), one_by_one_measured_on=len(part),
+        samples=len(pairs),
+        one_by_one_measured_on=len(part),
         seconds={"string": string_seconds, "one by one": one_by_one, "semantic": semantic_seconds},
-    )  # fmt: skip
+    )
 
 
 def timed(run: Callable[[], list[Grade]] | Callable[[], list[bool]]) -> tuple[list, float]:  # type: ignore[type-arg]
@@ -82,14 +83,16 @@ def generated_samples(count: int, seed: int) -> list[Pair]:
     pairs = []
     for _ in range(count):
         a, b, c = (draw.randint(2, 99) for _ in range(3))
-        gold, same, other = draw.choice([
-            (f"{a}", f"{a}.0", f"{b}"),
-            (f"\\frac{{{a}}}{{{b}}}", f"{a}/{b}", f"\\frac{{{b}}}{{{c}}}"),
-            (f"{a}\\sqrt{{{b}}}", f"\\sqrt{{{a * a * b}}}", f"{b}\\sqrt{{{c}}}"),
-            (f"({a},{b})", f"\\left( {a}, {b} \\right)", f"({b},{c})"),
-            (f"x^2+{a}x", f"x(x+{a})", f"x^2+{b}x"),
-            (f"{a},{b}", f"{b},{a}", f"{b},{c}"),
-        ])  # fmt: skip
+        gold, same, other = draw.choice(
+            [
+                (f"{a}", f"{a}.0", f"{b}"),
+                (f"\\frac{{{a}}}{{{b}}}", f"{a}/{b}", f"\\frac{{{b}}}{{{c}}}"),
+                (f"{a}\\sqrt{{{b}}}", f"\\sqrt{{{a * a * b}}}", f"{b}\\sqrt{{{c}}}"),
+                (f"({a},{b})", f"\\left( {a}, {b} \\right)", f"({b},{c})"),
+                (f"x^2+{a}x", f"x(x+{a})", f"x^2+{b}x"),
+                (f"{a},{b}", f"{b},{a}", f"{b},{c}"),
+            ]
+        )
         pairs.append((f"\\boxed{{{draw.choice([gold, same, other, other])}}}", gold))
     return pairs
 

@@ -36,10 +36,10 @@ from benchmarks.harness import (
 )
 from benchmarks.reference_unit import ReferenceVariant
 from benchmarks.students import SHAPES, add_student_arguments, autocast, build_student, rates_of, sharing_weights
-from lightning_modules.components.assistant import NEGATIVE, POSITIVE, UnitSettings, attach_units
-from lightning_modules.components.cache import roomy_cache
-from lightning_modules.components.losses import cross_entropy, find_targets
-from lightning_modules.components.student import AdapterStack, LoraSettings
+from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
+from lightning_modules.components.losses.supervised import cross_entropy, find_targets
+from lightning_modules.components.sampling.cache import roomy_cache
 
 REFERENCE, OURS, LORA_8, LORA_16 = "NAT, paper's form", "NAT, ours", "LoRA r=8", "LoRA r=16"
 DECODED = 8
@@ -156,15 +156,21 @@ def main(words: Sequence[str] | None = None) -> None:
     variants = {name: build(name, base, batch, options) for name in (LORA_8, LORA_16, REFERENCE, OURS)}
     saved = {name: saved_bytes(variant) for name, variant in variants.items()}
     parts = ["decoder"] if options.quick else ["decoder", "step", "decode"]
-    timings = {part: alternate({n: getattr(v, part) for n, v in variants.items()}, rounds, 1, options.device)
-               for part in parts}  # fmt: skip
+    timings = {
+        part: alternate({n: getattr(v, part) for n, v in variants.items()}, rounds, 1, options.device) for part in parts
+    }
     whole = parts[min(1, len(parts) - 1)]  # a training step, where it is measured at all
     peaks = {name: peak_memory(getattr(variant, whole), options.device) for name, variant in variants.items()}
     print_table(timings, saved, peaks, whole)
     rates = rates_of(timings.get("step", timings["decoder"]), options)
-    finish(targets(timings, saved, rates, options), milliseconds={
-        part: {name: round(1e3 * timing.median, 2) for name, timing in found.items()} for part, found in timings.items()
-    }, rates=rates)  # fmt: skip
+    finish(
+        targets(timings, saved, rates, options),
+        milliseconds={
+            part: {name: round(1e3 * timing.median, 2) for name, timing in found.items()}
+            for part, found in timings.items()
+        },
+        rates=rates,
+    )
 
 
 def print_table(
@@ -183,15 +189,18 @@ def print_table(
 
 
 def targets(
-    timings: dict[str, dict[str, Timing]], saved: dict[str, int], rates: dict[str, dict[str, float]],
+    timings: dict[str, dict[str, Timing]],
+    saved: dict[str, int],
+    rates: dict[str, dict[str, float]],
     options: argparse.Namespace,
-) -> list[Target]:  # fmt: skip
+) -> list[Target]:
     """Of docs/performance.md: those of a CPU, or those of a GPU."""
     if torch.device(options.device).type == "cuda":
         share = 1 / ratio(timings.get("step", timings["decoder"]), OURS, LORA_16)
         found = [Target("NAT tokens/s over LoRA r=16", share, 0.93, at_least=True)]
-        return found + [Target("MFU of NAT", r["mfu"], 0.45, at_least=True) for n, r in rates.items()
-                        if n == OURS and "mfu" in r]  # fmt: skip
+        return found + [
+            Target("MFU of NAT", r["mfu"], 0.45, at_least=True) for n, r in rates.items() if n == OURS and "mfu" in r
+        ]
     decoder = timings["decoder"]
     return [
         Target("time over LoRA r=16", ratio(decoder, OURS, LORA_16), 1.10),

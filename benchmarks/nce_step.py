@@ -46,10 +46,10 @@ from benchmarks.harness import (
 )
 from benchmarks.students import add_student_arguments, autocast, build_student, rates_of
 from lightning_modules.base import STUDENT
-from lightning_modules.components.assistant import NEGATIVE, POSITIVE, UnitSettings, attach_units
-from lightning_modules.components.losses import IGNORE, cross_entropy, find_targets
-from lightning_modules.components.student import AdapterStack, LoraSettings
-from lightning_modules.components.teachers import CacheSettings, OnlineTeacher, cached_teacher
+from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
+from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, cached_teacher
+from lightning_modules.components.losses.supervised import IGNORE, cross_entropy, find_targets
 from lightning_modules.nce import NCEModel
 
 PLAIN, NAIVE, ONLINE, CACHED = "plain LoRA", "naive, two copies", "ours, online", "ours, cached"
@@ -196,8 +196,10 @@ def main(words: Sequence[str] | None = None) -> None:
     batch = make_batch(options.batch, options.sequence, options.prompt, vocabulary)
     batch = {name: tensor.to(options.device) for name, tensor in batch.items()}
     layers = base.config.num_hidden_layers
-    print(f"{options.shape}'s shape, {layers} layers, batch {options.batch} x {options.sequence}, {options.prompt} of "
-          f"them prompt, {options.dtype}, {machine(options.device)}")  # fmt: skip
+    print(
+        f"{options.shape}'s shape, {layers} layers, batch {options.batch} x {options.sequence}, {options.prompt} of "
+        f"them prompt, {options.dtype}, {machine(options.device)}"
+    )
     with tempfile.TemporaryDirectory() as directory:
         context = partial(autocast, options)
         with context():
@@ -235,8 +237,9 @@ def targets(
         share = 1 / ratio(timings, CACHED, PLAIN)
         return [
             Target("cached tokens/s over plain LoRA", share, 0.90, at_least=True),
-            Target("peak of a step of NCE, GB", peak / 1e9, 80.0), *of_both,
-        ]  # fmt: skip
+            Target("peak of a step of NCE, GB", peak / 1e9, 80.0),
+            *of_both,
+        ]
     return [
         Target("online / plain LoRA, time", ratio(timings, ONLINE, PLAIN), 2.1),
         Target("cached / plain LoRA, time", ratio(timings, CACHED, PLAIN), 1.10),

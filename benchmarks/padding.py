@@ -30,16 +30,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.harness import Target, Timing, alternate, arguments, begin, finish, show
 from benchmarks.students import SMOLLM2
-from datamodules.components.batching import Batching, choose_batching
-from datamodules.components.collation import IGNORE, Labelled, padded
-from datamodules.components.encoding import encode, load_tokenizer
-from datamodules.components.prepare import prepare
-from datamodules.components.readers import FORMATS
-from datamodules.components.records import numbered_rationales
-from datamodules.components.samplers import TrainingSampler
-from embedded.generate import Recipe, generate
-from lightning_modules.components.losses import at_targets, cross_entropy, find_targets
-from lightning_modules.components.student import AdapterStack, LoraSettings
+from datamodules.components.batching.collate import IGNORE, Labelled, padded
+from datamodules.components.batching.plan import Batching, choose_batching
+from datamodules.components.batching.sampler import TrainingSampler
+from datamodules.components.encoding.tokenization import encode, load_tokenizer
+from datamodules.components.records.readers import FORMATS
+from datamodules.components.records.records import numbered_rationales
+from dust2gold.commands.prepare import prepare
+from dust2gold.demo.generate import Recipe, generate
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
+from lightning_modules.components.losses.supervised import at_targets, cross_entropy, find_targets
 
 HISTOGRAM = Path(__file__).with_name("math_lengths.json")
 """Measured once: what it holds stands in it."""
@@ -210,12 +210,18 @@ def main(words: list[str] | None = None) -> None:
     show(
         ["batches by", "steps", "real tokens", "positions", "step, ms", "epoch, s", "global padding / this"],
         [
-            [name, f"{len(epoch.batches):,}", f"{epoch.share:.3f}", f"{sum(epoch.sizes):,}",
-             f"{1e3 * statistics.mean(timings[name].seconds):.0f}", f"{seconds[name]:,.0f}",
-             f"{seconds[GLOBAL] / seconds[name]:.2f}"]
+            [
+                name,
+                f"{len(epoch.batches):,}",
+                f"{epoch.share:.3f}",
+                f"{sum(epoch.sizes):,}",
+                f"{1e3 * statistics.mean(timings[name].seconds):.0f}",
+                f"{seconds[name]:,.0f}",
+                f"{seconds[GLOBAL] / seconds[name]:.2f}",
+            ]
             for name, epoch in epochs.items()
         ],
-    )  # fmt: skip
+    )
     finish(
         [Target(f"real tokens, {name}", epochs[name].share, 0.97, at_least=True) for name in (BUCKETS, PACKED)]
         + [

@@ -12,7 +12,7 @@ from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.components.integration import IntegrationUnit
+from lightning_modules.components.integration.unit import IntegrationUnit
 
 
 class ReferenceVariant(LoraVariant):

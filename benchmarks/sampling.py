@@ -28,10 +28,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.harness import Target, Timing, alternate, arguments, begin, finish, ratio, show
 from benchmarks.students import SMOLLM2
-from datamodules.components.encoding import encode, eos_of, load_tokenizer, pad_of, pad_with_mask
-from embedded.problems import LONGEST, ProblemWriter
-from lightning_modules.components.sampling import SamplingSettings, sample
-from lightning_modules.components.student import load_base
+from datamodules.components.encoding.tokenization import encode, eos_of, load_tokenizer, pad_of, pad_with_mask
+from dust2gold.demo.problems import LONGEST, ProblemWriter
+from lightning_modules.components.adapters.stack import load_base
+from lightning_modules.components.sampling.sampler import SamplingSettings, sample
 
 ALONE, BATCH, OURS = "generate, question by question", "generate(num_return_sequences)", "ours"
 
@@ -81,10 +81,17 @@ def generate(task: Task, first: int, last: int) -> int:
     width = int(mask.sum(1).max())
     ids, mask = task.input_ids[first:last, -width:], mask[:, -width:]
     written = task.model.generate(
-        input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-        num_return_sequences=task.settings.samples, max_new_tokens=task.settings.max_new_tokens,
-        eos_token_id=task.eos, pad_token_id=task.pad,
-    )[:, width:]  # fmt: skip
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        num_return_sequences=task.settings.samples,
+        max_new_tokens=task.settings.max_new_tokens,
+        eos_token_id=task.eos,
+        pad_token_id=task.pad,
+    )[:, width:]
     ends = torch.isin(written, torch.tensor(task.eos))
     after = (ends.cumsum(1) - ends.long()) > 0  # behind a sample's end there is padding
     return int((~after).sum())
@@ -129,9 +136,16 @@ def measure(task: Task, alone: int, rounds: int) -> dict[str, Timing]:
     )
     show(
         ["variant", "tokens/s", "spread", f"x {BATCH}"],
-        [[name, f"{1 / timing.median:.0f}", f"{100 * timing.spread:.0f}%", f"{1 / ratio(per_token, name, BATCH):.2f}"]
-         for name, timing in per_token.items()],
-    )  # fmt: skip
+        [
+            [
+                name,
+                f"{1 / timing.median:.0f}",
+                f"{100 * timing.spread:.0f}%",
+                f"{1 / ratio(per_token, name, BATCH):.2f}",
+            ]
+            for name, timing in per_token.items()
+        ],
+    )
     return per_token
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from benchmarks.harness import show
 from benchmarks.students import SHAPES, flops_per_token
-from lightning_modules.components.head import CUDA_CHUNK_BYTES
+from lightning_modules.components.losses.output_head import CUDA_CHUNK_BYTES
 
 GB = 1e9
 STUDENTS = {"1B": "llama1b", "7B": "llama7b", "70B": "llama70b"}
@@ -297,24 +297,48 @@ def cache_bytes(student: Adapted, targets: float = ASSUMED.targets * TOKENS) -> 
 def main() -> None:
     """Prints the tables."""
     students = {name: Adapted(shape) for name, shape in STUDENTS.items()}
-    show(["student", "base", "LoRA r = 8", "NAT's units", "base bf16", "checkpoint LoRA", "checkpoint NAT",
-          "teacher cache, 10⁸"], [
-        [name, f"{s.base / 1e9:.2f} B", f"{s.lora / 1e6:.1f} M", f"{s.units / 1e6:.0f} M", f"{2 * s.base / GB:.1f} GB",
-         f"{checkpoint_bytes(s, 'LoRA') / GB:.2f} GB", f"{checkpoint_bytes(s, 'NAT') / GB:.1f} GB",
-         f"{cache_bytes(s) / 1e12:.0f} TB"]
-        for name, s in students.items()
-    ])  # fmt: skip
+    show(
+        [
+            "student",
+            "base",
+            "LoRA r = 8",
+            "NAT's units",
+            "base bf16",
+            "checkpoint LoRA",
+            "checkpoint NAT",
+            "teacher cache, 10⁸",
+        ],
+        [
+            [
+                name,
+                f"{s.base / 1e9:.2f} B",
+                f"{s.lora / 1e6:.1f} M",
+                f"{s.units / 1e6:.0f} M",
+                f"{2 * s.base / GB:.1f} GB",
+                f"{checkpoint_bytes(s, 'LoRA') / GB:.2f} GB",
+                f"{checkpoint_bytes(s, 'NAT') / GB:.1f} GB",
+                f"{cache_bytes(s) / 1e12:.0f} TB",
+            ]
+            for name, s in students.items()
+        ],
+    )
     print()
-    show(["GB a GPU", "base", *METHODS], [
-        [name, "whole" if n == 1 else f"over {n}", *(_memory(s, method, n) for method in METHODS)]
-        for name, s in students.items()
-        for n in (1, 8, 64)
-    ])  # fmt: skip
+    show(
+        ["GB a GPU", "base", *METHODS],
+        [
+            [name, "whole" if n == 1 else f"over {n}", *(_memory(s, method, n) for method in METHODS)]
+            for name, s in students.items()
+            for n in (1, 8, 64)
+        ],
+    )
     print()
-    show(["a step, ms; 10⁸ samples, GPU-hours", "LoRA", "NAT", "NAT, nothing recomputed", "NCE, online"], [
-        [name, _step(s, "LoRA"), _step(s, "NAT"), _step(s, "NAT", False), _step(s, "NCE, online")]
-        for name, s in students.items()
-    ])  # fmt: skip
+    show(
+        ["a step, ms; 10⁸ samples, GPU-hours", "LoRA", "NAT", "NAT, nothing recomputed", "NCE, online"],
+        [
+            [name, _step(s, "LoRA"), _step(s, "NAT"), _step(s, "NAT", False), _step(s, "NCE, online")]
+            for name, s in students.items()
+        ],
+    )
     print()
     rows = [
         [name, str(gpus), *(_speed(s, gpus, shards) for shards in (1, gpus, min(gpus, ASSUMED.node)))]
@@ -323,12 +347,23 @@ def main() -> None:
     ]
     show(["NAT: compute, move (ms); 10⁸ samples", "GPUs", "DDP", "FSDP2 over all", "FSDP2 in each node"], rows)
     print()
-    show(["10⁸ samples, GPU-hours", *(f"sample {m}, {rows} rows" for m in ("NAT", "NCE") for rows in ROWS),
-          "teachers' pass", "score"], [
-        [name, *(_sampling(s, m, rows) for m in ("NAT", "NCE") for rows in ROWS),
-         f"{pass_hours(s.teachers()):,.0f}", f"{pass_hours(s.forward('LoRA')):,.0f}"]
-        for name, s in students.items()
-    ])  # fmt: skip
+    show(
+        [
+            "10⁸ samples, GPU-hours",
+            *(f"sample {m}, {rows} rows" for m in ("NAT", "NCE") for rows in ROWS),
+            "teachers' pass",
+            "score",
+        ],
+        [
+            [
+                name,
+                *(_sampling(s, m, rows) for m in ("NAT", "NCE") for rows in ROWS),
+                f"{pass_hours(s.teachers()):,.0f}",
+                f"{pass_hours(s.forward('LoRA')):,.0f}",
+            ]
+            for name, s in students.items()
+        ],
+    )
     print()
     show(["one process", "10⁶ samples", "10⁷", "10⁸"], list(_data()))
 

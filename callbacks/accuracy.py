@@ -10,9 +10,9 @@ import lightning as L
 from callbacks.grading import SampleGrader
 from callbacks.predictions import PredictionWriter
 from callbacks.tensorboard import show_rationales
-from datamodules.components.predictions import prediction
+from datamodules.components.records.predictions import prediction
 from lightning_modules.components.accuracy import GroupedAccuracy
-from lightning_modules.components.sampling import Sample
+from lightning_modules.components.sampling.sampler import Sample
 
 
 class AnswerAccuracy(PredictionWriter):

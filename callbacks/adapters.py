@@ -7,9 +7,9 @@ from typing import Any
 
 import lightning as L
 
-from foundation.errors import InputError
-from foundation.files import write_directory_atomically
-from foundation.weights import telling_of_a_full_disk
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import write_directory_atomically
+from dust2gold.core.weights import telling_of_a_full_disk
 from lightning_modules.components.sharding import gathered
 
 

@@ -21,8 +21,8 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from foundation.errors import InputError, reason
-from foundation.files import sha256_of, write_atomically, write_bytes_atomically
+from dust2gold.core.errors import InputError, reason
+from dust2gold.core.files import sha256_of, write_atomically, write_bytes_atomically
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -94,8 +94,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise InputError(
             "the checkpoint holds more than tensors and plain values: reading it could run code, so it is refused",
-            file=path, remedy="use a checkpoint that dust2gold wrote, from a place you trust",
-        ) from error  # fmt: skip
+            file=path,
+            remedy="use a checkpoint that dust2gold wrote, from a place you trust",
+        ) from error
     except (RuntimeError, ValueError, EOFError) as error:
         raise _damaged(path, reason(error)) from error
     if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _OF_A_RUN:
@@ -144,6 +145,7 @@ def _keep(path: Path, copy: Path) -> None:
 
 def _damaged(path: Path, what: str) -> DamagedCheckpointError:
     return DamagedCheckpointError(
-        f"the checkpoint is damaged: {what}", file=path,
+        f"the checkpoint is damaged: {what}",
+        file=path,
         remedy=f"give --ckpt_path another one, e.g. {path.with_name(PREVIOUS)}, or begin anew with --ckpt_path none",
-    )  # fmt: skip
+    )

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, install, is_finished, mark_finished
 from callbacks.preemption import Preempted, SignalNotes
-from foundation.errors import InputError
-from foundation.files import set_aside, sha256_of
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import set_aside, sha256_of
 
 SETTINGS_KEY = "run_settings"
 """Where a checkpoint says what it was trained with: a short hash by the name of each setting."""
@@ -137,8 +137,11 @@ class RunCheckpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         stop = Preempted(signal_number)
         if trainer.is_global_zero:
-            print(f"{stop.name}: saved at step {trainer.global_step}; the same command goes on from here",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"{stop.name}: saved at step {trainer.global_step}; the same command goes on from here",
+                file=sys.stderr,
+                flush=True,
+            )
         raise stop
 
     def _signal(self, trainer: L.Trainer) -> int | None:

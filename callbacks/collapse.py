@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from callbacks.finite import stopping
-from foundation.errors import InputError
-from lightning_modules.components.losses import only_fills_a_turn
+from dust2gold.core.errors import InputError
+from lightning_modules.components.losses.supervised import only_fills_a_turn
 
 
 class CollapseAlarm(L.Callback):
@@ -91,5 +91,5 @@ class CollapseAlarm(L.Callback):
                 f"{self.window} batches, {self.best:.2f} at the best (step {trainer.global_step}). "
                 "Lower the weight of the wrong ones or the learning rate",
                 file=sys.stderr,
-            )  # fmt: skip
+            )
         return fallen

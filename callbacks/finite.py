@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from foundation.errors import InputError
-from foundation.files import write_directory_atomically
-from foundation.weights import telling_of_a_full_disk
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import write_directory_atomically
+from dust2gold.core.weights import telling_of_a_full_disk
 from lightning_modules.components.sharding import whole
 
 _IDS_SHOWN = 8
@@ -51,8 +51,11 @@ class FiniteGuard(L.Callback):
         """
         losses = torch.stack(self._losses).double()
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        gradients = [] if scaler is not None else [p.grad for group in optimizer.param_groups for p in group["params"]
-                                                   if p.grad is not None]  # fmt: skip
+        gradients = (
+            []
+            if scaler is not None
+            else [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        )
         norms = [whole(norm).double().to(losses.device) for norm in torch._foreach_norm(gradients)] if gradients else []
         if torch.cat([losses, *(norm[None] for norm in norms)]).isfinite().all():
             self._batches, self._losses = [], []
@@ -86,9 +89,10 @@ def stopping(
     ids = [name for batch in guilty for name in batch.get("ids", batch.get("question_ids", []))]
     shown = ", ".join(ids[:_IDS_SHOWN]) + (f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else "")
     return InputError(
-        f"stopped at step {trainer.global_step}, at {shown or 'samples without ids'}: {what}", file=directory,
+        f"stopped at step {trainer.global_step}, at {shown or 'samples without ids'}: {what}",
+        file=directory,
         remedy="its batches are saved there, the best adapter stays; lower the learning rate or mend these samples",
-    )  # fmt: skip
+    )
 
 
 def write_batches(directory: Path, batches: list[dict[str, Any]], facts: dict[str, Any]) -> None:

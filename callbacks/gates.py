@@ -8,7 +8,7 @@ import lightning as L
 from torch import Tensor, nn
 
 from callbacks.tensorboard import writer_of
-from lightning_modules.components.integration import IntegrationUnit, Mixed
+from lightning_modules.components.integration.unit import IntegrationUnit, Mixed
 
 
 class GateMonitor(L.Callback):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
-from datamodules.components.grading import Grader, StringGrader
-from datamodules.components.records import Question, Rationale, rationale_id
-from lightning_modules.components.sampling import Sample
+from datamodules.components.grading.grader import Grader, StringGrader
+from datamodules.components.records.records import Question, Rationale, rationale_id
+from lightning_modules.components.sampling.sampler import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from datamodules.components.predictions import Row, write_metrics, write_predictions
+from datamodules.components.records.predictions import Row, write_metrics, write_predictions
 from lightning_modules.components.accuracy import gather_objects
 
 

@@ -50,7 +50,7 @@ class RandomStateKeeper(L.Callback):
                     f"the checkpoint is of {len(states)} processes, here are {trainer.world_size}:"
                     " dropout draws other numbers from here on",
                     file=sys.stderr,
-                )  # fmt: skip
+                )
             return
         own = states[trainer.global_rank]
         torch.set_rng_state(own["cpu"].cpu())

@@ -20,12 +20,12 @@ import lightning as L
 from callbacks.grading import SampleGrader
 from callbacks.preemption import Preempted
 from callbacks.tensorboard import show_rationales
-from datamodules.components.records import Rationale, rationale_id, write_rationales
-from foundation.errors import InputError
-from foundation.files import free_aside, open_in_place, set_aside, sha256_of, sketch_of, write_bytes_atomically
-from foundation.locks import Lock
-from foundation.students import locate_student
-from lightning_modules.components.sampling import Sample
+from datamodules.components.records.records import Rationale, rationale_id, write_rationales
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import free_aside, open_in_place, set_aside, sha256_of, sketch_of, write_bytes_atomically
+from dust2gold.core.locks import Lock
+from dust2gold.core.students import locate_student
+from lightning_modules.components.sampling.sampler import Sample
 
 _OF_A_RUN = frozenset({"adapter", "adapter-last", "checkpoints"})
 """Directories that a run writes its weights into."""
@@ -162,9 +162,10 @@ class SampleWriter(L.Callback):
             free = self._lock.free
         if not trainer.strategy.broadcast(free):
             raise InputError(
-                "another command is writing it", file=self._path,
+                "another command is writing it",
+                file=self._path,
                 remedy="wait for it or stop it, or choose another --trainer.default_root_dir",
-            )  # fmt: skip
+            )
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -202,9 +203,10 @@ class SampleWriter(L.Callback):
             stream.flush()
         except OSError as error:
             raise InputError(
-                f"cannot write ({error.strerror})", file=self._path,
+                f"cannot write ({error.strerror})",
+                file=self._path,
                 remedy="free some space and run the same command again: it goes on from here",
-            ) from error  # fmt: skip
+            ) from error
 
 
 def _trained_by(trainer: L.Trainer, module: Any) -> str:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from callbacks.tensorboard import writer_of
-from datamodules.components.records import write_rationales
+from datamodules.components.records.records import write_rationales
 from datamodules.pairs import PairDataModule
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 from lightning_modules.components.accuracy import gather_objects
 
 

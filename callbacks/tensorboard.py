@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from datamodules.components.records import Rationale
-from foundation.text import escape
+from datamodules.components.records.records import Rationale
+from dust2gold.core.text import escape
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter

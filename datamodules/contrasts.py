@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.components.batching import RowBatches
-from datamodules.components.encoding import pad
-from datamodules.components.examples import Example, Examples
-from datamodules.components.grouping import Grouping, require_both_verdicts
+from datamodules.components.batching.groups import Grouping, require_both_verdicts
+from datamodules.components.batching.plan import RowBatches
+from datamodules.components.encoding.examples import Example, Examples
+from datamodules.components.encoding.tokenization import pad
 from datamodules.rationales import RationaleDataModule
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 
 
 class ContrastDataModule(RationaleDataModule):
@@ -61,13 +61,24 @@ class ContrastDataModule(RationaleDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(
-            tokenizer, train, validation, validation_fraction, questions, limit_questions, batch_size,
-            question_batch_size=question_batch_size, max_length=max_length, drop_longer=drop_longer,
-            max_characters=max_characters, seed=seed, num_workers=num_workers,
-        )  # fmt: skip
+            tokenizer,
+            train,
+            validation,
+            validation_fraction,
+            questions,
+            limit_questions,
+            batch_size,
+            question_batch_size=question_batch_size,
+            max_length=max_length,
+            drop_longer=drop_longer,
+            max_characters=max_characters,
+            seed=seed,
+            num_workers=num_workers,
+        )
         for name, value, least in (
-            ("rationales_per_question", rationales_per_question, 2), ("groups_per_question", groups_per_question, 1),
-        ):  # fmt: skip
+            ("rationales_per_question", rationales_per_question, 2),
+            ("groups_per_question", groups_per_question, 1),
+        ):
             if value < least:
                 raise InputError(f"must be at least {least}, found {value}", field=f"data.{name}")
         self.rationales_per_question = rationales_per_question

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.components.counts import count_targets
-from datamodules.components.encoding import (
+from datamodules.components.batching.counts import count_targets
+from datamodules.components.batching.groups import Candidate, QuestionPairs, require_both_verdicts
+from datamodules.components.batching.sampler import EvaluationSampler
+from datamodules.components.encoding.tokenization import (
     Encoded,
     LengthLimit,
     context_of,
@@ -22,14 +24,12 @@ from datamodules.components.encoding import (
     pad_of,
     pad_with_mask,
 )
-from datamodules.components.grouping import Candidate, QuestionPairs, require_both_verdicts
-from datamodules.components.records import Rationale, numbered_rationales
-from datamodules.components.samplers import EvaluationSampler
-from datamodules.components.splits import held_out
-from datamodules.resume import ResumableDataModule
-from foundation.errors import InputError
-from foundation.files import as_paths
-from foundation.json_lines import read_json_lines
+from datamodules.components.records.records import Rationale, numbered_rationales
+from datamodules.components.records.splits import held_out
+from datamodules.resumable import ResumableDataModule
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import as_paths
+from dust2gold.core.jsonl import read_json_lines
 
 
 class PairDataModule(ResumableDataModule):
@@ -129,9 +129,10 @@ class PairDataModule(ResumableDataModule):
     def _setup_pairs(self) -> None:
         if not self.train_files:
             raise InputError(
-                "nothing to train on", field="data.train",
+                "nothing to train on",
+                field="data.train",
                 remedy="give --data.train FILES with right and wrong rationales (positive.jsonl, negative.jsonl, …)",
-            )  # fmt: skip
+            )
         candidates = self._candidates(self.train_files)
         if self.validation_files:
             kept, held = candidates, self._candidates(self.validation_files)
@@ -177,10 +178,7 @@ class PairDataModule(ResumableDataModule):
 
     def _collate(self, rows: list[Encoded]) -> dict[str, Tensor]:
         marks = [[0] * len(row.prompt) + [1] * len(row.completion) for row in rows]
-        return {
-            **pad_with_mask([row.ids for row in rows], pad_of(self.tokenizer)),
-            "rationale_mask": pad(marks, 0),
-        }
+        return {**pad_with_mask([row.ids for row in rows], pad_of(self.tokenizer)), "rationale_mask": pad(marks, 0)}
 
     def _collate_pairs(self, questions: list[tuple[Candidate, ...]]) -> dict[str, Any]:
         paired = [candidate for pairs in questions for candidate in pairs]
@@ -193,10 +191,7 @@ class PairDataModule(ResumableDataModule):
         }
 
     def _collate_records(self, rows: list[tuple[Rationale, Encoded]]) -> dict[str, Any]:
-        return {
-            **self._collate([encoded for _, encoded in rows]),
-            "records": [record.to_json() for record, _ in rows],
-        }
+        return {**self._collate([encoded for _, encoded in rows]), "records": [record.to_json() for record, _ in rows]}
 
 
 def _counted(candidates: Sequence[Candidate]) -> Tensor:

@@ -11,10 +11,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.components.batching import Batching, RowBatches, choose_batching
-from datamodules.components.counts import count_targets
-from datamodules.components.encoded_files import Recipe
-from datamodules.components.encoding import (
+from datamodules.components.batching.counts import count_targets
+from datamodules.components.batching.plan import Batching, RowBatches, choose_batching
+from datamodules.components.batching.sampler import EvaluationSampler
+from datamodules.components.encoding.encoded_files import Recipe
+from datamodules.components.encoding.examples import EncodedFile, Example, Examples
+from datamodules.components.encoding.tokenization import (
     CharacterLimit,
     Encoded,
     LengthLimit,
@@ -25,13 +27,11 @@ from datamodules.components.encoding import (
     pad_of,
     pad_with_mask,
 )
-from datamodules.components.examples import EncodedFile, Example, Examples
-from datamodules.components.grading import are_plain
-from datamodules.components.records import Question, numbered_questions
-from datamodules.components.samplers import EvaluationSampler
-from datamodules.resume import ResumableDataModule
-from foundation.errors import InputError
-from foundation.files import as_paths
+from datamodules.components.grading.grader import are_plain
+from datamodules.components.records.records import Question, numbered_questions
+from datamodules.resumable import ResumableDataModule
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import as_paths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.components.ballots import Ballot, make_ballots, read_samples
-from datamodules.components.pooling import NO_ANSWER
-from datamodules.components.records import read_questions
-from datamodules.components.samplers import EvaluationSampler
-from foundation.errors import InputError
-from foundation.files import as_paths
+from datamodules.components.batching.sampler import EvaluationSampler
+from datamodules.components.grading.pooling import NO_ANSWER
+from datamodules.components.records.ballots import Ballot, make_ballots, read_samples
+from datamodules.components.records.records import read_questions
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import as_paths
 
 
 class VoteDataModule(L.LightningDataModule):

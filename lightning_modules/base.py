@@ -18,13 +18,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from foundation.errors import InputError
-from lightning_modules.components.cache import can_be_sampled
-from lightning_modules.components.integration import IntegrationUnit
-from lightning_modules.components.losses import Targets, at_targets, find_targets, only_fills_a_turn
-from lightning_modules.components.quantization import Quantization
-from lightning_modules.components.sampling import Sample, SamplingSettings, sample_each
-from lightning_modules.components.student import AdapterStack, LoraSettings, load_base
+from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.quantization import Quantization
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
+from lightning_modules.components.integration.unit import IntegrationUnit
+from lightning_modules.components.losses.supervised import Targets, at_targets, find_targets, only_fills_a_turn
+from lightning_modules.components.sampling.cache import can_be_sampled
+from lightning_modules.components.sampling.sampler import Sample, SamplingSettings, sample_each
 from lightning_modules.partly_trained import PartlyTrained
 
 if TYPE_CHECKING:
@@ -164,9 +164,10 @@ class StudentModule(PartlyTrained):
         problem = f"{type(base).__name__} keeps a recurrent state, which our sampler cannot repeat for several answers"
         if self.trainer.state.fn in (TrainerFn.TESTING, TrainerFn.PREDICTING):
             raise InputError(
-                problem, field="model.student",
+                problem,
+                field="model.student",
                 remedy="take a student with attention alone, or export it (docs/doors.md) and sample it with a server",
-            )  # fmt: skip
+            )
         if self.trainer.is_global_zero:
             print(f"{problem}: this student trains, test and predict will refuse it", file=sys.stderr)
 

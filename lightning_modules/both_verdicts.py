@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.base import StudentModule
-from lightning_modules.components.losses import Targets
-from lightning_modules.components.penalties import logprobs_by_verdict, on_right
-from lightning_modules.components.student import AdapterStack
+from lightning_modules.components.adapters.stack import AdapterStack
+from lightning_modules.components.losses.negatives import logprobs_by_verdict, on_right
+from lightning_modules.components.losses.supervised import Targets
 
 POSITIVE_LOGPROB, NEGATIVE_LOGPROB = "positive_logprob", "negative_logprob"
 

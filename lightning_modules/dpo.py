@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 from lightning_modules.both_verdicts import BothVerdicts
-from lightning_modules.components.losses import Targets
-from lightning_modules.components.preference import direct_preference
-from lightning_modules.components.student import AdapterStack
+from lightning_modules.components.adapters.stack import AdapterStack
+from lightning_modules.components.losses.preference import direct_preference
+from lightning_modules.components.losses.supervised import Targets
 
 REFERENCE = "reference"
 """Name of the frozen adapter that the policy is compared with."""
@@ -46,9 +46,10 @@ class DPOModel(BothVerdicts):
         """
         if stage in ("fit", "validate") and self.adapter is None:
             raise InputError(
-                "DPO starts from a trained student", field="model.adapter",
+                "DPO starts from a trained student",
+                field="model.adapter",
                 remedy="give --model.adapter the adapter directory of CoT KD, e.g. runs/demo/cot-kd/adapter",
-            )  # fmt: skip
+            )
 
     def build(self, stack: AdapterStack) -> None:
         """The reference frozen, then the policy."""

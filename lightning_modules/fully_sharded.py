@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 from lightning_modules.components.sharding import share_of, whole
 
 
@@ -60,8 +60,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
         if replicas < 1 or world % replicas:
             raise InputError(
                 f"{world} processes cannot be split into {replicas} groups of the same size",
-                field="trainer.strategy.init_args.replicas", remedy="give a number that divides them, or null",
-            )  # fmt: skip
+                field="trainer.strategy.init_args.replicas",
+                remedy="give a number that divides them, or null",
+            )
         super().setup_environment()
         self.mesh = self.device_mesh["data_parallel"]
         if replicas > 1:
@@ -77,8 +78,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
         if trainer.state.fn not in (TrainerFn.FITTING, TrainerFn.VALIDATING):
             raise InputError(
                 "a sharded student cannot sample: answers of different lengths would leave processes waiting",
-                field="trainer.strategy", remedy="take configs/trainer/gpu.yaml or ddp.yaml for test and predict",
-            )  # fmt: skip
+                field="trainer.strategy",
+                remedy="take configs/trainer/gpu.yaml or ddp.yaml for test and predict",
+            )
         super().setup(trainer)
 
     # Checkpoints: what trains, whole, by Lightning's usual way and not ModelParallelStrategy's, which gathers the base.

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 from lightning_modules.base import StudentModule
-from lightning_modules.components.assistant import UnitSettings, build_nat, load_nat, save_nat
-from lightning_modules.components.losses import Targets, cross_entropy
-from lightning_modules.components.student import AdapterStack
+from lightning_modules.components.adapters.nat import UnitSettings, build_nat, load_nat, save_nat
+from lightning_modules.components.adapters.stack import AdapterStack
+from lightning_modules.components.losses.supervised import Targets, cross_entropy
 
 
 class NATModel(StudentModule):
@@ -39,9 +39,10 @@ class NATModel(StudentModule):
             self.units = build_nat(stack, self.negative, self.lora, self.unit_settings)
         else:
             raise InputError(
-                "NAT needs a negative half", field="model.negative",
+                "NAT needs a negative half",
+                field="model.negative",
                 remedy="give --model.negative the adapter directory of the NEG stage, or --model.adapter a trained NAT",
-            )  # fmt: skip
+            )
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """Cross-entropy, mean over the batch's target tokens."""

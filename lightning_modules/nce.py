@@ -9,12 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foundation.errors import InputError
-from foundation.files import sha256_of
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import sha256_of
 from lightning_modules.base import StudentModule
-from lightning_modules.components.assistant import load_nat
-from lightning_modules.components.head import Lesson
-from lightning_modules.components.losses import (
+from lightning_modules.components.adapters.nat import load_nat
+from lightning_modules.components.adapters.stack import AdapterStack
+from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
+from lightning_modules.components.losses.output_head import Lesson
+from lightning_modules.components.losses.supervised import (
     Targets,
     at_targets,
     calibration,
@@ -22,8 +24,6 @@ from lightning_modules.components.losses import (
     sample_means,
     token_calibration,
 )
-from lightning_modules.components.student import AdapterStack
-from lightning_modules.components.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
 from lightning_modules.fully_sharded import FullyShardedStrategy
 
 
@@ -96,8 +96,9 @@ class NCEModel(StudentModule):
         if self.teacher_name == "cached" and isinstance(self.trainer.strategy, FullyShardedStrategy):
             raise InputError(
                 "a cached teacher is asked when a process meets a new sample, a sharded one by all processes at once",
-                field="model.teacher", remedy="take --model.teacher online with FSDP2, or configs/trainer/ddp.yaml",
-            )  # fmt: skip
+                field="model.teacher",
+                remedy="take --model.teacher online with FSDP2, or configs/trainer/ddp.yaml",
+            )
 
     @property
     def teacher(self) -> Teacher:
@@ -137,9 +138,14 @@ def _online(module: NCEModel) -> Teacher:
 def _cached(module: NCEModel) -> Teacher:
     trainer = module.trainer
     return cached_teacher(
-        module.adapters, module.cache, Path(trainer.default_root_dir) / "teacher", module.temperature,
-        module.calibrated, nat=sha256_of(Path(str(module.nat))), precision=str(trainer.precision),
-    )  # fmt: skip
+        module.adapters,
+        module.cache,
+        Path(trainer.default_root_dir) / "teacher",
+        module.temperature,
+        module.calibrated,
+        nat=sha256_of(Path(str(module.nat))),
+        precision=str(trainer.precision),
+    )
 
 
 TEACHERS: dict[str, Callable[[NCEModel], Teacher]] = {"online": _online, "cached": _cached}

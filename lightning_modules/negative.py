@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.base import StudentModule
-from lightning_modules.components.losses import Targets, cross_entropy
-from lightning_modules.components.student import AdapterStack
+from lightning_modules.components.adapters.stack import AdapterStack
+from lightning_modules.components.losses.supervised import Targets, cross_entropy
 
 
 class NegativeModel(StudentModule):

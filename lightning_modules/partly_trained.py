@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 from lightning_modules.components.schedule import warmed_up
 from lightning_modules.components.sharding import check_sharded, shard_layers, shard_modules
 from lightning_modules.components.step_means import StepMeans
@@ -62,9 +62,10 @@ class PartlyTrained(L.LightningModule):
             return
         if not isinstance(strategy, FullyShardedStrategy):
             raise InputError(
-                "ModelParallelStrategy alone would write the base into every checkpoint", field="trainer.strategy",
+                "ModelParallelStrategy alone would write the base into every checkpoint",
+                field="trainer.strategy",
                 remedy="take lightning_modules.fully_sharded.FullyShardedStrategy, as configs/trainer/fsdp2.yaml does",
-            )  # fmt: skip
+            )
         transformer, modules = self.shards()
         shard_layers(transformer, strategy.mesh)
         shard_modules(modules, strategy.mesh)
@@ -95,8 +96,15 @@ class PartlyTrained(L.LightningModule):
         """
         ranks = 1 if self._trainer is None else self.trainer.world_size
         # Lightning averages the weights' sums over the ranks and keeps whole numbers of them: these divide.
-        self.log(f"val/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss", sync_dist=True,
-                 batch_size=weight * ranks)  # fmt: skip
+        self.log(
+            f"val/{name}",
+            value,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=name == "loss",
+            sync_dist=True,
+            batch_size=weight * ranks,
+        )
 
     def _summed(self, values: Tensor) -> Tensor:
         total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")

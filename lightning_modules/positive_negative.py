@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.both_verdicts import BothVerdicts
-from lightning_modules.components.losses import Targets
-from lightning_modules.components.penalties import NegativeTraining, Objective
+from lightning_modules.components.losses.negatives import NegativeTraining, Objective
+from lightning_modules.components.losses.supervised import Targets
 
 
 class PositiveNegativeModel(BothVerdicts):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
-from foundation.errors import InputError
-from lightning_modules.components.backbones import BackboneSettings, DecoderSettings
-from lightning_modules.components.losses import only_fills_a_turn
-from lightning_modules.components.ranker import RANKING_LOSSES, Ranker, build_ranker, load_ranker
+from dust2gold.core.errors import InputError
+from lightning_modules.components.losses.supervised import only_fills_a_turn
+from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings
+from lightning_modules.components.ranking.ranker import RANKING_LOSSES, Ranker, build_ranker, load_ranker
 from lightning_modules.partly_trained import PartlyTrained
 
 if TYPE_CHECKING:
@@ -74,9 +74,10 @@ class RankModel(PartlyTrained):
         untrained = self.ranker is None and self.trained is None and self.trainer.ckpt_path is None
         if untrained and stage in ("validate", "predict"):
             raise InputError(
-                "no trained ranker", field="model.trained",
+                "no trained ranker",
+                field="model.trained",
                 remedy="give --model.trained the directory the RANK stage wrote, e.g. runs/demo/rank/adapter",
-            )  # fmt: skip
+            )
 
     def configure_model(self) -> None:
         """Loads or builds the ranker once (called by Lightning on every entry point)."""

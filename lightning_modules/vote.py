@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.components.accuracy import GroupedAccuracy
-from lightning_modules.components.voting import NEEDS, vote_accuracy, vote_weights, winning_classes
+from lightning_modules.components.voting.votes import NEEDS, vote_accuracy, vote_weights, winning_classes
 
 
 class VotingModel(L.LightningModule):

@@ -8,9 +8,9 @@ from importlib import import_module
 import lightning as L
 from lightning import LightningDataModule, LightningModule
 
-import cli
-from pipeline.settings_cli import parse_settings, settings_parser
-from pipeline.trainer_cli import StageCLI
+from dust2gold import cli
+from dust2gold.commands.settings_cli import parse_settings, settings_parser
+from dust2gold.commands.trainer import StageCLI
 
 
 class _Parsed(StageCLI):
@@ -26,9 +26,13 @@ def parse(words: list[str]) -> StageCLI | None:
     """Parses a command line. Of `fit`, `validate`, `test` and `predict` it returns what holds the `config`."""
     if words[0] in cli.TRAINER_VERBS:
         parsed = _Parsed(
-            LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
-            parser_kwargs={"exit_on_error": False, words[0]: {"exit_on_error": False}}, args=words,
-        )  # fmt: skip
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_kwargs={"exit_on_error": False, words[0]: {"exit_on_error": False}},
+            args=words,
+        )
         assert parsed.subcommand == words[0]
         return parsed
     verb = cli.VERBS[words[0]]

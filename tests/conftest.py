@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import foundation.locks
+import dust2gold.core.locks
 from tests.students import write_tiny_student
 
 # Before torch, transformers and tokenizers are imported: they read these once.
@@ -56,6 +56,6 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def flock(*_: object) -> None:
         raise OSError(says[0], os.strerror(says[0]))
 
-    monkeypatch.setattr("foundation.locks.fcntl.flock", flock)
-    foundation.locks._warn.cache_clear()
+    monkeypatch.setattr("dust2gold.core.locks.fcntl.flock", flock)
+    dust2gold.core.locks._warn.cache_clear()
     return says

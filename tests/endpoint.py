@@ -120,14 +120,22 @@ class _Handler(BaseHTTPRequestHandler):
         texts = self.server.write(question, n)
         chat = self.path.endswith("/chat/completions")
         choices = [
-            {"index": index, "finish_reason": "stop",
-             **({"message": {"role": "assistant", "content": text}} if chat else {"text": text})}
+            {
+                "index": index,
+                "finish_reason": "stop",
+                **({"message": {"role": "assistant", "content": text}} if chat else {"text": text}),
+            }
             for index, text in enumerate(texts)
-        ]  # fmt: skip
+        ]
         prompt = json.dumps(body.get("messages") or body["prompt"])
         usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": sum(len(text) // 4 + 1 for text in texts)}
-        return {"id": "x", "object": "chat.completion", "model": f"{body['model']}-0125", "choices": choices,
-                "usage": {**usage, "total_tokens": sum(usage.values())}}  # fmt: skip
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "model": f"{body['model']}-0125",
+            "choices": choices,
+            "usage": {**usage, "total_tokens": sum(usage.values())},
+        }
 
     def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None, length: int | None = None) -> None:
         self.send_response(status)

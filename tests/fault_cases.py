@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from datamodules.components.records import write_rationales
+from datamodules.components.records.records import write_rationales
 from tests import endpoint
 from tests.forks import ending, finish, fork, last_words
 from tests.records import rationale, write_asked, write_positive
@@ -89,39 +89,100 @@ def fit(home: Path, config_and_more: list[str], root: Path) -> list[str]:
     """Three epochs of 6 batches with dropout, two batches a step."""
     config, *more = config_and_more
     return [
-        "fit", "--config", str(home / f"{config}.yaml"), "--model.student", str(home / "student"),
-        "--data.tokenizer", str(home / "student"), "--data.train", str(home / "train.jsonl"),
-        "--data.validation", str(home / "validation.jsonl"), "--data.batch_size", "4", "--trainer.max_epochs", "3",
-        "--model.lora.dropout", "0.3", "--model.warmup_steps", "2", "--model.optimizer.init_args.lr", "0.01",
-        "--trainer.accumulate_grad_batches", "2", "--trainer.default_root_dir", str(root), *more,
-    ]  # fmt: skip
+        "fit",
+        "--config",
+        str(home / f"{config}.yaml"),
+        "--model.student",
+        str(home / "student"),
+        "--data.tokenizer",
+        str(home / "student"),
+        "--data.train",
+        str(home / "train.jsonl"),
+        "--data.validation",
+        str(home / "validation.jsonl"),
+        "--data.batch_size",
+        "4",
+        "--trainer.max_epochs",
+        "3",
+        "--model.lora.dropout",
+        "0.3",
+        "--model.warmup_steps",
+        "2",
+        "--model.optimizer.init_args.lr",
+        "0.01",
+        "--trainer.accumulate_grad_batches",
+        "2",
+        "--trainer.default_root_dir",
+        str(root),
+        *more,
+    ]
 
 
 def fit_rank(home: Path, root: Path) -> list[str]:
     """Three epochs of M_rank with dropout, two batches a step."""
     return [
-        "fit", "--config", str(home / "rank.yaml"), "--model.backbone.init_args.student", str(home / "student"),
-        "--data.tokenizer", str(home / "student"), "--data.train", str(home / "both.jsonl"), "--data.batch_size", "4",
-        "--data.validation_fraction", "0.2", "--trainer.max_epochs", "3", "--trainer.accumulate_grad_batches", "2",
-        "--trainer.default_root_dir", str(root),
-    ]  # fmt: skip
+        "fit",
+        "--config",
+        str(home / "rank.yaml"),
+        "--model.backbone.init_args.student",
+        str(home / "student"),
+        "--data.tokenizer",
+        str(home / "student"),
+        "--data.train",
+        str(home / "both.jsonl"),
+        "--data.batch_size",
+        "4",
+        "--data.validation_fraction",
+        "0.2",
+        "--trainer.max_epochs",
+        "3",
+        "--trainer.accumulate_grad_batches",
+        "2",
+        "--trainer.default_root_dir",
+        str(root),
+    ]
 
 
 def predict(home: Path, root: Path) -> list[str]:
     """Three samples to each of twelve questions, two questions a batch."""
     return [
-        "predict", "--config", str(home / "neg.yaml"), "--model.student", str(home / "student"),
-        "--data.tokenizer", str(home / "student"), "--model.adapter", str(home / "neg/adapter"),
-        "--data.questions", str(home / "questions.jsonl"), "--data.question_batch_size", "2",
-        "--model.sampling.samples", "3", "--model.sampling.max_new_tokens", "12",
-        "--trainer.default_root_dir", str(root),
-    ]  # fmt: skip
+        "predict",
+        "--config",
+        str(home / "neg.yaml"),
+        "--model.student",
+        str(home / "student"),
+        "--data.tokenizer",
+        str(home / "student"),
+        "--model.adapter",
+        str(home / "neg/adapter"),
+        "--data.questions",
+        str(home / "questions.jsonl"),
+        "--data.question_batch_size",
+        "2",
+        "--model.sampling.samples",
+        "3",
+        "--model.sampling.max_new_tokens",
+        "12",
+        "--trainer.default_root_dir",
+        str(root),
+    ]
 
 
 def prepare(home: Path, root: Path) -> list[str]:
     """Grades 1,200 rationales, those that strings reject by math-verify."""
-    return ["prepare", "--input", str(home / "raw.jsonl"), "--format", "records", "--grader", "semantic",
-            "--workers", "1", "--output", str(root)]  # fmt: skip
+    return [
+        "prepare",
+        "--input",
+        str(home / "raw.jsonl"),
+        "--format",
+        "records",
+        "--grader",
+        "semantic",
+        "--workers",
+        "1",
+        "--output",
+        str(root),
+    ]
 
 
 PROMPT = """\
@@ -143,11 +204,14 @@ def collecting(home: Path) -> Case:
         if root not in addresses:
             addresses[root] = serve_apart(home / f"{root.name}.address")
         config = {
-            "input": str(home / "asked.jsonl"), "output": str(root), "prompt": str(home / "prompt.yaml"),
+            "input": str(home / "asked.jsonl"),
+            "output": str(root),
+            "prompt": str(home / "prompt.yaml"),
             "endpoint": {"model": "gpt-test", "base_url": addresses[root], "concurrency": 4, "timeout": 10},
-            "sampling": {"n": 3, "max_tokens": 64}, "retry": {"first": 0.01, "longest": 0.05},
+            "sampling": {"n": 3, "max_tokens": 64},
+            "retry": {"first": 0.01, "longest": 0.05},
             "prices": {"prompt": 1, "completion": 2},
-        }  # fmt: skip
+        }
         file = home / f"{root.name}.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         return ["collect", "--config", str(file)]
@@ -178,27 +242,43 @@ def running(home: Path) -> Case:
     """A pipeline of data, M_neg, its answers to the test questions and samples."""
     student = f"--model.student {home}/student --data.tokenizer {home}/student"
     stages = [
-        {"name": "data", "about": "data", "needs": [], "directory": ["{run}/raw", "{run}/data", "{run}/test"],
-         "commands": [
-             "generate --output {run}/raw --train-questions 12 --test-questions 6 --samples 2 --levels 1,1,2",
-             "prepare --input {run}/raw/train.jsonl --format tdg --source t --output {run}/data",
-             "prepare --input {run}/raw/test.jsonl --format math --source t --output {run}/test",
-         ], "outputs": ["{run}/data", "{run}/test"]},
-        {"name": "neg", "about": "neg", "needs": ["data"],
-         "commands": [
-             f"fit --config {home}/neg.yaml {student} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 "
-             "--data.drop_longer true --trainer.max_epochs 2 --trainer.default_root_dir {run}/neg",
-             f"test --config {home}/neg.yaml {student} --model.adapter {{run}}/neg/adapter "
-             "--data.questions {run}/test/questions.jsonl --model.sampling.max_new_tokens 8 "
-             "--trainer.default_root_dir {run}/neg",
-         ], "outputs": ["{run}/neg/adapter", "{run}/neg/predictions.jsonl"]},
-        {"name": "samples", "about": "samples", "needs": ["data", "neg"],
-         "commands": [
-             f"predict --config {home}/neg.yaml {student} --model.adapter {{run}}/neg/adapter "
-             "--data.questions {run}/data/questions.jsonl --model.sampling.max_new_tokens 8 "
-             "--data.question_batch_size 3 --trainer.default_root_dir {run}/samples",
-         ], "outputs": ["{run}/samples/samples.jsonl"]},
-    ]  # fmt: skip
+        {
+            "name": "data",
+            "about": "data",
+            "needs": [],
+            "directory": ["{run}/raw", "{run}/data", "{run}/test"],
+            "commands": [
+                "generate --output {run}/raw --train-questions 12 --test-questions 6 --samples 2 --levels 1,1,2",
+                "prepare --input {run}/raw/train.jsonl --format tdg --source t --output {run}/data",
+                "prepare --input {run}/raw/test.jsonl --format math --source t --output {run}/test",
+            ],
+            "outputs": ["{run}/data", "{run}/test"],
+        },
+        {
+            "name": "neg",
+            "about": "neg",
+            "needs": ["data"],
+            "commands": [
+                f"fit --config {home}/neg.yaml {student} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 "
+                "--data.drop_longer true --trainer.max_epochs 2 --trainer.default_root_dir {run}/neg",
+                f"test --config {home}/neg.yaml {student} --model.adapter {{run}}/neg/adapter "
+                "--data.questions {run}/test/questions.jsonl --model.sampling.max_new_tokens 8 "
+                "--trainer.default_root_dir {run}/neg",
+            ],
+            "outputs": ["{run}/neg/adapter", "{run}/neg/predictions.jsonl"],
+        },
+        {
+            "name": "samples",
+            "about": "samples",
+            "needs": ["data", "neg"],
+            "commands": [
+                f"predict --config {home}/neg.yaml {student} --model.adapter {{run}}/neg/adapter "
+                "--data.questions {run}/data/questions.jsonl --model.sampling.max_new_tokens 8 "
+                "--data.question_batch_size 3 --trainer.default_root_dir {run}/samples"
+            ],
+            "outputs": ["{run}/samples/samples.jsonl"],
+        },
+    ]
     (home / "pipe.yaml").write_text(yaml.safe_dump({"run": "run", "stages": stages}), encoding="utf-8")
     made = ("*/adapter*/*.safetensors", "*/predictions.jsonl", "*/samples.jsonl", "data/*.jsonl", "test/*.jsonl")
     return Case("run", lambda root: ["run", "--config", str(home / "pipe.yaml"), "--run", str(root)], made)

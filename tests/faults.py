@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
-from datamodules.components.records import read_rationales
+from datamodules.components.records.records import read_rationales
 from tests.fault_cases import Case, cases
 from tests.forks import finish, killed, last_words
 
@@ -180,7 +180,7 @@ def _environment() -> Iterator[None]:
     sys.path.insert(0, str(REPOSITORY))
     import torch
 
-    import pipeline.trainer_cli  # noqa: F401  # what every child would otherwise spend its life loading
+    import dust2gold.commands.trainer  # noqa: F401  # what every child would otherwise spend its life loading
 
     torch.set_num_threads(1)
     yield

@@ -19,7 +19,7 @@ def start(words: list[str], home: Path) -> int:
     """Starts a command line and returns its process id."""
 
     def work() -> int:
-        import cli
+        from dust2gold import cli
 
         return cli.main(words)
 

@@ -69,9 +69,13 @@ class Host:
     def environment(self, master: str) -> dict[str, str]:
         """What Lightning's own environment wants to know on each machine."""
         return {
-            "MASTER_ADDR": master, "MASTER_PORT": str(PORT), "NODE_RANK": str(self.number), "LOCAL_RANK": "0",
-            "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": self.link,
-        }  # fmt: skip
+            "MASTER_ADDR": master,
+            "MASTER_PORT": str(PORT),
+            "NODE_RANK": str(self.number),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "2",
+            "GLOO_SOCKET_IFNAME": self.link,
+        }
 
 
 @contextmanager

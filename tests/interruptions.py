@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning as L
 
-from lightning_modules.components.losses import only_fills_a_turn
+from lightning_modules.components.losses.supervised import only_fills_a_turn
 
 
 class Killed(BaseException):

@@ -11,7 +11,7 @@ def write_tiny_student(directory: Path, width: int = 32) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from embedded.pretrain import train_tokenizer
+    from dust2gold.demo.pretrain import train_tokenizer
 
     tokenizer = train_tokenizer(vocabulary=320, sample=500)
     config = LlamaConfig(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import cli
+from dust2gold import cli
 from tests.records import rationale, write_asked, write_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -53,11 +53,27 @@ def fit(tiny_student: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
     def words(train: str, *more: str) -> list[str]:
         return [
-            "fit", "--config", NEG, "--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student),
-            "--data.train", train, "--data.batch_size", "8", "--trainer.max_epochs", "1",
-            "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
-            "--trainer.default_root_dir", str(tmp_path / "run"), *more,
-        ]  # fmt: skip
+            "fit",
+            "--config",
+            NEG,
+            "--model.student",
+            str(tiny_student),
+            "--data.tokenizer",
+            str(tiny_student),
+            "--data.train",
+            train,
+            "--data.batch_size",
+            "8",
+            "--trainer.max_epochs",
+            "1",
+            "--trainer.accelerator",
+            "cpu",
+            "--trainer.enable_progress_bar",
+            "false",
+            "--trainer.default_root_dir",
+            str(tmp_path / "run"),
+            *more,
+        ]
 
     return words
 
@@ -208,8 +224,9 @@ def test_system_errors_become_messages(
         raise OSError(number, os.strerror(number), str(tmp_path / "run/checkpoints/last.ckpt"))
 
     monkeypatch.setattr(torch, "save", fail)
-    said = complaint(*words, "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint",
-                     "--trainer.callbacks.every_n_train_steps=1")  # fmt: skip
+    said = complaint(
+        *words, "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint", "--trainer.callbacks.every_n_train_steps=1"
+    )
     assert os.strerror(number) in said
     assert str(tmp_path / "run/checkpoints/last.ckpt") in said
     assert {file.name: file.read_bytes() for file in (tmp_path / "run/adapter").iterdir()} == before
@@ -242,10 +259,7 @@ def small_disk(size: int) -> Iterator[None]:
     "size", [pytest.param(500, marks=pytest.mark.slow), pytest.param(4_000, marks=pytest.mark.slow), 12_000]
 )
 def test_a_full_disk_while_training(
-    fit: Callable[..., list[str]],
-    complaint: Callable[..., str],
-    tmp_path: Path,
-    size: int,
+    fit: Callable[..., list[str]], complaint: Callable[..., str], tmp_path: Path, size: int
 ) -> None:
     words = fit(write_positive(tmp_path / "p.jsonl", 12), "--model.lora.r", "32", "--trainer.log_every_n_steps", "1")
     assert cli.main(words) == 0
@@ -257,18 +271,33 @@ def test_a_full_disk_while_training(
 
 
 def test_a_full_disk_while_sampling(
-    complaint: Callable[..., str],
-    tmp_path: Path,
-    tiny_student: Path,
-    capsys: pytest.CaptureFixture[str],
+    complaint: Callable[..., str], tmp_path: Path, tiny_student: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
-        "predict", "--config", NEG, "--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student),
-        "--data.questions", write_asked(tmp_path / "q.jsonl", 6), "--data.question_batch_size", "2",
-        "--model.sampling.max_new_tokens", "6", "--model.sampling.samples", "8", "--trainer.logger", "false",
-        "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
-        "--trainer.default_root_dir", str(tmp_path / "run"),
-    ]  # fmt: skip
+        "predict",
+        "--config",
+        NEG,
+        "--model.student",
+        str(tiny_student),
+        "--data.tokenizer",
+        str(tiny_student),
+        "--data.questions",
+        write_asked(tmp_path / "q.jsonl", 6),
+        "--data.question_batch_size",
+        "2",
+        "--model.sampling.max_new_tokens",
+        "6",
+        "--model.sampling.samples",
+        "8",
+        "--trainer.logger",
+        "false",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.default_root_dir",
+        str(tmp_path / "run"),
+    ]
     with small_disk(9_000):  # config.yaml is smaller, 48 samples are not
         said = complaint(*words)
     assert f"{tmp_path}/run/samples.jsonl: cannot write (File too large)" in said

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import cli
+from dust2gold import cli
 
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "transformers", "peft", "sympy", "matplotlib", "torchmetrics", "openai")
@@ -58,14 +58,14 @@ def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
-import cli, embedded.generate
-from foundation.files import write_atomically
+import cli, dust2gold.demo.generate
+from dust2gold.core.files import write_atomically
 
 def main(parsed):
     with write_atomically(Path(parsed.output) / "file"):
         os.kill(os.getpid(), signal.SIGTERM)
 
-embedded.generate.main = main
+dust2gold.demo.generate.main = main
 sys.exit(cli.main(["generate", "--output", sys.argv[1]]))
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, check=False)

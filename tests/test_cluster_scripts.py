@@ -91,9 +91,11 @@ def slurm(nodes: str = "") -> dict[str, str]:
     """What SLURM would put into the environment of the script."""
     asked = directives()
     return {
-        "SLURM_NNODES": nodes or asked["nodes"], "SLURM_NTASKS_PER_NODE": asked["ntasks-per-node"],
-        "SLURM_CPUS_PER_TASK": asked["cpus-per-task"], "SLURM_JOB_ID": "77",
-    }  # fmt: skip
+        "SLURM_NNODES": nodes or asked["nodes"],
+        "SLURM_NTASKS_PER_NODE": asked["ntasks-per-node"],
+        "SLURM_CPUS_PER_TASK": asked["cpus-per-task"],
+        "SLURM_JOB_ID": "77",
+    }
 
 
 @pytest.mark.parametrize("nodes", ["", "1"], ids=["as it stands", "--nodes=1"])

@@ -15,14 +15,14 @@ from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from datamodules.components.collect import verb as collect_verb
-from datamodules.components.collect.prompt import load_prompt
-from datamodules.components.collect.settings import CollectSettings
-from foundation.errors import InputError
-from pipeline.complaints import explained
-from pipeline.config import load_pipeline
-from pipeline.settings_cli import parse_settings, settings_parser
-from pipeline.trainer_cli import StageCLI
+from dust2gold.collect import verb as collect_verb
+from dust2gold.collect.prompt import load_prompt
+from dust2gold.collect.settings import CollectSettings
+from dust2gold.commands.complaints import explained
+from dust2gold.commands.settings_cli import parse_settings, settings_parser
+from dust2gold.commands.trainer import StageCLI
+from dust2gold.core.errors import InputError
+from dust2gold.run.config import load_pipeline
 from tests.commands import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -57,9 +57,14 @@ def instantiate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
     def make(*words: str) -> LightningCLI:
         return StageCLI(
-            LightningModule, LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, run=False,
-            parser_kwargs={"exit_on_error": False}, args=[*words, "--trainer.default_root_dir", str(tmp_path)],
-        )  # fmt: skip
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            run=False,
+            parser_kwargs={"exit_on_error": False},
+            args=[*words, "--trainer.default_root_dir", str(tmp_path)],
+        )
 
     return make
 
@@ -165,7 +170,7 @@ def test_prompts_show_what_they_ask_for(file: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "field"),
     [(("endpoint", "api_key"), "endpoint.api_key"), (("sampling", "num"), "sampling.num"), (("modell",), "modell")],
-)  # fmt: skip
+)
 def test_unknown_keys_of_a_collection_are_refused(place: tuple[str, ...], field: str, tmp_path: Path) -> None:
     value: Any = "sk-secret"
     for key in reversed(place):
@@ -180,12 +185,14 @@ def test_unknown_keys_of_a_collection_are_refused(place: tuple[str, ...], field:
 
 @pytest.mark.parametrize(
     ("place", "field"),
-    [(("model", "init_args", "leraning_rate"), "model.leraning_rate"),
-     (("model", "init_args", "lora", "rank"), "model.lora.rank"),
-     (("data", "init_args", "bach_size"), "data.bach_size"),
-     (("trainer", "max_epoch"), "trainer.max_epoch"),
-     (("optimiser",), "optimiser")],
-)  # fmt: skip
+    [
+        (("model", "init_args", "leraning_rate"), "model.leraning_rate"),
+        (("model", "init_args", "lora", "rank"), "model.lora.rank"),
+        (("data", "init_args", "bach_size"), "data.bach_size"),
+        (("trainer", "max_epoch"), "trainer.max_epoch"),
+        (("optimiser",), "optimiser"),
+    ],
+)
 def test_unknown_keys_are_refused(
     place: tuple[str, ...], field: str, instantiate: Callable[..., LightningCLI], tmp_path: Path
 ) -> None:
@@ -221,9 +228,12 @@ def llama_7b(tmp_path: Path) -> str:
 @pytest.mark.parametrize("stage", ["neg", "nat", "nce"])
 def test_papers_values(stage: str, instantiate: Callable[..., LightningCLI], llama_7b: str, tmp_path: Path) -> None:
     made = instantiate(
-        *layers(REPOSITORY / f"configs/paper/{stage}.yaml"), "--model.student", llama_7b,
-        "--model.random_weights", "true",
-    )  # fmt: skip
+        *layers(REPOSITORY / f"configs/paper/{stage}.yaml"),
+        "--model.student",
+        llama_7b,
+        "--model.random_weights",
+        "true",
+    )
     module: Any = made.model
     data, trainer = made.datamodule, made.trainer
     lora = module.lora

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import cli
+from dust2gold import cli
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -17,9 +17,24 @@ REPOSITORY = Path(__file__).parents[1]
 STAGES = ["data", "cot-kd", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
 METHODS = {"cot-kd", "neg", "nat", "nce", "sc", "ws", "asc", "asc-1+s", "asc-1+2s"}
 ROWS = METHODS | {
-    "fine-tune", "mix", "cl", "nt", "ul", "self-augmentation", "kd", "nce-token", "nat-no-negatives", "nat-single",
-    "nat-sum", "nat-delta", "redi", "dpo", "nat-negatives-25", "nat-negatives-50", "nat-semantic",
-}  # fmt: skip
+    "fine-tune",
+    "mix",
+    "cl",
+    "nt",
+    "ul",
+    "self-augmentation",
+    "kd",
+    "nce-token",
+    "nat-no-negatives",
+    "nat-single",
+    "nat-sum",
+    "nat-delta",
+    "redi",
+    "dpo",
+    "nat-negatives-25",
+    "nat-negatives-50",
+    "nat-semantic",
+}
 DATA = ("data", "data-negatives-25", "data-negatives-50", "data-semantic")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.components.records import write_rationales
+from datamodules.components.records.records import write_rationales
 from tests import faults
 from tests.fault_cases import Case
 from tests.faults import Tally, losses, table
@@ -39,9 +39,11 @@ def test_killed_commands_lose_nothing(cases: str, points: int) -> None:
 def test_of_samples_only_the_rounding_of_logprob_may_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = replace(rationale(0, 0), logprob=-12.5)
     for root, record in {
-        "whole": sample, "rounded": replace(sample, logprob=-12.500001), "far": replace(sample, logprob=-12.6),
+        "whole": sample,
+        "rounded": replace(sample, logprob=-12.500001),
+        "far": replace(sample, logprob=-12.6),
         "turned": replace(sample, rationale="Another one."),
-    }.items():  # fmt: skip
+    }.items():
         write_rationales(tmp_path / root / "samples.jsonl", [record])
     monkeypatch.setattr(faults, "finish", lambda words, home: 0)
     case = Case("predict", lambda root: [], ("samples.jsonl",))
@@ -51,9 +53,11 @@ def test_of_samples_only_the_rounding_of_logprob_may_differ(tmp_path: Path, monk
         for root in ("whole", "rounded", "far", "turned")
     }
     assert told == {
-        "whole": [], "rounded": [],
-        "far": ["logprob of samples.jsonl differs by 1.0e-01"], "turned": ["samples.jsonl differs"],
-    }  # fmt: skip
+        "whole": [],
+        "rounded": [],
+        "far": ["logprob of samples.jsonl differs by 1.0e-01"],
+        "turned": ["samples.jsonl differs"],
+    }
 
 
 def test_what_differs_is_told(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-import cli
-from datamodules.components.records import write_rationales
+from datamodules.components.records.records import write_rationales
+from dust2gold import cli
 from tests import endpoint
 from tests.records import rationale, write_asked, write_positive
 
@@ -86,11 +86,24 @@ def decoder(tiny_student: Path, tmp_path: Path) -> Callable[..., list[str]]:
             verb, ["--data.questions", questions, "--model.sampling.max_new_tokens", "4"]
         )
         return [
-            verb, "--config", str(REPOSITORY / f"configs/{config}.yaml"), "--model.student", str(tiny_student),
-            "--data.tokenizer", str(tiny_student), "--trainer.accelerator", "cpu",
-            "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1",
-            "--trainer.default_root_dir", str(root), *data, *more,
-        ]  # fmt: skip
+            verb,
+            "--config",
+            str(REPOSITORY / f"configs/{config}.yaml"),
+            "--model.student",
+            str(tiny_student),
+            "--data.tokenizer",
+            str(tiny_student),
+            "--trainer.accelerator",
+            "cpu",
+            "--trainer.enable_progress_bar",
+            "false",
+            "--trainer.log_every_n_steps",
+            "1",
+            "--trainer.default_root_dir",
+            str(root),
+            *data,
+            *more,
+        ]
 
     return words
 
@@ -147,8 +160,17 @@ def test_cached_teachers(disk: Disk, attempt: Attempt, decoder: Callable[..., li
     assert cli.main(decoder("fit", "neg", tmp_path / "neg")) == 0
     negative = ["--model.negative", str(tmp_path / "neg/adapter")]
     assert cli.main(decoder("fit", "nat", tmp_path / "nat", *negative)) == 0
-    words = decoder("fit", "nce", disk.path / "run", "--model.nat", str(tmp_path / "nat/adapter"),
-                    "--model.teacher", "cached", "--model.cache.storage", "float32")  # fmt: skip
+    words = decoder(
+        "fit",
+        "nce",
+        disk.path / "run",
+        "--model.nat",
+        str(tmp_path / "nat/adapter"),
+        "--model.teacher",
+        "cached",
+        "--model.cache.storage",
+        "float32",
+    )
     attempt(words, "run", 24 << 10)
     part = next((disk.path / "run/teacher").glob("*/part-0.bin"))
     assert part.stat().st_size > 24 << 10  # so it was the cache that did not fit
@@ -193,10 +215,12 @@ def test_collect(disk: Disk, attempt: Attempt, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "prompt.yaml").write_text('instructions: Solve.\nask: "Problem: {question}"\n', encoding="utf-8")
     with endpoint.serving() as server:
         settings = {
-            "input": write_asked(tmp_path / "asked.jsonl", 30), "output": f"{disk.path}/out",
-            "prompt": str(tmp_path / "prompt.yaml"), "sampling": {"n": 4},
+            "input": write_asked(tmp_path / "asked.jsonl", 30),
+            "output": f"{disk.path}/out",
+            "prompt": str(tmp_path / "prompt.yaml"),
+            "sampling": {"n": 4},
             "endpoint": {"model": "m", "base_url": server.base_url, "timeout": 10, "concurrency": 4},
-        }  # fmt: skip
+        }
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
         attempt(["collect", "--config", str(tmp_path / "c.yaml")], ".", 12 << 10)
         answers = sum(1 for _ in server.billed)

@@ -15,16 +15,16 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analyses.predictions import read_predictions
-from datamodules.components.ballots import make_ballots, read_samples
-from datamodules.components.collect.prompt import load_prompt
-from datamodules.components.grading import StringGrader
-from datamodules.components.prompts import prompt
-from datamodules.components.readers import FORMATS, compares_by_value, read
-from datamodules.components.semantic import SemanticGrader
-from foundation.errors import InputError
-from lightning_modules.components.voting import vote
-from pipeline.config import load_pipeline
+from datamodules.components.encoding.prompts import prompt
+from datamodules.components.grading.grader import StringGrader
+from datamodules.components.grading.semantic import SemanticGrader
+from datamodules.components.records.ballots import make_ballots, read_samples
+from datamodules.components.records.readers import FORMATS, compares_by_value, read
+from dust2gold.collect.prompt import load_prompt
+from dust2gold.core.errors import InputError
+from dust2gold.report.analyses.predictions import read_predictions
+from dust2gold.run.config import load_pipeline
+from lightning_modules.components.voting.votes import vote
 from tests.records import question, rationale
 
 fuzz = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -36,16 +36,26 @@ values = st.recursive(
 )
 
 ROWS: dict[str, dict[str, Any]] = {
-    "tdg": {"question": "Problem: 1+1?", "answer": "\\boxed{2}", "generated_answer": ["\\boxed{2}", "\\boxed{3}"],
-            "type": "Algebra", "level": "Level 1"},
+    "tdg": {
+        "question": "Problem: 1+1?",
+        "answer": "\\boxed{2}",
+        "generated_answer": ["\\boxed{2}", "\\boxed{3}"],
+        "type": "Algebra",
+        "level": "Level 1",
+    },
     "math": {"problem": "1+1?", "solution": "\\boxed{2}", "level": "Level 1", "type": "Algebra"},
     "gsm8k": {"question": "1+1?", "answer": "so\n#### 2"},
-    "asdiv": {"body": "One.", "question": "How many?", "answer": "2 (nuts)", "solution_type": "Sum",
-              "formula": "1+1=2"},
+    "asdiv": {
+        "body": "One.",
+        "question": "How many?",
+        "answer": "2 (nuts)",
+        "solution_type": "Sum",
+        "formula": "1+1=2",
+    },
     "svamp": {"Body": "One.", "Question": "How many?", "Answer": 2.0, "Type": "Addition", "Equation": "( 1 + 1 )"},
     "multiarith": {"question": "1+1?", "final_ans": "2"},
     "records": rationale(0).to_json(),
-}  # fmt: skip
+}
 
 PIPELINE: dict[str, Any] = {
     "run": "runs/t",
@@ -137,8 +147,20 @@ def test_a_vote_is_won_by_who_stands(ballots: list[tuple[int, float]]) -> None:
 
 
 @fuzz
-@given(mutated({"method": "m", "dataset": "d", "question_id": "q", "subject": "", "level": "", "correct": 1,
-                "answer": "2", "gold": "2"}))  # fmt: skip
+@given(
+    mutated(
+        {
+            "method": "m",
+            "dataset": "d",
+            "question_id": "q",
+            "subject": "",
+            "level": "",
+            "correct": 1,
+            "answer": "2",
+            "gold": "2",
+        }
+    )
+)
 def test_predictions(tmp_path: Path, row: Any) -> None:
     (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     with ours_alone():

@@ -19,9 +19,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-import cli
-from datamodules.components.records import Question, Rationale, write_questions, write_rationales
-from pipeline.manifest import Manifests, write_manifest
+from datamodules.components.records.records import Question, Rationale, write_questions, write_rationales
+from dust2gold import cli
+from dust2gold.run.manifest import Manifests, write_manifest
 from tests import endpoint
 from tests.records import question, rationale
 
@@ -29,12 +29,44 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
 NAMES = (
-    "../../x", "..", ".", "../../../victim.txt", "/{outside}/absolute", "a/../../../b", "..\\..\\x", "C:\\x", "CON",
-    "~", "~root/x", "nul\x00nul", "x" * 300, "é" * 200, "-rf", "--help", "$(touch x)", "`touch x`", "%s%n{0}{x!r}",
-    "*?[a-z]", "\x1b[2J\x1b]0;title\x07", "a\r\nb", "\u202egnp.exe", "\u2028", "\x85", " ", "[/red]", "[bold]x",
-    "/dataloader_idx_0", "a|b", "**b**", "# h", "<script>alert(1)</script>", "![i](http://e.vil/x.png)", "$\\frac{1}",
-    "_legend", "😀",
-)  # fmt: skip
+    "../../x",
+    "..",
+    ".",
+    "../../../victim.txt",
+    "/{outside}/absolute",
+    "a/../../../b",
+    "..\\..\\x",
+    "C:\\x",
+    "CON",
+    "~",
+    "~root/x",
+    "nul\x00nul",
+    "x" * 300,
+    "é" * 200,
+    "-rf",
+    "--help",
+    "$(touch x)",
+    "`touch x`",
+    "%s%n{0}{x!r}",
+    "*?[a-z]",
+    "\x1b[2J\x1b]0;title\x07",
+    "a\r\nb",
+    "\u202egnp.exe",
+    "\u2028",
+    "\x85",
+    " ",
+    "[/red]",
+    "[bold]x",
+    "/dataloader_idx_0",
+    "a|b",
+    "**b**",
+    "# h",
+    "<script>alert(1)</script>",
+    "![i](http://e.vil/x.png)",
+    "$\\frac{1}",
+    "_legend",
+    "😀",
+)
 
 
 class Wall:
@@ -113,9 +145,17 @@ def written(names: list[str]) -> list[Rationale]:
 def decoder(student: Path) -> list[str]:
     """The words of a short command of M_neg."""
     return [
-        "--config", str(REPOSITORY / "configs/neg.yaml"), "--model.student", str(student),
-        "--data.tokenizer", str(student), "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
-    ]  # fmt: skip
+        "--config",
+        str(REPOSITORY / "configs/neg.yaml"),
+        "--model.student",
+        str(student),
+        "--data.tokenizer",
+        str(student),
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
 
 
 def test_prepare(wall: Wall, call: Callable[..., int]) -> None:
@@ -129,8 +169,7 @@ def test_prepare(wall: Wall, call: Callable[..., int]) -> None:
     for name in wall.names:
         call("prepare", "--input", "math.jsonl", "--format", "math", "--source", name, "--output", "out")
         if not os.path.exists(name.replace("\0", "")):
-            call("prepare", "--input", f"hub:{name}", "--format", "math", f"--split={name}",
-                 "--output", "out", code=1)  # fmt: skip
+            call("prepare", "--input", f"hub:{name}", "--format", "math", f"--split={name}", "--output", "out", code=1)
         call("prepare", "--input", f"absent{name}", "--format", "math", "--output", "out", code=1)
 
 
@@ -138,13 +177,41 @@ def test_train_sample_test_report_export(wall: Wall, call: Callable[..., int], t
     write_rationales(Path("train.jsonl"), written(wall.names))
     write_questions(Path("asked.jsonl"), asked(wall.names))
     words = decoder(tiny_student)
-    call("fit", *words, "--data.train", "train.jsonl", "--trainer.max_epochs", "1", "--data.drop_longer", "true",
-         "--trainer.default_root_dir", "run/neg", code=0)  # fmt: skip
-    call("fit", *words, "--data.train", "train.jsonl", "--trainer.max_epochs", "1", "--trainer.default_root_dir",
-         "run/nan", "--model.optimizer.init_args.lr=1e30", "--trainer.gradient_clip_val=null", code=1)  # fmt: skip
+    call(
+        "fit",
+        *words,
+        "--data.train",
+        "train.jsonl",
+        "--trainer.max_epochs",
+        "1",
+        "--data.drop_longer",
+        "true",
+        "--trainer.default_root_dir",
+        "run/neg",
+        code=0,
+    )
+    call(
+        "fit",
+        *words,
+        "--data.train",
+        "train.jsonl",
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.default_root_dir",
+        "run/nan",
+        "--model.optimizer.init_args.lr=1e30",
+        "--trainer.gradient_clip_val=null",
+        code=1,
+    )
     assert list(Path("run/nan/stopped").glob("step-*/batches.json"))
-    ask = ["--model.adapter", "run/neg/adapter", "--data.questions", "asked.jsonl",
-           "--model.sampling.max_new_tokens", "3"]  # fmt: skip
+    ask = [
+        "--model.adapter",
+        "run/neg/adapter",
+        "--data.questions",
+        "asked.jsonl",
+        "--model.sampling.max_new_tokens",
+        "3",
+    ]
     for verb, root in (("predict", "run/samples"), ("test", "run/neg")):
         call(verb, *words, *ask, "--trainer.default_root_dir", root, code=0)
     assert len(Path("run/samples/samples.jsonl").read_bytes().splitlines()) % len(wall.names) == 0
@@ -194,10 +261,13 @@ def test_collect(wall: Wall, call: Callable[..., int], monkeypatch: pytest.Monke
     with endpoint.serving() as server:
         server.script = [endpoint.Misbehaviour(change=hostile)] * len(wall.names)
         settings = {
-            "input": "asked.jsonl", "output": "out", "prompt": "prompt.yaml",
-            "endpoint": {"model": "m", "base_url": server.base_url, "timeout": 10}, "sampling": {"n": 1},
+            "input": "asked.jsonl",
+            "output": "out",
+            "prompt": "prompt.yaml",
+            "endpoint": {"model": "m", "base_url": server.base_url, "timeout": 10},
+            "sampling": {"n": 1},
             "retry": {"retries": 0, "first": 0.01},
-        }  # fmt: skip
+        }
         for model in ("m", wall.names[0], wall.names[11], wall.names[20]):
             settings["endpoint"] |= {"model": model}  # type: ignore[operator]
             Path("c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -241,25 +311,53 @@ def test_links_in_the_place_of_files_that_grow(wall: Wall, call: Callable[..., i
         Path(link).parent.mkdir(exist_ok=True)
         os.symlink(wall.outside / "victim.txt", link)
     words = decoder(tiny_student)
-    sample = ["predict", *words, "--data.questions", "asked.jsonl", "--model.sampling.max_new_tokens", "3",
-              "--trainer.logger", "false", "--trainer.default_root_dir", "run"]  # fmt: skip
+    sample = [
+        "predict",
+        *words,
+        "--data.questions",
+        "asked.jsonl",
+        "--model.sampling.max_new_tokens",
+        "3",
+        "--trainer.logger",
+        "false",
+        "--trainer.default_root_dir",
+        "run",
+    ]
     call(*sample, code=1)
     Path("run/samples.part-0.new").unlink()
     call(*sample, code=0)
     assert not Path("run/samples.jsonl").is_symlink()
-    call("prepare", "--input", "train.jsonl", "--format", "records", "--grader", "semantic", "--workers", "1",
-         "--output", "out")  # fmt: skip
+    call(
+        "prepare",
+        "--input",
+        "train.jsonl",
+        "--format",
+        "records",
+        "--grader",
+        "semantic",
+        "--workers",
+        "1",
+        "--output",
+        "out",
+    )
 
 
 def test_a_checkpoint_cannot_have_other_files_removed(wall: Wall, call: Callable[..., int], tiny_student: Path) -> None:
     """Lightning removes the checkpoint that a new one replaces, by the path that the old one holds."""
     write_rationales(Path("train.jsonl"), written([f"q{k}" for k in range(6)]))
     words = [
-        "fit", *decoder(tiny_student), "--data.train", "train.jsonl", "--data.batch_size", "2",
-        "--trainer.default_root_dir", "run",
-        "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint", "--trainer.callbacks.every_n_train_steps=1",
+        "fit",
+        *decoder(tiny_student),
+        "--data.train",
+        "train.jsonl",
+        "--data.batch_size",
+        "2",
+        "--trainer.default_root_dir",
+        "run",
+        "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint",
+        "--trainer.callbacks.every_n_train_steps=1",
         "--trainer.callbacks.save_top_k=1",
-    ]  # fmt: skip
+    ]
     call(*words, "--trainer.max_epochs", "1", code=0)
     last = Path("run/checkpoints/last.ckpt")
     checkpoint = torch.load(last, weights_only=True)

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from lightning.pytorch.loggers import CSVLogger
 
-import cli
-from foundation.errors import InputError
-from pipeline.secret_options import check_command, check_options
+from dust2gold import cli
+from dust2gold.core.errors import InputError
+from dust2gold.run.secret_options import check_command, check_options
 from tests import endpoint
 from tests.records import write_asked
 
@@ -20,10 +20,26 @@ REPOSITORY = Path(__file__).parents[1]
 KEY = "sk-planted-0123456789abcdef"
 ESCAPED = '{"model": "KEY", "choices": [{"message": {"content": "It is KEY: \\\\boxed{2}"}, "finish_reason": "KEY"}]}'
 WRITTEN = {
-    "config.yaml", "hparams.yaml", "last.ckpt", "adapter_model.safetensors", "adapter_config.json", "dust2gold.json",
-    "collected.jsonl", "usage.json", "positive.jsonl", "samples.jsonl", "predictions.jsonl", "metrics.json",
-    "results.json", "analyses.json", "report.md", "accuracy-nuts.png", "data.json", "README.md", "lock",
-}  # fmt: skip
+    "config.yaml",
+    "hparams.yaml",
+    "last.ckpt",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "dust2gold.json",
+    "collected.jsonl",
+    "usage.json",
+    "positive.jsonl",
+    "samples.jsonl",
+    "predictions.jsonl",
+    "metrics.json",
+    "results.json",
+    "analyses.json",
+    "report.md",
+    "accuracy-nuts.png",
+    "data.json",
+    "README.md",
+    "lock",
+}
 
 
 def commands(student: Path, questions: str, prompt: Path, base_url: str) -> list[dict[str, object]]:
@@ -96,19 +112,25 @@ IN_ONE = f"{{class_path: {LOGGER}, init_args: {{save_dir: DIR, api_key: {KEY}}}}
 
 @pytest.mark.parametrize(
     "words",
-    [["--trainer.logger", LOGGER, "--trainer.logger.save_dir", "DIR", "--trainer.logger.api_key", KEY],
-     ["--trainer.logger", LOGGER, "--trainer.logger.save_dir", "DIR", f"--trainer.logger.api_key={KEY}"],
-     ["--trainer.logger", IN_ONE],
-     ["--trainer.logger", f"[{IN_ONE}]"],
-     ["--config", "more.yaml"],
-     ["--trainer.logger", LOGGER, "--trainer.logger.save_dir", f"https://me:{KEY}@host/logs"]],
+    [
+        ["--trainer.logger", LOGGER, "--trainer.logger.save_dir", "DIR", "--trainer.logger.api_key", KEY],
+        ["--trainer.logger", LOGGER, "--trainer.logger.save_dir", "DIR", f"--trainer.logger.api_key={KEY}"],
+        ["--trainer.logger", IN_ONE],
+        ["--trainer.logger", f"[{IN_ONE}]"],
+        ["--config", "more.yaml"],
+        ["--trainer.logger", LOGGER, "--trainer.logger.save_dir", f"https://me:{KEY}@host/logs"],
+    ],
     ids=["word", "equals", "mapping", "list", "config", "address"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("alone", [True, False], ids=["fit", "run"])
 def test_a_key_in_an_option_is_refused(
-    words: list[str], alone: bool, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    alone: bool,
+    tiny_student: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(REPOSITORY)
     run = tmp_path / "run"
@@ -116,10 +138,21 @@ def test_a_key_in_an_option_is_refused(
     Path("more.yaml").write_text(yaml.safe_dump(more), encoding="utf-8")
     train = write_asked(tmp_path / "asked.jsonl", 1)  # refused before it is read
     fit = [
-        "fit", "--config", f"{REPOSITORY}/configs/neg.yaml", "--model.student", str(tiny_student),
-        "--data.tokenizer", str(tiny_student), "--data.train", train, "--trainer.accelerator", "cpu",
-        "--trainer.default_root_dir", str(run / "neg"), *(word.replace("DIR", str(run)) for word in words),
-    ]  # fmt: skip
+        "fit",
+        "--config",
+        f"{REPOSITORY}/configs/neg.yaml",
+        "--model.student",
+        str(tiny_student),
+        "--data.tokenizer",
+        str(tiny_student),
+        "--data.train",
+        train,
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.default_root_dir",
+        str(run / "neg"),
+        *(word.replace("DIR", str(run)) for word in words),
+    ]
     pipeline = {"run": "run", "stages": [{"name": "neg", "commands": [fit], "directory": "run/neg"}]}
     Path("p.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
     assert cli.main(fit if alone else ["run", "--config", "p.yaml"]) == 1
@@ -142,9 +175,18 @@ def test_names_of_keys(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["tokenizer", "max_new_tokens", "tokens_per_batch", "key_variable", "key_dim", "eos_token", "token_limit", "level",
-     "passes"],
-)  # fmt: skip
+    [
+        "tokenizer",
+        "max_new_tokens",
+        "tokens_per_batch",
+        "key_variable",
+        "key_dim",
+        "eos_token",
+        "token_limit",
+        "level",
+        "passes",
+    ],
+)
 def test_names_of_other_things(name: str) -> None:
     check_options({"data": {name: "token"}, "url": "https://host:80/a@b:c", "n": 3})
     check_command(["fit", f"--data.{name}", "a", f"--data.{name}=a", "[b", "{c: d}"], Path("p.yaml"), "commands")

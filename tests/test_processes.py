@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import cli
 from callbacks.checkpoint_files import read_checkpoint
-from datamodules.components.records import Rationale, read_rationales, write_questions, write_rationales
+from datamodules.components.records.records import Rationale, read_rationales, write_questions, write_rationales
+from dust2gold import cli
 from tests.records import question, rationale, write_asked
 from tests.together import free_port, together
 
@@ -47,29 +47,68 @@ class Project:
         rank = config == "rank"
         student = ["--model.backbone.init_args.student" if rank else "--model.student", self.student]
         return [
-            verb, "--config", str(REPOSITORY / f"configs/{config}.yaml"), *student,
-            "--data.tokenizer", self.student, "--trainer.accelerator", "cpu", "--trainer.devices", str(split[0]),
-            "--trainer.strategy", "ddp" if split[0] > 1 else "auto", "--trainer.enable_progress_bar", "false",
-            "--trainer.default_root_dir", str(self.home / root),
-            "--trainer.callbacks+=tests.interruptions.Shares", *more,
-        ]  # fmt: skip
+            verb,
+            "--config",
+            str(REPOSITORY / f"configs/{config}.yaml"),
+            *student,
+            "--data.tokenizer",
+            self.student,
+            "--trainer.accelerator",
+            "cpu",
+            "--trainer.devices",
+            str(split[0]),
+            "--trainer.strategy",
+            "ddp" if split[0] > 1 else "auto",
+            "--trainer.enable_progress_bar",
+            "false",
+            "--trainer.default_root_dir",
+            str(self.home / root),
+            "--trainer.callbacks+=tests.interruptions.Shares",
+            *more,
+        ]
 
     def fit(self, stage: str, root: str, split: tuple[int, int], *more: str) -> list[str]:
         """A command that trains without dropout and logs every step."""
         config = stage.removesuffix("-cached")
         kind = {"neg": "wrong", "nat": "right", "nce": "right", "nt": "both", "rank": "both"}[config]
-        before = {"nat": ["--model.negative", f"{self.home}/neg/adapter"],
-                  "nce": ["--model.nat", f"{self.home}/nat/adapter"]}.get(config, [])  # fmt: skip
+        before = {
+            "nat": ["--model.negative", f"{self.home}/neg/adapter"],
+            "nce": ["--model.nat", f"{self.home}/nat/adapter"],
+        }.get(config, [])
         lora = "--model.backbone.init_args.lora.dropout" if config == "rank" else "--model.lora.dropout"
         return self.words(
-            "fit", config, root, split, *before, lora, "0", "--data.train", self.rationales("train", kind, 10),
-            "--data.validation", self.rationales("validation", kind, 3), "--data.batch_size", "3",
-            "--model.optimizer.init_args.lr", "0.01", "--model.warmup_steps", "2", "--trainer.max_epochs", "2",
-            "--trainer.accumulate_grad_batches", str(split[1]), "--trainer.log_every_n_steps", "1",
-            "--trainer.logger", "lightning.pytorch.loggers.CSVLogger",
-            "--trainer.logger.save_dir", str(self.home / root), "--trainer.logger.version", "logs",
-            *(["--model.teacher", "cached"] if stage.endswith("cached") else []), *more,
-        )  # fmt: skip
+            "fit",
+            config,
+            root,
+            split,
+            *before,
+            lora,
+            "0",
+            "--data.train",
+            self.rationales("train", kind, 10),
+            "--data.validation",
+            self.rationales("validation", kind, 3),
+            "--data.batch_size",
+            "3",
+            "--model.optimizer.init_args.lr",
+            "0.01",
+            "--model.warmup_steps",
+            "2",
+            "--trainer.max_epochs",
+            "2",
+            "--trainer.accumulate_grad_batches",
+            str(split[1]),
+            "--trainer.log_every_n_steps",
+            "1",
+            "--trainer.logger",
+            "lightning.pytorch.loggers.CSVLogger",
+            "--trainer.logger.save_dir",
+            str(self.home / root),
+            "--trainer.logger.version",
+            "logs",
+            *(["--model.teacher", "cached"] if stage.endswith("cached") else []),
+            *more,
+        )
 
     def run(self, words: list[str], processes: int = 1) -> None:
         """Runs a command in so many processes, started as torchrun starts them."""
@@ -164,10 +203,20 @@ def test_the_alarm_takes_both_processes_where_one_repeats_a_row(project: Project
     lines = Path(train).read_text(encoding="utf-8").splitlines(keepends=True)
     Path(train).write_text("".join(lines[:5]), encoding="utf-8")
     words = project.fit(
-        "nt", "nt", TWO, "--data.batch_size", "1", "--data.train", train, "--trainer.max_epochs", "8",
-        "--trainer.strategy", "lightning.pytorch.strategies.DDPStrategy",
-        "--trainer.strategy.init_args.timeout", "0:00:30",
-    )  # fmt: skip
+        "nt",
+        "nt",
+        TWO,
+        "--data.batch_size",
+        "1",
+        "--data.train",
+        train,
+        "--trainer.max_epochs",
+        "8",
+        "--trainer.strategy",
+        "lightning.pytorch.strategies.DDPStrategy",
+        "--trainer.strategy.init_args.timeout",
+        "0:00:30",
+    )
     project.run(words, 2)
     with next((project.home / "nt").rglob("logs/metrics.csv")).open(encoding="utf-8") as stream:
         told = [int(row["step"]) for row in csv.DictReader(stream) if row["collapse/fallen"]]
@@ -226,9 +275,9 @@ def stopped(project: Project, root: str, split: tuple[int, int], after: int, *mo
 
 
 @pytest.mark.parametrize(
-    ("first", "then"), [(ONE, TWO), pytest.param(TWO, ONE, marks=pytest.mark.slow),
-                        pytest.param((2, 2), (1, 4), marks=pytest.mark.slow)]
-)  # fmt: skip
+    ("first", "then"),
+    [(ONE, TWO), pytest.param(TWO, ONE, marks=pytest.mark.slow), pytest.param((2, 2), (1, 4), marks=pytest.mark.slow)],
+)
 def test_going_on_in_steps_of_the_same_size_is_the_undisturbed_run(
     project: Project, first: tuple[int, int], then: tuple[int, int]
 ) -> None:
@@ -282,9 +331,22 @@ def test_going_on_in_steps_of_another_size_trains_each_row_once_an_epoch(
 def sampling(project: Project, verb: str, root: str, processes: int, questions: int, *more: str) -> list[str]:
     asked = write_asked(project.home / f"{questions}.jsonl", questions)
     return project.words(
-        verb, "neg", root, (processes, 1), "--data.questions", asked, "--model.sampling.max_new_tokens", "6",
-        "--model.sampling.samples", "3", "--data.question_batch_size", "2", "--trainer.logger", "false", *more,
-    )  # fmt: skip
+        verb,
+        "neg",
+        root,
+        (processes, 1),
+        "--data.questions",
+        asked,
+        "--model.sampling.max_new_tokens",
+        "6",
+        "--model.sampling.samples",
+        "3",
+        "--data.question_batch_size",
+        "2",
+        "--trainer.logger",
+        "false",
+        *more,
+    )
 
 
 def samples(root: Path, name: str = "samples.jsonl") -> list[Rationale]:
@@ -301,11 +363,24 @@ def check_same_samples(one: list[Rationale], other: list[Rationale]) -> None:
 
 def vote(project: Project, root: str, processes: int, samples: Path) -> list[str]:
     return [
-        "test", "--config", str(REPOSITORY / "configs/vote.yaml"), "--data.batch_size", "2", "--data.samples",
-        str(samples), "--trainer.accelerator", "cpu", "--trainer.devices", str(processes), "--trainer.strategy",
-        "ddp" if processes > 1 else "auto", "--trainer.enable_progress_bar", "false",
-        "--trainer.default_root_dir", str(project.home / root),
-    ]  # fmt: skip
+        "test",
+        "--config",
+        str(REPOSITORY / "configs/vote.yaml"),
+        "--data.batch_size",
+        "2",
+        "--data.samples",
+        str(samples),
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.devices",
+        str(processes),
+        "--trainer.strategy",
+        "ddp" if processes > 1 else "auto",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.default_root_dir",
+        str(project.home / root),
+    ]
 
 
 def check_same_files(one: Path, other: Path) -> None:
@@ -360,9 +435,19 @@ def test_one_question_for_two_processes(project: Project) -> None:
 
 def scoring(project: Project, root: str, processes: int, given: str) -> list[str]:
     return project.words(
-        "predict", "rank", root, (processes, 1), "--model.trained", f"{project.home}/rank/adapter", "--data.predict",
-        given, "--data.score_batch_size", "4", "--trainer.logger", "false",
-    )  # fmt: skip
+        "predict",
+        "rank",
+        root,
+        (processes, 1),
+        "--model.trained",
+        f"{project.home}/rank/adapter",
+        "--data.predict",
+        given,
+        "--data.score_batch_size",
+        "4",
+        "--trainer.logger",
+        "false",
+    )
 
 
 @pytest.mark.slow
@@ -378,8 +463,11 @@ def test_sampling_and_scoring_are_shared(project: Project) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (3, 2)])
 def test_predict_goes_on_with_another_number_of_processes(project: Project, before: int, after: int) -> None:
-    stop = ["--trainer.callbacks+=tests.interruptions.KillPrediction", "--trainer.callbacks.after=1",
-            "--trainer.callbacks.by_signal=true"]  # fmt: skip
+    stop = [
+        "--trainer.callbacks+=tests.interruptions.KillPrediction",
+        "--trainer.callbacks.after=1",
+        "--trainer.callbacks.by_signal=true",
+    ]
     project.run(sampling(project, "predict", "whole", 1, 9))
     words = sampling(project, "predict", "run", before, 9, *stop)
     assert together(partial(cli.main, words), project.home / "run/processes", before) == [143] * before

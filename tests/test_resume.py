@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from callbacks.adapters import AdapterWriter
 from callbacks.checkpoints import RunCheckpoint
 from callbacks.randomness import RandomStateKeeper
-from datamodules.components.records import write_rationales
+from datamodules.components.records.records import write_rationales
 from datamodules.pairs import PairDataModule
 from datamodules.rationales import RationaleDataModule
-from foundation.errors import InputError
-from lightning_modules.components.assistant import UnitSettings
-from lightning_modules.components.backbones import DecoderSettings
-from lightning_modules.components.student import LoraSettings
+from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.nat import UnitSettings
+from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.ranking.backbones import DecoderSettings
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
@@ -107,11 +107,17 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Callable[
             data = PairDataModule(str(tiny_student), both, validation=both, pairs_per_question=2, batch_size=4)
         made = L.Trainer(
             **{
-                "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
-                "default_root_dir": tmp_path / root, "num_sanity_val_steps": 0, "max_epochs": 3, **trainer,
+                "accelerator": "cpu",
+                "logger": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "default_root_dir": tmp_path / root,
+                "num_sanity_val_steps": 0,
+                "max_epochs": 3,
+                **trainer,
             },
             callbacks=[AdapterWriter(), RunCheckpoint(every), RandomStateKeeper(), log, *callbacks],
-        )  # fmt: skip
+        )
         module = stages[stage]()
         torch.manual_seed(7)  # the adapters' start
         module.configure_model()

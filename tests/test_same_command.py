@@ -18,10 +18,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import cli
 from callbacks.checkpoint_files import read_checkpoint
-from datamodules.components.records import read_rationales, write_rationales
-from foundation.errors import InputError
+from datamodules.components.records.records import read_rationales, write_rationales
+from dust2gold import cli
+from dust2gold.core.errors import InputError
 from tests.records import rationale, write_asked, write_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -48,14 +48,37 @@ def words(tiny_student: Path, tmp_path: Path) -> Words:
 
     def make(root: str, *more: str) -> list[str]:
         return [
-            "fit", "--config", str(tmp_path / "neg.yaml"), "--model.student", str(tiny_student),
-            "--data.tokenizer", str(tiny_student), "--data.train", write_positive(tmp_path / "t.jsonl", 12),
-            "--data.validation", write_positive(tmp_path / "v.jsonl", 3, 1),
-            "--data.batch_size", "4", "--model.lora.dropout", "0.3", "--model.warmup_steps", "2",
-            "--model.optimizer.init_args.lr", "0.01", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
-            "--trainer.logger", "false", "--trainer.enable_progress_bar", "false",
-            "--trainer.default_root_dir", str(tmp_path / root), *more,
-        ]  # fmt: skip
+            "fit",
+            "--config",
+            str(tmp_path / "neg.yaml"),
+            "--model.student",
+            str(tiny_student),
+            "--data.tokenizer",
+            str(tiny_student),
+            "--data.train",
+            write_positive(tmp_path / "t.jsonl", 12),
+            "--data.validation",
+            write_positive(tmp_path / "v.jsonl", 3, 1),
+            "--data.batch_size",
+            "4",
+            "--model.lora.dropout",
+            "0.3",
+            "--model.warmup_steps",
+            "2",
+            "--model.optimizer.init_args.lr",
+            "0.01",
+            "--trainer.max_epochs",
+            "2",
+            "--trainer.accelerator",
+            "cpu",
+            "--trainer.logger",
+            "false",
+            "--trainer.enable_progress_bar",
+            "false",
+            "--trainer.default_root_dir",
+            str(tmp_path / root),
+            *more,
+        ]
 
     return make
 
@@ -165,8 +188,15 @@ def test_signals_save_and_stop(
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
 ) -> None:
-    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job", "SLURM_PROCID": "0",
-                        "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1"}.items():  # fmt: skip
+    for name, value in {
+        "SLURM_NTASKS": "1",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "job",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS_PER_NODE": "1",
+    }.items():
         monkeypatch.setenv(name, value)  # where Lightning would save in the middle of a step, and requeue by itself
     stop = ["--trainer.callbacks+=tests.interruptions.Signal", f"--trainer.callbacks.number={int(number)}"]
     more = ["--trainer.accumulate_grad_batches", "2", "--trainer.max_epochs", "4"]
@@ -243,9 +273,16 @@ def test_samples_of_another_checkpoint_are_not_gone_on_with(
     options = words("samples")
     base, place = options[1 : options.index("--data.train")], options[options.index("--trainer.accelerator") :]
     predict = [
-        "predict", *base, *place, "--data.questions", write_asked(tmp_path / "q.jsonl", 3),
-        "--data.question_batch_size", "1", "--model.sampling.max_new_tokens", "6",
-    ]  # fmt: skip
+        "predict",
+        *base,
+        *place,
+        "--data.questions",
+        write_asked(tmp_path / "q.jsonl", 3),
+        "--data.question_batch_size",
+        "1",
+        "--model.sampling.max_new_tokens",
+        "6",
+    ]
     of = {root: ["--ckpt_path", str(tmp_path / root / "checkpoints/last.ckpt")] for root in "ab"}
     kill = ["--trainer.callbacks+=tests.interruptions.KillPrediction", "--trainer.callbacks.after=1"]
     assert cli.main([*predict, *of["a"], *kill]) == 130
@@ -260,11 +297,25 @@ def test_samples_of_another_checkpoint_are_not_gone_on_with(
 def test_a_ranker_is_validated_by_its_checkpoint_alone(tiny_student: Path, tmp_path: Path) -> None:
     write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(3) for k in range(2)])
     words = [
-        "--config", str(REPOSITORY / "configs/rank.yaml"), "--model.backbone.init_args.student", str(tiny_student),
-        "--data.tokenizer", str(tiny_student), "--data.train", str(tmp_path / "both.jsonl"),
-        "--data.validation", str(tmp_path / "both.jsonl"), "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu",
-        "--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", str(tmp_path / "rank"),
-    ]  # fmt: skip
+        "--config",
+        str(REPOSITORY / "configs/rank.yaml"),
+        "--model.backbone.init_args.student",
+        str(tiny_student),
+        "--data.tokenizer",
+        str(tiny_student),
+        "--data.train",
+        str(tmp_path / "both.jsonl"),
+        "--data.validation",
+        str(tmp_path / "both.jsonl"),
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.default_root_dir",
+        str(tmp_path / "rank"),
+    ]
     assert cli.main(["fit", *words]) == 0
     assert cli.main(["validate", *words, "--ckpt_path", "last"]) == 0
 
@@ -319,13 +370,34 @@ def test_predict_goes_on(
     questions = write_asked(tmp_path / "q.jsonl", 6)
 
     def predict(root: str, *more: str) -> int:
-        return cli.main([
-            "predict", "--config", str(REPOSITORY / "configs/neg.yaml"), "--model.student", str(tiny_student),
-            "--data.tokenizer", str(tiny_student), "--data.questions", questions, "--data.question_batch_size", "2",
-            "--model.sampling.max_new_tokens", "6", "--model.sampling.samples", "2", "--trainer.logger", "false",
-            "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
-            "--trainer.default_root_dir", str(tmp_path / root), *more,
-        ])  # fmt: skip
+        return cli.main(
+            [
+                "predict",
+                "--config",
+                str(REPOSITORY / "configs/neg.yaml"),
+                "--model.student",
+                str(tiny_student),
+                "--data.tokenizer",
+                str(tiny_student),
+                "--data.questions",
+                questions,
+                "--data.question_batch_size",
+                "2",
+                "--model.sampling.max_new_tokens",
+                "6",
+                "--model.sampling.samples",
+                "2",
+                "--trainer.logger",
+                "false",
+                "--trainer.accelerator",
+                "cpu",
+                "--trainer.enable_progress_bar",
+                "false",
+                "--trainer.default_root_dir",
+                str(tmp_path / root),
+                *more,
+            ]
+        )
 
     assert predict("whole") == 0
     stop = ["--trainer.callbacks+=tests.interruptions.KillPrediction", "--trainer.callbacks.after=2"]

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import cli
 from callbacks.checkpoint_files import read_checkpoint
+from dust2gold import cli
 from tests.forks import ending, fork
 from tests.hosts import Host, log_of, two_hosts, why_not
 from tests.records import write_positive
@@ -22,8 +22,10 @@ from tests.together import end_monitors, together
 
 REASON = why_not()
 pytestmark = [
-    pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.skipif(REASON is not None, reason=str(REASON))
-]  # fmt: skip
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
+]
 
 REPOSITORY = Path(__file__).parents[1]
 TIMEOUT = 20
@@ -46,12 +48,26 @@ def words(tiny_student: Path, tmp_path: Path) -> Words:
     ) -> list[str]:
         (tmp_path / root).mkdir(exist_ok=True)
         return [
-            "fit", "--config", str(REPOSITORY / "configs/neg.yaml"),
-            "--config", str(REPOSITORY / f"configs/trainer/{trainer}.yaml"), *options(tmp_path, str(tiny_student)),
-            "--trainer.num_nodes", str(nodes), "--trainer.devices", str(devices), "--model.student", str(tiny_student),
-            "--data.tokenizer", str(tiny_student), "--data.train", str(tmp_path / "t.jsonl"),
-            "--trainer.default_root_dir", str(tmp_path / root), *(stand or []),
-        ]  # fmt: skip
+            "fit",
+            "--config",
+            str(REPOSITORY / "configs/neg.yaml"),
+            "--config",
+            str(REPOSITORY / f"configs/trainer/{trainer}.yaml"),
+            *options(tmp_path, str(tiny_student)),
+            "--trainer.num_nodes",
+            str(nodes),
+            "--trainer.devices",
+            str(devices),
+            "--model.student",
+            str(tiny_student),
+            "--data.tokenizer",
+            str(tiny_student),
+            "--data.train",
+            str(tmp_path / "t.jsonl"),
+            "--trainer.default_root_dir",
+            str(tmp_path / root),
+            *(stand or []),
+        ]
 
     return make
 
@@ -60,13 +76,31 @@ def options(directory: Path, student: str) -> list[str]:
     """What makes the stage small, and its machines quick to lose patience."""
     write_positive(directory / "t.jsonl", 12)
     return [
-        "--data.validation", write_positive(directory / "v.jsonl", 3, 1), "--data.batch_size", "2",
-        "--model.dtype", "float32", "--model.lora.dropout", "0.3", "--model.warmup_steps", "2",
-        "--model.optimizer.init_args.lr", "0.01", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
-        "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false",
-        "--trainer.strategy.init_args.timeout", f"0:00:{TIMEOUT}",
-        "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint", "--trainer.callbacks.every_n_train_steps=2",
-    ]  # fmt: skip
+        "--data.validation",
+        write_positive(directory / "v.jsonl", 3, 1),
+        "--data.batch_size",
+        "2",
+        "--model.dtype",
+        "float32",
+        "--model.lora.dropout",
+        "0.3",
+        "--model.warmup_steps",
+        "2",
+        "--model.optimizer.init_args.lr",
+        "0.01",
+        "--trainer.max_epochs",
+        "2",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.precision",
+        "32-true",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.strategy.init_args.timeout",
+        f"0:00:{TIMEOUT}",
+        "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint",
+        "--trainer.callbacks.every_n_train_steps=2",
+    ]
 
 
 def start(hosts: list[Host], words: list[str], home: Path) -> list[int]:
@@ -105,8 +139,12 @@ def test_a_host_that_vanishes_and_comes_back(
 ) -> None:
     logs, stands = tmp_path / "logs", tmp_path / "stands"
     assert [ending(process) for process in start(hosts, words("whole"), logs)] == [0, 0]
-    stand = ["--trainer.callbacks+=tests.interruptions.Stand", "--trainer.callbacks.after=9",
-             f"--trainer.callbacks.rank={lost}", f"--trainer.callbacks.file={stands}"]  # fmt: skip
+    stand = [
+        "--trainer.callbacks+=tests.interruptions.Stand",
+        "--trainer.callbacks.after=9",
+        f"--trainer.callbacks.rank={lost}",
+        f"--trainer.callbacks.file={stands}",
+    ]
     processes = start(hosts, words("run", stand=stand), logs)
     wait_for(stands)
     hosts[lost].vanish(processes[lost])
@@ -131,15 +169,25 @@ def test_the_torchrun_script(hosts: list[Host], words: Words, tiny_student: Path
     script = ["bash", str(REPOSITORY / "docs/cluster/torchrun.sh"), *options(tmp_path, str(tiny_student))]
     started = [
         subprocess.Popen(
-            ["ip", "netns", "exec", host.name, *script], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True,
+            ["ip", "netns", "exec", host.name, *script],
+            cwd=REPOSITORY,
+            stderr=subprocess.PIPE,
+            text=True,
             env={
-                **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
-                "GLOO_SOCKET_IFNAME": host.link, "NODES": "2", "GPUS": "1", "NODE_RANK": str(host.number),
-                "MASTER_ADDR": hosts[0].address, "STUDENT": str(tiny_student), "RUN": str(tmp_path),
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "OMP_NUM_THREADS": "1",
+                "GLOO_SOCKET_IFNAME": host.link,
+                "NODES": "2",
+                "GPUS": "1",
+                "NODE_RANK": str(host.number),
+                "MASTER_ADDR": hosts[0].address,
+                "STUDENT": str(tiny_student),
+                "RUN": str(tmp_path),
             },
         )
         for host in hosts
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], said[0][-3000:] + said[1][-3000:]
     check_same(tmp_path / "neg-by-fit", tmp_path / "neg")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-import cli
+from dust2gold import cli
 from tests.records import write_positive
 from tests.together import together
 
@@ -26,15 +26,40 @@ def test_a_checkpoint_that_one_machine_cannot_see(tiny_student: Path, tmp_path: 
         def work() -> int:
             root = tmp_path / f"disk-{os.environ['RANK']}"
             root.mkdir(exist_ok=True)
-            return cli.main([
-                "fit", "--config", str(REPOSITORY / "configs/neg.yaml"),
-                "--config", str(REPOSITORY / "configs/trainer/ddp.yaml"), "--model.student", str(tiny_student),
-                "--data.tokenizer", str(tiny_student), "--data.train", train, "--data.validation", validation,
-                "--data.batch_size", "4", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu",
-                "--trainer.devices", "2", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false",
-                "--trainer.default_root_dir", str(root), "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint",
-                "--trainer.callbacks.every_n_train_steps=1", *more,
-            ])  # fmt: skip
+            return cli.main(
+                [
+                    "fit",
+                    "--config",
+                    str(REPOSITORY / "configs/neg.yaml"),
+                    "--config",
+                    str(REPOSITORY / "configs/trainer/ddp.yaml"),
+                    "--model.student",
+                    str(tiny_student),
+                    "--data.tokenizer",
+                    str(tiny_student),
+                    "--data.train",
+                    train,
+                    "--data.validation",
+                    validation,
+                    "--data.batch_size",
+                    "4",
+                    "--trainer.max_epochs",
+                    "2",
+                    "--trainer.accelerator",
+                    "cpu",
+                    "--trainer.devices",
+                    "2",
+                    "--trainer.precision",
+                    "32-true",
+                    "--trainer.enable_progress_bar",
+                    "false",
+                    "--trainer.default_root_dir",
+                    str(root),
+                    "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint",
+                    "--trainer.callbacks.every_n_train_steps=1",
+                    *more,
+                ]
+            )
 
         return together(work, tmp_path / "logs")
 

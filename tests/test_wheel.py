@@ -40,17 +40,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_holds_every_package_config_and_the_student(wheel: Path) -> None:
-    packages = (
-        "analyses", "benchmarks", "callbacks", "datamodules", "embedded", "foundation", "interchange",
-        "lightning_modules", "pipeline",
-    )  # fmt: skip
+    packages = ("callbacks", "datamodules", "dust2gold", "lightning_modules")
     wanted = {"cli.py"}
     for package in packages:
         wanted |= {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / package).rglob("*.py")}
         wanted.add(f"{package}/py.typed")
-    wanted |= {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / "configs").rglob("*.yaml")}
-    wanted |= {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / "benchmarks").glob("*.json")}
-    student = REPOSITORY / "embedded" / "student"
+    wanted |= {f"dust2gold/{file.relative_to(REPOSITORY)}" for file in (REPOSITORY / "configs").rglob("*.yaml")}
+    student = REPOSITORY / "dust2gold" / "demo" / "student"
     wanted |= {str(file.relative_to(REPOSITORY)) for file in student.glob("*") if file.is_file()}
 
     held = set(zipfile.ZipFile(wheel).namelist())
@@ -69,6 +65,6 @@ def test_runs_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
     # Plain paths in a .pth file are appended without reading the .pth files there: the editable install stays out.
     (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
 
-    home = run(python, "-c", "import cli, pipeline; print(cli.__file__, pipeline.__file__)", cwd=tmp_path)
-    assert home.split() == [str(site / "cli.py"), str(site / "pipeline" / "__init__.py")]
+    home = run(python, "-c", "import cli, dust2gold; print(cli.__file__, dust2gold.__file__)", cwd=tmp_path)
+    assert home.split() == [str(site / "cli.py"), str(site / "dust2gold" / "__init__.py")]
     assert "fit" in run(environment / "bin" / "dust2gold", "--help", cwd=tmp_path)

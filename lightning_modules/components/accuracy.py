@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from foundation.text import visible
+from dust2gold.core.text import visible
 
 T = TypeVar("T")
 _LONGEST_NAME = 100

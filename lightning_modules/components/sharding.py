@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from foundation.errors import InputError
-from lightning_modules.components.quantization import quantization_of
+from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.quantization import quantization_of
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -44,23 +44,27 @@ def shard_layers(transformer: PreTrainedModel, mesh: DeviceMesh) -> None:
     """
     if quantization_of(transformer) != "none":
         raise InputError(
-            "a quantised base cannot be sharded", field="model.quantization",
+            "a quantised base cannot be sharded",
+            field="model.quantization",
             remedy="take configs/trainer/ddp.yaml with it, or --model.quantization none",
-        )  # fmt: skip
+        )
     names = set(transformer._no_split_modules or ())
     layers = [module for module in transformer.modules() if type(module).__name__ in names]
     if not layers:
         raise InputError(
             f"cannot tell the layers of {type(transformer).__name__}, so it cannot be sharded",
-            field="trainer.strategy", remedy="take configs/trainer/ddp.yaml, or a student of a known architecture",
-        )  # fmt: skip
+            field="trainer.strategy",
+            remedy="take configs/trainer/ddp.yaml, or a student of a known architecture",
+        )
     for layer in layers:
         whole = {p for name, p in layer.named_parameters() if _ADAPTER in name and not p.requires_grad}
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
     fully_shard(
-        transformer, mesh=mesh, reshard_after_forward=True,
+        transformer,
+        mesh=mesh,
+        reshard_after_forward=True,
         ignored_params={p for p in transformer.parameters() if not isinstance(p, DTensor) and not p.requires_grad},
-    )  # fmt: skip
+    )
 
 
 def shard_modules(modules: Iterable[nn.Module], mesh: DeviceMesh) -> None:

@@ -18,9 +18,9 @@ from benchmarks.padding import (
     stored_lengths,
 )
 from benchmarks.students import SMOLLM2
-from datamodules.components.batching import TokenBudget
-from datamodules.components.collation import IGNORE, Labelled
-from embedded.generate import Recipe
+from datamodules.components.batching.collate import IGNORE, Labelled
+from datamodules.components.batching.plan import TokenBudget
+from dust2gold.demo.generate import Recipe
 
 SAMPLES = [Labelled([5] * n, [IGNORE, *[5] * (n - 1)]) for n in (3, 9, 4, 4, 10, 2, 7)]
 

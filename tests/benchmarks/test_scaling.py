@@ -18,12 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import data_scale, nat_step, nce_step, scaling
 from benchmarks.scaling import ASSUMED, STUDENTS, Adapted
 from benchmarks.students import SHAPES, build_student
-from lightning_modules.components.assistant import NEGATIVE, POSITIVE, UnitSettings, attach_units
-from lightning_modules.components.losses import find_targets
-from lightning_modules.components.record_file import _HEAD
+from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
+from lightning_modules.components.distillation.record_file import _HEAD
+from lightning_modules.components.distillation.teachers import OnlineTeacher
+from lightning_modules.components.losses.supervised import find_targets
 from lightning_modules.components.sharding import shard_layers, shard_modules
-from lightning_modules.components.student import AdapterStack, LoraSettings
-from lightning_modules.components.teachers import OnlineTeacher
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -183,7 +183,7 @@ def test_optimizer_and_checkpoint_bytes() -> None:
 
 
 def test_the_cache_file_is_as_large_as_its_records() -> None:
-    from lightning_modules.components.lessons import STORAGES
+    from lightning_modules.components.distillation.storage import STORAGES
 
     student = Adapted("tiny")
     row = STORAGES["float16"](SHAPES["tiny"]["vocab_size"], student.width, True, 1).row_bytes
@@ -232,12 +232,19 @@ def test_data_cost_no_more_than_measured(name: str, tmp_path: Path) -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             _, size = pool.apply(data_scale.measure, (what, tmp_path / "samples.jsonl", rows))
     recorded = {
-        "prepare (strings)": "prepare, by strings", "read and encode": "read and encode, each rank",
-        "plan, rows": "plan an epoch", "plan, token budget": "plan an epoch", "plan, packing": "plan an epoch, packing",
-        "teacher cache's index": "index of cached teachers", "encode to map": "encode once, to map",
-        "map": "map, each rank", "RANK's pairs": "RANK's pairs, each rank", "score": "records to score, each rank",
-        "questions": "questions, each rank", "join samples": "joining samples, rank 0",
+        "prepare (strings)": "prepare, by strings",
+        "read and encode": "read and encode, each rank",
+        "plan, rows": "plan an epoch",
+        "plan, token budget": "plan an epoch",
+        "plan, packing": "plan an epoch, packing",
+        "teacher cache's index": "index of cached teachers",
+        "encode to map": "encode once, to map",
+        "map": "map, each rank",
+        "RANK's pairs": "RANK's pairs, each rank",
+        "score": "records to score, each rank",
+        "questions": "questions, each rank",
+        "join samples": "joining samples, rank 0",
         "vote": "samples to vote, each rank",
-    }  # fmt: skip
+    }
     buffers = 40e6 if name == "encode to map" else 0.0  # the tokenizer's, however many samples there are
     assert size * rows < 3 * scaling.MEASURED[recorded[name]][1] * rows + buffers

@@ -11,8 +11,8 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from lightning_modules.components.sampling import SamplingSettings
-from lightning_modules.components.student import LoraSettings
+from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.sampling.sampler import SamplingSettings
 from lightning_modules.negative import NegativeModel
 
 EVERYTHING = {"scalars": 0, "histograms": 0, "tensors": 0}
@@ -25,12 +25,19 @@ def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
     def make(*callbacks: L.Callback, **kwargs: Any) -> L.Trainer:
         return L.Trainer(
             **{
-                "accelerator": "cpu", "callbacks": list(callbacks), "logger": TensorBoardLogger(tmp_path, "", "logs"),
-                "default_root_dir": tmp_path / "run", "enable_checkpointing": False, "enable_progress_bar": False,
-                "enable_model_summary": False, "use_distributed_sampler": False, "num_sanity_val_steps": 0,
-                "log_every_n_steps": 1, **kwargs,
+                "accelerator": "cpu",
+                "callbacks": list(callbacks),
+                "logger": TensorBoardLogger(tmp_path, "", "logs"),
+                "default_root_dir": tmp_path / "run",
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 1,
+                **kwargs,
             }
-        )  # fmt: skip
+        )
 
     return make
 

@@ -11,9 +11,9 @@ import lightning as L
 import pytest
 
 from callbacks.accuracy import AnswerAccuracy
-from datamodules.components.records import write_questions
+from datamodules.components.records.records import write_questions
 from datamodules.rationales import RationaleDataModule
-from lightning_modules.components.sampling import Sample
+from lightning_modules.components.sampling.sampler import Sample
 from tests.records import question
 
 
@@ -63,9 +63,16 @@ def test_predictions_are_what_the_report_reads(test: Callable[..., dict[str, flo
     lines = [json.loads(line) for line in (tmp_path / "runs/nat/predictions.jsonl").read_text().splitlines()]
     assert [line["question_id"] for line in lines] == [f"q{number}" for number in range(7)]
     assert lines[3] == {
-        "schema": 1, "method": "nat", "dataset": "nuts", "question_id": "q3", "subject": "Geometry",
-        "level": "Level 2", "correct": 1.0, "answer": "8", "gold": "8",
-    }  # fmt: skip
+        "schema": 1,
+        "method": "nat",
+        "dataset": "nuts",
+        "question_id": "q3",
+        "subject": "Geometry",
+        "level": "Level 2",
+        "correct": 1.0,
+        "answer": "8",
+        "gold": "8",
+    }
     assert [line["correct"] for line in lines] == [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     assert {line["answer"] for line in lines} == {"0", "8"}
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from callbacks.adapters import AdapterWriter
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 
 
 class Scripted(L.LightningModule):
@@ -64,9 +64,15 @@ def written(root: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("scores", "mode", "best"),
-    [([3.0, 1.0, 2.0], "min", 4), ([3.0, 1.0, 2.0], "max", 2), ([1.0, 1.0], "min", 2), ([2.0, float("nan")], "min", 2),
-     ([float("nan"), 5.0, 6.0], "min", 4), ([float("nan")], "min", 2)],
-)  # fmt: skip
+    [
+        ([3.0, 1.0, 2.0], "min", 4),
+        ([3.0, 1.0, 2.0], "max", 2),
+        ([1.0, 1.0], "min", 2),
+        ([2.0, float("nan")], "min", 2),
+        ([float("nan"), 5.0, 6.0], "min", 4),
+        ([float("nan")], "min", 2),
+    ],
+)
 def test_best_and_last(fit: Callable[..., dict[str, int]], scores: list[float], mode: str, best: int) -> None:
     assert fit(scores, AdapterWriter(mode=mode)) == {"adapter": best, "adapter-last": 2 * len(scores)}
 

@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.collapse import CollapseAlarm
-from foundation.errors import InputError
-from lightning_modules.components.penalties import NegativeTraining
-from lightning_modules.components.student import LoraSettings
+from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.losses.negatives import NegativeTraining
 from lightning_modules.positive_negative import PositiveNegativeModel
 
 
@@ -89,18 +89,24 @@ def test_a_resumed_run_remembers_the_best(
 
 @pytest.mark.parametrize(("weight", "collapses"), [(0.05, False), (20.0, True)])
 def test_negative_training_collapses_by_a_large_weight(
-    make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str],
-    weight: float, collapses: bool,
-) -> None:  # fmt: skip
+    make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str], weight: float, collapses: bool
+) -> None:
     torch.manual_seed(0)
     ids = torch.randint(3, 300, (8, 12))
     ids[1::2, :-1] = ids[::2, :-1]  # a wrong rationale shares most of its tokens with a right one
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids,
-             "positive": torch.arange(8) % 2 == 0, "ids": [str(row) for row in range(8)]}  # fmt: skip
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": ids,
+        "positive": torch.arange(8) % 2 == 0,
+        "ids": [str(row) for row in range(8)],
+    }
     module = PositiveNegativeModel(
-        NegativeTraining(weight), student="embedded", lora=LoraSettings(r=4),
+        NegativeTraining(weight),
+        student="embedded",
+        lora=LoraSettings(r=4),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
-    )  # fmt: skip
+    )
     trainer = make_trainer(CollapseAlarm(window=5, stop=None), max_epochs=1, limit_val_batches=0, logger=False)
     trainer.fit(module, DataLoader([batch] * 30, batch_size=None))  # type: ignore[arg-type]
     assert ("collapse:" in capsys.readouterr().err) == collapses

@@ -15,10 +15,10 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-import cli
 from callbacks.collapse import CollapseAlarm
 from callbacks.finite import FiniteGuard, read_batches
-from foundation.errors import InputError
+from dust2gold import cli
+from dust2gold.core.errors import InputError
 from tests.records import write_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -43,8 +43,10 @@ class Line(L.LightningModule):
 
 
 def loader(values: list[float]) -> DataLoader[Any]:
-    rows = [{"x": torch.tensor([value, 1.0 if value else 0.0]), "ids": [f"q{k}/0", f"q{k}/1"]}
-            for k, value in enumerate(values)]  # fmt: skip
+    rows = [
+        {"x": torch.tensor([value, 1.0 if value else 0.0]), "ids": [f"q{k}/0", f"q{k}/1"]}
+        for k, value in enumerate(values)
+    ]
     return DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
 
 
@@ -113,11 +115,28 @@ def test_a_stage_keeps_its_best_adapter(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = [
-        "fit", "--config", NEG, "--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student),
-        "--data.train", write_positive(tmp_path / "p.jsonl", 8), "--data.batch_size", "8", "--trainer.max_epochs", "3",
-        "--data.validation", write_positive(tmp_path / "v.jsonl", 2), "--trainer.accelerator", "cpu",
-        "--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", str(tmp_path / "run"),
-    ]  # fmt: skip
+        "fit",
+        "--config",
+        NEG,
+        "--model.student",
+        str(tiny_student),
+        "--data.tokenizer",
+        str(tiny_student),
+        "--data.train",
+        write_positive(tmp_path / "p.jsonl", 8),
+        "--data.batch_size",
+        "8",
+        "--trainer.max_epochs",
+        "3",
+        "--data.validation",
+        write_positive(tmp_path / "v.jsonl", 2),
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.default_root_dir",
+        str(tmp_path / "run"),
+    ]
     assert cli.main([*words, "--trainer.callbacks+=tests.callbacks.test_finite.Spoil"]) == 1
     said = capsys.readouterr().err
     assert f"error: {tmp_path}/run/stopped/step-2: stopped at step 2, at q" in said

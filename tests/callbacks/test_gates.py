@@ -13,9 +13,9 @@ from torch import Tensor
 
 from callbacks.gates import GateMonitor
 from datamodules.rationales import RationaleDataModule
-from lightning_modules.components.assistant import UnitSettings
-from lightning_modules.components.integration import IntegrationUnit
-from lightning_modules.components.student import LoraSettings
+from lightning_modules.components.adapters.nat import UnitSettings
+from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.integration.unit import IntegrationUnit
 from lightning_modules.nat import NATModel
 from lightning_modules.negative import NegativeModel
 from tests.records import write_positive
@@ -31,9 +31,11 @@ def nat(student_model: Callable[..., NegativeModel], tiny_student: Path, tmp_pat
     (tmp_path / "negative").mkdir()
     negative.write_adapter(tmp_path / "negative")
     module = NATModel(
-        str(tmp_path / "negative"), UnitSettings(key_dim=4, bottleneck=6), student=str(tiny_student),
+        str(tmp_path / "negative"),
+        UnitSettings(key_dim=4, bottleneck=6),
+        student=str(tiny_student),
         lora=LoraSettings(r=3, alpha=6),
-    )  # fmt: skip
+    )
     module.configure_model()
     randomise(module)
     return module

@@ -15,12 +15,12 @@ import lightning as L
 import pytest
 
 from callbacks.samples import SampleWriter, _made_from
-from datamodules.components.records import read_rationales
+from datamodules.components.records.records import read_rationales
 from datamodules.rationales import RationaleDataModule
-from foundation.errors import InputError
-from foundation.locks import Lock
-from lightning_modules.components.draws import sample_seed
-from lightning_modules.components.sampling import Sample, SamplingSettings
+from dust2gold.core.errors import InputError
+from dust2gold.core.locks import Lock
+from lightning_modules.components.sampling.rng import sample_seed
+from lightning_modules.components.sampling.sampler import Sample, SamplingSettings
 from lightning_modules.negative import NegativeModel
 from tests.records import question, write_asked
 

@@ -14,19 +14,30 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from callbacks.scores import ScoreMonitor, ScoreWriter
-from datamodules.components.records import Rationale, Verdict, read_rationales, write_rationales
+from datamodules.components.records.records import Rationale, Verdict, read_rationales, write_rationales
 from datamodules.pairs import PairDataModule
-from foundation.errors import InputError
-from lightning_modules.components.backbones import DecoderSettings
+from dust2gold.core.errors import InputError
+from lightning_modules.components.ranking.backbones import DecoderSettings
 from lightning_modules.rank import RankModel
 
 
 def rationale(question: int, k: int, verdict: Verdict) -> Rationale:
     return Rationale(
-        id=f"q{question}/{k}", question_id=f"q{question}", question="What is it?", gold="1",
-        rationale=f"{question} " * (1 + (7 * question + 5 * k) % 11), answer=None, verdict=verdict, subject="",
-        level="", source="test", writer="nat", logprob=-1.5, tokens=4, seed=k,
-    )  # fmt: skip
+        id=f"q{question}/{k}",
+        question_id=f"q{question}",
+        question="What is it?",
+        gold="1",
+        rationale=f"{question} " * (1 + (7 * question + 5 * k) % 11),
+        answer=None,
+        verdict=verdict,
+        subject="",
+        level="",
+        source="test",
+        writer="nat",
+        logprob=-1.5,
+        tokens=4,
+        seed=k,
+    )
 
 
 @pytest.fixture
@@ -50,11 +61,16 @@ def run(tmp_path: Path) -> Callable[..., L.Trainer]:
     def make(**kwargs: Any) -> L.Trainer:
         return L.Trainer(
             **{
-                "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                "enable_model_summary": False, "default_root_dir": tmp_path / "run", "use_distributed_sampler": False,
+                "accelerator": "cpu",
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "default_root_dir": tmp_path / "run",
+                "use_distributed_sampler": False,
                 **kwargs,
             }
-        )  # fmt: skip
+        )
 
     return make
 

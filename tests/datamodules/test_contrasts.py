@@ -12,12 +12,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.components.counts import NOTHING, count_targets
-from datamodules.components.encoding import Encoded, load_tokenizer
-from datamodules.components.grouping import Candidate, GroupBatchSampler, Grouping
-from datamodules.components.records import write_rationales
+from datamodules.components.batching.counts import NOTHING, count_targets
+from datamodules.components.batching.groups import Candidate, GroupBatchSampler, Grouping
+from datamodules.components.encoding.tokenization import Encoded, load_tokenizer
+from datamodules.components.records.records import write_rationales
 from datamodules.contrasts import ContrastDataModule
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 from tests.records import question, rationale, write_asked
 
 QUESTIONS = 12
@@ -213,9 +213,15 @@ def test_a_run_resumed_mid_epoch_sees_the_groups_it_has_not_seen(
     def fit(checkpoint: Path | None = None) -> list[list[str]]:
         saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
         trainer = L.Trainer(
-            max_epochs=3, accelerator="cpu", logger=False, callbacks=[saver], enable_progress_bar=False,
-            enable_model_summary=False, use_distributed_sampler=False, default_root_dir=tmp_path,
-        )  # fmt: skip
+            max_epochs=3,
+            accelerator="cpu",
+            logger=False,
+            callbacks=[saver],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=tmp_path,
+        )
         model = Recorder()
         trainer.fit(model, datamodule=make(), ckpt_path=checkpoint, weights_only=False)
         return model.seen

@@ -12,19 +12,27 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.components.encoding import Encoded, load_tokenizer
-from datamodules.components.grouping import Candidate, GroupBatchSampler, Grouping, QuestionPairs
-from datamodules.components.records import Rationale, Verdict, write_rationales
+from datamodules.components.batching.groups import Candidate, GroupBatchSampler, Grouping, QuestionPairs
+from datamodules.components.encoding.tokenization import Encoded, load_tokenizer
+from datamodules.components.records.records import Rationale, Verdict, write_rationales
 from datamodules.pairs import PairDataModule
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 
 
 def rationale(question: int, k: int, verdict: Verdict, text: str | None = None) -> Rationale:
     return Rationale(
-        id=f"q{question}/{k}", question_id=f"q{question}", question=f"What is {question} plus {k}?", gold="1",
-        rationale=text or f"{question} and {k} make " + "a lot " * k, answer="1", verdict=verdict,
-        subject="", level="", source="test", writer="teacher",
-    )  # fmt: skip
+        id=f"q{question}/{k}",
+        question_id=f"q{question}",
+        question=f"What is {question} plus {k}?",
+        gold="1",
+        rationale=text or f"{question} and {k} make " + "a lot " * k,
+        answer="1",
+        verdict=verdict,
+        subject="",
+        level="",
+        source="test",
+        writer="teacher",
+    )
 
 
 @pytest.fixture
@@ -258,9 +266,15 @@ def test_a_run_resumed_mid_epoch_sees_the_batches_it_has_not_seen(
     def fit(checkpoint: Path | None = None) -> Recorder:
         saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=14, save_top_k=-1)
         trainer = L.Trainer(
-            max_epochs=3, accelerator="cpu", logger=False, callbacks=[saver], enable_progress_bar=False,
-            enable_model_summary=False, use_distributed_sampler=False, default_root_dir=tmp_path,
-        )  # fmt: skip
+            max_epochs=3,
+            accelerator="cpu",
+            logger=False,
+            callbacks=[saver],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=tmp_path,
+        )
         model = Recorder()
         trainer.fit(model, datamodule=make(validation_fraction=0.0), ckpt_path=checkpoint, weights_only=False)
         return model

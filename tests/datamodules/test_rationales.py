@@ -14,13 +14,13 @@ from lightning.pytorch.accelerators import Accelerator, CPUAccelerator, CUDAAcce
 from torch.utils.data._utils.pin_memory import pin_memory
 from transformers import AutoTokenizer
 
-from datamodules.components.collation import IGNORE
-from datamodules.components.encoding import encode
-from datamodules.components.prompts import prompt
-from datamodules.components.records import Rationale, write_questions, write_rationales
-from datamodules.components.splits import held_out
+from datamodules.components.batching.collate import IGNORE
+from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.tokenization import encode
+from datamodules.components.records.records import Rationale, write_questions, write_rationales
+from datamodules.components.records.splits import held_out
 from datamodules.rationales import RationaleDataModule
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 from tests.records import question, rationale, write_asked, write_positive
 
 
@@ -177,9 +177,14 @@ def test_batches_for_a_gpu_are_pinned(
 ) -> None:
     data: Any = fitted(student, write_positive(tmp_path / "p.jsonl"), validation_fraction=0.5)
     data.trainer = SimpleNamespace(
-        accelerator=accelerator, global_rank=0, world_size=1, callbacks=[], accumulate_grad_batches=1,
-        limit_train_batches=1.0, limit_val_batches=1.0,
-    )  # fmt: skip
+        accelerator=accelerator,
+        global_rank=0,
+        world_size=1,
+        callbacks=[],
+        accumulate_grad_batches=1,
+        limit_train_batches=1.0,
+        limit_val_batches=1.0,
+    )
     assert [data.train_dataloader().pin_memory, data.val_dataloader().pin_memory] == [pinned, pinned]
     data.trainer = None
     batch = next(iter(data.train_dataloader()))
@@ -187,8 +192,10 @@ def test_batches_for_a_gpu_are_pinned(
         without_a_gpu.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
         there = pin_memory(batch)
     assert batch.keys() == there.keys()
-    assert all(torch.equal(value, there[name]) if torch.is_tensor(value) else value == there[name]
-               for name, value in batch.items())  # fmt: skip
+    assert all(
+        torch.equal(value, there[name]) if torch.is_tensor(value) else value == there[name]
+        for name, value in batch.items()
+    )
 
 
 # Splits.

@@ -15,11 +15,11 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 
 from callbacks.predictions import PredictionWriter
-from datamodules.components.pooling import pool
-from datamodules.components.predictions import write_metrics, write_predictions
-from datamodules.components.records import Question, Rationale, Verdict, write_questions, write_rationales
+from datamodules.components.grading.pooling import pool
+from datamodules.components.records.predictions import write_metrics, write_predictions
+from datamodules.components.records.records import Question, Rationale, Verdict, write_questions, write_rationales
 from datamodules.votes import VoteDataModule
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 from lightning_modules.vote import VotingModel
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vote.yaml"
@@ -37,12 +37,24 @@ def samples_of(
 
     return [
         Rationale(
-            id=f"{asked.id}/{k}", question_id=asked.id, question=asked.question, gold=asked.gold, rationale="...",
-            answer=answer, verdict=verdict(answer), subject=asked.subject, level=asked.level, source=asked.source,
-            writer="nat", logprob=-0.5 * (k + 1) * 10, tokens=10, seed=k, score=score,
+            id=f"{asked.id}/{k}",
+            question_id=asked.id,
+            question=asked.question,
+            gold=asked.gold,
+            rationale="...",
+            answer=answer,
+            verdict=verdict(answer),
+            subject=asked.subject,
+            level=asked.level,
+            source=asked.source,
+            writer="nat",
+            logprob=-0.5 * (k + 1) * 10,
+            tokens=10,
+            seed=k,
+            score=score,
         )
         for k, (answer, score) in enumerate(zip(answers, scores, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 QUESTIONS = [
@@ -138,9 +150,13 @@ def rows_of(directory: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 def voted(directory: Path, **arguments: Any) -> None:
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, default_root_dir=directory, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[PredictionWriter()],
-    )  # fmt: skip
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=directory,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[PredictionWriter()],
+    )
     trainer.test(VotingModel(), VoteDataModule(**arguments), verbose=False)
 
 
@@ -159,9 +175,16 @@ def test_a_test_from_end_to_end(tmp_path: Path) -> None:
         0
     ]
     assert rows["asc", "b"] == {
-        "schema": 1, "method": "asc", "dataset": "tiny", "question_id": "b", "subject": "Geometry", "level": "Level 1",
-        "answer": "1+x", "gold": "x+1", "samples": 4,
-    }  # fmt: skip
+        "schema": 1,
+        "method": "asc",
+        "dataset": "tiny",
+        "question_id": "b",
+        "subject": "Geometry",
+        "level": "Level 1",
+        "answer": "1+x",
+        "gold": "x+1",
+        "samples": 4,
+    }
     assert rows["sc", "c"]["answer"] == "8 | 7 | 9"
     assert rows["sc", "nobody"]["answer"] is None
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -180,11 +203,19 @@ def test_without_scores_asc_is_left_out(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_config_runs(tmp_path: Path) -> None:
     given = files(tmp_path, SAMPLES)
     LightningCLI(
-        subclass_mode_model=True, subclass_mode_data=True, save_config_callback=None,
-        args=["test", f"--config={CONFIG}", f"--data.samples={given['samples']}",
-              f"--data.questions={given['questions']}", f"--trainer.default_root_dir={tmp_path / 'run'}",
-              "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"],
-    )  # fmt: skip
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        args=[
+            "test",
+            f"--config={CONFIG}",
+            f"--data.samples={given['samples']}",
+            f"--data.questions={given['questions']}",
+            f"--trainer.default_root_dir={tmp_path / 'run'}",
+            "--trainer.accelerator=cpu",
+            "--trainer.enable_progress_bar=false",
+        ],
+    )
     assert len(rows_of(tmp_path / "run")) == 20
 
 

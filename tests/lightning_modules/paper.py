@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.components.integration import IntegrationUnit
+from lightning_modules.components.integration.unit import IntegrationUnit
 
 
 def assert_exact(actual: Tensor, expected: Tensor, what: str = "value") -> None:

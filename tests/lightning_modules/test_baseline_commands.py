@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import cli
-from datamodules.components.records import write_rationales
+from datamodules.components.records.records import write_rationales
+from dust2gold import cli
 from tests.records import rationale, write_asked
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -25,25 +25,53 @@ def test_a_baseline_trains_and_answers(
         write_rationales(tmp_path / f"{file}.jsonl", records)
     run = tmp_path / name
     common = [
-        "--config", str(REPOSITORY / f"configs/{name}.yaml"), "--config", str(REPOSITORY / f"configs/demo/{name}.yaml"),
-        "--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student),
-        "--trainer.default_root_dir", str(run), "--trainer.enable_progress_bar", "false",
-    ]  # fmt: skip
+        "--config",
+        str(REPOSITORY / f"configs/{name}.yaml"),
+        "--config",
+        str(REPOSITORY / f"configs/demo/{name}.yaml"),
+        "--model.student",
+        str(tiny_student),
+        "--data.tokenizer",
+        str(tiny_student),
+        "--trainer.default_root_dir",
+        str(run),
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
     start = ["--model.adapter", str(negative_directory)] if name in ("redi", "dpo") else []
     files = f"[{tmp_path}/positive.jsonl, {tmp_path}/negative.jsonl]"
-    fitted = cli.main([
-        "fit", *common, *start, "--data.train", files, "--data.validation_fraction", "0.3", "--trainer.max_steps", "3",
-        "--trainer.accumulate_grad_batches", "2",
-    ])  # fmt: skip
+    fitted = cli.main(
+        [
+            "fit",
+            *common,
+            *start,
+            "--data.train",
+            files,
+            "--data.validation_fraction",
+            "0.3",
+            "--trainer.max_steps",
+            "3",
+            "--trainer.accumulate_grad_batches",
+            "2",
+        ]
+    )
     assert fitted == 0
     assert (run / "adapter" / "adapter_config.json").is_file()
     manifest = json.loads((run / "adapter" / "dust2gold.json").read_text(encoding="utf-8"))
     assert manifest["kind"] == "lora"
     questions = write_asked(tmp_path / "questions.jsonl", 4)
-    tested = cli.main([
-        "test", *common, "--model.adapter", str(run / "adapter"), "--data.questions", questions,
-        "--model.sampling.max_new_tokens", "5",
-    ])  # fmt: skip
+    tested = cli.main(
+        [
+            "test",
+            *common,
+            "--model.adapter",
+            str(run / "adapter"),
+            "--data.questions",
+            questions,
+            "--model.sampling.max_new_tokens",
+            "5",
+        ]
+    )
     assert tested == 0
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["method"] for row in rows] == [name] * 4

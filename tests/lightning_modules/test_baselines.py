@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 from lightning_modules.base import STUDENT
 from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.cl import CLModel
-from lightning_modules.components.losses import IGNORE, find_targets
-from lightning_modules.components.penalties import REDI, NegativeTraining, Unlikelihood, positive_cross_entropy
-from lightning_modules.components.student import LoraSettings
+from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.losses.negatives import REDI, NegativeTraining, Unlikelihood, positive_cross_entropy
+from lightning_modules.components.losses.supervised import IGNORE, find_targets
 from lightning_modules.dpo import REFERENCE, DPOModel
 from lightning_modules.positive_negative import PositiveNegativeModel
 from tests.lightning_modules.steps import held_out_parts, train
@@ -59,8 +59,13 @@ def pairs(make_batch: Any) -> dict[str, Any]:
     prompt = torch.zeros_like(ids)
     prompt[:, :3] = 1
     groups = torch.tensor([0, 1, 0, 1])
-    return {**batch, "positive": torch.tensor([True, True, False, False]), "groups": groups, "prompt_mask": prompt,
-            "ids": list("abcd")}  # fmt: skip
+    return {
+        **batch,
+        "positive": torch.tensor([True, True, False, False]),
+        "groups": groups,
+        "prompt_mask": prompt,
+        "ids": list("abcd"),
+    }
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -92,8 +97,10 @@ def test_log_probabilities_are_those_of_each_verdict(
     for name, rows in (("positive_logprob", (0, 1)), ("negative_logprob", (2, 3))):
         values = [
             logits[row, t - 1, pairs["labels"][row, t]].item()
-            for row in rows for t in range(1, 12) if pairs["labels"][row, t] != IGNORE
-        ]  # fmt: skip
+            for row in rows
+            for t in range(1, 12)
+            if pairs["labels"][row, t] != IGNORE
+        ]
         assert parts[name].item() == pytest.approx(math.fsum(values) / len(values), rel=1e-5)
 
 
@@ -183,8 +190,7 @@ def test_questions_are_pooled_apart_from_rationales(
 
 
 @pytest.mark.parametrize(
-    ("kind", "field", "value"),
-    [(DPOModel, "beta", 0.0), (CLModel, "weight", -1.0), (CLModel, "temperature", 0.0)],
+    ("kind", "field", "value"), [(DPOModel, "beta", 0.0), (CLModel, "weight", -1.0), (CLModel, "temperature", 0.0)]
 )
 def test_settings_out_of_range_are_named(kind: type[BothVerdicts], field: str, value: float) -> None:
     with pytest.raises(InputError) as caught:

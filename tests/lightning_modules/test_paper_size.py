@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lightning_modules.base import STUDENT
-from lightning_modules.components.assistant import NEGATIVE, POSITIVE, UNITS_FILE, UnitSettings
-from lightning_modules.components.student import AdapterStack
+from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UNITS_FILE, UnitSettings
+from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
@@ -25,9 +25,14 @@ def llama_7b(tmp_path: Path) -> str:
     from transformers import LlamaConfig
 
     LlamaConfig(
-        vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
-        max_position_embeddings=2048, pad_token_id=0,
-    ).save_pretrained(tmp_path / "llama-7b")  # fmt: skip
+        vocab_size=32000,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+    ).save_pretrained(tmp_path / "llama-7b")
     return str(tmp_path / "llama-7b")
 
 

@@ -17,10 +17,16 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertModel, T5Config, T5EncoderModel, T5ForConditionalGeneration
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from foundation.errors import InputError
-from lightning_modules.components.backbones import BackboneSettings, DecoderSettings, EncoderSettings
-from lightning_modules.components.ranker import RANKING_LOSSES, ScoreHead, build_ranker, load_ranker, masked_mean
-from lightning_modules.components.student import LoraSettings
+from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings, EncoderSettings
+from lightning_modules.components.ranking.ranker import (
+    RANKING_LOSSES,
+    ScoreHead,
+    build_ranker,
+    load_ranker,
+    masked_mean,
+)
 from lightning_modules.rank import RankModel
 from tests.students import unsign
 
@@ -32,9 +38,13 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny random encoders as Hugging Face directories, dropout on."""
     root = tmp_path_factory.mktemp("encoders")
     bert = BertConfig(
-        vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        vocab_size=320,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
         max_position_embeddings=64,
-    )  # fmt: skip
+    )
     t5 = T5Config(vocab_size=320, d_model=24, d_kv=6, d_ff=48, num_layers=2, num_heads=4)
     torch.manual_seed(0)
     BertModel(bert).save_pretrained(root / "bert")
@@ -79,10 +89,16 @@ def built(backbone: BackboneSettings, **kwargs: Any) -> RankModel:
 def trainer(root: Path, **kwargs: Any) -> L.Trainer:
     return L.Trainer(
         **{
-            "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-            "enable_model_summary": False, "default_root_dir": root, "use_distributed_sampler": False, **kwargs,
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": root,
+            "use_distributed_sampler": False,
+            **kwargs,
         }
-    )  # fmt: skip
+    )
 
 
 # The parts against slow references.
@@ -364,9 +380,11 @@ def test_checkpoint_holds_what_trains_and_resumes(settings: Callable[[str], Back
     other = RankModel(settings("frozen decoder"))
     with pytest.raises(InputError, match="does not fit this stage"):
         trainer(tmp_path, max_steps=5).fit(
-            other, DataLoader(separable(), batch_size=None),  # type: ignore[arg-type]
-            ckpt_path=tmp_path / "last.ckpt", weights_only=False,
-        )  # fmt: skip
+            other,
+            DataLoader(separable(), batch_size=None),  # type: ignore[arg-type]
+            ckpt_path=tmp_path / "last.ckpt",
+            weights_only=False,
+        )
 
 
 # What cannot be used.

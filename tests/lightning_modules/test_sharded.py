@@ -21,14 +21,14 @@ from callbacks.checkpoint_files import read_checkpoint
 from callbacks.checkpoints import RunCheckpoint
 from callbacks.finite import FiniteGuard
 from callbacks.randomness import RandomStateKeeper
-from datamodules.components.records import write_rationales
+from datamodules.components.records.records import write_rationales
 from datamodules.pairs import PairDataModule
 from datamodules.rationales import RationaleDataModule
-from foundation.errors import InputError
-from lightning_modules.components.assistant import UnitSettings
-from lightning_modules.components.backbones import DecoderSettings, EncoderSettings
+from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.nat import UnitSettings
+from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.ranking.backbones import DecoderSettings, EncoderSettings
 from lightning_modules.components.sharding import check_sharded
-from lightning_modules.components.student import LoraSettings
 from lightning_modules.fully_sharded import FullyShardedStrategy
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
@@ -99,12 +99,21 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Callable[
             data = PairDataModule(str(tiny_student), both, validation=held, pairs_per_question=2, batch_size=2)
         made = L.Trainer(
             **{
-                "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
-                "default_root_dir": tmp_path / root, "num_sanity_val_steps": 0, "max_epochs": 2, "strategy": strategy,
-                "use_distributed_sampler": False, "accumulate_grad_batches": 2, "gradient_clip_val": 0.05, **trainer,
+                "accelerator": "cpu",
+                "logger": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "default_root_dir": tmp_path / root,
+                "num_sanity_val_steps": 0,
+                "max_epochs": 2,
+                "strategy": strategy,
+                "use_distributed_sampler": False,
+                "accumulate_grad_batches": 2,
+                "gradient_clip_val": 0.05,
+                **trainer,
             },
             callbacks=[Start(), AdapterWriter(), RunCheckpoint(2), RandomStateKeeper(), FiniteGuard(), *callbacks],
-        )  # fmt: skip
+        )
         last = tmp_path / root / "checkpoints" / "last.ckpt"
         torch.manual_seed(0)
         resumed = str(last) if last.is_file() else None

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.components.records import write_rationales
+from datamodules.components.records.records import write_rationales
 from datamodules.rationales import RationaleDataModule
 from lightning_modules.base import StudentModule
-from lightning_modules.components.assistant import UnitSettings
-from lightning_modules.components.losses import find_targets
-from lightning_modules.components.student import LoraSettings
+from lightning_modules.components.adapters.nat import UnitSettings
+from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.losses.supervised import find_targets
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
@@ -111,9 +111,17 @@ def test_packed_is_padded(
 def fitted(module: StudentModule, data: RationaleDataModule, directory: Path, **trainer: Any) -> dict[str, Tensor]:
     """The trained weights after two epochs."""
     made = L.Trainer(
-        accelerator="cpu", precision="64-true", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, default_root_dir=directory, use_distributed_sampler=False, max_epochs=2, **trainer,
-    )  # fmt: skip
+        accelerator="cpu",
+        precision="64-true",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=directory,
+        use_distributed_sampler=False,
+        max_epochs=2,
+        **trainer,
+    )
     made.fit(module, data)
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from foundation.errors import InputError
+from dust2gold.core.errors import InputError
 from lightning_modules.base import STUDENT, StudentModule
-from lightning_modules.components.assistant import NEGATIVE, POSITIVE, UnitSettings
-from lightning_modules.components.losses import find_targets
-from lightning_modules.components.sampling import SamplingSettings
-from lightning_modules.components.student import LoraSettings
-from lightning_modules.components.teachers import CacheSettings
+from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings
+from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.distillation.teachers import CacheSettings
+from lightning_modules.components.losses.supervised import find_targets
+from lightning_modules.components.sampling.sampler import SamplingSettings
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
@@ -330,8 +330,13 @@ def test_questions_are_answered(make_stage: Callable[..., StudentModule], make_t
     sampling = SamplingSettings(samples=3, max_new_tokens=4)
     module = make_stage(name, sampling=sampling)
     ids = torch.arange(4, 14).reshape(2, 5)
-    questions = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "questions": [{"id": "a"}, {"id": "b"}],
-                 "eos_token_id": 2, "pad_token_id": 0}  # fmt: skip
+    questions = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "questions": [{"id": "a"}, {"id": "b"}],
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
     written: list[Any] = []
     writer = L.pytorch.callbacks.LambdaCallback(
         on_predict_batch_end=lambda trainer, module, outputs, *rest: written.append(outputs)

@@ -1,0 +1,205 @@
+"""Ways to put the rows of a data set into batches, and to lay a batch out.
+
+    RowBatches     so many rows of similar length
+    TokenBudget    as many rows of similar length as keep rows × longest within a budget
+    Packing        so many rows of fixed width, each full of several samples
+
+A plan depends on the lengths and the generator alone, and the number of its batches on the lengths alone: every epoch
+has the same number of steps, whatever the seed. `python -m benchmarks.padding` compares them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datamodules.components.batching.collate import Labelled, packed, padded
+from dust2gold.core.errors import InputError
+
+_BUCKET_RATIO = 1.02
+"""Lengths of a bucket differ by at most this factor: its rows may change places without changing where batches end."""
+
+
+class Batching(ABC):
+    """Says which rows make a batch and how they lie in it."""
+
+    @abstractmethod
+    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
+        """All batches of an epoch; neighbours are alike in work, so that ranks which share them out wait little.
+
+        Args:
+            lengths: [n] int64, of each row, in tokens.
+            generator: Of the order.
+            share: Batches that make an optimizer step: ranks times accumulated batches.
+
+        Raises:
+            InputError: If a row is too long for a batch.
+        """
+
+    def collate(self, samples: Sequence[Labelled], pad_id: int) -> dict[str, Tensor]:
+        """Lays the samples of a batch out."""
+        return padded(samples, pad_id)
+
+
+@dataclass(frozen=True)
+class RowBatches(Batching):
+    """So many rows a batch, of similar length.
+
+    The rows are shuffled, cut into mega-batches, sorted by length within each and cut into batches.
+
+    Attributes:
+        rows: Rows a batch.
+        mega: Optimizer steps whose batches are sorted together.
+    """
+
+    rows: int
+    mega: int = 50
+
+    def __post_init__(self) -> None:
+        _check_positive(self.rows, "data.batch_size")
+
+    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
+        """See `Batching.plan`."""
+        order = torch.randperm(len(lengths), generator=generator)
+        return [
+            batch.tolist()
+            for chunk in order.split(self.rows * self.mega * share)
+            for batch in chunk[lengths[chunk].argsort(stable=True)].split(self.rows)
+        ]
+
+
+@dataclass(frozen=True)
+class TokenBudget(Batching):
+    """As many rows a batch as keep rows × longest within a budget: each step does about the same work.
+
+    The rows are sorted by length; those of about the same length change places from epoch to epoch.
+
+    Attributes:
+        tokens: Most tokens a batch, padding included.
+    """
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        _check_positive(self.tokens, "data.tokens_per_batch")
+
+    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
+        """See `Batching.plan`."""
+        _check_fits(lengths, self.tokens)
+        bounds = _bucket_bounds(lengths).clamp_max(self.tokens)
+        order = _sorted_by(bounds, generator)
+        batches: list[list[int]] = []
+        for row, bound in zip(order.tolist(), bounds[order].tolist(), strict=True):
+            # Ascending, so the newest row is the longest. Bounds, not lengths: the cuts stay where they are.
+            if not batches or (len(batches[-1]) + 1) * bound > self.tokens:
+                batches.append([])
+            batches[-1].append(row)
+        return batches
+
+
+@dataclass(frozen=True)
+class Packing(Batching):
+    """Several samples in a row of fixed width, best-fit decreasing; attention stays inside each sample.
+
+    Which lengths share a row is the same in every epoch, which samples of these lengths is not.
+
+    Attributes:
+        width: Most tokens a row.
+        rows: Rows a batch.
+    """
+
+    width: int
+    rows: int
+
+    def __post_init__(self) -> None:
+        _check_positive(self.rows, "data.batch_size")
+        _check_positive(self.width, "data.max_length")
+
+    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
+        """See `Batching.plan`. A batch lists its samples row by row."""
+        _check_fits(lengths, self.width)
+        order = _sorted_by(-lengths, generator)
+        rows = best_fit(order.tolist(), lengths[order].tolist(), self.width)
+        mixed = torch.randperm(len(rows), generator=generator)
+        return [[sample for row in batch.tolist() for sample in rows[row]] for batch in mixed.split(self.rows)]
+
+    def collate(self, samples: Sequence[Labelled], pad_id: int) -> dict[str, Tensor]:
+        """Lays the samples into rows again: never more rows than planned, for the order is kept."""
+        return packed(samples, pad_id, self.width)
+
+
+def choose_batching(batch_size: int, tokens_per_batch: int | None, packing: bool, width: int, longest: int) -> Batching:
+    """The batching that a DataModule's options ask for.
+
+    Args:
+        batch_size: Rows a batch, packed ones too.
+        tokens_per_batch: Takes the place of `batch_size` if given.
+        packing: Pack samples into rows.
+        width: Tokens of a packed row of which there are `batch_size`. Rows by budget are narrower where the samples are
+            short: attention costs by the row's width, and four times the longest sample is enough to fill rows well.
+        longest: Tokens of the longest sample.
+    """
+    if not packing:
+        return RowBatches(batch_size) if tokens_per_batch is None else TokenBudget(tokens_per_batch)
+    if tokens_per_batch is None:
+        return Packing(width, batch_size)
+    _check_positive(tokens_per_batch, "data.tokens_per_batch")
+    width = min(width, tokens_per_batch, max(1, 4 * longest))
+    return Packing(width, tokens_per_batch // width)
+
+
+def best_fit(samples: Sequence[int], lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Puts each sample in turn into the row where it leaves the least room, or opens a row.
+
+    Args:
+        samples: What to place, in this order (longest first packs best).
+        lengths: Their lengths, at most `width`.
+        width: Of a row.
+    """
+    rows: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # what rows have left, and their number; sorted
+    for sample, length in zip(samples, lengths, strict=True):
+        place = bisect_left(room, (length, -1))
+        left, row = room.pop(place) if place < len(room) else (width, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(sample)
+        if left > length:
+            insort(room, (left - length, row))
+    return rows
+
+
+def _sorted_by(keys: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows by ascending key [n]; rows of the same key in random order."""
+    order = torch.randperm(len(keys), generator=generator)
+    return order[keys[order].argsort(stable=True)]
+
+
+def _bucket_bounds(lengths: Tensor) -> Tensor:
+    """Each length rounded up to the end of its bucket [n], at most to the longest length."""
+    longest = int(lengths.max()) if len(lengths) else 1
+    ends = [1]
+    while ends[-1] < longest:
+        ends.append(max(ends[-1] + 1, int(ends[-1] * _BUCKET_RATIO)))
+    ends[-1] = longest
+    return torch.tensor(ends)[torch.bucketize(lengths, torch.tensor(ends))]
+
+
+def _check_positive(value: int, field: str) -> None:
+    if value < 1:
+        raise InputError(f"must be at least 1, found {value}", field=field)
+
+
+def _check_fits(lengths: Tensor, most: int) -> None:
+    longest = int(lengths.max()) if len(lengths) else 0
+    if longest > most:
+        raise InputError(
+            f"the longest text has {longest} tokens, a batch holds {most}",
+            field="data.tokens_per_batch",
+            remedy=f"give at least {longest}, or --data.max_length {most} --data.drop_longer true",
+        )

@@ -1,0 +1,1 @@
+"""Is a rationale's answer the gold one?"""

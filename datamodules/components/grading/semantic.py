@@ -1,0 +1,209 @@
+r"""Semantic grading: what the string comparison rejects goes to math-verify.
+
+Of the samples that the string comparison rejects in the paper's teacher data, some 2% are right (`8!` for 40320, a
+set in another order, `\frac{1}{\sqrt5}` for `\frac{\sqrt5}{5}`): label noise in D_neg. math-verify finds them, at a
+thousand times the cost; so it is asked once per pair of answer and gold answer, only about pairs that no look at the
+numbers tells apart (three quarters of them; see `closed_forms`), and its replies can be kept in a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import get_args
+
+from datamodules.components.grading.answers import LONGEST_ANSWER, same_value
+from datamodules.components.grading.closed_forms import certainly_differ
+from datamodules.components.grading.grader import Grade, Grader, Progress, StringGrader
+from datamodules.components.grading.verifier import Outcome, Verifier
+from datamodules.components.records.records import Verdict
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import open_in_place
+
+Pair = tuple[str, str]
+"""A gold answer and an answer, the order in which math-verify wants them: its comparison is not symmetric."""
+
+
+_OUTCOMES: dict[str, Outcome] = {outcome: outcome for outcome in get_args(Outcome)}
+
+
+class OutcomeCache:
+    """What math-verify said of each (gold, answer) pair, in memory and, if `path` is given, in a JSON-lines file.
+
+    The file grows with every batch, so that an interrupted run loses little; a line that was cut off is skipped, with a
+    warning.
+    Outcomes of another version of math-verify do not count, nor do overruns of a shorter time limit. Example line:
+
+        {"math_verify": "0.9.0", "seconds": 5.0, "gold": "40320", "answer": "8!", "outcome": "equal"}
+    """
+
+    def __init__(self, path: Path | None, time_limit: float) -> None:
+        self.path = path
+        self._maker = {"math_verify": version("math-verify"), "seconds": time_limit}
+        self._torn = False
+        self._outcomes: dict[Pair, Outcome] = dict(self._load(path)) if path is not None and path.exists() else {}
+
+    def _load(self, path: Path) -> Iterator[tuple[Pair, Outcome]]:
+        unreadable, line = 0, "\n"
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                try:
+                    known = json.loads(line)
+                    current = known["math_verify"] == self._maker["math_verify"]
+                    settled = known["outcome"] != "time limit" or known["seconds"] >= self._maker["seconds"]
+                    if current and settled:
+                        yield (str(known["gold"]), str(known["answer"])), _OUTCOMES[known["outcome"]]
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    unreadable += 1
+        self._torn = not line.endswith("\n")
+        if unreadable:
+            print(f"warning: {path}: left out {unreadable:,} unreadable lines; they are graded again", file=sys.stderr)
+
+    def __contains__(self, pair: Pair) -> bool:
+        return pair in self._outcomes
+
+    def __getitem__(self, pair: Pair) -> Outcome:
+        return self._outcomes[pair]
+
+    def add(self, outcomes: Mapping[Pair, Outcome]) -> None:
+        """Remembers these outcomes; in the file not those of a worker's death, which may be chance.
+
+        Raises:
+            InputError: If the file cannot be written.
+        """
+        self._outcomes.update(outcomes)
+        if self.path is None or not outcomes:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open_in_place(self.path, "a") as stream:
+                stream.write("\n" * self._torn)
+                self._torn = False
+                for (gold, answer), outcome in outcomes.items():
+                    if outcome != "worker died":
+                        line = {**self._maker, "gold": gold, "answer": answer, "outcome": outcome}
+                        stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as error:
+            problem = f"cannot write ({error.strerror or error})"
+            raise InputError(problem, file=self.path, remedy="free some space or choose another output") from error
+
+
+class SemanticGrader:
+    """String comparison first; what it rejects is positive if it has the gold answer's value, or math-verify says so.
+
+    Ungradable are rationales without a gold answer, with a gold answer that math-verify cannot read, and those whose
+    comparison overran the time limit or killed its worker. Answers of more than 300 characters are not sent: they stay
+    negative.
+
+    Args:
+        by_value: As for `StringGrader`.
+        workers: math-verify processes; the number of usable cores if None. They start with the first answer to compare.
+        time_limit: Seconds of processor time for one answer.
+        cache: JSON-lines file to keep math-verify's replies in; None: in memory only.
+
+    Raises:
+        InputError: If math-verify is not installed.
+    """
+
+    name = "semantic"
+    verdicts: Mapping[Outcome, Verdict] = MappingProxyType({"equal": "positive", "different": "negative"})
+    """What becomes of a rationale that the string comparison rejected; other outcomes make it ungradable."""
+
+    def __init__(
+        self, by_value: bool = False, workers: int | None = None, time_limit: float = 5.0, cache: Path | None = None
+    ) -> None:
+        self._strings = StringGrader(by_value)
+        self._verifier = Verifier(workers, time_limit)
+        self._cache = OutcomeCache(cache, time_limit)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many rationales were found ungradable so far, by reason."""
+        return self._strings.reasons
+
+    def grade(self, rationale: str, gold: str) -> Grade:
+        """Grades one rationale."""
+        return self.grade_many([(rationale, gold)])[0]
+
+    def grade_many(self, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> list[Grade]:
+        """Grades (rationale, gold) pairs; the grades come in the order of the pairs."""
+        grades = self._strings.grade_many(pairs)
+        rejected: dict[Pair, list[int]] = defaultdict(list)
+        for index, ((_, gold), (verdict, answer)) in enumerate(zip(pairs, grades, strict=True)):
+            if verdict == "negative" and answer and max(len(answer), len(gold)) <= LONGEST_ANSWER:
+                rejected[gold, answer].append(index)
+        if progress is not None:
+            progress(len(pairs) - sum(map(len, rejected.values())))
+        for pair, outcome in self._outcomes(list(rejected)):
+            for index in rejected[pair]:
+                grades[index] = self._verdict(outcome), grades[index][1]
+            if progress is not None:
+                progress(len(rejected[pair]))
+        return grades
+
+    def _verdict(self, outcome: Outcome) -> Verdict:
+        if outcome in self.verdicts:
+            return self.verdicts[outcome]
+        self.reasons["the graders disagree" if outcome == "equal" else outcome] += 1
+        return "ungradable"
+
+    def _outcomes(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Outcome]]:
+        """Yields (pair, outcome) from plain numbers and the cache, then from math-verify as its workers reply."""
+        unknown = []
+        for pair in pairs:
+            if same_value(*pair):  # also "12 apples", in which math-verify reads a product of letters
+                yield pair, "equal"
+            elif certainly_differ(*pair):
+                yield pair, "different"
+            elif pair in self._cache:
+                yield pair, self._cache[pair]
+            else:
+                unknown.append(pair)
+        fresh: dict[Pair, Outcome] = {}
+        try:
+            for index, outcome in self._verifier.compare(unknown):
+                fresh[unknown[index]] = outcome
+                yield unknown[index], outcome
+        finally:
+            self._cache.add(fresh)
+
+    def close(self) -> None:
+        """Ends the worker processes; a later call starts new ones."""
+        self._verifier.close()
+
+
+class BothGrader(SemanticGrader):
+    """Positive or negative where string comparison and math-verify agree; where they do not, ungradable."""
+
+    name = "both"
+    verdicts = MappingProxyType({"different": "negative"})
+
+
+GRADERS = ("string", "semantic", "both")
+
+
+@contextlib.contextmanager
+def open_grader(
+    name: str, *, by_value: bool = False, workers: int | None = None, time_limit: float = 5.0, cache: Path | None = None
+) -> Iterator[Grader]:
+    """Yields the grader of this name and ends its worker processes afterwards. See `SemanticGrader` for the arguments.
+
+    Raises:
+        InputError: If there is no such grader, or math-verify is wanted and not installed.
+    """
+    if name not in GRADERS:
+        raise InputError(f"unknown grader '{name}'", field="--grader", remedy=f"choose one of {', '.join(GRADERS)}")
+    if name == "string":
+        yield StringGrader(by_value)
+        return
+    grader = (SemanticGrader if name == "semantic" else BothGrader)(by_value, workers, time_limit, cache)
+    try:
+        yield grader
+    finally:
+        grader.close()

@@ -1,0 +1,1 @@
+"""Questions, rationales and their files."""

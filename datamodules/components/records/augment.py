@@ -1,0 +1,37 @@
+"""Self-augmentation: the student's own right samples join D_pos (docs/method.md, stage 2)."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from datamodules.components.records.records import Rationale, read_rationales, write_rationales
+
+
+def augmented(positive: Iterable[Rationale], samples: Iterable[Rationale]) -> Iterator[Rationale]:
+    """D_pos, then the right samples that repeat no rationale of the same question, in their order."""
+    seen: set[tuple[str, str]] = set()
+    for rationale in positive:
+        seen.add((rationale.question_id, rationale.rationale))
+        yield rationale
+    for sample in samples:
+        key = (sample.question_id, sample.rationale)
+        if sample.verdict == "positive" and key not in seen:
+            seen.add(key)
+            yield sample
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `augment`."""
+    parser.add_argument("--positive", type=Path, required=True, metavar="FILE", help="D_pos, e.g. data/positive.jsonl")
+    parser.add_argument("--samples", type=Path, required=True, metavar="FILE", help="the student's samples, graded")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Writes the joined file and says what came from where."""
+    teacher = sum(1 for _ in read_rationales(args.positive))
+    joined = write_rationales(args.output, augmented(read_rationales(args.positive), read_rationales(args.samples)))
+    print(f"{teacher:,} rationales of D_pos and {joined - teacher:,} of the student's own, in {args.output}")
+    return 0

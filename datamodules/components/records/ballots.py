@@ -1,0 +1,142 @@
+"""The samples of a question as a ballot: answers pooled by value, with what votes may be weighted by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.components.grading.grader import canonical
+from datamodules.components.grading.pooling import NO_ANSWER, pool
+from datamodules.components.records.records import Question, Rationale, question_of, read_rationales
+from dust2gold.core.errors import InputError
+
+NO_GOLD = -2
+"""Class of the gold answer where no sample has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """The votes on one question.
+
+    Attributes:
+        question: The question.
+        samples: Its N samples by their number.
+        answers: Class of each sample's answer, −1 for none.
+        gold: Class of the gold answer, −2 if no sample has it.
+        texts: An answer of each class, as written.
+        logprob_mean: N log-probabilities per token, or None if the samples have none.
+        score: N scores, or None if the samples have none.
+    """
+
+    question: Question
+    samples: Sequence[Rationale]
+    answers: Sequence[int]
+    gold: int
+    texts: Sequence[str]
+    logprob_mean: Sequence[float] | None
+    score: Sequence[float] | None
+
+
+def read_samples(files: Sequence[Path]) -> list[Rationale]:
+    """Reads samples from all of the files.
+
+    Raises:
+        InputError: If a file is missing or damaged, a sample comes twice, or there is none at all.
+    """
+    samples: dict[str, Rationale] = {}
+    for file in files:
+        for sample in read_rationales(file):
+            if sample.id in samples:
+                raise InputError(
+                    f"sample '{sample.id}' comes twice", file=file, field="id", remedy="give each file once"
+                )
+            samples[sample.id] = sample
+    if not samples:
+        names = ", ".join(map(str, files))
+        raise InputError("no samples to vote with", file=names, field="data.samples", remedy="sample with `predict`")
+    return list(samples.values())
+
+
+def make_ballots(
+    samples: Sequence[Rationale],
+    questions: Iterable[Question] | None = None,
+    samples_per_question: int | None = None,
+    questions_file: Path | None = None,
+) -> list[Ballot]:
+    """Groups samples by question and pools their answers.
+
+    Args:
+        samples: The samples, in any order.
+        questions: The questions, in the order of the ballots; default: those that have samples.
+        samples_per_question: Use only the first so many samples of each question, by their number.
+        questions_file: Where the questions stand, for the error.
+
+    Raises:
+        InputError: If a sample belongs to none of the questions, its id does not end in its number, or only some
+            samples have what a method weighs by.
+    """
+    if questions is None:
+        questions = {sample.question_id: question_of(sample) for sample in samples}.values()
+    by_id = {question.id: question for question in questions}
+    weighed_by = {name: _all_have(samples, name) for name in ("logprob", "score")}
+    grouped: dict[str, list[Rationale]] = {name: [] for name in by_id}
+    for sample in samples:
+        if sample.question_id not in grouped:
+            raise InputError(
+                f"sample '{sample.id}' belongs to none of its questions",
+                file=questions_file,
+                remedy="give --data.questions the file that was sampled",
+            )
+        grouped[sample.question_id].append(sample)
+    return [
+        _ballot(question, sorted(grouped[name], key=_number)[:samples_per_question], **weighed_by)
+        for name, question in by_id.items()
+    ]
+
+
+def _ballot(question: Question, samples: list[Rationale], logprob: bool, score: bool) -> Ballot:
+    """Pools the answers; one that was graded as right is of the gold answer's value, however it is written."""
+    right = {canonical(s.answer) for s in samples if s.verdict == "positive" and s.answer}
+    gold = canonical(question.gold)
+
+    def value(answer: str) -> str:
+        own = canonical(answer)
+        return gold if own in right else own
+
+    answers = pool([s.answer for s in samples], value)
+    texts: dict[int, str] = {}
+    for number, sample in zip(answers, samples, strict=True):
+        if number != NO_ANSWER and sample.answer is not None:
+            texts.setdefault(number, sample.answer)
+    # Where the data set gives no gold answer, nothing equals it.
+    golden = [number for number, text in texts.items() if question.gold.strip() and value(text) == gold]
+    return Ballot(
+        question=question,
+        samples=samples,
+        answers=answers,
+        gold=golden[0] if golden else NO_GOLD,
+        texts=[texts[number] for number in range(len(texts))],
+        logprob_mean=[(s.logprob or 0.0) / (s.tokens or 1) for s in samples] if logprob else None,
+        score=[s.score or 0.0 for s in samples] if score else None,
+    )
+
+
+def _all_have(samples: Sequence[Rationale], field: str) -> bool:
+    """Whether all samples have a value in `field`; an error if only some do, as their votes could not be compared."""
+    missing = [sample for sample in samples if getattr(sample, field) is None]
+    if missing and len(missing) < len(samples):
+        raise InputError(
+            f"{len(missing)} of {len(samples)} samples have none, e.g. '{missing[0].id}'",
+            field=field,
+            remedy="give samples that all have it, or none",
+        )
+    return not missing
+
+
+def _number(sample: Rationale) -> int:
+    """The k of "<question_id>/<k>"."""
+    k = sample.id.rpartition("/")[2]
+    if not k.isdecimal():
+        raise InputError(f"'{sample.id}' does not end in a sample's number", field="id", remedy="<question_id>/<k>")
+    return int(k)

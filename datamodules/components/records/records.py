@@ -1,0 +1,297 @@
+r"""The two records that stages hand over: a question, and a rationale written for it.
+
+One JSON object a line, for example (shortened):
+
+    {"schema": 1, "id": "math-train-00000", "question": "If ...", "gold": "-\\frac{3}{10}", ...}
+    {"schema": 1, "id": "math-train-00000/3", "question_id": "math-train-00000", "rationale": "Adding ...", ...}
+
+`docs/architecture.md` says what each field means. Reading is strict: a missing, unknown or ill-typed field is an error
+that names file, line and field, because a record that is silently half read mislabels training data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from dust2gold.core.errors import InputError
+from dust2gold.core.jsonl import read_json_lines, write_json_lines
+
+SCHEMA_VERSION = 1
+
+Verdict = Literal["positive", "negative", "ungradable"]
+VERDICTS: tuple[Verdict, ...] = ("positive", "negative", "ungradable")
+
+_Record = TypeVar("_Record", "Question", "Rationale")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One line of questions.jsonl.
+
+    Attributes:
+        id: Unique in its data set, e.g. "math-train-00017".
+        question: Bare text, without "Problem:".
+        gold: The bare gold answer, "" where the data set gives none.
+        solution: The data set's own solution, "" where it has none.
+        subject: E.g. "Algebra", or "".
+        level: E.g. "Level 4", or "".
+        source: The data set's name, e.g. "math-train".
+    """
+
+    id: str
+    question: str
+    gold: str
+    solution: str
+    subject: str
+    level: str
+    source: str
+
+    @classmethod
+    def from_json(
+        cls, value: Mapping[str, Any], file: str | PathLike[str] | None = None, line: int | None = None
+    ) -> Question:
+        """Builds the record from a decoded JSON object.
+
+        Raises:
+            InputError: Naming `file`, `line` and the field that is missing, unknown or of the wrong type.
+        """
+        return cls(**_checked(value, _QUESTION_FIELDS, "question", file, line))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object, with its schema version first."""
+        return _as_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Rationale:
+    """One line of positive.jsonl, negative.jsonl, ungradable.jsonl or samples.jsonl.
+
+    Attributes:
+        id: "<question_id>/<k>", k counting the question's samples from 0.
+        question_id: `Question.id`.
+        question: As in `Question`.
+        gold: As in `Question`.
+        rationale: Bare text, without "Solution:".
+        answer: The answer extracted from the rationale; None where there is none.
+        verdict: How it was graded against `gold`.
+        subject: As in `Question`.
+        level: As in `Question`.
+        source: As in `Question`.
+        writer: Who wrote it: "teacher", "dataset", or the run whose adapter did, such as "nat", "nce".
+        logprob: Natural-log probability of the generated tokens (EOS included) at temperature 1; None where unknown.
+        tokens: How many tokens that sum covers.
+        seed: The sample's own seed.
+        score: M_rank's score, 0 to 1.
+    """
+
+    id: str
+    question_id: str
+    question: str
+    gold: str
+    rationale: str
+    answer: str | None
+    verdict: Verdict
+    subject: str
+    level: str
+    source: str
+    writer: str
+    logprob: float | None = None
+    tokens: int | None = None
+    seed: int | None = None
+    score: float | None = None
+
+    @classmethod
+    def from_json(
+        cls, value: Mapping[str, Any], file: str | PathLike[str] | None = None, line: int | None = None
+    ) -> Rationale:
+        """Builds the record from a decoded JSON object.
+
+        Raises:
+            InputError: Naming `file`, `line` and the field that is missing, unknown or of the wrong type.
+        """
+        return cls(**_checked(value, _RATIONALE_FIELDS, "rationale", file, line))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object, with its schema version first."""
+        return _as_json(self)
+
+
+def question_of(rationale: Rationale) -> Question:
+    """The question as far as a rationale knows it: without the data set's own solution."""
+    return Question(
+        id=rationale.question_id,
+        question=rationale.question,
+        gold=rationale.gold,
+        solution="",
+        subject=rationale.subject,
+        level=rationale.level,
+        source=rationale.source,
+    )
+
+
+def is_text(value: object) -> bool:
+    """Whether `value` is a string that UTF-8 can hold: JSON's escapes can spell half a surrogate pair, it cannot."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a field may hold: the test, and its name in the error message."""
+
+    accepts: Callable[[object], bool]
+    name: str
+
+    def or_null(self) -> _Kind:
+        return _Kind(lambda value: value is None or self.accepts(value), f"{self.name} or null")
+
+
+_TEXT = _Kind(is_text, "text")
+_NAME = _Kind(lambda value: is_text(value) and value != "", "non-empty text")
+_INTEGER = _Kind(_is_integer, "an integer")
+_COUNT = _Kind(lambda value: _is_integer(value) and cast(int, value) >= 0, "a count (0 or more)")
+_NUMBER = _Kind(_is_finite, "a finite number")
+_UNIT = _Kind(lambda value: _is_finite(value) and 0 <= cast(float, value) <= 1, "a number from 0 to 1")
+_VERDICT = _Kind(lambda value: value in VERDICTS, " | ".join(VERDICTS))
+
+_QUESTION_FIELDS = {
+    "id": _NAME,
+    "question": _NAME,
+    "gold": _TEXT,
+    "solution": _TEXT,
+    "subject": _TEXT,
+    "level": _TEXT,
+    "source": _TEXT,
+}
+_RATIONALE_FIELDS = {
+    "id": _NAME,
+    "question_id": _NAME,
+    "question": _NAME,
+    "gold": _TEXT,
+    "rationale": _TEXT,
+    "answer": _TEXT.or_null(),
+    "verdict": _VERDICT,
+    "subject": _TEXT,
+    "level": _TEXT,
+    "source": _TEXT,
+    "writer": _TEXT,
+    "logprob": _NUMBER.or_null(),
+    "tokens": _COUNT.or_null(),
+    "seed": _INTEGER.or_null(),
+    "score": _UNIT.or_null(),
+}
+
+
+def _checked(
+    value: Mapping[str, Any],
+    kinds: Mapping[str, _Kind],
+    record: str,
+    file: str | PathLike[str] | None,
+    line: int | None,
+) -> dict[str, Any]:
+    """`value` without its schema field, once every field is there and of its kind."""
+
+    def error(problem: str, field: str, remedy: str) -> InputError:
+        return InputError(problem, file=file, line=line, field=field, remedy=remedy)
+
+    if "schema" not in value:
+        raise error("missing", "schema", f'a {record} record says "schema": {SCHEMA_VERSION}; see docs/architecture.md')
+    if value["schema"] != SCHEMA_VERSION or not _is_integer(value["schema"]):
+        found = f"schema version {value['schema']!r}, this program reads {SCHEMA_VERSION}"
+        raise error(found, "schema", "make the file again with `dust2gold prepare`")
+    for name, kind in kinds.items():
+        if name not in value:
+            raise error("missing", name, f"a {record} record needs: {', '.join(kinds)}")
+        if not kind.accepts(value[name]):
+            raise error(
+                f"{kind.name} was expected, found {_shown(value[name])}", name, "mend this line or make it again"
+            )
+    unknown = [name for name in value if name not in kinds and name != "schema"]
+    if unknown:
+        raise error("unknown", unknown[0], f"a {record} record has only: schema, {', '.join(kinds)}")
+    return {name: value[name] for name in kinds}
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return f"{type(value).__name__} {text if len(text) <= 40 else text[:40] + '...'}"
+
+
+def _as_json(record: Question | Rationale) -> dict[str, Any]:
+    return {"schema": SCHEMA_VERSION, **{field.name: getattr(record, field.name) for field in fields(record)}}
+
+
+def question_id(source: str, index: int) -> str:
+    """The id of a data set's `index`-th question (from 0), for publishers that give none: "math-train-00017"."""
+    return f"{source}-{index:05d}"
+
+
+def rationale_id(question: str, k: int) -> str:
+    """The id of the `k`-th sample (from 0) of the question with this id: "math-train-00017/3"."""
+    return f"{question}/{k}"
+
+
+def read_questions(path: Path) -> Iterator[Question]:
+    """Yields the questions of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file, one at a time.
+
+    Raises:
+        InputError: If the file is missing or damaged, a line is no question record, or an id comes twice.
+    """
+    return (question for _, question in numbered_questions(path))
+
+
+def numbered_questions(path: Path) -> Iterator[tuple[int, Question]]:
+    """As `read_questions`, each with its line."""
+    return _once_each(path, Question.from_json)
+
+
+def read_rationales(path: Path) -> Iterator[Rationale]:
+    """Yields the rationales of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file, one at a time.
+
+    Raises:
+        InputError: If the file is missing or damaged, or a line is no rationale record.
+    """
+    return (Rationale.from_json(value, path, line) for line, value in read_json_lines(path))
+
+
+def numbered_rationales(path: Path) -> Iterator[tuple[int, Rationale]]:
+    """As `read_rationales`, each with its line; an id that comes twice is an error."""
+    return _once_each(path, Rationale.from_json)
+
+
+def _once_each(path: Path, build: Callable[[Mapping[str, Any], Path, int], _Record]) -> Iterator[tuple[int, _Record]]:
+    seen: set[str] = set()
+    for line, value in read_json_lines(path):
+        record = build(value, path, line)
+        if record.id in seen:
+            raise InputError(f"'{record.id}' comes twice", file=path, line=line, field="id", remedy="keep one of each")
+        seen.add(record.id)
+        yield line, record
+
+
+def write_questions(path: Path, questions: Iterable[Question]) -> int:
+    """Writes questions.jsonl whole or not at all, and returns how many records it holds."""
+    return write_json_lines(path, (question.to_json() for question in questions))
+
+
+def write_rationales(path: Path, rationales: Iterable[Rationale]) -> int:
+    """Writes a file of rationales whole or not at all, and returns how many records it holds."""
+    return write_json_lines(path, (rationale.to_json() for rationale in rationales))

@@ -1,0 +1,161 @@
+"""Asks all questions, several at a time, until each has its samples or something ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dust2gold.collect.budget import Budget, BudgetSpentError
+from dust2gold.collect.client import Client, TransientError
+from dust2gold.collect.journal import Journal
+from dust2gold.collect.request import Request
+from dust2gold.collect.settings import CollectSettings, RetryPolicy
+from dust2gold.collect.stop import Stop
+from dust2gold.core.errors import InputError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+_HOPELESS = 4  # questions in a row without an answer, or one of each worker if those are more
+
+
+class _LeftOutError(Exception):
+    """A question is left for the next run."""
+
+
+class Collector:
+    """Fills a journal.
+
+    Args:
+        settings: The settings.
+        journal: Where answers are kept, and found.
+        client: Asks the endpoint.
+        stop: Ends it.
+        bar: Counts the samples.
+    """
+
+    def __init__(self, settings: CollectSettings, journal: Journal, client: Client, stop: Stop, bar: tqdm[Any]) -> None:
+        self._endpoint = settings.endpoint
+        self._retry = settings.retry
+        self._journal = journal
+        self._client = client
+        self._stop = stop
+        self._bar = bar
+        self._budget = Budget(settings.budget, journal.usage.spent)
+        self._left_out: dict[str, str] = {}
+        self._left_out_in_a_row = 0
+        self._workers: list[asyncio.Task[None]] = []
+
+    async def run(self, requests: Sequence[Request]) -> dict[str, str]:
+        """Asks, `concurrency` questions at a time.
+
+        Returns:
+            The questions left for the next run because their requests kept failing, with the last reason.
+
+        Raises:
+            InputError: What no repetition mends; what was under way has arrived and is kept.
+        """
+        waiting = iter(requests)
+        with self._stop.on_signals(self._tell, self._give_up):
+            self._workers = [
+                asyncio.create_task(self._work(waiting)) for _ in range(min(self._endpoint.concurrency, len(requests)))
+            ]
+            ends = await asyncio.gather(*self._workers, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
+                raise end
+        if self._stop.error is not None:
+            raise self._stop.error
+        return self._left_out
+
+    def _tell(self, line: str) -> None:
+        self._bar.write(line, file=sys.stderr)
+
+    def _give_up(self) -> None:
+        for worker in self._workers:
+            worker.cancel()
+
+    async def _work(self, waiting: Iterator[Request]) -> None:
+        for request in waiting:
+            if self._stop.is_set:
+                return
+            try:
+                await self._fill(request)
+            except _LeftOutError as error:
+                self._leave_out(request.question_id, str(error))
+            except BudgetSpentError:
+                self._stop.set(budget_spent=True)
+            except InputError as error:
+                self._stop.set(error=error)
+            except BaseException:  # a defect of ours, or given up: the others end too
+                self._stop.set()
+                raise
+
+    def _leave_out(self, question: str, because: str) -> None:
+        """Notes a question for the next run; once nothing works any more, trying the others is a waste of hours."""
+        self._left_out[question] = because
+        self._tell(f"left for the next run: question '{question}': {because}")
+        self._left_out_in_a_row += 1
+        if self._left_out_in_a_row >= max(_HOPELESS, self._endpoint.concurrency):
+            problem = f"{self._left_out_in_a_row} questions one after the other got no answer; the last: {because}"
+            remedy = "see that the endpoint is up and lets you in, then run the same command: it goes on from here"
+            self._stop.set(error=InputError(problem, remedy=remedy))
+
+    async def _fill(self, request: Request) -> None:
+        """Asks for a question's samples until it has them all: servers may give fewer than asked for."""
+        key, failures = request.key, 0
+        while (missing := request.n - len(self._journal.samples(key))) > 0 and not self._stop.is_set:
+            n = min(missing, self._endpoint.choices_per_request or missing)
+            try:
+                got = await self._ask(request, key, n)
+                failures = self._left_out_in_a_row = 0
+                self._bar.update(min(got, missing))
+            except TransientError as error:
+                failures += 1
+                if failures > self._retry.retries:
+                    raise _LeftOutError(f"{error.because} ({failures} times)") from None
+                if (error.retry_after or 0) > self._retry.patience:
+                    wanted = f"the endpoint wants {error.retry_after:.0f} s of patience"
+                    raise _LeftOutError(f"{error.because}; {wanted}") from None
+                await self._stop.sleep(delay(self._retry, failures, error.retry_after))
+
+    async def _ask(self, request: Request, key: str, n: int) -> int:
+        """Sends one request within the budget and keeps its answer; returns how many samples it brought."""
+        await self._budget.reserve(most := self._journal.most(request, n))
+        cost = 0.0
+        try:
+            if self._stop.is_set:  # meanwhile
+                return 0
+            seed = request.seed_of(key, self._journal.answers(key))
+            name = self._journal.ask(request, key, n)
+            cost = most  # until it is known
+            reply = await self._client.ask(request, n, seed, name)
+            cost = self._journal.answer(request, key, reply)
+            self._bar.set_postfix_str(f"${self._journal.usage.cost:.4f}", refresh=False)
+            return len(reply.choices)
+        except TransientError as error:
+            cost = most if error.charged else 0.0
+            self._journal.fail(key, error.because, cost)
+            raise
+        except InputError as error:
+            if not error.file:  # the endpoint's refusal, not the disk's
+                cost = 0.0
+                self._journal.fail(key, error.problem, cost)
+            raise
+        except asyncio.CancelledError:
+            self._journal.fail(key, "given up", cost)
+            raise
+        finally:
+            await self._budget.settle(most, cost)
+
+
+def delay(retry: RetryPolicy, failures: int, asked: float | None) -> float:
+    """Seconds to wait after so many failures in a row: see `RetryPolicy`."""
+    if asked is not None:
+        return asked + random.uniform(0, retry.first / 2)
+    longest = min(retry.longest, retry.first * 2.0 ** min(failures - 1, 60))
+    return longest * random.uniform(0.5, 1)

@@ -1,0 +1,288 @@
+"""Every paid answer, on disk before anything is made of it.
+
+An append-only file of JSON lines. The first names the journal; then each request has one line when it goes out and one
+when it comes back or fails (shortened):
+
+    {"schema": 1, "journal": "9f0c..."}
+    {"asked": "5b1d...", "key": "e3b0...", "question_id": "math-train-00000", "n": 8, "most": 0.0127}
+    {"answered": "5b1d...", "key": "e3b0...", "question_id": "math-train-00000", "model": "gpt-3.5-turbo-0125",
+     "samples": [{"text": "Adding ...", "finish": "stop"}], "prompt_tokens": 512, "completion_tokens": 1408,
+     "counted": true, "cost": 0.0024}
+    {"failed": "5b1d...", "because": "HTTP 503: overloaded", "cost": 0.0}
+
+`key` is a hash of all that the samples depend on, so that a journal serves any settings: what was paid for under others
+stays, and counts again when they come back. A request without a second line was under way when the process died: nobody
+knows whether it is charged, so the budget counts the most it may cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import sys
+import uuid
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dust2gold.collect.reply import Choice, Reply
+from dust2gold.collect.request import Request
+from dust2gold.collect.settings import Prices
+from dust2gold.core.errors import InputError
+from dust2gold.core.locks import hold
+
+_SCHEMA = 1
+
+
+@dataclass
+class Usage:
+    """What a journal's requests amount to, over all runs.
+
+    Attributes:
+        requests: Requests sent.
+        retries: Those of them that repeated one.
+        answered: Those that brought samples.
+        failed: Those that failed.
+        unknown: Those under way when a run was killed.
+        samples: Samples received.
+        prompt_tokens: Tokens read.
+        completion_tokens: Tokens written.
+        uncounted: Answers without a token count; theirs is an upper bound, from the bytes of the texts.
+        cost: US dollars for the answers.
+        possible_cost: US dollars that requests without an answer (time-outs, broken connections, kills) cost at most.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    answered: int = 0
+    failed: int = 0
+    unknown: int = 0
+    samples: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncounted: int = 0
+    cost: float = 0.0
+    possible_cost: float = 0.0
+
+    @property
+    def spent(self) -> float:
+        """The most that may have been spent, in US dollars."""
+        return self.cost + self.possible_cost
+
+
+class Journal:
+    """A journal, held by one process at a time.
+
+    Args:
+        path: The file; made if need be. A last line that was cut off is dropped.
+        prices: What the answers to come cost.
+
+    Raises:
+        InputError: If another process holds it, it cannot be written, or a line is damaged.
+    """
+
+    def __init__(self, path: Path, prices: Prices) -> None:
+        self.path = path
+        self.usage = Usage()
+        self._prices = prices
+        self._samples: defaultdict[str, list[Choice]] = defaultdict(list)
+        self._answers: Counter[str] = Counter()
+        self._asked: set[str] = set()
+        self._open: dict[str, float] = {}
+        self._stream = _locked(path)
+        try:
+            self._end = self._load()
+            if not self._end:
+                self._append({"schema": _SCHEMA, "journal": uuid.uuid4().hex})
+        except BaseException:
+            self._stream.close()
+            raise
+        for most in self._open.values():
+            self.usage.unknown += 1
+            self.usage.possible_cost += most
+        self._open.clear()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stream.close()
+
+    def samples(self, key: str) -> list[Choice]:
+        """The paid samples of a request, in the order they came."""
+        return self._samples.get(key, [])
+
+    def answers(self, key: str) -> int:
+        """How many answers have brought them."""
+        return self._answers[key]
+
+    def name(self, key: str) -> str:
+        """The name of the next request for this key: the same until it is answered, another in each journal."""
+        return hashlib.sha256(f"{self._journal} {key} {self._answers[key]}".encode()).hexdigest()[:32]
+
+    def ask(self, request: Request, key: str, n: int) -> str:
+        """Notes that a request for `n` samples goes out; returns its name."""
+        name, most = self.name(key), self.most(request, n)
+        self._note({"asked": name, "key": key, "question_id": request.question_id, "n": n, "most": most})
+        return name
+
+    def most(self, request: Request, n: int) -> float:
+        """What a request for `n` samples may cost at most, in US dollars."""
+        return self._prices.cost(request.longest_prompt, request.longest_completion(n))
+
+    def answer(self, request: Request, key: str, reply: Reply) -> float:
+        """Keeps an answer, safe from a power cut when this returns; returns what it cost, in US dollars."""
+        prompt, completion = reply.prompt_tokens, reply.completion_tokens
+        counted = prompt is not None and completion is not None
+        if prompt is None:
+            prompt = request.longest_prompt
+        if completion is None:
+            cap = request.max_tokens
+            lengths = [len(choice.text.encode()) + 1 for choice in reply.choices]
+            completion = sum(length if cap is None else min(length, cap) for length in lengths)
+        cost = self._prices.cost(prompt, completion)
+        self._note(
+            {
+                "answered": self.name(key),
+                "key": key,
+                "question_id": request.question_id,
+                "model": reply.model,
+                "samples": [asdict(choice) for choice in reply.choices],
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+                "counted": counted,
+                "cost": cost,
+            }
+        )
+        os.fsync(self._stream.fileno())
+        return cost
+
+    def fail(self, key: str, because: str, cost: float) -> None:
+        """Notes that a request failed, and what it may cost nevertheless, in US dollars."""
+        self._note({"failed": self.name(key), "because": because, "cost": cost})
+
+    def _load(self) -> int:
+        """Takes in the file's whole lines, cuts off a torn last one, and returns where they end."""
+        self._stream.seek(0)
+        data = self._stream.readall() or b""
+        end = data.rfind(b"\n") + 1
+        if _is_object(data[end:]):  # all but its line break arrived: it is paid for
+            self._stream.write(b"\n")
+            data += b"\n"
+            end = len(data)
+        elif end < len(data):
+            print(f"warning: {self.path}: cut off {len(data) - end:,} bytes after the last whole line", file=sys.stderr)
+            self._stream.truncate(end)
+        for number, line in enumerate(data[:end].splitlines(), 1):
+            try:
+                value = json.loads(line)
+                self._begin(value, number) if number == 1 else self._take(value)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+                raise InputError(
+                    f"damaged line ({error!r})",
+                    file=self.path,
+                    line=number,
+                    remedy="mend it or remove it: the samples of a removed line are asked, and paid, for again",
+                ) from error
+        return end
+
+    def _begin(self, value: dict[str, Any], number: int) -> None:
+        if value["schema"] != _SCHEMA:
+            raise InputError(
+                f"schema version {value['schema']!r}, this program reads {_SCHEMA}",
+                file=self.path,
+                line=number,
+                field="schema",
+                remedy="choose another journal",
+            )
+        self._journal = str(value["journal"])
+
+    def _note(self, value: dict[str, Any]) -> None:
+        self._append(value)
+        self._take(value)
+
+    def _append(self, value: dict[str, Any]) -> None:
+        """Writes a line, whole or not at all."""
+        line = memoryview((json.dumps(value, ensure_ascii=False) + "\n").encode())
+        length = len(line)
+        try:
+            while line:
+                line = line[self._stream.write(line) or 0 :]
+        except OSError as error:
+            self._stream.truncate(self._end)
+            raise InputError(
+                f"cannot write ({error.strerror or error})",
+                file=self.path,
+                remedy="free some space and run the same command again: it goes on from here",
+            ) from error
+        self._end += length
+        if "journal" in value:
+            self._journal = str(value["journal"])
+
+    def _take(self, value: dict[str, Any]) -> None:
+        """Counts a line."""
+        usage = self.usage
+        if "asked" in value:
+            name = str(value["asked"])
+            if name in self._open:  # its process died
+                usage.unknown += 1
+                usage.possible_cost += self._open[name]
+            usage.requests += 1
+            usage.retries += name in self._asked
+            self._asked.add(name)
+            self._open[name] = _dollars(value["most"])
+        elif "failed" in value:
+            self._open.pop(str(value["failed"]), None)
+            usage.failed += 1
+            usage.possible_cost += _dollars(value["cost"])
+        else:
+            key = str(value["key"])
+            choices = [Choice(str(sample["text"]), str(sample["finish"])) for sample in value["samples"]]
+            self._open.pop(str(value["answered"]), None)
+            self._samples[key] += choices
+            self._answers[key] += 1
+            usage.answered += 1
+            usage.samples += len(choices)
+            usage.prompt_tokens += int(value["prompt_tokens"])
+            usage.completion_tokens += int(value["completion_tokens"])
+            usage.uncounted += not value["counted"]
+            usage.cost += _dollars(value["cost"])
+
+
+def _dollars(value: float) -> float:
+    """An amount in a line; of NaN, or below 0, no budget would ever be spent."""
+    amount = float(value)
+    if not 0 <= amount < math.inf:
+        raise ValueError(f"{amount} is no cost")
+    return amount
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _locked(path: Path) -> io.FileIO:
+    """Opens a journal unbuffered, for reading and appending, and locks it against other processes."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = io.FileIO(path, "a+")
+    except OSError as error:
+        raise InputError(
+            f"cannot write ({error.strerror or error})", file=path, remedy="choose another journal or output directory"
+        ) from error
+    try:
+        hold(stream)
+    except BlockingIOError as error:
+        stream.close()
+        raise InputError(
+            "another process is collecting into it", file=path, remedy="wait for it, or choose another journal"
+        ) from error
+    return stream

@@ -1,0 +1,233 @@
+"""What a config of `collect` may say: each class's fields are its keys."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from dust2gold.core.errors import InputError
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _check(holds: bool, field: str, problem: str, remedy: str | None = None) -> None:
+    if not holds:
+        raise InputError(problem, field=field, remedy=remedy)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the model is, and how it wants to be asked.
+
+    Args:
+        model: The model's name, as the endpoint knows it.
+        base_url: The endpoint up to and including its version, e.g. http://localhost:8000/v1; null: OPENAI_BASE_URL, or
+            else OpenAI's own.
+        api: chat: /chat/completions, the prompt as a conversation; completions: /completions, the prompt as one text.
+        key_variable: The environment variable that holds the API key; null: the endpoint wants none.
+        concurrency: How many requests may be under way at once.
+        timeout: Seconds one request may take.
+        choices_per_request: Ask for no more samples than this at once: 1 for servers that refuse n > 1; null: for all
+            that are missing.
+        token_limit: The parameter that caps the generated tokens: OpenAI's reasoning models know only the newer one.
+        parameters: More parameters for each request, e.g. {reasoning_effort: low}.
+
+    Raises:
+        InputError: If a value is out of range.
+    """
+
+    model: str
+    base_url: str | None = None
+    api: Literal["chat", "completions"] = "chat"
+    key_variable: str | None = "OPENAI_API_KEY"
+    concurrency: int = 8
+    timeout: float = 120.0
+    choices_per_request: int | None = None
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self.model.strip() != "", "endpoint.model", "is empty")
+        _check(self.concurrency >= 1, "endpoint.concurrency", f"must be at least 1, found {self.concurrency}")
+        _check(0 < self.timeout < math.inf, "endpoint.timeout", f"must be a time above 0, found {self.timeout}")
+        choices = self.choices_per_request
+        _check(choices is None or choices >= 1, "endpoint.choices_per_request", f"must be at least 1, found {choices}")
+        # What stands there instead may be the key itself: it is not repeated.
+        _check(
+            self.key_variable is None or bool(_VARIABLE.fullmatch(self.key_variable)),
+            "endpoint.key_variable",
+            "no name of an environment variable",
+            "put the key itself only into the environment: export NAME=...",
+        )
+        if self.base_url is not None:
+            _check_url(self.base_url)
+        taken = {"model", "messages", "prompt", "n", "temperature", "top_p", "seed", "stop", "stream", self.token_limit}
+        known = sorted(taken & self.parameters.keys())
+        _check(not known, f"endpoint.parameters.{''.join(known[:1])}", "has a setting of its own, or cannot be chosen")
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        secret = parts.password is not None or parts.username is not None
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        secret, usable = False, False
+    name = "endpoint.base_url"
+    _check(not secret, name, "holds a user name or a password", "put the key into the environment, see key_variable")
+    _check(usable, name, "no http or https address", "as in http://localhost:8000/v1")
+
+
+@dataclass(frozen=True)
+class TeacherSampling:
+    """How the model samples.
+
+    Args:
+        n: Samples per question (paper: 8).
+        temperature: Paper: 0.5.
+        top_p: Keeps the most probable tokens up to this mass.
+        max_tokens: Cap on the tokens of one sample; null: the endpoint's own, and no budget can be kept.
+        seed: Makes an endpoint that knows seeds repeat itself; null: none is sent.
+
+    Raises:
+        InputError: If a value is out of range.
+    """
+
+    n: int = 8
+    temperature: float = 0.5
+    top_p: float = 1.0
+    max_tokens: int | None = 1024
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.n >= 1, "sampling.n", f"must be at least 1, found {self.n}")
+        _check(
+            0 <= self.temperature < math.inf,
+            "sampling.temperature",
+            f"must be finite and not negative, found {self.temperature}",
+            "0 is greedy",
+        )
+        _check(0 < self.top_p <= 1, "sampling.top_p", f"must be in (0, 1], found {self.top_p}")
+        cap = self.max_tokens
+        _check(cap is None or cap >= 1, "sampling.max_tokens", f"must be at least 1, found {cap}")
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """What to do about 429, 5xx, time-outs, dropped connections and answers that make no sense.
+
+    Before the k-th repetition of a request it waits min(longest, first * 2^(k-1)) seconds, of which half is chance, so
+    that requests which failed together do not come back together; or as long as the endpoint asked for (Retry-After).
+
+    Args:
+        retries: Repetitions in a row without a usable answer, after which the question is left for the next run.
+        first: Seconds before the first one.
+        longest: The longest wait of our own choosing, in seconds.
+        patience: The longest wait an endpoint may ask for, in seconds; past it the question is left for the next run.
+
+    Raises:
+        InputError: If a value is out of range.
+    """
+
+    retries: int = 6
+    first: float = 1.0
+    longest: float = 60.0
+    patience: float = 600.0
+
+    def __post_init__(self) -> None:
+        _check(self.retries >= 0, "retry.retries", f"must not be negative, found {self.retries}")
+        for name in ("first", "longest", "patience"):
+            value = getattr(self, name)
+            _check(0 <= value < math.inf, f"retry.{name}", f"must be finite and not negative, found {value}")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What the endpoint charges.
+
+    Args:
+        prompt: US dollars for a million tokens read.
+        completion: US dollars for a million tokens written.
+
+    Raises:
+        InputError: If a price is negative.
+    """
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "completion"):
+            value = getattr(self, name)
+            _check(0 <= value < math.inf, f"prices.{name}", f"must be finite and not negative, found {value}")
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """US dollars for so many tokens."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """What to ask whom, and what to make of it.
+
+    Args:
+        input: The questions: .jsonl, .jsonl.gz or .jsonl.xz.
+        output: Directory for the results.
+        prompt: The few-shot prompt, e.g. configs/prompts/math.yaml; edit it, or write your own.
+        endpoint: Where the model is.
+        format: The input's format; records: our own questions.jsonl, the others as their publishers have them.
+        source: The data set's name in ids and tables; null: the format's own.
+        journal: The file of all that is paid, which several outputs may share; null: OUTPUT.journal.jsonl, beside the
+            output directory, since a pipeline clears the directory of a stage that it does again.
+        limit: Ask only the first so many questions.
+        sampling: How the model samples; with --evaluate one greedy sample, whatever it says.
+        retry: What to do when a request fails.
+        prices: What it costs.
+        budget: US dollars for this journal, all runs together; no request begins that could exceed it.
+        grader: string (the paper's labels), semantic (math-verify too) or both (only what the two agree on).
+        writer: Who writes, for the records' field `writer`.
+        keep_truncated: Train on samples that were cut off at max_tokens, too.
+        method: The row of the report, with --evaluate; null: the model's name.
+
+    Raises:
+        InputError: If values do not go together.
+    """
+
+    input: str
+    output: str
+    prompt: str
+    endpoint: Endpoint
+    format: str = "records"
+    source: str | None = None
+    journal: str | None = None
+    limit: int | None = None
+    sampling: TeacherSampling = field(default_factory=TeacherSampling)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    prices: Prices = field(default_factory=Prices)
+    budget: float | None = None
+    grader: Literal["string", "semantic", "both"] = "string"
+    writer: str = "teacher"
+    keep_truncated: bool = False
+    method: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.limit is None or self.limit >= 1, "limit", f"must be at least 1, found {self.limit}")
+        if self.budget is None:
+            return
+        _check(0 <= self.budget < math.inf, "budget", f"must be finite and not negative, found {self.budget}")
+        priced = self.prices.prompt > 0 or self.prices.completion > 0
+        _check(priced, "budget", "cannot be kept without prices", "set prices.prompt and prices.completion")
+        remedy = "set sampling.max_tokens: without it nobody knows what a request may cost"
+        _check(self.sampling.max_tokens is not None, "budget", "cannot be kept without a cap on the tokens", remedy)
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the journal is."""
+        if self.journal is not None:
+            return Path(self.journal)
+        output = Path(self.output).resolve()  # "." has no name
+        return output.with_name(f"{output.name}.journal.jsonl")

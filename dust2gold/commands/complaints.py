@@ -1,0 +1,105 @@
+"""jsonargparse's complaints in a user's words: which option, in which file and line, and the way out.
+
+Its own messages list every type that did not match, over a dozen lines; the one that matters is somewhere inside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dust2gold.core.errors import InputError
+from dust2gold.run.fields import read_yaml
+from dust2gold.run.stage import config_files
+
+_KEY = re.compile(r'(?:- )?Parser key "([^"]+)":\s*(.*)')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_SCAFFOLD = re.compile(
+    r"(- )?(Does not validate against|Subtypes:|Errors:|Problem with given class_path|Expected a <class 'NoneType'>"
+    r"|Expected a path but|Not a valid subclass|Given value)"
+)
+_UNKNOWN = (
+    re.compile(r"()Option '([^']+)' is not accepted"),
+    re.compile(r"(?:Group '([^']+)' |)does not accept option '([^']+)'"),
+    re.compile(r"()unrecognized arguments: --([\w.]+)"),
+)
+_EXAMPLES = {"collect": "configs/collect.yaml"}
+_STAGE = "configs/nat.yaml"
+_WRONG_TYPE = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
+
+
+def check_configs(words: Sequence[str]) -> None:
+    """Checks that the files a command line names after `--config` can be read.
+
+    Raises:
+        InputError: If one is missing, not UTF-8, not YAML, or no mapping.
+    """
+    for name in config_files(words):
+        value = read_yaml(Path(name))
+        if value is not None and not isinstance(value, dict):
+            raise InputError(
+                f"a mapping was expected, found {type(value).__name__}",
+                file=name,
+                remedy=f"begin it with the name of an option and a colon, as {_example(words)} does",
+            )
+
+
+def explained(message: str, words: Sequence[str]) -> InputError:
+    """Turns the message of an `ArgumentError` into an error of two lines.
+
+    Args:
+        message: What jsonargparse says.
+        words: The command line it says it of, verb first.
+    """
+    keys, known_class, problem = _path_to_the_problem(message)
+    help_ = f"see dust2gold {words[0]} --help"
+    if "has no attribute" in problem or "No module" in problem:
+        help_ = "check the class path"
+    elif known_class is not None and "callable class" not in problem:
+        help_ = f"dust2gold {words[0]} --{'.'.join(keys[:2])}.help {known_class} lists what there is"
+    if problem.startswith("the following arguments are required"):
+        return InputError(problem, remedy=f"name a config, as in dust2gold {words[0]} --config {_example(words)}")
+    for pattern in _UNKNOWN:
+        if found := pattern.search(problem):
+            keys += [*filter(None, [found[1]]), *found[2].split(".")]
+            file, line = _place(keys, words)
+            return InputError("no such option", file=file, line=line, field=".".join(keys), remedy=help_)
+    if found := _WRONG_TYPE.search(problem):
+        problem = f"{found[1]} was expected, found {found[2]}"
+    file, line = _place(keys, words)
+    return InputError(problem.rstrip("."), file=file, line=line, field=".".join(keys) or None, remedy=help_)
+
+
+def _example(words: Sequence[str]) -> str:
+    """A config of ours for the verb of a command line."""
+    return _EXAMPLES.get(words[0], _STAGE) if words else _STAGE
+
+
+def _path_to_the_problem(message: str) -> tuple[list[str], str | None, str]:
+    """The keys down to the first thing that is wrong, the class that holds it, and what it is."""
+    keys: list[str] = []
+    known_class = None
+    for line in (line.strip() for line in message.splitlines()):
+        if found := _KEY.fullmatch(line):
+            keys += found[1].split(".")
+            line = found[2]
+        if found := _CLASS.search(line):
+            known_class = found[1]
+        if line and not _SCAFFOLD.match(line):
+            return keys, known_class, line.removeprefix("- ")
+    return keys, known_class, "cannot be used"
+
+
+def _place(keys: Sequence[str], words: Sequence[str]) -> tuple[str | None, int | None]:
+    """File and line of the last config that holds these keys one under the other; the command line has none."""
+    if any(word.startswith("--") and word.split("=")[0].endswith(keys[-1]) for word in words if keys):
+        return None, None
+    for name in reversed(config_files(words)):
+        waiting = list(keys)
+        for number, line in enumerate(Path(name).read_text(encoding="utf-8").splitlines(), 1):
+            if waiting and re.match(rf"[\s-]*{re.escape(waiting[0])}\s*:", line):
+                waiting.pop(0)
+                if not waiting:
+                    return name, number
+    return None, None

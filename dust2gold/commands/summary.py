@@ -1,0 +1,135 @@
+"""What `prepare` counts, for summary.json and for the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, TextIO
+
+from datamodules.components.records.records import VERDICTS, Question, Rationale, Verdict
+from dust2gold.core.text import visible
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many questions, and how many samples (rationales) by verdict."""
+
+    questions: int = 0
+    samples: int = 0
+    positive: int = 0
+    negative: int = 0
+    ungradable: int = 0
+
+
+@dataclass(slots=True)
+class Summary:
+    """What summary.json holds.
+
+    Attributes:
+        questions: Questions read.
+        samples: Rationales graded: the sum of the next three.
+        positive: Rationales with the gold answer.
+        negative: Rationales with another answer, or none.
+        ungradable: Rationales that could not be graded.
+        ungradable_because: The last number by reason.
+        without_answer: Rationales that state no answer (no box).
+        questions_with_positive: Questions with at least one positive rationale.
+        questions_with_negative: Questions with at least one negative rationale.
+        grader: "string", "semantic" or "both".
+        compares: "strings" (the MATH convention) or "values" (data sets of plain numbers).
+        source: The data set's name.
+        input: `name` and `sha256` of the file read.
+        by_subject: `Counts` for each subject, in alphabetical order.
+    """
+
+    grader: str
+    compares: str
+    input: dict[str, str]
+    source: str = ""
+    questions: int = 0
+    samples: int = 0
+    positive: int = 0
+    negative: int = 0
+    ungradable: int = 0
+    ungradable_because: dict[str, int] = field(default_factory=dict)
+    without_answer: int = 0
+    questions_with_positive: int = 0
+    questions_with_negative: int = 0
+    by_subject: dict[str, Counts] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as a JSON object."""
+        return asdict(self)
+
+
+class Tally:
+    """Counts entries into a summary.
+
+    Args:
+        summary: What is counted into.
+        ids_repeat: Whether a question may come again later, as in records of several files put together. Only then are
+            the ids kept in memory; a publisher's file is counted without.
+    """
+
+    def __init__(self, summary: Summary, ids_repeat: bool) -> None:
+        self.summary = summary
+        self.ids_repeat = ids_repeat
+        self._verdicts: dict[str, frozenset[Verdict]] = {}
+        self._sources: set[str] = set()
+
+    def add(self, question: Question, rationales: list[Rationale]) -> bool:
+        """Counts an entry; returns whether its question is new."""
+        is_new = question.id not in self._verdicts
+        before = self._verdicts.get(question.id, frozenset())
+        verdicts = Counter(rationale.verdict for rationale in rationales)
+        if self.ids_repeat:
+            self._verdicts[question.id] = before.union(verdicts)
+        self._sources.add(question.source)
+        for counts in (self.summary, self.summary.by_subject.setdefault(question.subject, Counts())):
+            counts.questions += is_new
+            counts.samples += len(rationales)
+            counts.positive += verdicts["positive"]
+            counts.negative += verdicts["negative"]
+            counts.ungradable += verdicts["ungradable"]
+        self.summary.without_answer += sum(rationale.answer is None for rationale in rationales)
+        self.summary.questions_with_positive += "positive" in verdicts and "positive" not in before
+        self.summary.questions_with_negative += "negative" in verdicts and "negative" not in before
+        return is_new
+
+    def finished(self) -> Summary:
+        """The summary, with its subjects in order and the names of the sources met."""
+        self.summary.by_subject = dict(sorted(self.summary.by_subject.items()))
+        self.summary.source = ", ".join(sorted(self._sources))
+        return self.summary
+
+
+def print_summary(summary: Summary, stream: TextIO | None = None) -> None:
+    """Prints a summary as a plain-text table, by default to stdout."""
+    columns = ("questions", "samples", *VERDICTS)
+    rows = [(visible(subject) or "(no subject)", counts) for subject, counts in summary.by_subject.items()]
+    table = [("subject", *columns)]
+    table += [
+        (name, *(f"{getattr(counts, column):,}" for column in columns)) for name, counts in [*rows, ("all", summary)]
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+    lines = [f"{row[0].ljust(widths[0])}{line[widths[0] :]}" for row, line in zip(table, lines, strict=True)]
+    print("\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *_remarks(summary)]), file=stream or sys.stdout)
+
+
+def _remarks(summary: Summary) -> Iterator[str]:
+    if not summary.samples:
+        yield "no rationales in this data set: questions only"
+        return
+    yield (
+        f"{summary.questions_with_positive:,} questions have a positive rationale, "
+        f"{summary.questions_with_negative:,} a negative one; "
+        f"{summary.without_answer:,} rationales state no answer"
+    )
+    if summary.ungradable_because:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in summary.ungradable_because.items())
+        yield f"ungradable, kept out of training: {reasons}"
+    if summary.grader == "string":
+        yield "string grading: a rationale without a boxed answer counts as negative, as in the paper"

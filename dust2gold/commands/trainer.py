@@ -1,0 +1,216 @@
+"""`fit`, `validate`, `test` and `predict`: LightningCLI in subclass mode, with messages a user can act on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from callbacks.checkpoint_files import LAST, checkpoint_directory, install
+from callbacks.checkpoints import RunCheckpoint
+from dust2gold.commands.complaints import check_configs, explained
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import write_atomically
+from dust2gold.run.resumption import find_checkpoint, run_settings
+from dust2gold.run.secret_options import check_options
+
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*LightningCLI's args parameter.*",
+    ".*is_gradient_checkpointing.*",
+    ".*number of training batches.*is smaller than the logging interval.*",
+    ".*ended before the epoch ended and your dataloader is not resumable.*",  # it is: ResumableDataModule
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*LeafSpec.*",
+    ".*custom batch sampler.*",  # ours shards by itself and is meant for prediction too
+)
+
+
+class ConfigWriter(SaveConfigCallback):
+    """Writes a run's config.yaml beside its log, as the stock callback does, but whole or not at all."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Asks every process for the directory, which they agree on, then writes on the first."""
+        self._directory = Path(trainer.log_dir or trainer.default_root_dir)
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the file.
+
+        Raises:
+            InputError: If it cannot be written.
+        """
+        with write_atomically(self._directory / self.config_filename) as stream:
+            stream.write(self.parser.dump(self.config, skip_unset=False))
+
+
+class StageCLI(LightningCLI):
+    """LightningCLI whose `fit` goes on from where it was stopped, with complaints of two lines."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the command line.
+
+        Raises:
+            InputError: If an option or a config cannot be used, or holds a key.
+        """
+        check_configs(args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise explained(str(error), args) from error
+        check_options(self.config.as_dict())
+
+    def _set_seed(self) -> None:
+        """Sets the seed.
+
+        Raises:
+            InputError: If it is none.
+        """
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise InputError(
+                str(error), field="seed_everything", remedy="choose a whole number in these bounds"
+            ) from error
+
+    def instantiate_classes(self) -> None:
+        """Makes the Trainer, the stage and its DataModule.
+
+        Raises:
+            InputError: If one of them refuses its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # jsonargparse wraps what a constructor raises
+            raise explained(str(error), [str(self.subcommand)]) from error
+        _check_launched(self.trainer.world_size)
+        install(self.trainer)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs the verb.
+
+        Raises:
+            OSError: Of a failed writing, always with a place: streams that are closed do not know theirs.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            error.filename = error.filename or self.trainer.default_root_dir
+            raise
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the command line as it is: a checkpoint's own settings would override it without a word."""
+
+    def before_fit(self) -> None:
+        """Finds the checkpoint to go on from.
+
+        Without `--ckpt_path` that of an unfinished run with the same settings; `same`: of a finished one, too; `last`:
+        the last one whatever it was trained with; `none`: no checkpoint. Where there is none, `fit` begins anew.
+        """
+        options, directory = self.config_init.fit, checkpoint_directory(self.trainer)
+        keepers = [each for each in self.trainer.callbacks if isinstance(each, RunCheckpoint)]  # type: ignore[attr-defined]
+        settings = run_settings(self.config.fit.as_dict(), self.trainer.world_size)
+        for keeper in keepers:
+            keeper.settings = settings
+        if options.ckpt_path in ("last", "same") or (options.ckpt_path is None and keepers):
+            alike = None if options.ckpt_path == "last" else settings
+            options.ckpt_path = find_checkpoint(directory, alike, finished=options.ckpt_path == "same")
+        elif options.ckpt_path == "none":
+            options.ckpt_path = None
+        self._find_checkpoint("leave it out: fit goes on from where it was stopped")
+
+    def before_validate(self) -> None:
+        """Finds the checkpoint."""
+        self._find_checkpoint()
+        self._tell_trainer()
+
+    def before_test(self) -> None:
+        """Finds the checkpoint."""
+        self._find_checkpoint()
+        self._tell_trainer()
+
+    def before_predict(self) -> None:
+        """Finds the checkpoint, and does without a list of all predictions: callbacks write them as they come."""
+        self._find_checkpoint()
+        self._tell_trainer()
+        self.config_init.predict.return_predictions = False
+
+    def _find_checkpoint(self, remedy: str = "leave it out: --model.adapter or --model.trained is enough") -> None:
+        """Makes a path of `--ckpt_path last`; refuses one that is not there."""
+        options = self.config_init[self.subcommand]
+        if options.ckpt_path == "last":
+            options.ckpt_path = str(checkpoint_directory(self.trainer) / LAST)
+        if options.ckpt_path is not None and not Path(options.ckpt_path).exists():
+            raise InputError(
+                "no such checkpoint",
+                file=options.ckpt_path,
+                field="ckpt_path",
+                remedy=f"{remedy}, or give the path of a checkpoint",
+            )
+
+    def _tell_trainer(self) -> None:
+        """Lets the Trainer know the checkpoint before stage and callbacks are set up: handed over it comes later."""
+        options = self.config_init[self.subcommand]
+        self.trainer.ckpt_path, options.ckpt_path = options.ckpt_path, None
+
+
+def _check_launched(processes: int) -> None:
+    """Refuses to be one of several processes of torchrun that know nothing of each other and write the same files.
+
+    Raises:
+        InputError: If torchrun has started several, and the Trainer is for one.
+    """
+    started = int(os.environ["WORLD_SIZE"]) if TorchElasticEnvironment.detect() else 1
+    if processes == 1 < started:
+        raise InputError(
+            f"torchrun has started {started} processes, and each would work alone",
+            field="trainer.devices",
+            remedy="give --trainer.devices as many as --nproc-per-node, --trainer.num_nodes as many as --nnodes",
+        )
+
+
+def run_trainer(words: list[str]) -> None:
+    """Runs one of the Trainer's verbs.
+
+    Args:
+        words: The verb and its options.
+
+    Raises:
+        InputError: If an option or a config cannot be used.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    try:
+        StageCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=ConfigWriter,
+            save_config_kwargs={"save_to_log_dir": False},
+            parser_kwargs={
+                "exit_on_error": False,
+                **{verb: {"exit_on_error": False} for verb in StageCLI.subcommands()},
+            },
+            args=words,
+        )
+    except MisconfigurationException as error:
+        raise InputError(str(error).splitlines()[0], remedy=f"see dust2gold {words[0]} --help") from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into `exit(1)`
+            raise KeyboardInterrupt from error
+        if isinstance(error, SIGTERMException):  # which carries no exit code, and so would pass for success
+            raise SystemExit(128 + signal.SIGTERM) from error
+        raise

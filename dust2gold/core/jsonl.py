@@ -1,0 +1,75 @@
+"""JSON lines, read as a stream with errors that name file and line, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import open_text, write_atomically
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number from 1, object) for each non-empty line of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file.
+
+    Raises:
+        InputError: If the file is missing, not UTF-8, damaged, or a line is no JSON object.
+    """
+    number = 0
+    with open_text(path) as stream:
+        lines = iter(stream)
+        while True:
+            number += 1
+            try:
+                line = next(lines)
+            except StopIteration:
+                return
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"not UTF-8 ({error.reason})", file=path, line=number, remedy="convert it, e.g. with iconv"
+                ) from error
+            except (EOFError, OSError, lzma.LZMAError) as error:
+                raise InputError(
+                    f"the compressed file is damaged ({error})", file=path, line=number, remedy="fetch it again"
+                ) from error
+            if line.strip():
+                yield number, _parse(line, path, number)
+
+
+def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"malformed JSON ({error})", file=path, line=number, remedy="mend or remove this line"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(
+            f"a JSON object was expected, found {type(value).__name__}",
+            file=path,
+            line=number,
+            remedy='each line must be one object: {"field": ...}',
+        )
+    return value
+
+
+def count_lines(path: Path) -> int | None:
+    """How many lines a file has, for a progress bar; None where that cannot be found out: reading it will say why."""
+    try:
+        with open_text(path) as stream:
+            return sum(1 for _ in stream.buffer)
+    except (EOFError, OSError, lzma.LZMAError):
+        return None
+
+
+def write_json_lines(path: Path, objects: Iterable[dict[str, Any]]) -> int:
+    """Writes one object a line, whole or not at all, and returns how many were written."""
+    count = 0
+    with write_atomically(path) as stream:
+        for value in objects:
+            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+            count += 1
+    return count

@@ -1,0 +1,225 @@
+"""The verb `generate`: a teacher's samples and held-out test questions, in the publishers' own formats.
+
+`train.jsonl` has the fields of the paper's teacher data (`prepare --format tdg`), `test.jsonl` those of MATH or of
+another publisher (`test_format`), so that generated data goes the same way as real data. `generate.json` keeps the
+arguments; it is written last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from datamodules.components.grading.answers import canonical, extract_answer
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import write_atomically
+from dust2gold.core.jsonl import write_json_lines
+from dust2gold.demo.formats import TEST_FORMATS
+from dust2gold.demo.problems import LONGEST, SUBJECTS, Problem, ProblemWriter
+from dust2gold.demo.teacher import DEFAULT_RATES, Teacher, scaled
+from dust2gold.demo.wording import WORDINGS
+
+MOST_REDRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is generated; the same recipe gives the same bytes.
+
+    Attributes:
+        train_questions: Number of questions the teacher answers; 0 writes no `train.jsonl`.
+        test_questions: Number of held-out questions. They are drawn first: they depend on no other count.
+        samples: Rationales per training question.
+        seed: Seed of the questions and of the teacher.
+        levels: Numbers of steps (1 to 6); levels and subjects take turns.
+        slips: Factor on the rates at which the teacher slips in a step.
+        notation: Share of the teacher's boxed answers written another way than in digits (`dust2gold.demo.notation`).
+        wording: A key of `dust2gold.demo.wording.WORDINGS`.
+        test_format: A key of `dust2gold.demo.formats.TEST_FORMATS`.
+        largest: Largest number a story starts with or adds.
+        factor: Largest multiplier, divisor or price.
+    """
+
+    train_questions: int = 1500
+    test_questions: int = 600
+    samples: int = 8
+    seed: int = 0
+    levels: tuple[int, ...] = (1, 2, 3)
+    slips: float = 1.0
+    notation: float = 0.0
+    wording: str = "plain"
+    test_format: str = "math"
+    largest: int = 60
+    factor: int = 9
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be generated, naming the field."""
+        least = {
+            "train_questions": 0,
+            "test_questions": 1,
+            "samples": 1,
+            "seed": 0,
+            "slips": 0,
+            "notation": 0,
+            "largest": 6,
+            "factor": 2,
+        }
+        for field, bound in least.items():
+            if getattr(self, field) < bound:
+                raise InputError(f"{getattr(self, field)} is too small", field=field, remedy=f"give at least {bound}")
+        levels = range(1, LONGEST + 1)
+        if not self.levels or not set(self.levels) <= set(levels):
+            raise InputError(
+                f"{list(self.levels)} are not levels",
+                field="levels",
+                remedy=f"give some of {','.join(map(str, levels))} (steps per problem)",
+            )
+        for field, known in (("wording", WORDINGS), ("test_format", TEST_FORMATS)):
+            if getattr(self, field) not in known:
+                problem = f"there is no '{getattr(self, field)}'"
+                raise InputError(problem, field=field, remedy=f"give one of {', '.join(known)}")
+
+
+@dataclass
+class LevelCount:
+    """How the teacher did on one level."""
+
+    questions: int = 0
+    samples: int = 0
+    right: int = 0
+
+
+def generate(output: Path, recipe: Recipe | None = None) -> dict[int, LevelCount]:
+    """Writes `train.jsonl`, `test.jsonl` and `generate.json` into `output`, each whole or not at all.
+
+    No question text occurs twice, neither within a split nor across them.
+
+    Args:
+        output: Directory to write into; made if need be.
+        recipe: What to generate; None for the defaults.
+
+    Returns:
+        The teacher's counts by level, in ascending order of level.
+
+    Raises:
+        InputError: If `output` cannot be written, or there are fewer distinct questions than asked for.
+    """
+    recipe = recipe or Recipe()
+    seen: set[str] = set()
+    test = list(_distinct_problems(recipe, "test", recipe.test_questions, seen))
+    train = list(_distinct_problems(recipe, "train", recipe.train_questions, seen))
+    counts = {level: LevelCount() for level in sorted(set(recipe.levels))}
+    teacher = Teacher(recipe.seed, rates=scaled(DEFAULT_RATES, recipe.slips), notation=recipe.notation)
+    if train:
+        write_json_lines(output / "train.jsonl", _train_records(train, teacher, recipe.samples, counts))
+    else:
+        (output / "train.jsonl").unlink(missing_ok=True)  # an earlier recipe's
+    write = TEST_FORMATS[recipe.test_format]
+    write_json_lines(output / "test.jsonl", (write(index, problem, teacher) for index, problem in enumerate(test)))
+    with write_atomically(output / "generate.json") as stream:
+        json.dump(asdict(recipe), stream, indent=2)
+        stream.write("\n")
+    return counts
+
+
+def _distinct_problems(recipe: Recipe, split: str, count: int, seen: set[str]) -> Iterator[Problem]:
+    rng = random.Random(f"{recipe.seed}/{split}")
+    writer = ProblemWriter(rng, recipe.largest, recipe.factor, WORDINGS[recipe.wording])
+    for index in range(count):
+        level = recipe.levels[index % len(recipe.levels)]
+        subject = SUBJECTS[index // len(recipe.levels) % len(SUBJECTS)]
+        for _ in range(MOST_REDRAWS):
+            problem = writer.draw(level, subject)
+            if problem.text not in seen:
+                break
+        else:
+            raise InputError(
+                f"no new level-{level} question on {subject} after {index} {split} questions",
+                remedy="ask for fewer questions, or raise --largest, --factor or --levels",
+            )
+        seen.add(problem.text)
+        yield problem
+
+
+def _train_records(
+    problems: Sequence[Problem], teacher: Teacher, samples: int, counts: dict[int, LevelCount]
+) -> Iterator[dict[str, Any]]:
+    for index, problem in enumerate(problems):
+        rationales = [teacher.rationale(problem, index, k) for k in range(samples)]
+        count = counts[problem.level]
+        count.questions += 1
+        count.samples += samples
+        count.right += sum(canonical(extract_answer(text) or "") == str(problem.answer) for text in rationales)
+        yield {
+            "question": f"Problem:\n{problem.text}",
+            "answer": teacher.correct_solution(problem),
+            "generated_answer": [f"Solution:\n{rationale}" for rationale in rationales],
+            "level": f"Level {problem.level}",
+            "type": problem.subject,
+        }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `generate`."""
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write into")
+    parser.add_argument("--train-questions", type=int, default=Recipe.train_questions, help="0: none, %(default)s")
+    parser.add_argument("--test-questions", type=int, default=Recipe.test_questions, help="default %(default)s")
+    parser.add_argument("--samples", type=int, default=Recipe.samples, help="per training question, %(default)s")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="default %(default)s")
+    parser.add_argument("--levels", type=_levels, default=Recipe.levels, help="steps per problem, default 1,2,3")
+    parser.add_argument(
+        "--slips", type=float, default=Recipe.slips, help="factor on the teacher's slip rates, %(default)s"
+    )
+    parser.add_argument(
+        "--notation",
+        type=float,
+        default=Recipe.notation,
+        metavar="SHARE",
+        help=r"share of boxed answers written as 12.0, \frac{24}{2} or 12 apples, %(default)s",
+    )
+    parser.add_argument(
+        "--wording", choices=list(WORDINGS), default=Recipe.wording, help="words of the stories, default %(default)s"
+    )
+    parser.add_argument(
+        "--test-format",
+        choices=list(TEST_FORMATS),
+        default=Recipe.test_format,
+        help="publisher's format of test.jsonl, default %(default)s",
+    )
+    parser.add_argument("--largest", type=int, default=Recipe.largest, help="largest number, default %(default)s")
+    parser.add_argument("--factor", type=int, default=Recipe.factor, help="largest factor, default %(default)s")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs `generate` and prints the teacher's share of right samples by level."""
+    recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
+    counts = generate(args.output, recipe)
+    if recipe.train_questions:
+        print(_table(counts))
+    held_out = f"{recipe.test_questions} held-out questions in test.jsonl"
+    print(f"{args.output}: {'train.jsonl, and ' if recipe.train_questions else ''}{held_out}")
+    return 0
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"numbers such as 1,2,3 were expected, found {text!r}") from None
+
+
+def _table(counts: dict[int, LevelCount]) -> str:
+    total = LevelCount(
+        sum(count.questions for count in counts.values()),
+        sum(count.samples for count in counts.values()),
+        sum(count.right for count in counts.values()),
+    )
+    rows = [*((f"Level {level}", count) for level, count in counts.items()), ("all", total)]
+    lines = [f"{'teacher':<10}{'questions':>10}{'samples':>10}{'right':>9}"]
+    lines += [f"{name:<10}{c.questions:>10,}{c.samples:>10,}{c.right / max(1, c.samples):>9.1%}" for name, c in rows]
+    return "\n".join(lines)

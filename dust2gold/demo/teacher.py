@@ -1,0 +1,245 @@
+r"""A seeded teacher that writes rationales to generated problems and slips the way a real one does.
+
+It goes through the steps of a problem and writes each as a line. At a step it may slip: forget a carry, take the
+neighbouring entry of the times table, use the wrong operation or misread a number; over the whole solution it may
+leave a step out or forget the box. After a slip it goes on consistently with its wrong value:
+
+    14 + 27 = 31. 31 - 9 = 22. The answer is \boxed{22}.
+
+A slip can cancel out by luck. Whether a rationale is right is decided by grading its boxed answer, never here.
+"""
+
+from __future__ import annotations
+
+import operator
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from types import MappingProxyType
+from typing import NamedTuple
+
+from dust2gold.core.errors import InputError
+from dust2gold.demo.notation import other_notation
+from dust2gold.demo.problems import Problem
+
+
+class Slip(Enum):
+    """What can go wrong within one step."""
+
+    CARRY = "carry"
+    """A carry is forgotten (14 + 27 = 31), or a borrow (41 - 9 = 42)."""
+    TABLE = "table"
+    """The neighbouring entry of the times table is taken (7 * 8 = 63)."""
+    OPERATION = "operation"
+    """The step is computed with another operation."""
+    MISREAD = "misread"
+    """The number that the step brings in is misread: its digits swapped, or its neighbour."""
+
+
+Rates = Mapping[Slip, Mapping[str, float]]
+
+DEFAULT_RATES: Rates = MappingProxyType(
+    {
+        Slip.CARRY: {"+": 0.32, "-": 0.36},
+        Slip.TABLE: {"*": 0.22, "/": 0.20},
+        Slip.OPERATION: {"+": 0.03, "-": 0.04, "*": 0.05, "/": 0.05},
+        Slip.MISREAD: {"+": 0.05, "-": 0.05, "*": 0.05, "/": 0.05},
+    }
+)
+"""Probability of each slip at a step by operation, for a problem of one step. CARRY strikes only where a carry or a
+borrow is needed, so its overall share is lower than its rate."""
+
+
+def scaled(rates: Rates, factor: float) -> Rates:
+    """The rates times `factor`: below 1 a more careful teacher, above 1 a sloppier one."""
+    return {slip: {op: rate * factor for op, rate in by_operation.items()} for slip, by_operation in rates.items()}
+
+
+class Line(NamedTuple):
+    """One line as the teacher writes it, true or not: `left op right = value`."""
+
+    left: int
+    op: str
+    right: int
+    value: int
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.op} {self.right} = {self.value}."
+
+
+class Teacher:
+    """Writes rationales; the k-th one to a question depends on (seed, question index, k) and on nothing else.
+
+    With the defaults about 29, 48, 60 and 69% of the rationales to problems of 1, 2, 3 and 4 steps are wrong, and
+    nine questions in ten have both right and wrong ones among 8.
+
+    Args:
+        seed: Seed of all its choices.
+        rates: Probability of each slip by operation, at the steps of a one-step problem; one step slips at most once.
+        dropped: Probability that one step is left out, in a problem of two steps.
+        growth: By how much all of these grow with every further step: a rate p becomes
+            p * (1 + growth * (level - 1)), and `dropped` likewise counted from level 2.
+        unboxed: Probability that the answer is not boxed (786 of the 60,000 samples of the paper's teacher).
+        notation: Probability that a boxed answer, right or wrong, is not written in plain digits (`other_notation`).
+            The reasoning is the same whatever this is.
+
+    Raises:
+        InputError: If a rate is no probability, or the slips of one operation add up to more than 1.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        rates: Rates = DEFAULT_RATES,
+        dropped: float = 0.05,
+        growth: float = 0.03,
+        unboxed: float = 0.013,
+        notation: float = 0.0,
+    ) -> None:
+        self.seed = seed
+        self.rates = rates
+        self.dropped = dropped
+        self.growth = growth
+        self.unboxed = unboxed
+        self.notation = notation
+        self._check()
+
+    def rationale(self, problem: Problem, question_index: int, k: int) -> str:
+        r"""The k-th rationale to a problem: steps that may hold slips, and the value they lead to in `\boxed{}`."""
+        rng = random.Random(f"{self.seed}/{question_index}/{k}")
+        style = rng.choice(STYLES)
+        boxed = rng.random() >= self.unboxed
+        lines = self._work(problem, rng)
+        if not boxed:
+            return style(problem, lines, str(lines[-1].value))
+        # From a generator of its own: the same rationale comes out with every `notation`, but for its answer.
+        hand = random.Random(f"{self.seed}/notation/{question_index}/{k}")
+        unit = None if style is _by_quantity else _unit(problem)  # that style names the unit itself
+        odd = hand.random() < self.notation
+        return style(problem, lines, _boxed(other_notation(lines[-1].value, unit, hand) if odd else lines[-1].value))
+
+    def correct_solution(self, problem: Problem) -> str:
+        """The gold solution: every step true, the answer boxed."""
+        lines = [Line(step.left, step.op, step.right, step.result) for step in problem.steps]
+        return _plain(problem, lines, _boxed(problem.answer))
+
+    def _work(self, problem: Problem, rng: random.Random) -> list[Line]:
+        steps = list(problem.steps)
+        value = steps[0].left
+        if len(steps) > 1 and rng.random() < self._rate(self.dropped, problem.level - 1):
+            steps.pop(rng.randrange(len(steps)))
+        lines: list[Line] = []
+        for step in steps:
+            lines.append(self._line(value, step.op, step.right, problem.level, rng))
+            value = lines[-1].value
+        return lines
+
+    def _line(self, left: int, op: str, right: int, level: int, rng: random.Random) -> Line:
+        threshold = rng.random()
+        for slip, by_operation in self.rates.items():
+            threshold -= self._rate(by_operation.get(op, 0.0), level)
+            if threshold < 0:
+                return SLIPS[slip](rng, left, op, right) or _true_line(left, op, right)
+        return _true_line(left, op, right)
+
+    def _rate(self, rate: float, level: int) -> float:
+        return rate * (1 + self.growth * (level - 1))
+
+    def _check(self) -> None:
+        totals = {op: sum(by_operation.get(op, 0.0) for by_operation in self.rates.values()) for op in "+-*/"}
+        named = {
+            "dropped": self.dropped,
+            "unboxed": self.unboxed,
+            "notation": self.notation,
+            **{f"rates of '{op}'": p for op, p in totals.items()},
+        }
+        for name, value in named.items():
+            if not 0 <= value <= 1:
+                raise InputError(f"{value} is no probability", field=name, remedy="give a value from 0 to 1")
+
+
+COMPUTE: Mapping[str, Callable[[int, int], int]] = MappingProxyType(
+    {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
+)
+
+
+def _true_line(left: int, op: str, right: int) -> Line:
+    # After a slip a difference may turn negative and a quotient leave a remainder. The teacher stays within whole
+    # numbers: it takes the smaller from the larger, and it rounds down.
+    if op == "-" and left < right:
+        left, right = right, left
+    return Line(left, op, right, COMPUTE[op](left, right))
+
+
+def _wrong_carry(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+    true = _true_line(left, op, right)
+    sign = 1 if op == "+" else -1
+    # A carry into the column worth `power` (a borrow from it) is due exactly if the digits below it do not add up to
+    # (differ by) a number of that many digits. The leading digit of a longer sum is no carry that one forgets.
+    powers = [10**p for p in range(1, len(str(max(true.left, true.right))))]
+    carries = [power for power in powers if not 0 <= true.left % power + sign * (true.right % power) < power]
+    return true._replace(value=true.value - sign * rng.choice(carries)) if carries else None
+
+
+def _wrong_table_entry(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+    true = _true_line(left, op, right)
+    off_by_one = [true.value + 1, true.value - 1]
+    if op == "*":
+        off_by_one = [left * (right + 1), left * (right - 1), (left + 1) * right, (left - 1) * right]
+    return true._replace(value=rng.choice([value for value in off_by_one if value > 0]))
+
+
+def _wrong_operation(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+    swapped = {"+": "-", "-": "+", "*": "+", "/": "-"}[op]
+    return None if swapped == "-" and left < right else _true_line(left, swapped, right)
+
+
+def _misread_number(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+    swapped = int(str(right)[::-1]) if right % 10 else right
+    readings = [number for number in (swapped, right - 1, right + 1) if number not in (0, 1, right)]
+    return _true_line(left, op, rng.choice(readings))
+
+
+SLIPS: Mapping[Slip, Callable[[random.Random, int, str, int], Line | None]] = MappingProxyType(
+    {
+        Slip.CARRY: _wrong_carry,
+        Slip.TABLE: _wrong_table_entry,
+        Slip.OPERATION: _wrong_operation,
+        Slip.MISREAD: _misread_number,
+    }
+)
+"""How each slip writes the step `left op right`; None where the step gives it no occasion."""
+
+
+def _boxed(answer: int | str) -> str:
+    return rf"\boxed{{{answer}}}"
+
+
+def _unit(problem: Problem) -> str | None:
+    asked = re.match(r"How many (\w+) ", problem.question)
+    return None if asked is None else asked[1]
+
+
+def _plain(problem: Problem, lines: Sequence[Line], answer: str) -> str:
+    return f"{' '.join(map(str, lines))} The answer is {answer}."
+
+
+def _in_order(problem: Problem, lines: Sequence[Line], answer: str) -> str:
+    first, *others = lines
+    return " ".join([f"First, {first}", *[f"Then, {line}" for line in others], f"So the answer is {answer}."])
+
+
+def _by_quantity(problem: Problem, lines: Sequence[Line], answer: str) -> str:
+    r"""Answers the question in its own words at the end, as in `Mia has \boxed{32} apples`."""
+    asked = re.fullmatch(r"How many (\w+) does (.+) (have|get|cost)\b.*\?", problem.question)
+    if asked is None:
+        raise ValueError(f"a question of another form was expected, found {problem.question!r}")
+    unit, owner, verb = asked.groups()
+    verb = "has" if verb == "have" else f"{verb}s"
+    return f"{' '.join(map(str, lines))} {owner[0].upper()}{owner[1:]} {verb} {answer} {unit}."
+
+
+STYLES = (_plain, _in_order, _by_quantity)
+"""The teacher's phrasings, drawn with equal probability."""

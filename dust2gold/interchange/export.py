@@ -1,0 +1,176 @@
+"""`export`: a trained stage as what other programs load, with a model card and without any code of ours.
+
+    adapter (default)   stock PEFT adapter, tokenizer, card           PeftModel, vLLM --lora-modules
+    --merge             a whole Hugging Face model, tokenizer, card   AutoModelForCausalLM, vLLM, llama.cpp
+
+NAT is no plain LoRA: it is exported as its two adapters and its units, to be read with `open_nat`, and never merged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import write_directory_atomically
+from dust2gold.core.students import EMBEDDED, locate_student
+from dust2gold.interchange.card import Export, model_card
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str = "float32") -> Path:
+    """Writes a stage's best adapter for others to use.
+
+    Args:
+        run: The run directory.
+        stage: A stage of it with an `adapter` directory: nce, cot-kd, nat, …
+        output: Directory to write; must not exist.
+        merge: Fold the adapter into the base weights and write a whole model.
+        dtype: Of a merged model's weights.
+
+    Returns:
+        `output`.
+
+    Raises:
+        InputError: If the stage has no adapter or a damaged one, `output` exists, or a NAT is to be merged.
+    """
+    from lightning_modules.components.adapters.manifest import check_weights, read_manifest
+
+    if Path(stage).name != stage:
+        raise InputError(f"'{stage}' is no name of a stage", field="--stage", remedy=_which(run))
+    adapter = run / stage / "adapter"
+    _refuse_links(adapter)
+    manifest = read_manifest(adapter)
+    kind = str(manifest.get("kind", ""))
+    if kind not in _WRITERS:
+        raise InputError(
+            f"no trained decoder here (found {kind or 'no manifest'})",
+            file=adapter,
+            field="--stage",
+            remedy=_which(run),
+        )
+    if kind == "nat" and merge:
+        from lightning_modules.components.integration.unit import CANNOT_MERGE
+
+        raise InputError(CANNOT_MERGE, field="--merge", remedy="export --stage nce --merge, or NAT without --merge")
+    if output.exists():
+        raise InputError("is there already", file=output, field="--output", remedy="name a new directory")
+    check_weights(adapter, manifest)
+    what = Export(run, stage, kind, str(manifest["student"]), merge)
+    with write_directory_atomically(output) as directory:
+        if merge:
+            _write_merged(adapter, what.student, directory, dtype)
+        else:
+            _WRITERS[kind](adapter, what.student, directory)
+        _tokenizer(what.student).save_pretrained(directory)
+        (directory / "README.md").write_text(model_card(what), encoding="utf-8")
+    return output
+
+
+def _which(run: Path) -> str:
+    return f"stages that can be exported: {', '.join(_exportable(run)) or 'none yet'}"
+
+
+def _refuse_links(adapter: Path) -> None:
+    """An export is for others: what a link elsewhere points to must not get into it."""
+    root = adapter.resolve()
+    for file in adapter.rglob("*"):
+        if file.is_symlink() and not file.resolve().is_relative_to(root):
+            raise InputError("is a link out of the adapter's directory", file=file, remedy="put a copy in its place")
+
+
+def _exportable(run: Path) -> list[str]:
+    from lightning_modules.components.adapters.manifest import read_manifest
+
+    return [d.parent.name for d in sorted(run.glob("*/adapter")) if read_manifest(d).get("kind") in _WRITERS]
+
+
+def _write_adapter(adapter: Path, student: str, directory: Path) -> None:
+    """Copies the stock adapter; a base known by our name only is written as the place it stands at."""
+    from peft import PeftConfig
+
+    from lightning_modules.components.adapters.manifest import read_manifest, write_manifest
+
+    shutil.copyfile(adapter / "adapter_model.safetensors", directory / "adapter_model.safetensors")
+    config = PeftConfig.from_pretrained(str(adapter))
+    config.base_model_name_or_path = base_of(student)
+    config.inference_mode = True
+    config.save_pretrained(str(directory))
+    write_manifest(directory, read_manifest(adapter))
+
+
+def _write_nat(adapter: Path, student: str, directory: Path) -> None:
+    """Copies both adapters and the units; a base in a local directory is written as its absolute path."""
+    from lightning_modules.components.adapters.manifest import ADAPTER_MANIFEST, read_manifest
+
+    shutil.copytree(adapter, directory, dirs_exist_ok=True)
+    if student != EMBEDDED:
+        text = json.dumps({**read_manifest(directory), "student": base_of(student)}, indent=2) + "\n"
+        (directory / ADAPTER_MANIFEST).write_text(text, encoding="utf-8")
+
+
+def _write_merged(adapter: Path, student: str, directory: Path, dtype: str) -> None:
+    from dust2gold.core.weights import telling_of_a_full_disk
+    from lightning_modules.components.adapters.stack import AdapterStack, load_base
+
+    stack = AdapterStack(load_base(student, dtype), student)
+    stack.load("student", adapter)
+    merged = stack.model.merge_and_unload()  # type: ignore[operator]  # a PeftModel, from the first adapter on
+    tokenizer = _tokenizer(student)
+    merged.generation_config.eos_token_id = tokenizer.eos_token_id
+    merged.generation_config.pad_token_id = tokenizer.pad_token_id
+    with telling_of_a_full_disk(directory.parent):
+        merged.save_pretrained(directory)
+
+
+_WRITERS: dict[str, Callable[[Path, str, Path], None]] = {"lora": _write_adapter, "nat": _write_nat}
+"""How an adapter directory is exported unmerged, by the kind its manifest states."""
+
+
+def base_of(student: str) -> str:
+    """What `from_pretrained` finds the base by: a hub name, or the absolute path of a local directory."""
+    located = locate_student(student)
+    return str(Path(located).resolve()) if student == EMBEDDED or Path(located).is_dir() else located
+
+
+def _tokenizer(student: str) -> PreTrainedTokenizerBase:
+    """The student's tokenizer, with a chat template that makes a chat of one question the prompt it was trained on."""
+    from datamodules.components.encoding.prompts import prompt
+    from datamodules.components.encoding.tokenization import load_tokenizer
+
+    tokenizer = load_tokenizer(student)
+    before, after = prompt("\0").split("\0")
+    opening = "bos_token + " if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
+    # As expressions: Jinja drops a template's last line break, and the prompt ends in one.
+    tokenizer.chat_template = (
+        "{{ " + opening + json.dumps(before) + " + messages[-1]['content'] + " + json.dumps(after) + " }}"
+    )
+    return tokenizer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `export`."""
+    parser.description = "Write a trained stage as a stock adapter or, with --merge, a whole Hugging Face model."
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run directory, as runs/demo")
+    parser.add_argument("--stage", default="nce", help="the stage to export: nce (default), cot-kd, nat, …")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write; must not exist")
+    parser.add_argument("--merge", action="store_true", help="fold the adapter into the base weights")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="of a merged model's weights (default %(default)s)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs `export` and says how to load what it wrote."""
+    export(args.run, args.stage, args.output, args.merge, args.dtype)
+    print(f"{args.output}: {args.stage} of {args.run}; its README.md says how to load and serve it")
+    return 0

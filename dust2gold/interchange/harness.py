@@ -1,0 +1,107 @@
+"""`export-task`: a test set as a task of lm-evaluation-harness, graded as our own `test` grades.
+
+DIR/<name>.yaml        the task: prompt, greedy decoding, the metric
+DIR/<name>_grade.py    the metric, by this package's string grader
+DIR/questions.jsonl    the questions
+
+lm_eval --model hf --model_args pretrained=EXPORTED --tasks NAME --include_path DIR --batch_size 32
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import yaml
+
+from datamodules.components.encoding.prompts import prompt
+from datamodules.components.grading.grader import are_plain
+from datamodules.components.records.records import read_questions, write_questions
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import write_directory_atomically
+
+_GRADE = '''\
+"""The metric of this task: whether the last boxed answer is the gold one, as dust2gold's `test` decides."""
+
+from datamodules.components.grading.grader import StringGrader
+
+_GRADER = StringGrader(by_value={by_value})
+
+
+def process_results(doc, results):
+    """lm-evaluation-harness calls this with a question and the texts generated for it."""
+    return {{"accuracy": float(_GRADER.grade(results[0], doc["gold"])[0] == "positive")}}
+'''
+
+
+class _Tagged(str):
+    """A YAML scalar with the harness's tag `!function`."""
+
+
+yaml.SafeDumper.add_representer(_Tagged, lambda dumper, value: dumper.represent_scalar("!function", str(value)))
+
+
+def export_task(questions: Path, output: Path, name: str, max_new_tokens: int) -> Path:
+    """Writes the task into a new directory.
+
+    Args:
+        questions: A questions.jsonl.
+        output: Directory to write; must not exist.
+        name: Of the task, letters, digits and _.
+        max_new_tokens: Cap on an answer, EOS included, as `sampling.max_new_tokens`.
+
+    Returns:
+        `output`.
+
+    Raises:
+        InputError: If the questions cannot be read, `output` exists, or the name is no Python name.
+    """
+    if not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise InputError(f"'{name}' is no task name", field="--name", remedy="use letters, digits and _")
+    if output.exists():
+        raise InputError("is there already", file=output, field="--output", remedy="name a new directory")
+    asked = list(read_questions(questions))
+    if not asked:
+        raise InputError("holds no question", file=questions, remedy="check the output of prepare")
+    by_value = are_plain(question.gold for question in asked)
+    with write_directory_atomically(output) as directory:
+        write_questions(directory / "questions.jsonl", asked)
+        (directory / f"{name}_grade.py").write_text(_GRADE.format(by_value=by_value), encoding="utf-8")
+        text = yaml.safe_dump(_task(output.resolve(), name, max_new_tokens), sort_keys=False, allow_unicode=True)
+        (directory / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return output
+
+
+def _task(directory: Path, name: str, max_new_tokens: int) -> dict[str, object]:
+    before, after = (part.replace("{", "{{ '{' }}") for part in prompt("\0").split("\0"))
+    return {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(directory / "questions.jsonl")}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": f"{before}{{{{ question }}}}{after}",
+        "doc_to_target": "{{ gold }}",
+        "process_results": _Tagged(f"{name}_grade.process_results"),
+        "generation_kwargs": {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": max_new_tokens},
+        "metric_list": [{"metric": "accuracy", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1.0},
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `export-task`."""
+    parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help="a questions.jsonl")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write; must not exist")
+    parser.add_argument("--name", default="dust2gold", help="of the task (default %(default)s)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=512, metavar="N", help="cap on an answer (default %(default)s)"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs `export-task` and says how to use what it wrote."""
+    export_task(args.questions, args.output, args.name, args.max_new_tokens)
+    print(f"lm_eval --model hf --model_args pretrained=MODEL --tasks {args.name} --include_path {args.output}")
+    return 0

@@ -1,0 +1,218 @@
+r"""D_pos and D_neg as the data sets other trainers take, and back.
+
+    preference   {"prompt": …, "chosen": …, "rejected": …, "id": …}      TRL's DPOTrainer and its like
+    unpaired     {"prompt": …, "completion": …, "label": true, "id": …}  TRL's KTOTrainer
+
+`prompt` is the text the student reads (`Problem:\n…\nSolution:\n`), the others are rationales without EOS, which
+trainers add. A file ends in .jsonl (when read also .jsonl.gz, .jsonl.xz) or in .parquet, by the package `datasets`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.components.encoding.prompts import prompt
+from datamodules.components.grading.grader import extract_answer
+from datamodules.components.records.readers import Entry
+from datamodules.components.records.records import Question, Rationale, Verdict, is_text, question_id, rationale_id
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import write_bytes_atomically
+from dust2gold.core.jsonl import read_json_lines, write_json_lines
+
+Row = dict[str, Any]
+_BEFORE, _AFTER = prompt("\0").split("\0")
+
+
+def preference_rows(rationales: Iterable[Rationale], most: int | None = None) -> Iterator[Row]:
+    """Pairs the right and wrong rationales of each question, in their order.
+
+    The i-th pair has the i-th right and the i-th wrong one, the shorter list starting again: every rationale of a
+    question that has both stands in at least one pair.
+
+    Args:
+        rationales: Of both verdicts, in any order.
+        most: Most pairs of one question; all if None.
+    """
+    for question, (right, wrong) in _by_question(rationales).items():
+        count = max(len(right), len(wrong)) if right and wrong else 0
+        for k in range(count if most is None else min(most, count)):
+            chosen, rejected = right[k % len(right)], wrong[k % len(wrong)]
+            yield {
+                "prompt": prompt(chosen.question),
+                "chosen": chosen.rationale,
+                "rejected": rejected.rationale,
+                "id": rationale_id(question, k),
+            }
+
+
+def unpaired_rows(rationales: Iterable[Rationale], most: int | None = None) -> Iterator[Row]:
+    """One row per right or wrong rationale; `most` of each question and verdict."""
+    for right, wrong in _by_question(rationales).values():
+        for rationale in (*right[:most], *wrong[:most]):
+            yield {
+                "prompt": prompt(rationale.question),
+                "completion": rationale.rationale,
+                "label": rationale.verdict == "positive",
+                "id": rationale.id,
+            }
+
+
+def _by_question(rationales: Iterable[Rationale]) -> dict[str, tuple[list[Rationale], list[Rationale]]]:
+    sides: dict[str, tuple[list[Rationale], list[Rationale]]] = {}
+    for rationale in rationales:
+        right, wrong = sides.setdefault(rationale.question_id, ([], []))
+        if rationale.verdict != "ungradable":
+            (right if rationale.verdict == "positive" else wrong).append(rationale)
+    return sides
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the two forms of a row.
+
+    Attributes:
+        make: From rationales to rows.
+        texts: The fields that hold rationales, with their verdicts; None where `label` says it.
+        about: A line of help.
+    """
+
+    make: Callable[[Iterable[Rationale], int | None], Iterator[Row]]
+    texts: Mapping[str, Verdict | None]
+    about: str
+
+
+LAYOUTS = {
+    "preference": Layout(
+        preference_rows, {"chosen": "positive", "rejected": "negative"}, "prompt, chosen, rejected (DPO)"
+    ),
+    "unpaired": Layout(unpaired_rows, {"completion": None}, "prompt, completion, label (KTO)"),
+}
+
+
+def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Path) -> list[Entry]:
+    """Turns rows back into questions with their right and wrong rationales; equal prompts are one question.
+
+    A pair repeats its rationales, so equal ones of a question are one there; unpaired, each row is a rationale.
+
+    A prompt in our template loses it, any other is taken as the question. The verdicts are the rows' own; the gold
+    answer is that of the question's first right rationale, "" where there is none.
+
+    Raises:
+        InputError: If a row lacks a field or has another type in it.
+    """
+    texts: dict[str, list[tuple[str, Verdict]]] = {}
+    repeats = len(LAYOUTS[layout].texts) > 1
+    for line, row in rows:
+        known = texts.setdefault(_question_text(_text(row, "prompt", file, line)), [])
+        for field, verdict in LAYOUTS[layout].texts.items():
+            known.append((_text(row, field, file, line), verdict or _label(row, file, line)))
+    return [
+        _entry(question_id(source, n), text, list(dict.fromkeys(known)) if repeats else known, source)
+        for n, (text, known) in enumerate(texts.items())
+    ]
+
+
+def _entry(name: str, text: str, graded: Sequence[tuple[str, Verdict]], source: str) -> Entry:
+    right = (extract_answer(rationale) for rationale, verdict in graded if verdict == "positive")
+    gold = next((answer for answer in right if answer), "")
+    question = Question(name, text, gold, "", "", "", source)
+    rationales = [
+        Rationale(
+            id=rationale_id(name, k),
+            question_id=name,
+            question=text,
+            gold=gold,
+            rationale=rationale,
+            answer=extract_answer(rationale),
+            verdict=verdict,
+            subject="",
+            level="",
+            source=source,
+            writer="teacher",
+        )
+        for k, (rationale, verdict) in enumerate(graded)
+    ]
+    return Entry(question, rationales)
+
+
+def _question_text(text: str) -> str:
+    ours = text.startswith(_BEFORE) and text.endswith(_AFTER) and len(text) > len(_BEFORE) + len(_AFTER)
+    return text[len(_BEFORE) : -len(_AFTER)] if ours else text
+
+
+def _text(row: Row, field: str, file: Path, line: int) -> str:
+    value = row.get(field)
+    if isinstance(value, str) and value.strip() and is_text(value):
+        return value
+    if isinstance(value, list):
+        problem, remedy = "a conversation, not a text", "apply a chat template first, so that it becomes one text"
+    else:
+        problem = f"non-empty text was expected, found {type(value).__name__}"
+        remedy = "a row has " + " or ".join(layout.about for layout in LAYOUTS.values())
+    raise InputError(problem, file=file, line=line, field=field, remedy=remedy)
+
+
+def _label(row: Row, file: Path, line: int) -> Verdict:
+    value = row.get("label")
+    if not isinstance(value, bool):
+        raise InputError(
+            f"true or false was expected, found {ascii(value)[:40]}",
+            file=file,
+            line=line,
+            field="label",
+            remedy="true marks a right completion",
+        )
+    return "positive" if value else "negative"
+
+
+def read_rows(file: Path) -> Iterator[tuple[int, Row]]:
+    """Yields (line or row number from 1, row) of a JSON-lines or parquet file.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    if file.suffix != ".parquet":
+        yield from read_json_lines(file)
+        return
+    if not file.is_file():
+        raise InputError("no such file", file=file, remedy="check the path")
+    try:
+        rows = _datasets().Dataset.from_parquet(str(file), cache_dir=None, keep_in_memory=True)
+    except Exception as error:  # pyarrow's and datasets' own kinds, which the extra may not bring
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"no parquet file ({reason})", file=file, remedy="make it again") from error
+    for number, row in enumerate(rows, 1):
+        yield number, dict(row)
+
+
+def write_rows(file: Path, rows: Iterable[Row]) -> int:
+    """Writes rows as the file's ending says, whole or not at all, and returns how many there are.
+
+    Raises:
+        InputError: If the file cannot be written, or there is no row to write.
+    """
+    if file.suffix == ".jsonl":
+        return write_json_lines(file, rows)
+    if file.suffix != ".parquet":
+        raise InputError(
+            f"unknown kind of file '{file.suffix}'", file=file, remedy="end its name in .jsonl or .parquet"
+        )
+    listed, buffer = list(rows), io.BytesIO()
+    _datasets().Dataset.from_list(listed).to_parquet(buffer)
+    write_bytes_atomically(file, buffer.getvalue())
+    return len(listed)
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            "parquet needs the package `datasets`", remedy="pip install 'dust2gold[hub]', or use a .jsonl file"
+        ) from error
+    datasets.disable_progress_bars()
+    return datasets

@@ -1,0 +1,1 @@
+"""The report of a run: analyses of its records, and their tables and figures."""

@@ -1,0 +1,92 @@
+"""Accuracy by method, data set and subject or level, with Wilson's intervals."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from dust2gold.report.analyses.methods import method_order
+from dust2gold.report.analyses.predictions import OVERALL, Prediction
+
+Z95 = 1.959963984540054
+"""The 97.5% quantile of the standard normal distribution."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of results.json.
+
+    Attributes:
+        method: The method.
+        dataset: The data set.
+        subject: The subject, "all" for the whole data set; the level in rows of `tabulate_levels`.
+        n: The number of questions.
+        correct: The sum of `correct` over them.
+        accuracy: correct / n, in [0, 1]; 0 where n is 0.
+        ci_low: The lower end of the 95% Wilson interval, in [0, 1].
+        ci_high: Its upper end.
+    """
+
+    method: str
+    dataset: str
+    subject: str
+    n: int
+    correct: float
+    accuracy: float
+    ci_low: float
+    ci_high: float
+
+
+def wilson_interval(correct: float, n: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a proportion (Wilson 1927).
+
+    Args:
+        correct: The number of successes; a fraction is taken as it is.
+        n: The number of trials.
+
+    Returns:
+        Both ends, in [0, 1]; (0, 1) for no trials, which tell nothing.
+
+    Raises:
+        ValueError: If `correct` is not within 0 and `n`.
+    """
+    if not 0 <= correct <= n:
+        raise ValueError(f"{correct} correct of {n}")
+    if n == 0:
+        return 0.0, 1.0
+    share = correct / n
+    scale = 1 + Z95**2 / n
+    centre = (share + Z95**2 / (2 * n)) / scale
+    half = Z95 / scale * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    # At 0 and n the ends are exactly 0 and 1; there and next to it the rounding of centre ± half may miss by an ulp.
+    low = 0.0 if correct == 0 else max(centre - half, 0.0)
+    return low, 1.0 if correct == n else min(centre + half, 1.0)
+
+
+def tabulate(predictions: Iterable[Prediction]) -> list[Row]:
+    """Counts predictions by method, data set and subject, and over all subjects.
+
+    Returns:
+        Rows by data set, then method, then subject, "all" last; questions without a subject count in "all" alone.
+    """
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for prediction in predictions:
+        for subject in {prediction.subject or OVERALL, OVERALL}:
+            groups[prediction.dataset, prediction.method, subject].append(prediction.correct)
+    rows = [_row(method, dataset, subject, values) for (dataset, method, subject), values in groups.items()]
+    return sorted(rows, key=lambda row: (row.dataset, method_order(row.method), row.subject == OVERALL, row.subject))
+
+
+def tabulate_levels(predictions: Iterable[Prediction]) -> list[Row]:
+    """As `tabulate`, by level instead of by subject."""
+    return tabulate(replace(prediction, subject=prediction.level) for prediction in predictions)
+
+
+def _row(method: str, dataset: str, subject: str, values: Sequence[float]) -> Row:
+    n = len(values)
+    # Thirds and the like leave the sum an ulp off a whole number.
+    correct = min(round(math.fsum(values), 9), float(n))
+    low, high = wilson_interval(correct, n)
+    return Row(method, dataset, subject, n, correct, correct / n if n else 0.0, low, high)

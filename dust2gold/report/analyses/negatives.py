@@ -1,0 +1,88 @@
+"""What the number of wrong rationales, and the noise in their labels, do to NAT.
+
+Rows are runs of NAT that differ in their negatives: `nat-no-negatives` (none), `nat-negatives-<p>` (a share of p%),
+`nat` (all of D_neg) and `nat-semantic` (rationales graded by value: those that only look wrong have moved to D_pos).
+Each is compared with `nat` on the same questions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dust2gold.core.errors import InputError
+from dust2gold.report.analyses.accuracy import Row
+from dust2gold.report.analyses.methods import share_of_negatives
+from dust2gold.report.analyses.paired import Comparison, compare
+from dust2gold.report.analyses.predictions import OVERALL, Prediction
+
+FULL, NONE, SEMANTIC = "nat", "nat-no-negatives", "nat-semantic"
+_SHARES = {NONE: 0, FULL: 100, SEMANTIC: 100}
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """NAT with other negatives.
+
+    Attributes:
+        dataset: The data set.
+        method: The row of results.json.
+        share: The percentage of D_neg that M_neg was trained on.
+        negative: How many rationales these are, None where no summary.json says it.
+        positive: How many right rationales NAT was trained on.
+        accuracy: In [0, 1].
+        ci_low: The lower end of its 95% interval.
+        ci_high: Its upper end.
+        against_nat: Compared with `nat`; None for `nat` itself.
+    """
+
+    dataset: str
+    method: str
+    share: int
+    negative: int | None
+    positive: int | None
+    accuracy: float
+    ci_low: float
+    ci_high: float
+    against_nat: Comparison | None
+
+
+def negatives_study(run: Path, rows: Iterable[Row], predictions: Sequence[Prediction]) -> list[Negatives]:
+    """The rows of each data set that has `nat` and at least one of the others, by share, `nat-semantic` last.
+
+    Raises:
+        InputError: If a summary.json is malformed.
+    """
+    found = [row for row in rows if row.subject == OVERALL and _share(row.method) is not None]
+    made = []
+    for dataset in dict.fromkeys(row.dataset for row in found):
+        own = [row for row in found if row.dataset == dataset]
+        if len(own) > 1 and any(row.method == FULL for row in own):
+            made += [_negatives(run, row, predictions) for row in own]
+    return sorted(made, key=lambda row: (row.dataset, row.method == SEMANTIC, row.share))
+
+
+def _share(method: str) -> int | None:
+    return _SHARES.get(method, share_of_negatives(method))
+
+
+def _negatives(run: Path, row: Row, predictions: Sequence[Prediction]) -> Negatives:
+    share = _share(row.method) or 0
+    against = None if row.method == FULL else compare(predictions, row.dataset, row.method, FULL)
+    # What `prepare` counted for a method of its own data, else for the run.
+    whole, own = run / "data" / "summary.json", run / f"data-{row.method.removeprefix('nat-')}" / "summary.json"
+    negative = 0 if share == 0 else _count(whole if row.method == FULL else own, "negative")
+    positive = _count(own if row.method == SEMANTIC else whole, "positive")
+    return Negatives(row.dataset, row.method, share, negative, positive, row.accuracy, row.ci_low, row.ci_high, against)
+
+
+def _count(summary: Path, verdict: str) -> int | None:
+    if not summary.is_file():
+        return None
+    try:
+        return int(json.loads(summary.read_text(encoding="utf-8"))[verdict])
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = "write it again with `prepare`"
+        raise InputError(f"not what `prepare` writes ({error!r})", file=summary, remedy=remedy) from error

@@ -1,0 +1,78 @@
+"""Adaptive stopping: how many samples it saves and how much accuracy it keeps (Aggarwal et al. 2023, arXiv 2305.11860).
+
+The saved samples are replayed in the order in which they were drawn; a question stops at the first sample after which
+`voting.stopping.lead_probability` reaches the threshold, else it takes all it has, and votes with
+what it took. For ASC the votes are M_rank's scores, an extension of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dust2gold.report.analyses.votes import Votes
+from lightning_modules.components.voting.stopping import lead_probabilities
+from lightning_modules.components.voting.votes import vote_accuracy
+
+METHODS = ("sc", "asc")
+THRESHOLDS = (0.8, 0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What a threshold does for a method of voting.
+
+    Attributes:
+        method: `sc` or `asc`.
+        threshold: The probability at which a question stops.
+        samples: Samples taken per question.
+        saved: The share of all samples that were not taken.
+        tokens: Tokens taken per question, None where they are unknown.
+        accuracy: With the samples taken, in [0, 1].
+        full_accuracy: With all samples.
+    """
+
+    method: str
+    threshold: float
+    samples: float
+    saved: float
+    tokens: float | None
+    accuracy: float
+    full_accuracy: float
+
+
+def adaptive_stopping(votes: Votes, thresholds: Sequence[float] = THRESHOLDS) -> list[Stopping]:
+    """Replays the samples for each method of `METHODS` that they allow, and each threshold."""
+    return [
+        _stopped(votes, method, probabilities, threshold)
+        for method in METHODS
+        if method in votes.weights
+        for probabilities in [_probabilities(votes, method)]
+        for threshold in thresholds
+    ]
+
+
+def _probabilities(votes: Votes, method: str) -> Tensor:
+    """[Q, N] probability that the leader is safe after each sample."""
+    rows = zip(votes.answers.tolist(), votes.weights[method].tolist(), strict=True)
+    return torch.tensor([lead_probabilities(classes, weights) for classes, weights in rows], dtype=torch.float64)
+
+
+def _stopped(votes: Votes, method: str, probabilities: Tensor, threshold: float) -> Stopping:
+    # A sample is taken if no earlier one made its question stop.
+    stops = (probabilities >= threshold).long().cumsum(1)
+    taken = votes.present & (torch.nn.functional.pad(stops, (1, 0))[:, :-1] == 0)
+    weights = votes.weights[method]
+    answers = votes.answers.masked_fill(~taken, -1)
+    return Stopping(
+        method=method,
+        threshold=threshold,
+        samples=float(taken.sum(1).double().mean()),
+        saved=1 - float(taken.sum() / votes.present.sum()),
+        tokens=None if votes.tokens is None else float((votes.tokens * taken).sum(1).double().mean()),
+        accuracy=float(vote_accuracy(answers, weights, votes.gold).mean()),
+        full_accuracy=float(vote_accuracy(votes.answers, weights, votes.gold).mean()),
+    )

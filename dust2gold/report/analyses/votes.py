@@ -1,0 +1,120 @@
+"""The sampled answers that a run voted with, as records and as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.components.grading.pooling import NO_ANSWER
+from datamodules.components.records.ballots import Ballot, make_ballots, read_samples
+from datamodules.components.records.records import Question, question_of
+from dust2gold.core.errors import InputError
+from dust2gold.core.jsonl import read_json_lines
+from lightning_modules.components.voting.votes import vote_weights
+
+SAMPLE_FILES = ("scored.jsonl", "samples.jsonl")
+"""Where the samples lie beside the predictions that were made from them: with M_rank's scores, or without."""
+
+
+def read_ballots(files: Sequence[Path]) -> dict[str, list[Ballot]]:
+    """Finds the samples beside every predictions.jsonl that holds votes (method `sc`), and groups them by data set.
+
+    Args:
+        files: The predictions.jsonl of a run.
+
+    Returns:
+        The ballots of each data set by its name: the questions that were voted on, with the samples that voted, as the
+        predictions say; none where samples are gone.
+
+    Raises:
+        InputError: If a file is malformed.
+    """
+    found: dict[str, list[Ballot]] = {}
+    for file in files:
+        path = next((path for name in SAMPLE_FILES if (path := file.with_name(name)).is_file()), None)
+        voted = _voted(file)
+        if path is None or not voted:
+            continue
+        samples = [sample for sample in read_samples([path]) if sample.question_id in voted]
+        if not samples:
+            continue
+        questions = {sample.question_id: question_of(sample) for sample in samples}
+        silent = [_question(name, row) for name, row in voted.items() if name not in questions]
+        most = max((row["samples"] for row in voted.values() if "samples" in row), default=None)
+        for ballot in make_ballots(samples, [*questions.values(), *silent], most):
+            found.setdefault(ballot.question.source, []).append(ballot)
+    return dict(sorted(found.items()))
+
+
+def _voted(file: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the plain vote by question."""
+    voted: dict[str, dict[str, Any]] = {}
+    for line, row in read_json_lines(file):
+        if row.get("method") != "sc":
+            continue
+        count = row.get("samples", 0)
+        if not isinstance(count, int) or count < 0:
+            raise InputError(f"{count!r} is no number of samples", file=file, line=line, field="samples")
+        voted[str(row.get("question_id"))] = row
+    return voted
+
+
+def _question(name: str, row: dict[str, Any]) -> Question:
+    """A question without samples, of which its row is all that is known."""
+    known = {field: str(row.get(field) or "") for field in ("gold", "subject", "level")}
+    return Question(id=name, question="", solution="", source=str(row.get("dataset") or ""), **known)
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The ballots of Q questions with at most N samples each.
+
+    Attributes:
+        answers: [Q, N] int64 class of each sample's answer, −1 where it states none and at padding.
+        gold: [Q] int64 class of the gold answer, −2 where no sample has it.
+        present: [Q, N] bool, false at padding.
+        tokens: [Q, N] int64 generated tokens, 0 at padding; None where a sample does not say.
+        score: [Q, N] float64 M_rank's score, 0 at padding; None where samples have none.
+        weights: [Q, N] float64 weights of each method that the samples allow.
+    """
+
+    answers: Tensor
+    gold: Tensor
+    present: Tensor
+    tokens: Tensor | None
+    score: Tensor | None
+    weights: dict[str, Tensor]
+
+    @property
+    def right(self) -> Tensor:
+        """[Q, N] bool: whether a sample gives the gold answer, as the vote pools it."""
+        return (self.answers == self.gold[:, None]) & self.present
+
+
+def collect_votes(ballots: Sequence[Ballot]) -> Votes:
+    """Pads ballots to tensors."""
+    width = max(len(ballot.answers) for ballot in ballots)
+    answers = _padded([ballot.answers for ballot in ballots], width, NO_ANSWER).long()
+    logprob_mean = [ballot.logprob_mean for ballot in ballots]
+    score = [ballot.score for ballot in ballots]
+    tokens = [[sample.tokens for sample in ballot.samples] for ballot in ballots]
+    scores = None if None in score else _padded([row for row in score if row is not None], width)
+    means = None if None in logprob_mean else _padded([row for row in logprob_mean if row is not None], width)
+    counted = all(count is not None for row in tokens for count in row)
+    return Votes(
+        answers=answers,
+        gold=torch.tensor([ballot.gold for ballot in ballots]),
+        present=_padded([[1] * len(ballot.answers) for ballot in ballots], width).bool(),
+        tokens=_padded([[count or 0 for count in row] for row in tokens], width).long() if counted else None,
+        score=scores,
+        weights=vote_weights(answers, means, scores),
+    )
+
+
+def _padded(rows: Sequence[Sequence[float]], width: int, filler: float = 0) -> Tensor:
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=torch.float64)

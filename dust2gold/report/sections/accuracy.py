@@ -1,0 +1,141 @@
+"""Accuracy by subject (the paper's Table 2), by level, over all questions with intervals and tests, by test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from dust2gold.core.text import escape
+from dust2gold.report.analyses.accuracy import Row, tabulate_levels
+from dust2gold.report.analyses.methods import BASELINE, describe, method_order
+from dust2gold.report.analyses.paired import Comparison, compare
+from dust2gold.report.analyses.predictions import OVERALL
+from dust2gold.report.figures import accuracy_figure
+from dust2gold.report.markdown import table
+from dust2gold.report.sections.section import NONE, Section, Study, p_value
+from dust2gold.report.sections.subjects import short_name, subject_order
+
+_BY_SUBJECT = (
+    "a row is a method, a column a subject; `average` is the share of right answers over all questions, as in the "
+    "paper's Table 2. The best figure of a column is bold; whether it is better than another, the intervals below say."
+)
+_BY_LEVEL = (
+    "the same by the data set's own levels of difficulty, the easiest first; `average` is over all questions. "
+    "The best figure of a column is bold."
+)
+_OVERALL = (
+    "intervals are Wilson's at 95%; a tie of votes counts as its share. One training run each: the spread over seeds "
+    "is not in them."
+)
+_COMPARED = (
+    f"`points over {BASELINE}` is the mean difference per question with its paired 95% interval; `p` is McNemar's "
+    "exact test on the questions that the two answer differently (a tie by its sign), uncorrected for many tests."
+)
+_GENERALISATION = (
+    "accuracy in % on all questions of each test set: a column is a test set, a row a method, the same model in all. "
+    "`-` stands where a method was not tested; the best figure of a column is bold."
+)
+
+
+def accuracy_section(study: Study) -> Section:
+    """The tables of every data set, and what each method is."""
+    section = Section()
+    levels = tabulate_levels(study.predictions)
+    for dataset in study.datasets:
+        rows = [row for row in study.rows if row.dataset == dataset]
+        section.add(f"## {escape(dataset)}: accuracy in %")
+        section.add(*_grid(rows, [short_name(subject) for subject in _columns(rows)]))
+        section.explain(_BY_SUBJECT)
+        _add_levels(section, dataset, [row for row in levels if row.dataset == dataset])
+        _add_overall(section, study, dataset, [row for row in rows if row.subject == OVERALL])
+    methods = dict.fromkeys(sorted((row.method for row in study.rows), key=method_order))
+    section.add(*(f"- {name}: {about}" for name in methods if (about := describe(name)) is not None))
+    return section
+
+
+def generalisation_section(study: Study) -> Section:
+    """Methods against test sets, where there is more than one."""
+    section = Section()
+    if len(study.datasets) > 1:
+        rows = [row for row in study.rows if row.subject == OVERALL]
+        cells = {(row.method, row.dataset): row for row in rows}
+        section.add("## Generalisation: accuracy in % by test set")
+        section.add(*_best_marked(cells, study.datasets, [escape(name) for name in study.datasets]))
+        section.explain(_GENERALISATION)
+        section.count("generalisation", [asdict(row) for row in rows])
+    return section
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return sorted({row.subject for row in rows if row.subject != OVERALL}, key=subject_order)
+
+
+def _grid(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """A row per method, a column per subject or level, the average over all questions last."""
+    cells = {(row.method, row.subject): row for row in rows}
+    return _best_marked(cells, [*_columns(rows), OVERALL], [*names, "average"])
+
+
+def _best_marked(cells: dict[tuple[str, str], Row], columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Accuracy in %, the best of each column bold, the number of questions in the last row."""
+    methods = sorted({method for method, _ in cells}, key=method_order)
+    best = {column: max(row.accuracy for (_, own), row in cells.items() if own == column) for column in columns}
+
+    def cell(method: str, column: str) -> str:
+        row = cells.get((method, column))
+        if row is None:
+            return NONE
+        text = f"{100 * row.accuracy:.2f}"
+        return f"**{text}**" if row.accuracy == best[column] > 0 else text
+
+    body = [[escape(method), *(cell(method, column) for column in columns)] for method in methods]
+    counts = [sorted({row.n for (_, own), row in cells.items() if own == column}) for column in columns]
+    return table(["method", *names], [*body, ["questions", *(" to ".join(map(str, _ends(count))) for count in counts)]])
+
+
+def _ends(values: Sequence[int]) -> Sequence[int]:
+    """Returns the least and the greatest of sorted values, once if they are the same."""
+    return values if len(values) == 1 else [values[0], values[-1]]
+
+
+def _add_levels(section: Section, dataset: str, rows: Sequence[Row]) -> None:
+    levels = _columns(rows)
+    if len(levels) > 1:
+        section.add(f"### {escape(dataset)}: by level")
+        section.add(*_grid(rows, [escape(level) for level in levels]))
+        section.explain(_BY_LEVEL)
+        records = [asdict(row) for row in rows if row.subject != OVERALL]
+        section.count("levels", [{"level": record.pop("subject"), **record} for record in records])
+
+
+def _add_overall(section: Section, study: Study, dataset: str, rows: Sequence[Row]) -> None:
+    against = {
+        row.method: compare(study.predictions, dataset, row.method, BASELINE)
+        for row in rows
+        if row.method != BASELINE and any(other.method == BASELINE for other in rows)
+    }
+    heading = ["method", "questions", "correct", "accuracy %", "95% interval"]
+    if against:
+        heading += [f"points over {BASELINE}", "better / worse on", "p"]
+    body = []
+    for row in rows:
+        figures = [str(row.n), f"{row.correct:.6g}" if row.correct % 1 else str(int(row.correct))]
+        figures += [f"{100 * row.accuracy:.2f}", f"{100 * row.ci_low:.2f} to {100 * row.ci_high:.2f}"]
+        body.append([escape(row.method), *figures, *(_compared(against.get(row.method)) if against else [])])
+    section.add(f"### {escape(dataset)}: all questions")
+    section.add(*table(heading, body))
+    section.explain(_OVERALL)
+    if against:
+        section.note(_COMPARED)
+    records = [{"dataset": dataset, "method": method, **asdict(found)} for method, found in against.items()]
+    section.count(f"against {BASELINE}", records)
+    section.show("accuracy", dataset, accuracy_figure(dataset, rows, BASELINE), f"Accuracy on {dataset} by method")
+
+
+def _compared(found: Comparison | None) -> list[str]:
+    if found is None:
+        return [NONE, NONE, NONE]
+    if not found.shared:
+        return ["no question in common", NONE, NONE]
+    margin = "" if found.margin is None else f" ± {found.margin:.2f}"
+    return [f"{found.points:+.2f}{margin}", f"{found.better} / {found.worse}", p_value(found.p_value)]

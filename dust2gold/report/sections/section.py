@@ -1,0 +1,106 @@
+"""What a section of the report is made from, and what it is."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from datamodules.components.records.ballots import Ballot
+from dust2gold.core.text import escape
+from dust2gold.report.analyses.accuracy import Row
+from dust2gold.report.analyses.predictions import Prediction
+
+FIGURES = "report"
+"""The directory of the figures, in the run directory."""
+
+_LINE = 150
+_LONGEST_NAME = 100  # of a figure's file; file systems take 255 bytes
+
+NONE = "-"
+"""What a cell without a figure shows."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run as the sections see it.
+
+    Attributes:
+        run: Its directory.
+        predictions: Every answer.
+        rows: Accuracy by method, data set and subject.
+        ballots: The sampled answers that were voted with, by data set; empty where the run keeps none.
+    """
+
+    run: Path
+    predictions: Sequence[Prediction]
+    rows: Sequence[Row]
+    ballots: Mapping[str, Sequence[Ballot]]
+
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets, that on which most methods were tested first."""
+        methods: dict[str, set[str]] = {}
+        for row in self.rows:
+            methods.setdefault(row.dataset, set()).add(row.method)
+        return sorted(methods, key=lambda dataset: (-len(methods[dataset]), dataset))
+
+
+@dataclass
+class Section:
+    """A part of the report.
+
+    Attributes:
+        lines: Of Markdown; text of others is escaped.
+        numbers: What analyses.json holds of it: records by the name of the analysis.
+        figures: By file name.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    numbers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+    def add(self, *lines: str) -> None:
+        """Adds lines and an empty one."""
+        self.lines += [*lines, ""]
+
+    def explain(self, text: str) -> None:
+        """Adds the two lines that say how to read a table."""
+        self.note(f"How to read it: {text}")
+
+    def note(self, text: str) -> None:
+        """Adds a paragraph."""
+        self.add(*textwrap.wrap(text, _LINE, break_long_words=False, break_on_hyphens=False))
+
+    def count(self, name: str, records: Sequence[dict[str, Any]]) -> None:
+        """Adds records to an analysis."""
+        self.numbers.setdefault(name, []).extend(records)
+
+    def show(self, name: str, dataset: str, figure: Figure, caption: str) -> None:
+        """Adds a figure to a file called after the data set; a name that is taken gets a number."""
+        name = "-".join([name, *re.findall(r"[a-z0-9]+", dataset.lower())])[:_LONGEST_NAME]
+        file, number = f"{name}.png", 2
+        while file in self.figures:
+            file, number = f"{name}-{number}.png", number + 1
+        self.figures[file] = figure
+        self.add(f"![{escape(caption)}]({FIGURES}/{file})")
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, with two digits."""
+    return NONE if share is None else f"{100 * share:.2f}"
+
+
+def p_value(p: float) -> str:
+    """A p-value with three digits."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def shortened(text: str, length: int) -> str:
+    """Text of others, cut to a length and escaped."""
+    return escape(text if len(text) <= length else text[: length - 1] + "…")

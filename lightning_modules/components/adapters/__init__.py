@@ -1,0 +1,1 @@
+"""LoRA adapters on one frozen base."""

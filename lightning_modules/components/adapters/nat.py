@@ -1,0 +1,135 @@
+"""NAT on a stack: the frozen negative adapter, the positive one and the integration units between them.
+
+On disk NAT is a directory of two stock PEFT adapters and the units:
+
+    nat/positive/  nat/negative/  nat/units.safetensors  nat/dust2gold.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dust2gold.core.errors import InputError, reason
+from lightning_modules.components.adapters.manifest import check_weights, read_manifest
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
+from lightning_modules.components.integration.unit import IntegrationUnit, IntegrationVariant
+
+POSITIVE, NEGATIVE = "positive", "negative"
+UNITS_FILE = "units.safetensors"
+
+
+@dataclass(frozen=True)
+class UnitSettings:
+    """Shape of the integration units.
+
+    Attributes:
+        key_dim: d_k of the gate (paper: 128).
+        bottleneck: Width between W_1 and W_2 (reference: 128).
+        delta: Mix s·B z alone, without the base output (reference: false).
+        attention: Weigh the branches by the gate (paper: true); false adds both with weight 1, and there is no gate.
+    """
+
+    key_dim: int = 128
+    bottleneck: int = 128
+    delta: bool = False
+    attention: bool = True
+
+
+def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
+    """Puts a fresh unit into every layer that holds the positive adapter and returns them, keyed by layer.
+
+    The caller owns the result: register it where parameters are looked for.
+
+    Raises:
+        InputError: If a layer has no negative adapter beside the positive one.
+    """
+    units = nn.ModuleDict()
+    negative_layers = stack.lora_layers(NEGATIVE)
+    for path, layer in stack.lora_layers(POSITIVE).items():
+        if path not in negative_layers:
+            raise InputError(
+                f"M_neg does not adapt layer {path}, the positive adapter does",
+                field="lora.target_modules",
+                remedy="train M_neg with the same target modules",
+            )
+        a, b = cast(nn.Linear, layer.lora_A[POSITIVE]), cast(nn.Linear, layer.lora_B[POSITIVE])
+        unit = IntegrationUnit(a.in_features, b.out_features, **asdict(settings)).to(a.weight.device)
+        units[path.replace(".", "/")] = unit  # a ModuleDict key holds no dots
+        layer.lora_variant[POSITIVE] = IntegrationVariant(unit, NEGATIVE)
+    return units
+
+
+def build_nat(stack: AdapterStack, negative: str | Path, lora: LoraSettings, settings: UnitSettings) -> nn.ModuleDict:
+    """A fresh NAT: loads M_neg frozen, adds a trainable positive adapter and zero-started units; returns the units.
+
+    Raises:
+        InputError: If `negative` cannot be used with this student.
+    """
+    stack.load(NEGATIVE, negative)
+    stack.add(POSITIVE, lora)
+    return attach_units(stack, settings)
+
+
+def load_nat(stack: AdapterStack, directory: str | Path, trainable: bool = False) -> nn.ModuleDict:
+    """Loads a trained NAT directory: both adapters and the units. Returns the units; NAT is active.
+
+    Raises:
+        InputError: If the directory is no NAT, is damaged, or belongs to another student.
+    """
+    directory = Path(directory)
+    file = directory / UNITS_FILE
+    if not file.is_file():
+        raise InputError(
+            f"no NAT here ({UNITS_FILE} is missing)",
+            file=directory,
+            remedy="give the directory the NAT stage wrote, e.g. runs/demo/nat/adapter",
+        )
+    stack.load(NEGATIVE, directory / NEGATIVE)
+    stack.load(POSITIVE, directory / POSITIVE, trainable=trainable)
+    manifest = read_manifest(directory)
+    check_weights(directory, manifest)
+    try:
+        units = attach_units(stack, UnitSettings(**manifest.get("units", {})))
+        units.load_state_dict(load_file(file))
+    except (OSError, RuntimeError, SafetensorError, TypeError) as error:
+        raise InputError(f"damaged or foreign units ({reason(error)})", file=file, remedy="train NAT again") from error
+    units.requires_grad_(trainable)
+    return units
+
+
+def open_nat(directory: str | Path, student: str | None = None, dtype: str = "float32") -> AdapterStack:
+    """Loads a trained NAT with its base, to call or to sample from: `open_nat("runs/demo/nat/adapter").model`.
+
+    Args:
+        directory: What the NAT stage wrote.
+        student: The base, if it is not to be found under the name it was trained by.
+        dtype: Of the base's weights.
+
+    Returns:
+        The stack in evaluation mode, NAT active, the units its submodule `units`.
+
+    Raises:
+        InputError: As `load_nat` and `load_base`.
+    """
+    name = student or str(read_manifest(Path(directory)).get("student", ""))
+    stack = AdapterStack(load_base(name, dtype), name)
+    stack.units = load_nat(stack, directory)
+    return stack.eval()
+
+
+def save_nat(stack: AdapterStack, units: nn.ModuleDict, directory: Path) -> None:
+    """Writes NAT into an empty directory that is ours to fill."""
+    unit = cast(IntegrationUnit, next(iter(units.values())))
+    settings = UnitSettings(unit.key_dim, unit.down.out_features, unit.delta, unit.gate is not None)
+    for name in (POSITIVE, NEGATIVE):
+        (directory / name).mkdir()
+        stack.save(name, directory / name)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in units.state_dict().items()}
+    save_file(state, directory / UNITS_FILE)
+    stack.write_manifest(directory, {"kind": "nat", "units": asdict(settings)})

@@ -1,0 +1,78 @@
+"""A base in 8 or 4 bits a weight, by bitsandbytes (QLoRA, Dettmers et al. 2023): the linear layers of the decoder.
+
+Embeddings, norms and the output head stay as they are, adapters are in float32. Such a base trains and samples; it is
+not merged into: what was trained on it is merged into the original weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from dust2gold.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import BitsAndBytesConfig
+
+Quantization = Literal["none", "8bit", "4bit"]
+
+
+def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """What `from_pretrained` takes.
+
+    Args:
+        quantization: `8bit`: LLM.int8; `4bit`: NF4, its constants quantised again; `none`.
+        dtype: Of the products of a 4-bit layer and of all that is not quantised.
+
+    Raises:
+        InputError: If the name is unknown, or bitsandbytes is not installed.
+    """
+    if quantization == "none":
+        return None
+    options: dict[str, dict[str, Any]] = {
+        "8bit": {"load_in_8bit": True},
+        "4bit": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": dtype,
+        },
+    }
+    if quantization not in options:
+        raise InputError(
+            f"unknown quantization '{quantization}'",
+            field="model.quantization",
+            remedy="choose one of none, 8bit, 4bit",
+        )
+    if find_spec("bitsandbytes") is None:
+        raise InputError(
+            "bitsandbytes is not installed",
+            field="model.quantization",
+            remedy="pip install 'dust2gold[quantization]', or --model.quantization none",
+        )
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(**options[quantization])
+
+
+def quantization_of(base: nn.Module) -> Quantization:
+    """How a loaded base, or its decoder, is quantised."""
+    settings = getattr(getattr(base, "config", None), "quantization_config", None)
+    if getattr(settings, "load_in_8bit", False):
+        return "8bit"
+    return "4bit" if getattr(settings, "load_in_4bit", False) else "none"
+
+
+def keep_differentiable(base: nn.Module) -> None:
+    """Keeps bitsandbytes from packing 4-bit weights anew on CPUs with AVX512-BF16.
+
+    It does so at the first pass without gradient, a validation say, and passes after it give no gradient, silently.
+    """
+    modules: Iterable[Any] = base.modules()
+    for module in modules:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,337 @@
+"""One frozen base model and the named LoRA adapters on it: M_neg, NAT's halves and the NCE student share the weights.
+
+stack = AdapterStack(load_base("embedded"), "embedded")
+stack.add("student", LoraSettings())
+hidden = stack.hidden(input_ids, attention_mask)             # [B, T, d]; stack(...) gives logits [B, T, V]
+logprobs = stack.head.logprobs(hidden[where], tokens)        # log P(token) [N], never holding logits of them all
+with stack.using("negative"):              # another adapter, no dropout; everything comes back on exit
+    negative = stack.hidden(input_ids, attention_mask)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.lora.layer import LoraLayer
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from dust2gold.core.errors import InputError, reason
+from dust2gold.core.students import locate_student
+from lightning_modules.components.adapters.decoding import evaluating, hidden_states
+from lightning_modules.components.adapters.fingerprints import BaseIdentity
+from lightning_modules.components.adapters.manifest import ADAPTER_CONFIG, check_weights, read_manifest, write_manifest
+from lightning_modules.components.adapters.packing import check_packing
+from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
+from lightning_modules.components.losses.model_head import find_head
+from lightning_modules.components.losses.output_head import Head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """A LoRA adapter's shape.
+
+    Attributes:
+        r: Rank (paper: 8).
+        alpha: lora_alpha; the branch is scaled by alpha / r (paper: 16).
+        dropout: Dropout on the adapter's input (paper: 0.05).
+        target_modules: Names of the adapted linear layers (paper: q_proj, v_proj).
+    """
+
+    r: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+
+    def peft(self) -> LoraConfig:
+        """The same as a PEFT config."""
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(self.target_modules),
+            task_type="CAUSAL_LM",
+        )
+
+
+def load_base(
+    student: str, dtype: str = "float32", random_weights: bool = False, quantization: Quantization = "none"
+) -> PreTrainedModel:
+    """Loads a causal LM and freezes it.
+
+    Args:
+        student: `embedded`, a Hugging Face directory or a hub name.
+        dtype: Of the frozen weights: float32, bfloat16 or float16.
+        random_weights: Build from the config alone, without reading weights (benchmarks, the meta device).
+        quantization: Bits of the decoder's linear layers: `none`, `8bit` or `4bit` (see `quantization_config`).
+
+    Raises:
+        InputError: If there is no such model, dtype or quantization.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path, torch_dtype = locate_student(student), getattr(torch, dtype, None)
+    if not isinstance(torch_dtype, torch.dtype):
+        raise InputError(
+            f"unknown dtype '{dtype}'", field="model.dtype", remedy="choose one of float32, bfloat16, float16"
+        )
+    quantized = quantization_config(quantization, torch_dtype)
+    if quantized is not None and random_weights:
+        raise InputError("random weights are not quantised", field="model.quantization", remedy="leave out one of both")
+    try:
+        if random_weights:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch_dtype, trust_remote_code=False, quantization_config=quantized
+            )
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            "the student's weights hold more than tensors: reading them could run code, so they are refused",
+            file=student,
+            remedy="write them as safetensors (save_pretrained does) on a machine you trust",
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"cannot load the student ({reason(error)})",
+            file=student,
+            remedy="give a directory made by save_pretrained, a hub name (with network access), or 'embedded'",
+        ) from error
+    model.requires_grad_(False)
+    keep_differentiable(model)
+    return model  # type: ignore[no-any-return]
+
+
+class AdapterStack(nn.Module):
+    """A frozen causal LM with named LoRA adapters, one active at a time.
+
+    Args:
+        base: The model; frozen here, never copied.
+        student: Its name, written into the adapters' configs.
+        gradient_checkpointing: Recompute activations in the backward pass.
+    """
+
+    def __init__(self, base: PreTrainedModel, student: str, gradient_checkpointing: bool = False) -> None:
+        super().__init__()
+        self.student = student
+        self.identity = BaseIdentity.of(base)
+        self.fingerprint = self.identity.fingerprint
+        base.requires_grad_(False)
+        if gradient_checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model: PreTrainedModel | PeftModel = base  # PEFT's wrapper of the same weights, from the first adapter on
+        self._head: Head | None = None
+        self._packs = False
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits [B, T, V] of the active adapter for right- or left-padded ids [B, T]."""
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return output.logits  # type: ignore[no-any-return]
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Last hidden states [B, T, d], after the final norm; no logits are made.
+
+        Args:
+            input_ids: [B, T] int64.
+            attention_mask: [B, T], 1 at real tokens.
+            position_ids: [B, T] int64 of packed rows, starting at 0 in every sample: attention then stays inside each,
+                which is checked at the first use.
+
+        Raises:
+            InputError: If rows are packed and the student does not keep their samples apart.
+        """
+        if position_ids is not None and not self._packs:
+            check_packing(self.base)
+            self._packs = True
+        return hidden_states(self.base, input_ids, attention_mask, position_ids)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The causal LM itself, with the LoRA layers inside."""
+        return cast("PreTrainedModel", self.model.get_base_model()) if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def head(self) -> Head:
+        """The frozen output head that all adapters share; checked against the model at its first use."""
+        if self._head is None:
+            self._head = find_head(self.base)
+        return self._head
+
+    def add(self, name: str, settings: LoraSettings) -> None:
+        """Adds a fresh, trainable adapter and makes it the active one.
+
+        Raises:
+            InputError: If a target name is no layer of the student, or PEFT refuses the settings.
+        """
+        layers = [f".{path}" for path, _ in self.model.named_modules()]
+        for target in settings.target_modules:
+            if not any(path.endswith(f".{target}") for path in layers):
+                raise InputError(
+                    f"the student has no layer '{target}' that LoRA could adapt",
+                    field="lora.target_modules",
+                    remedy="name linear layers of this model, e.g. q_proj, v_proj",
+                )
+        try:
+            self._inject(name, settings.peft())
+        except ValueError as error:
+            raise InputError(
+                f"cannot put a LoRA on the student ({reason(error)})",
+                field="lora",
+                remedy="adapt linear layers with a positive rank, e.g. r 8 on q_proj, v_proj",
+            ) from error
+        self.activate(name, trainable=True)
+
+    def load(self, name: str, directory: str | Path, trainable: bool = False) -> None:
+        """Loads a stock PEFT adapter directory under `name` and makes it the active one.
+
+        Raises:
+            InputError: If the directory is no adapter, damaged, or was trained on another base.
+        """
+        directory = Path(directory)
+        self._check(directory)
+        try:
+            config = PeftConfig.from_pretrained(str(directory))
+            if not isinstance(config, LoraConfig):
+                raise ValueError(f"a LoRA is needed, this is {config.peft_type}")
+            config.base_model_name_or_path = None  # `save` writes it; until then PEFT warns of any other spelling
+            weights = load_peft_weights(str(directory), device="cpu")
+            _without_patterns(config, weights)
+            self._inject(name, config)
+            self._fill(name, weights)
+        except Exception as error:
+            raise InputError(
+                f"cannot load the adapter ({reason(error)})",
+                file=directory,
+                remedy="train it again on this student, or name the student it was trained on",
+            ) from error
+        self.activate(name, trainable=trainable)
+
+    def activate(self, name: str, trainable: bool) -> None:
+        """Makes `name` the active adapter; `trainable` says whether it gets gradients, all others get none."""
+        self._peft().set_adapter(name, inference_mode=not trainable)
+
+    @contextlib.contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Runs the block with another adapter active, frozen and without dropout; restores all, also on an error."""
+        peft = self._peft()
+        before = peft.active_adapter
+        gradients = [(p, p.requires_grad) for p in self.parameters()]
+        try:
+            peft.set_adapter(name, inference_mode=True)
+            with evaluating(self):
+                yield
+        finally:
+            peft.set_adapter(before, inference_mode=True)
+            for parameter, flag in gradients:
+                parameter.requires_grad_(flag)
+
+    def lora_layers(self, name: str) -> dict[str, LoraLayer]:
+        """The LoRA layers that hold adapter `name`, by module path, found by type."""
+        modules = self._peft().named_modules()
+        return {path: m for path, m in modules if isinstance(m, LoraLayer) and name in m.lora_A}
+
+    def save(self, name: str, directory: Path, facts: dict[str, Any] | None = None) -> None:
+        """Writes adapter `name` as a stock PEFT directory plus our manifest. `directory` must be ours to fill.
+
+        Args:
+            name: Of the adapter.
+            directory: Created if missing; `core.files.write_directory_atomically` writes it whole or not at all.
+            facts: More entries of the manifest.
+        """
+        peft = self._peft()
+        config = peft.peft_config[name]
+        config.base_model_name_or_path = self.student
+        if isinstance(config, LoraConfig) and isinstance(config.target_modules, set):
+            config.target_modules = sorted(config.target_modules)  # a set is written in another order by each process
+        holder = directory / ".saving"
+        peft.save_pretrained(str(holder), selected_adapters=[name], save_embedding_layers=False)
+        for file in (holder / name).iterdir():
+            file.replace(directory / file.name)
+        shutil.rmtree(holder)
+        self.write_manifest(directory, {"kind": "lora", **(facts or {})})
+
+    def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
+        """Writes `dust2gold.json`: which base the adapter belongs to, its weights' checksums, what the caller knows."""
+        write_manifest(directory, {"student": self.student, **self.identity.facts(), **facts})
+
+    def _peft(self) -> PeftModel:
+        if not isinstance(self.model, PeftModel):
+            raise RuntimeError("no adapter yet: call add() or load() first")
+        return self.model
+
+    def _inject(self, name: str, config: PeftConfig) -> None:
+        if isinstance(self.model, PeftModel):
+            self.model.add_adapter(name, config)
+        else:
+            self.model = get_peft_model(self.model, config, adapter_name=name)
+
+    def _fill(self, name: str, weights: dict[str, Tensor]) -> None:
+        """Copies adapter weights in; PEFT lets absent ones start at random with no more than a warning."""
+        keys: Any = set_peft_model_state_dict(self._peft(), weights, adapter_name=name)
+        absent = [key for key in keys.missing_keys if f".{name}." in key]
+        if wrong := absent + keys.unexpected_keys:
+            raise ValueError(f"{len(absent)} weights are missing, {len(keys.unexpected_keys)} foreign, e.g. {wrong[0]}")
+
+    def _check(self, directory: Path) -> None:
+        if (directory / WEIGHTS_NAME).is_file() and not (directory / SAFETENSORS_WEIGHTS_NAME).is_file():
+            raise InputError(
+                "a pickle: reading it could run code, so it is refused",
+                file=directory / WEIGHTS_NAME,
+                remedy=f"write the adapter as {SAFETENSORS_WEIGHTS_NAME} (save_pretrained does) on a machine you trust",
+            )
+        for file in (ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME):
+            if not (directory / file).is_file():
+                raise InputError(
+                    f"no adapter here ({file} is missing)",
+                    file=directory,
+                    remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
+                )
+        manifest = read_manifest(directory)
+        check_weights(directory, manifest)
+        trained_on = manifest.get("base_fingerprint", "")
+        if not self.identity.fits(manifest):
+            raise InputError(
+                f"the adapter was trained on another base ('{manifest.get('student')}', {trained_on}) "
+                f"than this student ('{self.student}', {self.fingerprint})",
+                file=directory,
+                remedy="give --model.student the base it was trained on, --model.dtype as then, or train it again",
+            )
+
+
+_ADAPTED = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?[AB](\.weight)?")
+_PLAIN = re.compile(r"[\w.^$\\-]*")
+
+
+def _without_patterns(config: LoraConfig, weights: dict[str, Tensor]) -> None:
+    """Names the layers of a config by what there are weights of: a regular expression could take years to match.
+
+    Raises:
+        ValueError: If one is left that repeats or chooses.
+    """
+    if isinstance(config.target_modules, str):
+        config.target_modules = sorted({found[1] for name in weights if (found := _ADAPTED.fullmatch(name))})
+        config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    layers = config.layers_pattern
+    for patterns in (
+        [config.exclude_modules] if isinstance(config.exclude_modules, str) else [],
+        [layers] if isinstance(layers, str) else layers or [],
+        config.rank_pattern or {},
+        config.alpha_pattern or {},
+    ):
+        for pattern in patterns:
+            if not _PLAIN.fullmatch(pattern):
+                raise ValueError(f"its config holds the regular expression {pattern!r}, where only names are read")

@@ -1,0 +1,1 @@
+"""NCE's teachers, online and cached."""

@@ -1,0 +1,242 @@
+"""The Dynamic Integration Unit: how a positive LoRA and a frozen negative one share a layer (docs/method.md, stage 1).
+
+With x the layer's input, y = W₀x, z_i = A_i x and s_i = lora_alpha / r, the paper's unit is
+
+    h_i = y + s_i B_i z_i          i ∈ {pos, neg}; variant "delta": h_i = s_i B_i z_i
+    α   = softmax([q·k_pos, q·k_neg]) + [0.5, −0.5],   q = W_Q x, k_i = W_K h_i
+    out = y + α_pos v_pos + α_neg v_neg,               v_i = W_2 GELU(W_1 h_i)
+
+Written so, it builds two [tokens, d_out] tensors per branch. The form here is algebraically the same and does not:
+
+* the softmax of two logits is a sigmoid of their difference, in which W_K y cancels, and
+  q·W_K B z = ((W_K B)ᵀ W_Q x)·z: an [r, d_in] matrix made once per step serves every token;
+* W_1 h_i = W_1 y + s_i (W_1 B_i) z_i, so W_1 y is made once for both branches;
+* W_2 is linear, so both branches go through it together.
+
+This file has the weights and what is made of them once per step, `mixing` the arithmetic per token and its gradient;
+`tests/lightning_modules/paper.py` holds the form above, in float64, as the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from peft.tuners.lora.layer import LoraLayer, LoraVariant
+from torch import Tensor, nn
+
+from lightning_modules.components.integration.kernel import Base, StepMatrices, mix
+
+CANNOT_MERGE = (
+    "NAT cannot be merged into the base weights: its gate depends on the token. Train NCE on it instead; "
+    "NCE is one ordinary LoRA and merges."
+)
+
+
+class Half(NamedTuple):
+    """One branch's LoRA: A [r, d_in], B [d_out, r] and the scale s = lora_alpha / r."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+class Mixed(NamedTuple):
+    """What a unit returns: the layer's output [..., d_out] and α_neg [...] (None without attention)."""
+
+    output: Tensor
+    alpha_negative: Tensor | None
+
+
+class IntegrationGate(nn.Module):
+    """W_Q and W_K, from whose product a token's shares of the two branches come (eq. 4).
+
+    Args:
+        in_features: Width of the layer's input; W_Q acts on it.
+        out_features: Width of the layer's output; W_K acts on it. May differ from `in_features` (GQA's v_proj).
+        key_dim: Width d_k of queries and keys.
+    """
+
+    def __init__(self, in_features: int, out_features: int, key_dim: int = 128) -> None:
+        super().__init__()
+        self.query = nn.Linear(in_features, key_dim, bias=False)
+        self.key = nn.Linear(out_features, key_dim, bias=False)
+
+    def projections(self, scaled_b: Tensor) -> Tensor:
+        """(W_K B)ᵀ W_Q, [r, d_in]: times x and then z, a branch's logit q·k less the part both branches share."""
+        return (self.key.weight @ scaled_b).mT @ self.query.weight
+
+
+class IntegrationUnit(nn.Module):
+    """One layer's unit: the gate and the bottleneck W_1, W_2.
+
+    W_2 starts at zero, so a fresh unit returns y exactly: NAT begins as the base model.
+
+    Args:
+        in_features: Width d_in of the adapted layer's input.
+        out_features: Width d_out of its output.
+        key_dim: d_k of the gate.
+        bottleneck: Width between W_1 and W_2.
+        delta: Give the branches s·B z alone, without y (option "delta" of docs/method.md).
+        attention: Weigh the branches by the gate. Without it (an ablation of the paper) there is no gate, and both
+            weights are 1.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        key_dim: int = 128,
+        bottleneck: int = 128,
+        delta: bool = False,
+        attention: bool = True,
+    ) -> None:
+        super().__init__()
+        self.key_dim = key_dim
+        self.gate = IntegrationGate(in_features, out_features, key_dim) if attention else None
+        self.down = nn.Linear(out_features, bottleneck, bias=False)
+        self.up = nn.Linear(bottleneck, out_features, bias=False)
+        self.delta = delta
+        self._made: _Made | None = None
+        nn.init.zeros_(self.up.weight)
+
+    def forward(
+        self, x: Tensor, y: Tensor, positive: Half, negative: Half, base: Base | None = None, dropout: float = 0.0
+    ) -> Mixed:
+        """Mixes both branches into the base output (eq. 5).
+
+        Computed in autocast's dtype where it is on, otherwise in the dtype of the unit's weights; the gate's softmax in
+        float32 or wider.
+
+        Args:
+            x: The layer's input [..., d_in].
+            y: The base layer's output W₀x [..., d_out].
+            positive: The trainable LoRA.
+            negative: The frozen LoRA; its rank may differ.
+            base: The weights that made y from x, if y is nothing else: then y need not be kept for the backward pass.
+            dropout: Probability of dropping a feature of x on its way into A_pos. The negative half sees all of x.
+
+        Returns:
+            y + α_pos v_pos + α_neg v_neg, and α_neg without gradient.
+        """
+        dtype = self._compute_dtype(x.device.type)
+        matrices = self._step_matrices(positive, negative, dtype)
+        tokens, outputs = x.to(dtype).reshape(-1, x.shape[-1]), y.to(dtype).reshape(-1, y.shape[-1])
+        out, alpha = mix(tokens, outputs, matrices, base, len(positive.a), dropout)
+        return Mixed(out.reshape(y.shape), None if alpha is None else alpha.reshape(y.shape[:-1]))
+
+    def make_matrices(self, positive: Half, negative: Half, dtype: torch.dtype) -> StepMatrices:
+        """Makes what every token of a step shares, in the weights' own precision, and gives it `dtype`."""
+        own = self.up.weight.dtype
+        with torch.autocast(self.up.weight.device.type, enabled=False):
+            halves = [Half(half.a.to(own), half.b.to(own) * half.scale, 1.0) for half in (positive, negative)]
+            rows = [half.a for half in halves]
+            if self.gate is not None:
+                rows.insert(0, self.gate.projections(torch.cat([-halves[0].b, halves[1].b], 1)))
+            both = self.down.weight @ torch.cat([half.b for half in halves], 1)  # 8 columns alone take longer than 16
+            spread = torch.block_diag(*both.split([len(half.a) for half in halves], 1))
+            down = None if self.delta else self.down.weight.to(dtype)
+            return StepMatrices(torch.cat(rows).to(dtype), spread.to(dtype), down, self.up.weight.to(dtype))
+
+    def train(self, mode: bool = True) -> IntegrationUnit:
+        """Sets the mode and forgets what was made of the weights."""
+        self._made = None
+        return super().train(mode)
+
+    def _step_matrices(self, positive: Half, negative: Half, dtype: torch.dtype) -> StepMatrices:
+        """Without gradients, as in generation, the matrices of the last call serve until a weight changes."""
+        gate = () if self.gate is None else (self.gate.query.weight, self.gate.key.weight)
+        weights = [positive.a, positive.b, negative.a, negative.b, self.down.weight, self.up.weight, *gate]
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _versions_tell(weights):
+            self._made = None
+            return self.make_matrices(positive, negative, dtype)
+        facts = (positive.scale, negative.scale, self.delta, dtype)
+        if self._made is None or not self._made.still_holds(weights, facts):
+            self._made = _Made.of(self.make_matrices(positive, negative, dtype), weights, facts)
+        return self._made.matrices
+
+    def _compute_dtype(self, device: str) -> torch.dtype:
+        own = self.up.weight.dtype
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and own != torch.float64 else own
+
+
+class _Made(NamedTuple):
+    """Step matrices and what they were made from.
+
+    A weight is known by its storage (held, so that its address is not given out again) and by the version that in-place
+    changes raise. Fused optimizers do not raise it, therefore `_versions_tell`. Nor do changes behind autograd's back
+    (`weight.data.mul_`): call `IntegrationUnit.train` after them.
+    """
+
+    matrices: StepMatrices
+    storages: list[torch.UntypedStorage]
+    stamps: list[tuple[int, int]]
+    facts: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, matrices: StepMatrices, weights: Sequence[Tensor], facts: tuple[Any, ...]) -> _Made:
+        return cls(matrices, [w.untyped_storage() for w in weights], _stamps(weights), facts)
+
+    def still_holds(self, weights: Sequence[Tensor], facts: tuple[Any, ...]) -> bool:
+        return self.facts == facts and self.stamps == _stamps(weights)
+
+
+def _versions_tell(weights: Sequence[Tensor]) -> bool:
+    """Whether a change of these weights would show: not in inference tensors, nor once an optimizer has gradients."""
+    return not any(w.is_inference() or (w.is_leaf and w.grad is not None) for w in weights)
+
+
+def _stamps(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
+    return [(w.data_ptr(), w._version) for w in weights]
+
+
+class IntegrationVariant(LoraVariant):
+    """Puts a unit into a stock PEFT LoRA layer: PEFT calls it instead of `result + B A x · s` for one adapter.
+
+    PEFT calls the class private; `pyproject.toml` bounds peft for that reason and the tests hold the seam.
+
+    Args:
+        unit: The layer's unit. The variant refers to it; it is owned (and trained, and saved) elsewhere.
+        negative: Name of the frozen adapter that takes the negative branch.
+    """
+
+    def __init__(self, unit: IntegrationUnit, negative: str) -> None:
+        self.unit = unit
+        self.negative = negative
+
+    def supports_lora_conversion(self) -> bool:
+        """A gate that depends on the token has no equivalent LoRA."""
+        return False
+
+    def forward(  # type: ignore[override]  # PEFT's are static; it calls them through the instance
+        self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
+    ) -> Tensor:
+        """The layer's output; dropout acts on the positive branch only, the negative half is a frozen model."""
+        dropout = module.lora_dropout[active_adapter]
+        probability = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+        halves = (self._half(module, name) for name in (active_adapter, self.negative))
+        mixed: Mixed = self.unit(x, result, *halves, base=self._base(module), dropout=probability)
+        return mixed.output
+
+    @staticmethod
+    def _half(module: LoraLayer, adapter: str) -> Half:
+        a, b = (cast(nn.Linear, side[adapter]) for side in (module.lora_A, module.lora_B))
+        return Half(a.weight, b.weight, module.scaling[adapter])
+
+    @staticmethod
+    def _base(module: LoraLayer) -> Base | None:
+        """The base's weights, where they alone made the result: a plain linear layer under a single adapter."""
+        layer: Any = module.get_base_layer()
+        alone = type(layer) is nn.Linear and len(module.active_adapters) == 1  # a quantised layer is a subclass
+        return Base(layer.weight, layer.bias) if alone else None
+
+    @staticmethod
+    def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """Refuses, see `CANNOT_MERGE`."""
+        raise ValueError(CANNOT_MERGE)
+
+    @staticmethod
+    def merge_unsafe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
+        """Refuses, see `CANNOT_MERGE`."""
+        raise ValueError(CANNOT_MERGE)

@@ -1,0 +1,1 @@
+"""The losses of all stages, and the output head that they read."""

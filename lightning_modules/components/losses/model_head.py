@@ -1,0 +1,179 @@
+"""Which head a causal LM has, and the head for models whose logits are no plain product of W and the hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.decoding import evaluating
+from lightning_modules.components.losses.output_head import (
+    Head,
+    Lesson,
+    OutputHead,
+    TopK,
+    chunk_bytes_on,
+    chunks,
+    divergence_of,
+    wide,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_LARGE_LOGIT = 1024.0
+"""Beyond any cap in use (Gemma: 30), within float16."""
+
+
+class ModelHead(Head):
+    """Any causal LM's own way from hidden states to logits: its forward pass with the decoder left out.
+
+    Chunked, and recomputed in the backward pass: memory stays O(chunk), at one more product than `OutputHead`.
+
+    Args:
+        model: The causal LM.
+        chunk_bytes: As in `OutputHead`.
+    """
+
+    def __init__(self, model: PreTrainedModel, chunk_bytes: int | None = None) -> None:
+        self.model = model
+        self.vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
+        self.chunk_bytes = chunk_bytes
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [n, V] of hidden states [n, d], float32 or wider."""
+        with patch.object(self.model.get_decoder(), "forward", return_value=BaseModelOutputWithPast(hidden[None])):
+            ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
+            logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0]
+        return logits.to(wide(logits.dtype))
+
+    def logprobs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """See `Head.logprobs`."""
+        return self._chunked(self._logprobs, hidden, tokens)
+
+    @torch.no_grad()
+    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None) -> Lesson:
+        """See `Head.teach`. The summary is the hidden state itself.
+
+        Raises:
+            InputError: If `top_k` is given.
+        """
+        if top_k is not None:
+            raise InputError(
+                "top_k needs an output head without bias and soft-capping",
+                field="model.cache.storage",
+                remedy="take float16 or float32 for this student",
+            )
+        divergence = (
+            None
+            if negative is None
+            else self._chunked(lambda p, q: divergence_of(self.logits(p), self.logits(q)), negative, nat)
+        )
+        return Lesson(nat.detach().to(wide(nat.dtype)), divergence)
+
+    def learn(
+        self, hidden: Tensor, tokens: Tensor, summary: Tensor | TopK, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """See `Head.learn`."""
+        assert isinstance(summary, Tensor), "`teach` makes no other"
+
+        def soft(student: Tensor, teacher: Tensor) -> Tensor:
+            with torch.no_grad():
+                p = (self.logits(teacher.to(student.dtype)) / temperature).softmax(-1)
+            return -(p * (self.logits(student) / temperature).log_softmax(-1)).sum(-1)
+
+        return self.logprobs(hidden, tokens), self._chunked(soft, hidden, summary)
+
+    def _logprobs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        return self.logits(hidden).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+
+    def _chunked(self, function: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
+        size = self.chunk_bytes or chunk_bytes_on(one.device)
+        parts = [
+            cast(Tensor, checkpoint(function, one[rows], other[rows], use_reentrant=False))
+            for rows in chunks(len(one), self.vocabulary, size // 4)
+        ]
+        return torch.cat(parts) if parts else one.sum(-1).to(wide(one.dtype))
+
+
+def find_head(model: PreTrainedModel) -> Head:
+    """The head of a causal LM, checked against the model's own logits on a few tokens.
+
+    Leaves the model as it was; draws no random numbers.
+
+    Raises:
+        InputError: If an adapter changes the head, or the logits cannot be had from the last hidden states.
+    """
+    layer = model.get_output_embeddings()
+    if not isinstance(layer, nn.Linear) or any(p.requires_grad for p in layer.parameters()):
+        raise InputError(
+            f"the student's output head must be frozen and plain, found {type(layer).__name__}",
+            field="lora.target_modules",
+            remedy="adapt layers inside the decoder, e.g. q_proj and v_proj",
+        )
+    if layer.weight.is_meta:
+        return OutputHead(layer.weight)
+    head = ModelHead(model)
+    with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+        hidden, logits = _probe(model, layer.weight)
+        for scale in (1.0, *_known_scales(model)):
+            if layer.bias is None and _same(nn.functional.linear(hidden, layer.weight) * scale, logits):
+                return OutputHead(layer.weight, scale)
+        if _same(head.logits(hidden), logits):
+            return head
+    raise InputError(
+        f"cannot make the logits of {type(model).__name__} from its last hidden states",
+        field="model.student",
+        remedy="take a decoder whose logits depend on the last hidden state alone",
+    )
+
+
+def _probe(model: PreTrainedModel, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states [n, d] and logits [n, V] of a few tokens from one forward pass, half of the states magnified.
+
+    Small logits go through soft-capping (or any curve of slope 1 at 0) within the rounding of bfloat16; large ones, as
+    a trained model has, do not.
+    """
+    found: list[Tensor] = []
+
+    def magnify(module: nn.Module, args: object, output: Any) -> Any:
+        hidden = output.last_hidden_state.to(weight.dtype)  # Mamba's are in float32
+        factor = _LARGE_LOGIT / nn.functional.linear(hidden, weight).abs().max().float()
+        room = torch.finfo(hidden.dtype).max / 2 / hidden.abs().max().float()
+        factors = torch.ones(hidden.shape[1], 1, device=hidden.device)
+        factors[hidden.shape[1] // 2 :] = torch.minimum(factor, room).clamp(1, _LARGE_LOGIT)
+        output.last_hidden_state = (hidden * factors).to(weight.dtype)
+        found.append(output.last_hidden_state)
+        return output
+
+    hook = model.get_decoder().register_forward_hook(magnify)
+    try:
+        with evaluating(model):
+            logits = model(input_ids=torch.arange(8, device=model.device)[None], use_cache=False).logits
+    finally:
+        hook.remove()
+    return found[0][0], logits[0]
+
+
+def _known_scales(model: PreTrainedModel) -> Iterator[float]:
+    config = model.config.get_text_config(decoder=True)
+    for name, power in (("logit_scale", 1), ("logits_scaling", -1), ("lm_head_multiplier", 1)):
+        value = getattr(config, name, None)
+        if isinstance(value, (int, float)) and value:  # Cohere, Granite, Falcon-H1
+            yield float(value) ** power
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether logits [n, V] are equal but for rounding: of each to their dtype, and of its row's sums of products."""
+    if one.shape != other.shape:
+        return False
+    value = other.to(wide(other.dtype))
+    rounding = 4 * torch.finfo(other.dtype).eps * value.abs()
+    summing = 16 * torch.finfo(value.dtype).eps * value.abs().amax(-1, keepdim=True)
+    return bool(((one.to(value.dtype) - value).abs() <= rounding + summing).all())

@@ -1,0 +1,1 @@
+"""M_rank and what it reads with."""

@@ -1,0 +1,304 @@
+"""What M_rank reads with: hidden states of a decoder student or of an encoder.
+
+Settings say what to build (that is what a config holds and a manifest keeps), backbones are the built modules:
+
+    backbone = DecoderSettings(student="embedded").build()
+    hidden = backbone(input_ids, attention_mask)        # [B, T, backbone.hidden_size]
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from dust2gold.core.errors import InputError, reason
+from dust2gold.core.students import locate_student
+from lightning_modules.components.adapters.fingerprints import base_fingerprint
+from lightning_modules.components.adapters.quantization import Quantization
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+RANK = "rank"
+"""Name of the ranker's own LoRA adapter on the decoder."""
+ADAPTER_DIRECTORY, ENCODER_DIRECTORY = "adapter", "encoder"
+
+
+class Backbone(nn.Module, ABC):
+    """Turns ids [B, T] into hidden states [B, T, d].
+
+    Attributes:
+        hidden_size: d.
+        fingerprint: Hash of the frozen weights; "" where all of them train.
+    """
+
+    hidden_size: int
+    fingerprint: str
+
+    @property
+    @abstractmethod
+    def transformer(self) -> PreTrainedModel:
+        """The module that is called."""
+
+    @abstractmethod
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states [B, T, d] of right-padded ids [B, T]; `attention_mask` is 1 at real tokens."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Writes what differs from the published weights into `directory`, in the libraries' own formats."""
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in evaluation mode where nothing trains: frozen features must not change between epochs."""
+        return super().train(mode and _trains(self))
+
+
+class DecoderBackbone(Backbone):
+    """The last hidden states of a decoder student, after its final norm; no logits are made.
+
+    Args:
+        stack: The student, with the adapter RANK or without any.
+    """
+
+    def __init__(self, stack: AdapterStack) -> None:
+        super().__init__()
+        self.stack = stack
+        self.hidden_size = int(stack.model.config.get_text_config().hidden_size)
+        self.fingerprint = stack.fingerprint
+
+    @property
+    def transformer(self) -> PreTrainedModel:
+        """The decoder without its output head."""
+        return self.stack.base.get_decoder()  # type: ignore[no-any-return]
+
+    @property
+    def adapted(self) -> bool:
+        """Whether there is an adapter on the student."""
+        return isinstance(self.stack.model, PeftModel)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See `Backbone.forward`."""
+        return self.stack.hidden(input_ids, attention_mask)
+
+    def save(self, directory: Path) -> None:
+        """Writes `adapter/`, a stock PEFT directory, if there is an adapter."""
+        if self.adapted:
+            (directory / ADAPTER_DIRECTORY).mkdir()
+            self.stack.save(RANK, directory / ADAPTER_DIRECTORY)
+
+
+class EncoderBackbone(Backbone):
+    """The last hidden states of an encoder.
+
+    Args:
+        model: A Hugging Face encoder; whether it trains is read off its parameters.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # type: ignore[assignment]  # BERT's; unused, and DDP refuses unused trainables
+        self.model = model
+        self.hidden_size = int(model.config.hidden_size)
+        self.trained = _trains(model)
+        self.fingerprint = "" if self.trained else base_fingerprint(model)
+
+    @property
+    def transformer(self) -> PreTrainedModel:
+        """The encoder."""
+        return self.model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See `Backbone.forward`."""
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def save(self, directory: Path) -> None:
+        """Writes `encoder/`, a Hugging Face directory, if the encoder was trained."""
+        if self.trained:
+            self.model.save_pretrained(directory / ENCODER_DIRECTORY)
+
+
+class BackboneSettings(ABC):
+    """Which backbone, and what of it trains: `DecoderSettings` or `EncoderSettings`."""
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """The published weights it starts from, as the user named them."""
+
+    @abstractmethod
+    def build(self, trained: Path | None = None) -> Backbone:
+        """Loads the weights.
+
+        Args:
+            trained: Directory of a trained ranker whose adapter or encoder replaces the fresh one.
+
+        Raises:
+            InputError: If the weights are not there or do not fit.
+        """
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The settings as a JSON object."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, value: dict[str, Any]) -> BackboneSettings:
+        """The inverse of `to_json`."""
+
+
+@dataclass(frozen=True)
+class DecoderSettings(BackboneSettings):
+    """The decoder student itself reads, with a LoRA of its own.
+
+    Args:
+        student: A Hugging Face directory, a hub name, or `embedded`.
+        lora: Shape of the LoRA to train; null keeps the student frozen and trains the head alone.
+        adapter: Trained adapter directory to start from, e.g. NCE's; its own shape then holds, not `lora`'s.
+        dtype: Of the frozen weights: float32, bfloat16 or float16.
+        random_weights: Build the student from its config alone (benchmarks, tests).
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        quantization: Bits of the decoder's linear layers: none, 8bit or 4bit (bitsandbytes).
+    """
+
+    kind: ClassVar[str] = "decoder"
+
+    student: str = "embedded"
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
+    adapter: str | None = None
+    dtype: str = "float32"
+    random_weights: bool = False
+    gradient_checkpointing: bool = False
+    quantization: Quantization = "none"
+
+    @property
+    def source(self) -> str:
+        """The student."""
+        return self.student
+
+    def build(self, trained: Path | None = None) -> DecoderBackbone:
+        """See `BackboneSettings.build`."""
+        base = load_base(self.student, self.dtype, self.random_weights, self.quantization)
+        stack = AdapterStack(base, self.student, self.gradient_checkpointing)
+        own = None if trained is None else trained / ADAPTER_DIRECTORY
+        start = own if own is not None and own.is_dir() else self.adapter
+        if start is not None:
+            stack.load(RANK, start, trainable=self.lora is not None)
+        elif self.lora is not None:
+            stack.add(RANK, self.lora)
+        return DecoderBackbone(stack)
+
+    def to_json(self) -> dict[str, Any]:
+        """See `BackboneSettings.to_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> DecoderSettings:
+        """See `BackboneSettings.from_json`."""
+        lora = value.get("lora")
+        return cls(**{**value, "lora": None if lora is None else LoraSettings(**lora)})
+
+
+@dataclass(frozen=True)
+class EncoderSettings(BackboneSettings):
+    """Any Hugging Face encoder, or the encoder half of a T5 (reference: FLAN-T5, all of it trained).
+
+    Args:
+        path: A Hugging Face directory or a hub name.
+        frozen: Train the head alone.
+        dtype: Of the weights: float32; bfloat16 or float16 only when frozen.
+        random_weights: Build the encoder from its config alone (benchmarks, tests).
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+    """
+
+    kind: ClassVar[str] = "encoder"
+
+    path: str
+    frozen: bool = False
+    dtype: str = "float32"
+    random_weights: bool = False
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.frozen and self.dtype != "float32":
+            raise InputError(
+                f"an encoder that trains needs float32 weights, not {self.dtype}: small updates would round to nothing",
+                field="dtype",
+                remedy="set dtype: float32 and --trainer.precision bf16-mixed, or frozen: true",
+            )
+
+    @property
+    def source(self) -> str:
+        """The encoder's path."""
+        return self.path
+
+    def build(self, trained: Path | None = None) -> EncoderBackbone:
+        """See `BackboneSettings.build`."""
+        own = None if trained is None else trained / ENCODER_DIRECTORY
+        path = str(own) if own is not None and own.is_dir() else locate_student(self.path)
+        model = load_encoder(path, self.dtype, self.random_weights and own is None)
+        model.requires_grad_(not self.frozen)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return EncoderBackbone(model)
+
+    def to_json(self) -> dict[str, Any]:
+        """See `BackboneSettings.to_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> EncoderSettings:
+        """See `BackboneSettings.from_json`."""
+        return cls(**value)
+
+
+BACKBONES: dict[str, type[BackboneSettings]] = {s.kind: s for s in (DecoderSettings, EncoderSettings)}
+
+
+def load_encoder(path: str, dtype: str = "float32", random_weights: bool = False) -> PreTrainedModel:
+    """Loads an encoder, or the encoder of an encoder-decoder such as T5.
+
+    Args:
+        path: A Hugging Face directory or a hub name.
+        dtype: Of the weights.
+        random_weights: Build from the config alone, without reading weights.
+
+    Raises:
+        InputError: If there is no such model or dtype.
+    """
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    torch_dtype = getattr(torch, dtype, None)
+    if not isinstance(torch_dtype, torch.dtype):
+        raise InputError(f"unknown dtype '{dtype}'", field="dtype", remedy="choose one of float32, bfloat16, float16")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        # Not by config.is_encoder_decoder: the saved encoder of a T5 says false there, and is still no T5Model.
+        known = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+        if config.is_encoder_decoder and not known:
+            raise ValueError(f"transformers has no encoder-only class for {config.model_type}")
+        auto: Any = AutoModelForTextEncoding if known else AutoModel
+        if random_weights:
+            return auto.from_config(config, dtype=torch_dtype)  # type: ignore[no-any-return]
+        return auto.from_pretrained(path, dtype=torch_dtype, trust_remote_code=False)  # type: ignore[no-any-return]
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"cannot load the encoder ({reason(error)})",
+            file=path,
+            remedy="give a directory made by save_pretrained, or a hub name (with network access)",
+        ) from error
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())

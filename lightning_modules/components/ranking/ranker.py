@@ -1,0 +1,173 @@
+r"""M_rank (docs/method.md, stage 3): how likely a rationale is right, read off hidden states pooled over the rationale.
+
+    s(x, r, ŷ) = σ( head( mean over the rationale's tokens of hidden_t ) )  ∈ (0, 1)
+
+A trained ranker is a directory, read in one call, `load_ranker(directory)`:
+
+    rank/head.safetensors  rank/dust2gold.json  rank/adapter/ (decoder: stock PEFT)  rank/encoder/ (encoder, if trained)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dust2gold.core.errors import InputError, reason
+from lightning_modules.components.adapters.manifest import (
+    ADAPTER_MANIFEST,
+    check_weights,
+    read_manifest,
+    write_manifest,
+)
+from lightning_modules.components.losses.supervised import ranking_cross_entropy, ranking_loss
+from lightning_modules.components.ranking.backbones import BACKBONES, Backbone, BackboneSettings
+
+HEAD_FILE = "head.safetensors"
+
+
+def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `hidden` [B, T, d] over the positions where `mask` [B, T] is 1: [B, d], in float32 or wider.
+
+    A row without such a position gives 0.
+    """
+    hidden = hidden if hidden.dtype == torch.float64 else hidden.float()
+    weights = mask.to(hidden.dtype)
+    return torch.einsum("btd,bt->bd", hidden, weights) / weights.sum(1, keepdim=True).clamp_min(1)
+
+
+class ScoreHead(nn.Module):
+    """A residual ELU MLP to one logit: h ← h + ELU(W_i h + b_i), then w·h + b.
+
+    Args:
+        hidden_size: d.
+        layers: Number of residual layers.
+    """
+
+    def __init__(self, hidden_size: int, layers: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(layers))
+        self.out = nn.Linear(hidden_size, 1)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Logits [B] of pooled hidden states [B, d]."""
+        for layer in self.layers:
+            pooled = pooled + F.elu(layer(pooled))
+        return self.out(pooled).squeeze(-1)  # type: ignore[no-any-return]
+
+
+class Ranker(nn.Module):
+    """A backbone, the pooling and the head.
+
+    Args:
+        settings: What `backbone` was built from; kept for the manifest.
+        backbone: Reads the text.
+        head_layers: Residual layers of the head.
+    """
+
+    def __init__(self, settings: BackboneSettings, backbone: Backbone, head_layers: int = 2) -> None:
+        super().__init__()
+        self.settings = settings
+        self.backbone = backbone
+        self.head = ScoreHead(backbone.hidden_size, head_layers)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, rationale_mask: Tensor) -> Tensor:
+        """Logits [B] in float32; σ of them are the scores.
+
+        Args:
+            input_ids: [B, T] int64, right-padded.
+            attention_mask: [B, T], 1 at real tokens.
+            rationale_mask: [B, T], 1 at the rationale's tokens.
+        """
+        pooled = masked_mean(self.backbone(input_ids, attention_mask), rationale_mask)
+        with torch.autocast(pooled.device.type, enabled=False):  # bf16 logits would tie, and ties decide votes
+            return self.head(pooled)  # type: ignore[no-any-return]
+
+    def save(self, directory: Path) -> None:
+        """Writes the ranker into an empty directory that is ours to fill."""
+        self.backbone.save(directory)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
+        save_file(state, directory / HEAD_FILE)
+        facts = {
+            "kind": "ranker",
+            "base_fingerprint": self.backbone.fingerprint,
+            "head_layers": len(self.head.layers),
+            "backbone": {"kind": self.settings.kind, **self.settings.to_json()},
+        }
+        write_manifest(directory, facts)
+
+
+def build_ranker(settings: BackboneSettings, head_layers: int = 2) -> Ranker:
+    """A fresh ranker, in training mode.
+
+    Raises:
+        InputError: If the backbone's weights are not there.
+    """
+    return Ranker(settings, settings.build(), head_layers).train()
+
+
+def load_ranker(directory: str | Path, settings: BackboneSettings | None = None) -> Ranker:
+    """Loads a trained ranker, in evaluation mode.
+
+    Args:
+        directory: What `Ranker.save` wrote.
+        settings: Of the backbone, where they differ from the manifest's (say, the base has moved).
+
+    Raises:
+        InputError: If the directory is no ranker, is damaged, or belongs to another base.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    if manifest.get("kind") != "ranker":
+        raise InputError(
+            f"no ranker here ({ADAPTER_MANIFEST} is missing or of another stage)",
+            file=directory,
+            remedy="give the directory the RANK stage wrote, e.g. runs/demo/rank/adapter",
+        )
+    try:
+        facts = dict(manifest["backbone"])
+        kind, trained_on, layers = facts.pop("kind"), manifest["base_fingerprint"], int(manifest["head_layers"])
+        settings = settings or BACKBONES[kind].from_json(facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"damaged manifest ({error})", file=directory / ADAPTER_MANIFEST, remedy="train RANK again"
+        ) from error
+    check_weights(directory, manifest)
+    ranker = Ranker(settings, settings.build(trained=directory), layers)
+    if settings.kind != kind or (trained_on and ranker.backbone.fingerprint not in ("", trained_on)):
+        raise InputError(
+            f"the ranker was trained on another base ({kind}, {trained_on}) "
+            f"than '{settings.source}' ({settings.kind}, {ranker.backbone.fingerprint})",
+            file=directory,
+            remedy="name the base it was trained on, or train RANK again",
+        )
+    _load_head(ranker.head, directory / HEAD_FILE)
+    return ranker.eval()
+
+
+def _load_head(head: ScoreHead, file: Path) -> None:
+    try:
+        head.load_state_dict(load_file(file))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"damaged or missing head ({reason(error)})", file=file, remedy="train RANK again") from error
+
+
+def pairwise(positive: Tensor, negative: Tensor, pairs: float | None = None) -> Tensor:
+    """The paper's loss on scores, (1 − σ(l_pos))³ + σ(l_neg)⁷, of logits [P], [P]; mean over pairs (`ranking_loss`)."""
+    return ranking_loss(positive.sigmoid(), negative.sigmoid(), pairs)
+
+
+class RankingLoss(Protocol):
+    """A loss of pairs."""
+
+    def __call__(self, positive: Tensor, negative: Tensor, pairs: float | None = None, /) -> Tensor:
+        """Takes logits of right rationales [P] and of wrong ones [P], and the pairs to divide their sum by."""
+
+
+RANKING_LOSSES: dict[str, RankingLoss] = {"pairwise": pairwise, "binary_cross_entropy": ranking_cross_entropy}
+"""By name."""

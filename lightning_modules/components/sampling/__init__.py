@@ -1,0 +1,1 @@
+"""Sampling rationales from a decoder."""

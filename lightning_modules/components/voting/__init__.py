@@ -1,0 +1,1 @@
+"""SC, WS and ASC, and when to stop sampling."""

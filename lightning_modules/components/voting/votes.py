@@ -1,0 +1,121 @@
+"""Votes over (answer, weight) pairs whose answers are pooled by value: SC, WS and ASC (docs/method.md, stage 3).
+
+An answer is its class within the question, −1 where a sample states none. A tie counts fractionally, never by order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+AdaptiveForm = Literal["s", "1+s", "1+2s"]
+"""How M_rank's score s becomes a weight; the paper's is "s", the reference also tries the other two."""
+
+TIE_TOLERANCE = 1e-9
+"""Totals tie when they differ by at most this share of the larger: far above the rounding of a float64 sum of thousands
+of weights (about 1e-13), far below the smallest difference that says anything."""
+
+NEEDS: dict[str, str | None] = {
+    "sc": None,
+    "ws": "logprob_mean",
+    "asc": "score",
+    "asc-1+s": "score",
+    "asc-1+2s": "score",
+}
+"""Each method of voting, and which field of a sample it weighs by."""
+
+_FORMS: dict[AdaptiveForm, tuple[float, float]] = {"s": (0.0, 1.0), "1+s": (1.0, 1.0), "1+2s": (1.0, 2.0)}
+
+
+def self_consistency_weights(answers: Tensor) -> Tensor:
+    """SC: every sample of answers [Q, N] weighs 1 (Wang et al. 2023). Returns [Q, N] float64."""
+    return torch.ones_like(answers, dtype=torch.float64)
+
+
+def weighted_self_consistency_weights(logprob_mean: Tensor) -> Tensor:
+    """WS: the model's own length-normalised probability exp(log P / tokens), from logprob_mean [Q, N], as float64."""
+    return logprob_mean.double().exp()
+
+
+def adaptive_weights(score: Tensor, form: AdaptiveForm = "s") -> Tensor:
+    """ASC: M_rank's score [Q, N] in (0, 1) as a float64 weight, in the given form."""
+    offset, slope = _FORMS[form]
+    return offset + slope * score.double()
+
+
+def vote_weights(answers: Tensor, logprob_mean: Tensor | None = None, score: Tensor | None = None) -> dict[str, Tensor]:
+    """The weights [Q, N] float64 of every method that the given fields allow, in the order of `NEEDS`.
+
+    Args:
+        answers: [Q, N] int64 classes.
+        logprob_mean: [Q, N] log-probability per token, for `ws`.
+        score: [Q, N] M_rank's score, for `asc`, `asc-1+s` and `asc-1+2s`.
+    """
+    weights = {"sc": self_consistency_weights(answers)}
+    if logprob_mean is not None:
+        weights["ws"] = weighted_self_consistency_weights(logprob_mean)
+    if score is not None:
+        weights |= {"asc" if form == "s" else f"asc-{form}": adaptive_weights(score, form) for form in _FORMS}
+    return weights
+
+
+def vote(classes: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """Settles one vote.
+
+    Args:
+        classes: Class of each sample's answer, −1 where it abstains.
+        weights: Weight of each sample, at least 0.
+
+    Returns:
+        The winning classes in ascending order: one, several in a tie, none if all abstain.
+    """
+    votes = torch.tensor([list(classes)], dtype=torch.int64), torch.tensor([list(weights)], dtype=torch.float64)
+    winners = winning_classes(*votes)
+    return winners[0].nonzero()[:, 0].tolist()
+
+
+def winning_classes(answers: Tensor, weights: Tensor) -> Tensor:
+    """Settles the votes of Q questions.
+
+    Args:
+        answers: [Q, N] int64 classes, −1 for abstentions and padding.
+        weights: [Q, N], finite and at least 0 wherever there is an answer; anything elsewhere.
+
+    Returns:
+        [Q, C] bool, C one more than the largest class: true at the winning classes of each question; a row without
+        answers has none.
+
+    Raises:
+        ValueError: If a weight of an answer is negative, infinite or NaN.
+    """
+    answered = answers >= 0
+    counted = weights.double().masked_fill(~answered, 0.0)
+    if not bool((counted.isfinite() & (counted >= 0)).all()):
+        raise ValueError("the weights of votes must be finite and not negative")
+    places = answers.clamp(min=0)
+    empty = counted.new_zeros(len(answers), int(places.max()) + 1 if places.numel() else 1)
+    totals = empty.scatter_add(1, places, counted)
+    # A class that only weightless samples chose still stands for election, an unused class does not.
+    stands = empty.scatter_add(1, places, answered.double()) > 0
+    best = totals.amax(1, keepdim=True)
+    return stands & (totals >= best * (1 - TIE_TOLERANCE))
+
+
+def vote_accuracy(answers: Tensor, weights: Tensor, gold: Tensor) -> Tensor:
+    """The share of the vote's winners that is right.
+
+    Args:
+        answers: [Q, N] int64 classes, −1 for abstentions and padding.
+        weights: [Q, N] as in `winning_classes`.
+        gold: [Q] int64 class of the gold answer, negative if no sample has it.
+
+    Returns:
+        [Q] float64: 1 / (number of tied winners) if the gold answer is among them, otherwise 0.
+    """
+    winners = winning_classes(answers, weights)
+    last = winners.shape[1] - 1
+    right = winners.gather(1, gold.clamp(0, last)[:, None])[:, 0] & (gold >= 0) & (gold <= last)
+    return right.double() / winners.sum(1).clamp(min=1)

@@ -1,0 +1,100 @@
+"""Token budgets and packing: what fits in a batch, and how samples lie in it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.components.batching.collate import IGNORE, Labelled, next_fit, packed, padded
+from datamodules.components.batching.plan import Packing, RowBatches, TokenBudget, best_fit, choose_batching
+from dust2gold.core.errors import InputError
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=150)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(LENGTHS, st.integers(60, 400), st.integers(0, 3))
+def test_rows_times_longest_keep_to_the_budget(lengths: list[int], tokens: int, seed: int) -> None:
+    batches = TokenBudget(tokens).plan(torch.tensor(lengths), generator(seed), 1)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    work = [len(batch) * max(lengths[row] for row in batch) for batch in batches]
+    assert max(work) <= tokens
+    longest = [max(lengths[row] for row in batch) for batch in batches]
+    assert longest == sorted(longest)  # neighbours are alike
+    for batch, following in pairwise(batches):  # no room was left unused, but for a bucket's width
+        assert (len(batch) + 1) * 1.02 * (max(lengths[row] for row in following) + 1) > tokens
+
+
+@given(LENGTHS, st.integers(60, 200), st.integers(1, 5), st.integers(0, 3))
+def test_packed_rows_keep_to_their_width(lengths: list[int], width: int, rows: int, seed: int) -> None:
+    batching = Packing(width, rows)
+    batches = batching.plan(torch.tensor(lengths), generator(seed), 1)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        samples = [Labelled([7] * lengths[row], [7] * lengths[row]) for row in batch]
+        laid = batching.collate(samples, 0)["input_ids"]
+        assert laid.shape[0] <= rows
+        assert laid.shape[1] <= width
+
+
+def test_best_fit_by_hand() -> None:
+    # 6 and 4 fill a row; 5 leaves 5 and takes both 3 and 2; 5 would fit with 4, but 6 leaves less.
+    assert best_fit([10, 11, 12, 13, 14], [6, 5, 4, 3, 2], 10) == [[10, 12], [11, 13, 14]]
+
+
+@given(LENGTHS, st.integers(60, 200))
+def test_best_fit_opens_a_row_only_if_it_must(lengths: list[int], width: int) -> None:
+    rows = best_fit(range(len(lengths)), lengths, width)
+    assert sorted(number for row in rows for number in row) == list(range(len(lengths)))
+    filled = [sum(lengths[number] for number in row) for row in rows]
+    assert max(filled) <= width
+    for place, row in enumerate(rows):
+        assert all(earlier + lengths[row[0]] > width for earlier in filled[:place])
+
+
+@given(LENGTHS, st.integers(1, 200))
+def test_next_fit_keeps_the_order(lengths: list[int], width: int) -> None:
+    rows = next_fit(lengths, width)
+    assert [number for row in rows for number in row] == list(range(len(lengths)))
+    for row, following in pairwise(rows):
+        assert sum(lengths[n] for n in row) + lengths[following[0]] > width
+    assert all(len(row) == 1 or sum(lengths[n] for n in row) <= width for row in rows)
+
+
+def test_packed_batch_by_hand() -> None:
+    samples = [Labelled([1, 2, 3], [IGNORE, IGNORE, 3]), Labelled([4, 5], [4, 5]), Labelled([6, 7, 8], [6, 7, 8])]
+    batch = {name: values.tolist() for name, values in packed(samples, pad_id=0, width=5).items()}
+    assert batch == {
+        "input_ids": [[1, 2, 3, 4, 5], [6, 7, 8, 0, 0]],
+        "attention_mask": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]],
+        "labels": [[IGNORE, IGNORE, 3, IGNORE, 5], [IGNORE, 7, 8, IGNORE, IGNORE]],
+        "position_ids": [[0, 1, 2, 0, 1], [0, 1, 2, 0, 0]],
+        "segments": [[0, 0, 0, 1, 1], [2, 2, 2, -1, -1]],
+    }
+    assert [sample.targets for sample in samples] == [1, 1, 2]
+    assert padded(samples, 0)["labels"].tolist() == [[IGNORE, IGNORE, 3], [4, 5, IGNORE], [6, 7, 8]]
+
+
+def test_options_choose() -> None:
+    assert choose_batching(16, None, False, 1024, 900) == RowBatches(16)
+    assert choose_batching(16, 4096, False, 1024, 900) == TokenBudget(4096)
+    assert choose_batching(2, None, True, 1024, 100) == Packing(1024, 2)
+    assert choose_batching(16, 4096, True, 1024, 900) == Packing(1024, 4)
+    assert choose_batching(16, 600, True, 1024, 500) == Packing(600, 1)
+    assert choose_batching(16, 4096, True, 1024, 100) == Packing(400, 10)  # short samples, narrow rows
+
+
+def test_a_text_longer_than_the_budget_is_refused() -> None:
+    for batching in (choose_batching(1, 100, packing, 1024, 101) for packing in (False, True)):
+        with pytest.raises(InputError, match=r"data\.tokens_per_batch.*101 tokens, a batch holds 100\n.*at least 101"):
+            batching.plan(torch.tensor([3, 101]), generator(), 1)
+    for packing in (False, True):
+        with pytest.raises(InputError, match=r"data\.tokens_per_batch.*at least 1, found 0"):
+            choose_batching(1, 0, packing, 1024, 3)

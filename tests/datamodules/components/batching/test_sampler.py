@@ -1,0 +1,271 @@
+"""The order of batches: complete, repeatable, equal over ranks, exact after a resume; and the counts of a step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.components.batching.counts import NOTHING, count_targets
+from datamodules.components.batching.plan import Batching, Packing, RowBatches, TokenBudget
+from datamodules.components.batching.sampler import (
+    EvaluationSampler,
+    Place,
+    Planned,
+    TrainingSampler,
+    ValidationSampler,
+)
+from dust2gold.core.errors import InputError
+
+LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=120)
+SIZES = st.integers(1, 9)
+BATCHINGS: dict[str, Callable[[int], Batching]] = {
+    "rows": lambda size: RowBatches(size, mega=3),
+    "budget": lambda size: TokenBudget(500 * size),
+    "packing": lambda size: Packing(500, size),
+}
+every_batching = pytest.mark.parametrize("kind", BATCHINGS)
+
+
+def epoch(sampler: TrainingSampler, number: int) -> list[list[int]]:
+    sampler.set_epoch(number)
+    return [batch.rows for batch in sampler]
+
+
+@every_batching
+@given(lengths=LENGTHS, size=SIZES, number=st.integers(0, 5))
+def test_each_row_comes_once_an_epoch(kind: str, lengths: list[int], size: int, number: int) -> None:
+    sampler = TrainingSampler(lengths, BATCHINGS[kind](size))
+    batches = epoch(sampler, number)
+    assert Counter(row for batch in batches for row in batch) == Counter(range(len(lengths)))
+    assert len(batches) == len(sampler)  # in each epoch: Lightning asks once
+    assert all(batches)
+
+
+@every_batching
+@given(lengths=LENGTHS, size=SIZES, seed=st.integers(0, 3))
+def test_order_depends_on_seed_and_epoch_alone(kind: str, lengths: list[int], size: int, seed: int) -> None:
+    one, other = (TrainingSampler(lengths, BATCHINGS[kind](size), seed) for _ in range(2))
+    first = [epoch(one, number) for number in range(3)]
+    assert [epoch(other, number) for number in (2, 0, 1)] == [first[2], first[0], first[1]]
+
+
+@pytest.mark.parametrize("batching", [RowBatches(4), TokenBudget(24), Packing(24, 2)], ids=str)
+def test_epochs_and_seeds_differ(batching: Batching) -> None:
+    lengths = [1 + row // 8 for row in range(64)]
+    samplers = [TrainingSampler(lengths, batching, seed) for seed in range(2)]
+    orders = [epoch(samplers[0], number) for number in range(4)] + [epoch(samplers[1], 0)]
+    assert all(one != other for place, one in enumerate(orders) for other in orders[:place])
+    as_sets = [{frozenset(batch) for batch in order} for order in orders]
+    assert all(one != other for place, one in enumerate(as_sets) for other in as_sets[:place])  # other company, too
+
+
+def test_rows_keep_the_order_of_earlier_versions() -> None:
+    """A checkpoint of any version goes on with the batches it has not seen."""
+    sampler = TrainingSampler([5, 3, 9, 1, 7, 7, 2, 8, 4, 6], RowBatches(3), seed=2)
+    assert epoch(sampler, 1) == [[3, 6, 1], [8, 0, 9], [2], [4, 5, 7]]
+
+
+def dealt(
+    lengths: list[int], batching: Batching, split: tuple[int, int], number: int, place: Place | None = None
+) -> list[list[list[int]]]:
+    """The optimizer steps of an epoch, or of its rest after a place: the batches of each, those that count.
+
+    Args:
+        split: (ranks, accumulated batches).
+    """
+    world, accumulate = split
+    counts = count_targets(lengths, [True] * len(lengths))
+    ranks = [TrainingSampler(lengths, batching, 0, rank, world, counts, accumulate) for rank in range(world)]
+    for rank in ranks:
+        if place is not None:
+            rank.resume(place)
+        rank.set_epoch(number)
+    batches = [list(rank) for rank in ranks]
+    assert {len(mine) for mine in batches} == {len(ranks[0]) - (0 if place is None else ranks[0].start)}
+    assert len(batches[0]) % accumulate == 0
+    turns = [batch for turn in zip(*batches, strict=True) for batch in turn]
+    steps = [turns[start : start + world * accumulate] for start in range(0, len(turns), world * accumulate)]
+    kept = [[batch.rows for batch in step if batch.step != NOTHING] for step in steps]
+    if any(len(step) < world * accumulate for step in kept):  # turns are filled where nothing is left to halve
+        assert any(max(map(len, step)) == 1 for step in kept if len(step) < world * accumulate)
+    return kept
+
+
+SPLITS = [(1, 4), (2, 2), (4, 1), (1, 6), (3, 2), (6, 1), (1, 1), (2, 1), (5, 3)]
+
+
+@every_batching
+@given(lengths=LENGTHS, size=SIZES, split=st.sampled_from(SPLITS), number=st.integers(0, 3))
+def test_ranks_share_the_rows_in_equal_steps(
+    kind: str, lengths: list[int], size: int, split: tuple[int, int], number: int
+) -> None:
+    steps = dealt(lengths, BATCHINGS[kind](size), split, number)
+    assert sorted(row for step in steps for batch in step for row in batch) == list(range(len(lengths)))
+    assert steps == dealt(lengths, BATCHINGS[kind](size), (1, split[0] * split[1]), number)
+
+
+@every_batching
+@given(
+    lengths=LENGTHS,
+    size=SIZES,
+    legs=st.lists(st.tuples(st.sampled_from(SPLITS), st.integers(1, 9)), max_size=3),
+    last=st.sampled_from(SPLITS),
+)
+def test_an_epoch_resumed_with_other_splits_trains_each_row_once(
+    kind: str, lengths: list[int], size: int, legs: list[tuple[tuple[int, int], int]], last: tuple[int, int]
+) -> None:
+    trained: list[list[list[int]]] = []
+    place, shares = Place(1), []
+    for split, steps in [*legs, (last, 1000)]:
+        sampler = TrainingSampler(lengths, BATCHINGS[kind](size), world=split[0], accumulate=split[1])
+        sampler.resume(place)
+        rest = dealt(lengths, BATCHINGS[kind](size), split, 1, place)
+        assert len(sampler) - sampler.start == len(rest) * split[1]  # Lightning ends an epoch by this count
+        trained += rest[:steps]
+        place = sampler.place(1, sampler.start + min(steps, len(rest)) * split[1])
+        shares.append(split[0] * split[1])
+    assert sorted(row for step in trained for batch in step for row in batch) == list(range(len(lengths)))
+    if len(set(shares)) == 1:
+        assert trained == dealt(lengths, BATCHINGS[kind](size), last, 1)
+    following = TrainingSampler(lengths, BATCHINGS[kind](size), world=last[0], accumulate=last[1])
+    following.resume(place)
+    undisturbed = TrainingSampler(lengths, BATCHINGS[kind](size), world=last[0], accumulate=last[1])
+    assert epoch(following, 2) == epoch(undisturbed, 2)
+
+
+@every_batching
+def test_ranks_do_equal_work_at_each_step(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    skewed = torch.empty(6001).log_normal_(4.0, 0.6, generator=generator).clamp(20, 500).long().tolist()
+    batching = RowBatches(8) if kind == "rows" else BATCHINGS[kind](4)
+    ranks = [TrainingSampler(skewed, batching, rank=rank, world=4) for rank in range(4)]
+    uneven: list[bool] = []
+    for step in zip(*(epoch(rank, 1) for rank in ranks), strict=True):
+        work = [sum(skewed[row] for row in batch) for batch in step]
+        uneven.append(max(work) > 1.25 * min(work))
+    assert sum(uneven) <= max(2, 0.03 * len(uneven)), sum(
+        uneven
+    )  # the longest rows of a mega-batch, and the halved last batches
+
+
+@every_batching
+@given(lengths=LENGTHS, size=SIZES, world=st.integers(1, 3), data=st.data())
+@settings(max_examples=60)
+def test_resuming_goes_on_exactly(kind: str, lengths: list[int], size: int, world: int, data: st.DataObject) -> None:
+    rank = data.draw(st.integers(0, world - 1))
+    undisturbed = TrainingSampler(lengths, BATCHINGS[kind](size), 3, rank, world)
+    steps = len(undisturbed)
+    everything = [batch for number in range(3) for batch in epoch(undisturbed, number)]
+    done = data.draw(st.integers(0, 3 * steps - 1))
+    resumed = TrainingSampler(lengths, BATCHINGS[kind](size), 3, rank, world)
+    resumed.resume(undisturbed.place(*divmod(done, steps)))
+    rest = [batch.rows for batch in resumed]  # Lightning draws the first batch before it names the epoch
+    for number in range(done // steps + 1, 3):
+        rest += epoch(resumed, number)
+    assert rest == everything[done:]
+    assert len(resumed) == steps  # what Lightning counts against does not shrink
+
+
+def test_little_is_padding_on_skewed_lengths() -> None:
+    generator = torch.Generator().manual_seed(0)
+    skewed = torch.empty(6000).log_normal_(5.0, 0.6, generator=generator).clamp(20, 1000).long().tolist()
+    batches = epoch(TrainingSampler(skewed, RowBatches(16)), 0)
+    assert real_share(skewed, batches) > 0.9
+    ordered = sorted(skewed)
+    at_random = sum(max(ordered[start::375]) * 16 for start in range(375))
+    assert sum(skewed) / at_random < 0.5  # what the same lengths give without buckets
+    gaps = [max(skewed[row] for row in batch) - min(skewed[row] for row in batch) for batch in batches]
+    assert sorted(gaps)[len(gaps) // 2] < 20  # of lengths up to 1,000
+    assert real_share(skewed, epoch(TrainingSampler(skewed, TokenBudget(4096)), 0)) > 0.97
+
+
+def real_share(lengths: list[int], batches: list[list[int]]) -> float:
+    return sum(lengths) / sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
+
+
+@given(LENGTHS, SIZES, st.integers(1, 4))
+def test_evaluation_ranks_repeat_nothing(lengths: list[int], size: int, world: int) -> None:
+    ranks = [EvaluationSampler(lengths, size, rank, world) for rank in range(world)]
+    rows = [row for rank in ranks for batch in rank for row in batch]
+    assert sorted(rows) == list(range(len(lengths)))
+    assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
+    assert min(map(len, ranks)) > 0  # a rank without a batch would not take part in what all do together
+    longest_first = [max(lengths[row] for row in batch) for batch in EvaluationSampler(lengths, size)]
+    assert longest_first == sorted(longest_first, reverse=True)
+
+
+@given(LENGTHS, SIZES, st.integers(1, 4))
+def test_validation_ranks_make_equally_many_forwards(lengths: list[int], size: int, world: int) -> None:
+    ranks = [ValidationSampler(lengths, size, rank, world) for rank in range(world)]
+    batches = [list(rank) for rank in ranks]
+    assert len({len(mine) for mine in batches} | {len(rank) for rank in ranks}) == 1
+    assert all(batch.rows for mine in batches for batch in mine)
+    rows = [row for mine in batches for batch in mine if batch.step != NOTHING for row in batch.rows]
+    assert sorted(rows) == list(range(len(lengths)))
+
+
+def test_nothing_to_feed_is_no_batch() -> None:
+    samplers: list[Any] = [
+        EvaluationSampler([], 4),
+        ValidationSampler([], 4),
+        *(TrainingSampler([], make(4)) for make in BATCHINGS.values()),
+    ]
+    for sampler in samplers:
+        assert len(sampler) == 0
+        assert list(sampler) == []
+
+
+def test_batches_need_a_row() -> None:
+    for make in (lambda: RowBatches(0), lambda: EvaluationSampler([1, 2], 0)):
+        with pytest.raises(InputError, match=r"data\.batch_size.*at least 1, found 0"):
+            make()
+
+
+# Counts of an optimizer step.
+
+
+def counted(world: int, accumulate: int, limit: int | float = 1.0, rows: int = 23) -> list[list[Any]]:
+    """The batches of each rank over rows of 10 + n targets, of which every third is right."""
+    counts = count_targets([10 + row for row in range(rows)], [row % 3 == 0 for row in range(rows)])
+    lengths = [1 + row for row in range(rows)]
+    return [
+        list(TrainingSampler(lengths, RowBatches(2), 1, rank, world, counts, accumulate, limit))
+        for rank in range(world)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("world", "accumulate", "limit"), [(1, 1, 1.0), (1, 5, 1.0), (2, 1, 1.0), (3, 2, 1.0), (2, 4, 5), (1, 4, 0.5)]
+)
+def test_step_counts_what_all_ranks_and_accumulated_batches_train_on(
+    world: int, accumulate: int, limit: int | float
+) -> None:
+    ranks = counted(world, accumulate, limit)
+    steps = len(ranks[0])
+    end = limit if isinstance(limit, int) else int(limit * steps)
+    for start in range(0, end, accumulate):
+        turns = [batch for mine in ranks for batch in mine[start : min(start + accumulate, end)]]
+        window = [batch for batch in turns if batch.step != NOTHING]
+        rows = [row for batch in window for row in batch.rows]
+        for name, of in {
+            "all": rows,
+            "positive": [r for r in rows if r % 3 == 0],
+            "negative": [r for r in rows if r % 3],
+        }.items():
+            expected = (sum(10 + row for row in of) / (world * accumulate), len(of) / (world * accumulate))
+            assert [batch.step[name] for batch in window] == [pytest.approx(expected)] * len(window)
+
+
+def test_a_plan_hands_rows_and_counts_on() -> None:
+    [batches] = counted(1, 1, rows=4)
+    data = Planned(["a", "b", "c", "d"])
+    assert len(data) == 4
+    rows, step = data.__getitems__(batches[0])
+    assert rows == ["abcd"[row] for row in batches[0].rows]
+    assert step is batches[0].step

@@ -1,0 +1,69 @@
+"""An endpoint, questions, and settings whose waits are milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dust2gold.collect.settings import CollectSettings, Endpoint, Prices, RetryPolicy, TeacherSampling
+from tests import endpoint
+from tests.records import write_asked
+
+KEY = "sk-planted-0123456789abcdef"
+PROMPT = """\
+instructions: Solve it. Give the answer in \\boxed{}.
+ask: "Problem: {question}"
+shots:
+  - question: What is 2 and 3?
+    rationale: 2 + 3 = \\boxed{5}
+"""
+
+Make = Callable[..., CollectSettings]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Plants an API key in the environment, and no other of openai's variables."""
+    for name in ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_LOG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    return KEY
+
+
+@pytest.fixture
+def server() -> Iterator[endpoint.Endpoint]:
+    """An endpoint that answers well unless its script says otherwise."""
+    with endpoint.serving() as running:
+        yield running
+
+
+@pytest.fixture
+def make(server: endpoint.Endpoint, tmp_path: Path) -> Make:
+    """Makes settings for a few questions to the endpoint, four samples each.
+
+    Keywords change them: those of `CollectSettings`, of its parts (found by their names), and `questions`.
+    """
+    (tmp_path / "prompt.yaml").write_text(PROMPT, encoding="utf-8")
+
+    def settings(questions: int = 3, **changes: Any) -> CollectSettings:
+        def part(kind: Any, **defaults: Any) -> Any:
+            names = [name for name in kind.__dataclass_fields__ if name in changes]
+            return kind(**{**defaults, **{name: changes.pop(name) for name in names}})
+
+        parts = {
+            "endpoint": part(Endpoint, model="gpt-test", base_url=server.base_url, concurrency=4, timeout=5.0),
+            "sampling": part(TeacherSampling, n=4, max_tokens=64),
+            "retry": part(RetryPolicy, retries=3, first=0.01, longest=0.05, patience=30.0),
+            "prices": part(Prices, prompt=1000.0, completion=2000.0),
+        }
+        given = {
+            "input": write_asked(tmp_path / "questions.jsonl", questions),
+            "output": str(tmp_path / "out"),
+            "prompt": str(tmp_path / "prompt.yaml"),
+        }
+        return CollectSettings(**{**given, **parts, **changes})
+
+    return settings

@@ -1,0 +1,165 @@
+"""A large model as a row of the report: graded and written like a student's test."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from datamodules.components.records.predictions import accuracies
+from datamodules.components.records.records import read_questions, write_questions
+from dust2gold import cli
+from dust2gold.collect.verb import collect
+from dust2gold.core.errors import InputError
+from dust2gold.report.write import report
+from lightning_modules.components.accuracy import GroupedAccuracy
+from tests.dust2gold.collect.conftest import Make
+from tests.endpoint import Endpoint, Misbehaviour, numbered
+from tests.records import question
+
+
+def right_of_even(text: str, n: int) -> list[str]:
+    """Right answers to even-numbered questions, wrong ones to the others; with a comma in large numbers."""
+    (answer,) = numbered()(text, n)
+    number = int(answer.split()[2])
+    return [f"So {number * 2 + 2 + number % 2:,} it is: \\boxed{{{number * 2 + 2 + number % 2:,}}}"]
+
+
+def test_writes_what_a_students_test_writes(make: Make, server: Endpoint, tmp_path: Path) -> None:
+    server.write = right_of_even
+    settings = make(questions=5, output=str(tmp_path / "run" / "llm"))
+    write_questions(
+        Path(settings.input), [*read_questions(Path(settings.input)), question(1000)]
+    )  # its gold is 2002, the answer 2,002: numbers are compared by value, as for a student
+    collect(settings, evaluate=True)
+    for _, _, body, _ in server.asked:
+        assert (body.get("n", 1), body["temperature"], "top_p" in body) == (1, 0, False)
+    directory = tmp_path / "run" / "llm"
+    rows = [json.loads(line) for line in (directory / "predictions.jsonl").read_text().splitlines()]
+    assert {row["question_id"]: row["correct"] for row in rows} == {
+        "q0": 1,
+        "q1": 0,
+        "q2": 1,
+        "q3": 0,
+        "q4": 1,
+        "q1000": 1,
+    }
+    assert rows[0] == {
+        "schema": 1,
+        "method": "gpt-test",
+        "dataset": "nuts",
+        "question_id": "q0",
+        "subject": "Algebra",
+        "level": "Level 1",
+        "correct": 1.0,
+        "answer": "2",
+        "gold": "2",
+    }
+    assert json.loads((directory / "metrics.json").read_text()) == {
+        "test/accuracy": 4 / 6,
+        "test/accuracy/level/Level 1": 1.0,
+        "test/accuracy/level/Level 2": 0.0,
+        "test/accuracy/subject/Algebra": 1.0,
+        "test/accuracy/subject/Geometry": 0.0,
+    }
+    assert not (directory / "positive.jsonl").exists()
+    tables = "\n".join(report(tmp_path / "run").tables)
+    assert "gpt-test" in tables
+    assert "66.67" in tables
+
+
+def test_the_accuracies_are_those_of_a_students_test() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        {"correct": float(torch.rand((), generator=generator)), "subject": subject, "level": level}
+        for subject in ("Algebra", "Geometry", "")
+        for level in ("Level 1", "")
+        for _ in range(7)
+    ]
+    metric = GroupedAccuracy()
+    metric.update([row["correct"] for row in rows], [{"subject": r["subject"], "level": r["level"]} for r in rows])  # type: ignore[dict-item, misc]
+    expected = {name: float(value) for name, value in metric.compute().items() if "accuracy" in name}
+    assert accuracies(rows) == pytest.approx(expected, rel=1e-12)
+    assert accuracies(rows).keys() == expected.keys()
+    assert math.isnan(accuracies([])["accuracy"])
+
+
+def test_a_refusal_and_a_cut_count_as_wrong(make: Make, server: Endpoint) -> None:
+    def refuse(answer: dict[str, list[dict[str, dict[str, None]]]]) -> None:
+        answer["choices"][0]["message"]["content"] = None
+
+    server.script = [Misbehaviour(change=refuse)]
+    settings = make(questions=2, method="few-shot", concurrency=1)
+    collect(settings, evaluate=True)
+    rows = [json.loads(line) for line in (Path(settings.output) / "predictions.jsonl").read_text().splitlines()]
+    assert [(row["method"], row["correct"], row["answer"]) for row in rows] == [
+        ("few-shot", 0.0, None),
+        ("few-shot", 1.0, "4"),
+    ]
+
+
+def test_part_of_the_questions_is_no_result(make: Make, server: Endpoint) -> None:
+    settings = make(questions=3, concurrency=1, retries=0)
+    server.script = [None, Misbehaviour(status=500)]
+    with pytest.raises(InputError, match="1 of 3 questions have no answer yet"):
+        collect(settings, evaluate=True)
+    assert not (Path(settings.output) / "predictions.jsonl").exists()
+    with pytest.raises(InputError, match="2 of 3 questions have no answer yet") as caught:
+        collect(make(questions=3, budget=0.6, model="gpt-other", concurrency=1), evaluate=True)
+    assert "raise the budget" in str(caught.value)
+    collect(settings, evaluate=True)
+    assert (Path(settings.output) / "predictions.jsonl").exists()
+
+
+def test_as_a_stage_of_a_pipeline(make: Make, server: Endpoint, tmp_path: Path) -> None:
+    """A stage that is done again, its directory cleared, asks for nothing again."""
+    settings = make(questions=2)
+    run = tmp_path / "run"
+    command = f"collect --input {settings.input} --output {{run}}/llm --prompt {settings.prompt} --endpoint.model m"
+    pipeline = {
+        "run": str(run),
+        "variables": {"method": "first"},
+        "stages": [
+            {
+                "name": "llm",
+                "outputs": ["{run}/llm/predictions.jsonl"],
+                "inputs": [settings.prompt],
+                "commands": [f"{command} --endpoint.base_url {server.base_url} --evaluate --method {{method}}"],
+            }
+        ],
+    }
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
+    words = ["run", "--config", str(tmp_path / "pipeline.yaml")]
+    for method in ("first", "second", "first"):
+        assert cli.main([*words, "--set", f"method={method}"]) == 0
+        assert json.loads((run / "llm" / "predictions.jsonl").read_text().splitlines()[0])["method"] == method
+    assert len(server.asked) == 2
+
+
+def test_the_command_line(make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = make(questions=2)
+    words = [
+        "collect",
+        "--input",
+        settings.input,
+        "--output",
+        settings.output,
+        "--prompt",
+        settings.prompt,
+        "--endpoint.model",
+        "gpt-test",
+        "--endpoint.base_url",
+        server.base_url,
+    ]
+    assert cli.main([*words, "--evaluate", "--method", "llm"]) == 0
+    assert "llm: 100.00% of 2 questions" in capsys.readouterr().out
+    assert cli.main([*words, "--sampling.n", "2"]) == 0
+    assert "2 questions have a positive rationale" in capsys.readouterr().out
+    assert [body.get("n", 1) for _, _, body, _ in server.asked] == [1, 1, 2, 2]
+    server.script = [Misbehaviour(status=401)]
+    assert cli.main([*words, "--sampling.n", "3"]) == 1
+    assert "OPENAI_API_KEY" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from dust2gold.report.analyses.ranking import ranking_study
+from tests.dust2gold.report.analyses.synthetic import ballots, drawn_samples, samples
+
+
+def test_by_hand() -> None:
+    """One question: right .9 and .3, wrong .5 and .3, one without an answer, which counts nowhere."""
+    given = ballots(samples("a", ["1", "1", "2", "3", None], [0.9, 0.3, 0.5, 0.3, 0.99]))
+    study = ranking_study(given)
+    assert study is not None
+    subject, everything = study.rows
+    assert (subject.subject, everything.subject) == ("Algebra", "all")
+    # (.9, .5) and (.9, .3) right, (.3, .5) wrong, (.3, .3) half.
+    assert (subject.pairs, subject.pair_accuracy) == (4, 2.5 / 4)
+    # .9 right, .3 of a right one wrong, .5 and .3 of wrong ones right.
+    assert (subject.samples, subject.threshold_accuracy, subject.right) == (4, 0.75, 0.5)
+    assert (subject.sc, subject.asc, subject.gain) == (1, 1, 0)
+    assert study.pair_accuracy.pearson is None
+
+
+def test_a_ranker_that_lifts_the_minority() -> None:
+    given = ballots(
+        samples("a", ["1", "2", "2"], [0.9, 0.2, 0.2]),
+        samples("b", ["1", "2", "2"], [0.1, 0.2, 0.2], subject="Geometry"),
+        samples("c", ["1", "1"], [0.5, 0.5], subject="Precalculus"),
+    )
+    study = ranking_study(given)
+    assert study is not None
+    rows = {row.subject: row for row in study.rows}
+    assert (rows["Algebra"].pair_accuracy, rows["Algebra"].gain) == (1, 100)
+    assert (rows["Geometry"].pair_accuracy, rows["Geometry"].gain) == (0, 0)
+    assert (rows["Precalculus"].pairs, rows["Precalculus"].pair_accuracy) == (0, None)
+    assert rows["all"].pair_accuracy == pytest.approx(0.5)
+    assert rows["all"].gain == pytest.approx(100 / 3)
+    assert study.pair_accuracy.n == 2, "a subject without pairs is no point"
+
+
+def test_pairs_are_pooled_over_questions() -> None:
+    given = ballots(samples("a", ["1", "2"], [0.9, 0.1]), samples("b", ["1", "2", "3", "4"], [0.1, 0.2, 0.3, 0.4]))
+    study = ranking_study(given)
+    assert study is not None
+    assert (study.rows[0].pairs, study.rows[0].pair_accuracy) == (4, 0.25)
+
+
+def test_needs_scores() -> None:
+    assert ranking_study(ballots(samples("a", ["1", "2"]))) is None
+
+
+def test_drawn_scores_correlate_with_the_gain() -> None:
+    study = ranking_study(ballots(drawn_samples(150, 8)))
+    assert study is not None
+    assert study.pair_accuracy.n == 5
+    assert (study.pair_accuracy.pearson or 0) > 0.5

@@ -1,0 +1,96 @@
+"""`run --seeds` on the copying pipeline of conftest.py, to which a seed and a stage that reports are added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dust2gold.run.seeds import parse_seeds
+
+if TYPE_CHECKING:
+    from tests.dust2gold.run.conftest import World
+
+
+@pytest.fixture
+def seeded(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    world.edit("variables: {", "variables: {seed: 7, ")
+    world.edit("write {run}/data/b.txt {greeting}", "write {run}/data/b.txt '{greeting} {seed}'")
+    with (world.root / "pipe.yaml").open("a") as stream:
+        stream.write("  - {name: end, needs: ['*'], commands: ['report {run}'], outputs: ['{run}/report.md']}\n")
+    execute = world.execute
+
+    def with_report(command: list[str]) -> int | None:
+        if command[0] != "report":
+            return execute(command)
+        world.reported.append(command[1])
+        (Path(command[1]) / "report.md").write_text("a table")
+        return None
+
+    monkeypatch.setattr(world, "execute", with_report)
+    world.reported = []
+    return world
+
+
+def test_each_seed_has_its_own_run_and_all_have_one_report(seeded: World, capsys: pytest.CaptureFixture[str]) -> None:
+    seeded.run("--seeds", "0,3")
+    for seed in (0, 3):
+        assert (seeded.root / f"runs/t/seed-{seed}/data/b.txt").read_text() == f"hello there {seed}"
+    assert seeded.reported == ["runs/t/seed-0", "runs/t/seed-3", "runs/t"]
+    told = capsys.readouterr().out
+    assert told.index("seed 0: runs/t/seed-0") < told.index("seed 3: runs/t/seed-3")
+    assert seeded.run("--seeds", "0,3") == []
+    assert len(seeded.run("--seeds", "0,1")) == 6
+    assert len(seeded.run("--run", "elsewhere", "--seeds", "4", "--set", "greeting=hi")) == 6
+    assert (seeded.root / "elsewhere/seed-4/data/b.txt").read_text() == "hi 4"
+
+
+def test_without_the_report_stage_nothing_is_reported(seeded: World) -> None:
+    seeded.run("--seeds", "0,1", "--only", "data")
+    assert seeded.reported == []
+
+
+def test_dry_run_prints_each_plan_and_the_last_report(seeded: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert seeded.run("--seeds", "0,1", "--dry-run") == []
+    told = capsys.readouterr().out
+    assert "write runs/t/seed-1/data/b.txt 'hello there 1'" in told
+    assert told.endswith("all seeds: python cli.py report runs/t\n")
+    assert not (seeded.root / "runs").exists()
+
+
+def test_interrupted_seeds_carry_on_and_repeat_nothing(seeded: World, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop() -> int:
+        raise KeyboardInterrupt
+
+    seeded.run("--seeds", "0,1")
+    seeded.trouble["seed-1/fit/2.txt"] = stop
+    seeded.executed.clear()
+    assert seeded.status("--seeds", "0,1", "--from", "fit") == 130
+    command = "python cli.py run --config pipe.yaml --seeds 0,1 --only fit,table,end"
+    assert f"carry on with `{command}`" in capsys.readouterr().err
+    seeded.trouble.clear()
+    seeded.run("--seeds", "0,1", "--only", "fit,table,end")
+    assert [command[1 if command[0] == "copy" else 3] for command in seeded.executed[:1]] == ["runs/t/seed-1/fit/2.txt"]
+    assert len(seeded.executed) == 3, "the rest of seed 1's fit, and its table"
+    assert seeded.reported[-2:] == ["runs/t/seed-1", "runs/t"]
+
+
+def test_what_cannot_be_seeded_is_refused(seeded: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "both given" in str(seeded.fails("--seeds", "0", "--set", "seed=1"))
+    seeded.edit("seed: 7, ", "")
+    seeded.edit(" {seed}'", "'")
+    error = seeded.fails("--seeds", "0,1")
+    assert (error.file, error.field) == ("pipe.yaml", "variables")
+    assert "no variable `seed`" in str(error)
+    assert "--seed_everything {seed}" in str(error)
+    with pytest.raises(SystemExit):
+        seeded.status("--seeds", "0,0")
+    assert "whole numbers such as 0,1,2 were expected, found '0,0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "1,-2", "1,1", "1.5", "1;2"])
+def test_seeds_are_different_whole_numbers(text: str) -> None:
+    assert parse_seeds("0, 12") == (0, 12)
+    with pytest.raises(ValueError, match="were expected"):
+        parse_seeds(text)

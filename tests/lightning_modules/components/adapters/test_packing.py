@@ -1,0 +1,155 @@
+"""Which decoders keep packed samples apart, which can be sampled, and what is said of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.packing import check_packing
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
+from lightning_modules.components.sampling.cache import can_be_sampled
+from lightning_modules.negative import NegativeModel
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+WINDOW = {**SHAPE, "sliding_window": 8}
+GPT = {k: SHAPE[k] for k in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}
+EXPERTS = {
+    **SHAPE,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "decoder_sparse_step": 1,
+}
+APART: dict[str, dict[str, Any]] = {
+    "llama": SHAPE,
+    "qwen2": SHAPE,
+    "qwen3": SHAPE,
+    "mistral": WINDOW,
+    "gemma2": WINDOW,
+    "gemma3_text": WINDOW,
+    "gpt2": {**GPT, "n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 64},
+    "mixtral": {**SHAPE, "num_local_experts": 4},
+}
+MIXED: dict[str, dict[str, Any]] = {
+    "opt": {
+        **GPT,
+        "hidden_size": 64,
+        "ffn_dim": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 64,
+    },
+    "bloom": {**GPT, "hidden_size": 64, "n_layer": 4, "n_head": 4},
+    "falcon": {**GPT, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "alibi": True},
+    "mamba": {**GPT, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
+    "qwen3_next": EXPERTS,
+    "lfm2": {**SHAPE, "layer_types": ["conv", "full_attention"] * 2},
+    "falcon_h1": {
+        **SHAPE,
+        "mamba_d_ssm": 64,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_d_state": 16,
+        "mamba_n_groups": 1,
+    },
+}
+
+
+def model_of(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(name, **{**APART, **MIXED}[name])
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.15)
+    return model.to(dtype)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", APART)
+def test_who_keeps_samples_apart_passes(name: str, dtype: torch.dtype, eager: bool) -> None:
+    model = model_of(name, dtype)
+    if eager:
+        model.set_attn_implementation("eager")
+    check_packing(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.float32):
+        check_packing(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MIXED)
+def test_who_mixes_them_is_refused(name: str, dtype: torch.dtype) -> None:
+    with pytest.raises(InputError, match=r"does not keep packed samples apart.*\n.*tokens_per_batch") as caught:
+        check_packing(model_of(name, dtype))
+    assert caught.value.field == "data.packing"
+
+
+def test_packed_rows_are_refused_before_anything_is_learnt_of_them() -> None:
+    stack = AdapterStack(model_of("opt", torch.float32), "opt")
+    stack.add("one", LoraSettings(target_modules=["q_proj"]))
+    ids = torch.arange(1, 7)[None]
+    assert stack.hidden(ids, torch.ones_like(ids)).shape == (1, 6, 64)
+    with pytest.raises(InputError, match="packed samples"):
+        stack.hidden(ids, torch.ones_like(ids), torch.tensor([[0, 1, 2, 0, 1, 2]]))
+
+
+def test_the_check_is_made_once_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = AdapterStack(model_of("llama", torch.float32), "llama")
+    stack.add("one", LoraSettings(dropout=0.5))
+    stack.train()
+    modes, state = {n: m.training for n, m in stack.named_modules()}, torch.get_rng_state()
+    check_packing(stack.base)
+    assert {n: m.training for n, m in stack.named_modules()} == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    passes: list[int] = []
+    stack.base.get_decoder().register_forward_hook(lambda *_: passes.append(1))
+    ids = torch.arange(1, 7)[None]
+    for _ in range(3):
+        stack.hidden(ids, torch.ones_like(ids), torch.tensor([[0, 1, 2, 0, 1, 2]]))
+    assert len(passes) == 3 + 3
+
+
+@pytest.mark.parametrize("name", [*APART, *MIXED])
+def test_a_recurrent_state_is_not_sampled(name: str) -> None:
+    recurrent = name in ("mamba", "qwen3_next", "lfm2", "falcon_h1")
+    assert can_be_sampled(model_of(name, torch.float32)) is not recurrent
+
+
+@pytest.mark.parametrize("entry", list(TrainerFn))
+def test_such_a_student_trains_and_is_refused_where_it_would_be_sampled(
+    entry: TrainerFn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_of("mamba", torch.float32).save_pretrained(tmp_path)
+    module = NegativeModel(str(tmp_path), lora=LoraSettings(target_modules=["in_proj"]))
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=entry), is_global_zero=True, strategy=None)
+    module._trainer = trainer
+    if entry in (TrainerFn.TESTING, TrainerFn.PREDICTING):
+        with pytest.raises(InputError, match="MambaForCausalLM keeps a recurrent state"):
+            module.configure_model()
+        return
+    module.configure_model()
+    assert "this student trains, test and predict will refuse it" in capsys.readouterr().err

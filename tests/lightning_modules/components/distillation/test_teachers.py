@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.nat import load_nat
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
+from lightning_modules.components.distillation.teachers import (
+    CachedTeacher,
+    CacheSettings,
+    OnlineTeacher,
+    Teacher,
+    cached_teacher,
+)
+from lightning_modules.components.losses.output_head import Lesson, TopK
+from lightning_modules.components.losses.supervised import IGNORE, Targets, find_targets
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
+
+@pytest.fixture
+def stack(new_stack: Callable[..., AdapterStack], nat_directory: Path) -> AdapterStack:
+    """M_NAT, M_neg and a student in training mode."""
+    made = new_stack()
+    made.units = load_nat(made, nat_directory)
+    made.add("student", LoraSettings(dropout=0.5))
+    return made.train()
+
+
+class Counting(Teacher):
+    """Counts how often it is asked."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self.asked = 0
+
+    def lesson(self, batch: dict[str, Any], targets: Targets) -> Lesson:
+        self.asked += 1
+        return self.teacher.lesson(batch, targets)
+
+
+@pytest.fixture
+def cached(stack: AdapterStack, tmp_path: Path) -> Callable[..., CachedTeacher]:
+    def make(temperature: float = 1.0, calibrated: bool = True, nat: str = "nat", **settings: Any) -> CachedTeacher:
+        made = cached_teacher(stack, CacheSettings(**settings), tmp_path / "teacher", temperature, calibrated, nat=nat)
+        made.teacher = Counting(made.teacher)
+        return made
+
+    return make
+
+
+def asked(teacher: CachedTeacher) -> int:
+    assert isinstance(teacher.teacher, Counting)
+    return teacher.teacher.asked
+
+
+def summary_of(lesson: Lesson) -> Tensor:
+    assert isinstance(lesson.summary, Tensor)
+    return lesson.summary
+
+
+def divergence_of(lesson: Lesson) -> Tensor:
+    assert lesson.divergence is not None
+    return lesson.divergence
+
+
+def packed(batch: dict[str, Any], rows: list[list[int]]) -> dict[str, Any]:
+    """The samples of a padded batch in packed rows."""
+    lengths = batch["attention_mask"].sum(1).tolist()
+    width = max(sum(lengths[k] for k in row) for row in rows)
+    made = {
+        name: torch.zeros(len(rows), width, dtype=torch.int64)
+        for name in ("input_ids", "attention_mask", "position_ids")
+    }
+    made |= {"labels": torch.full((len(rows), width), IGNORE), "segments": torch.full((len(rows), width), -1)}
+    for row, samples in enumerate(rows):
+        start = 0
+        for k in samples:
+            own = slice(start, start := start + lengths[k])
+            for name in ("input_ids", "attention_mask", "labels"):
+                made[name][row, own] = batch[name][k, : lengths[k]]
+            made["position_ids"][row, own] = torch.arange(lengths[k])
+            made["segments"][row, own] = k
+    return made
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("storage", "tolerance"), [("float32", 1e-6), ("float16", 1e-3)])
+def test_cached_is_online_within_its_storage(
+    stack: AdapterStack,
+    cached: Callable[..., CachedTeacher],
+    make_batch: Any,
+    storage: str,
+    tolerance: float,
+    temperature: float,
+) -> None:
+    batch = make_batch()
+    targets = find_targets(batch)
+    expected = OnlineTeacher(stack, temperature).lesson(batch, targets)
+    teacher = cached(temperature, storage=storage)
+    first, second = (teacher.lesson(batch, targets) for _ in range(2))
+    assert asked(teacher) == 1
+    assert (teacher.misses, teacher.hits) == (4, 4)
+    for lesson in (first, second):
+        torch.testing.assert_close(summary_of(lesson), summary_of(expected), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(divergence_of(lesson), divergence_of(expected), rtol=1e-6, atol=1e-7)
+    assert torch.equal(summary_of(first), summary_of(second)), "a resumed run must see what the first one saw"
+
+
+def test_teachers_see_no_dropout_and_come_back(stack: AdapterStack, make_batch: Any) -> None:
+    batch = make_batch()
+    before = (
+        {n: (m.training,) for n, m in stack.named_modules()},
+        {n: p.requires_grad for n, p in stack.named_parameters()},
+    )
+    lessons = [OnlineTeacher(stack).lesson(batch, find_targets(batch)) for _ in range(2)]
+    assert torch.equal(summary_of(lessons[0]), summary_of(lessons[1]))
+    assert torch.equal(divergence_of(lessons[0]), divergence_of(lessons[1]))
+    assert before == (
+        {n: (m.training,) for n, m in stack.named_modules()},
+        {n: p.requires_grad for n, p in stack.named_parameters()},
+    )
+    assert stack.model.active_adapter == "student"
+
+
+def test_a_sample_is_known_by_its_content_wherever_it_stands(
+    stack: AdapterStack, cached: Callable[..., CachedTeacher], make_batch: Any
+) -> None:
+    batch, teacher = make_batch(), cached(storage="float32")
+    teacher.lesson(batch, find_targets(batch))
+    moved = packed(batch, [[2, 0], [3, 1]])
+    targets = find_targets(moved)
+    lesson = teacher.lesson(moved, targets)
+    assert asked(teacher) == 1
+    expected = OnlineTeacher(stack).lesson(moved, targets)
+    torch.testing.assert_close(summary_of(lesson), summary_of(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(divergence_of(lesson), divergence_of(expected), rtol=1e-4, atol=1e-6)
+    changed = {name: value.clone() for name, value in batch.items()}
+    changed["input_ids"][1, 1] += 1  # a token of one prompt
+    teacher.lesson(changed, find_targets(changed))
+    assert (asked(teacher), teacher.misses) == (2, 5)
+    fewer = {**batch, "labels": batch["labels"].clone()}
+    fewer["labels"][0, 3] = IGNORE
+    teacher.lesson(fewer, find_targets(fewer))
+    assert (asked(teacher), teacher.misses) == (3, 6)
+
+
+def test_samples_without_targets_and_without_calibration(cached: Callable[..., CachedTeacher], make_batch: Any) -> None:
+    batch, teacher = make_batch(), cached(calibrated=False)
+    batch["labels"][1] = IGNORE
+    for _ in range(2):
+        lesson = teacher.lesson(batch, find_targets(batch))
+        assert lesson.divergence is None
+        assert len(summary_of(lesson)) == len(find_targets(batch).tokens)
+    batch["labels"][:] = IGNORE
+    assert len(summary_of(teacher.lesson(batch, find_targets(batch)))) == 0
+    assert asked(teacher) == 1
+
+
+def test_it_goes_on_after_a_kill_and_after_damage(
+    cached: Callable[..., CachedTeacher], make_batch: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = make_batch()
+    targets = find_targets(batch)
+    teacher = cached()
+    expected = teacher.lesson(batch, targets)
+    teacher.store.close()
+    (file,) = tmp_path.rglob("part-0.bin")
+    whole = file.read_bytes()
+    for content, kept, message in (
+        (whole[:-1], 3, "cut off"),
+        (whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :], 3, "damaged"),
+        (whole, 4, ""),
+    ):
+        file.write_bytes(content)
+        capsys.readouterr()
+        again = cached()
+        lesson = again.lesson(batch, targets)
+        said = capsys.readouterr().err
+        assert message in said
+        assert "samples are there" in said
+        assert torch.equal(summary_of(lesson), summary_of(expected))
+        assert torch.equal(divergence_of(lesson), divergence_of(expected))
+        assert (again.hits, again.misses) == (kept, 4 - kept)
+        again.store.close()
+
+
+def test_other_teachers_have_another_cache(
+    cached: Callable[..., CachedTeacher], make_batch: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = make_batch()
+    targets = find_targets(batch)
+    cached().lesson(batch, targets)
+    for change, word in (
+        ({"temperature": 2.0}, "temperature"),
+        ({"nat": "another"}, "nat"),
+        ({"storage": "float32"}, "storage"),
+    ):
+        teacher = cached(**change)
+        assert f"of other teachers ({word}" in capsys.readouterr().err
+        assert len(list((tmp_path / "teacher").iterdir())) == 1
+        teacher.lesson(batch, targets)
+        assert asked(teacher) == 1
+        cached()  # and back
+        capsys.readouterr()
+
+
+def test_a_directory_of_the_users_is_never_tidied(cached: Callable[..., CachedTeacher], tmp_path: Path) -> None:
+    for temperature in (1.0, 2.0):
+        cached(temperature, directory=str(tmp_path / "mine"))
+    assert len(list((tmp_path / "mine").iterdir())) == 2
+
+
+def test_top_k_is_small_and_close(stack: AdapterStack, cached: Callable[..., CachedTeacher], make_batch: Any) -> None:
+    batch = make_batch()
+    targets = find_targets(batch)
+    online = OnlineTeacher(stack).lesson(batch, targets)
+    hidden = stack.hidden(batch["input_ids"], batch["attention_mask"])[:, :-1][targets.where].detach().requires_grad_()
+    teacher = cached(storage="top_k", top_k=200)
+    vocabulary = len(stack.base.get_output_embeddings().weight)
+    assert teacher.storage.row_bytes == 4 + 200 * 4
+    assert 200 < vocabulary <= 2**16
+    errors = []
+    for lesson in (teacher.lesson(batch, targets), teacher.lesson(batch, targets)):
+        assert isinstance(lesson.summary, TopK)
+        gradients = [
+            torch.autograd.grad(stack.head.learn(hidden, targets.tokens, s)[1].sum(), hidden)[0]
+            for s in (lesson.summary, online.summary)
+        ]
+        errors.append(float((gradients[0] - gradients[1]).norm() / gradients[1].norm()))
+    assert errors[0] == errors[1] < 0.5  # the tiny student is close to uniform: nothing could be worse for top k
+    assert asked(teacher) == 1
+
+
+def test_numbers_too_large_for_the_storage_are_refused(cached: Callable[..., CachedTeacher], make_batch: Any) -> None:
+    teacher, targets = cached(), find_targets(make_batch())
+    count = len(targets.tokens)
+    lesson = Lesson(torch.full((count, 32), 1e6), torch.zeros(count))
+    with pytest.raises(InputError, match="does not fit into float16"):
+        teacher.storage.encode(lesson, slice(0, count))
+
+
+@pytest.mark.parametrize(
+    ("field", "settings"), [("model.cache.storage", {"storage": "float8"}), ("model.cache.top_k", {"top_k": 0})]
+)
+def test_bad_settings_are_named(field: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        CacheSettings(**settings)
+    assert caught.value.field == field
+
+
+def test_more_than_the_vocabulary_is_refused(cached: Callable[..., CachedTeacher]) -> None:
+    with pytest.raises(InputError, match="more than the vocabulary"):
+        cached(storage="top_k", top_k=10**6)

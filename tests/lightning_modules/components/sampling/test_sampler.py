@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from dust2gold.core.errors import InputError
+from lightning_modules.components.sampling.rng import draw_tokens, sample_seed, uniform_block
+from lightning_modules.components.sampling.sampler import Sample, SamplingSettings, sample, sample_each
+
+VOCABULARY, PAD, EOS, CONTEXT = 40, 0, 2, 64
+
+
+def tiny_llama(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT,
+            pad_token_id=PAD,
+            bos_token_id=1,
+            eos_token_id=EOS,
+            initializer_range=0.3,
+        )
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_llama()
+
+
+def prompts(lengths: tuple[int, ...] = (5, 9, 3, 7), seed: int = 1) -> tuple[Tensor, Tensor, list[str]]:
+    generator = torch.Generator().manual_seed(seed)
+    width = max(lengths)
+    ids = torch.full((len(lengths), width), PAD)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, width - length :] = torch.randint(3, VOCABULARY, (length,), generator=generator)
+        mask[row, width - length :] = 1
+    return ids, mask, [f"question/{row}" for row in range(len(lengths))]
+
+
+def run(model: Any, settings: SamplingSettings, eos: int | list[int] = EOS) -> list[Sample]:
+    return sample(model, *prompts(), eos, PAD, settings)
+
+
+def test_greedy_equals_generate(model: Any) -> None:
+    ids, mask, questions = prompts()
+    settings = SamplingSettings(temperature=0, max_new_tokens=12)
+    expected = model.generate(
+        input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=12, eos_token_id=EOS, pad_token_id=PAD
+    )[:, ids.shape[1] :]
+    for row, got in zip(expected.tolist(), sample(model, ids, mask, questions, EOS, PAD, settings), strict=True):
+        assert got.token_ids == (row[: row.index(EOS)] if EOS in row else row)
+        assert got.finished == (EOS in row)
+
+
+def test_greedy_ignores_the_seed(model: Any) -> None:
+    one, other = (run(model, SamplingSettings(temperature=0, max_new_tokens=10, seed=seed)) for seed in (0, 1))
+    assert [s.token_ids for s in one] == [s.token_ids for s in other]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_batched_equals_one_by_one_in_any_order(model: Any, top_p: float) -> None:
+    ids, mask, questions = prompts()
+    settings = SamplingSettings(samples=5, temperature=0.9, top_p=top_p, max_new_tokens=20, seed=3)
+    together = {(s.question_index, s.k): s for s in sample(model, ids, mask, questions, EOS, PAD, settings)}
+    assert len(together) == 20
+    order = [2, 0, 3, 1]
+    shuffled = sample(model, ids[order], mask[order], [questions[row] for row in order], EOS, PAD, settings)
+    alone = []
+    for row in range(4):
+        real = mask[row].bool()
+        single = sample(
+            model, ids[row : row + 1, real], mask[row : row + 1, real], [questions[row]], EOS, PAD, settings
+        )
+        alone += [(row, s) for s in single]
+    for row, other in [*alone, *((order[s.question_index], s) for s in shuffled)]:
+        reference = together[row, other.k]
+        assert (other.token_ids, other.tokens, other.seed) == (reference.token_ids, reference.tokens, reference.seed)
+        assert other.logprob == pytest.approx(reference.logprob, abs=1e-4)
+    assert len({tuple(s.token_ids) for s in together.values()}) > 10
+
+
+LENGTHS = (3, 9, 5, 12, 4, 7, 11, 2, 6)
+ENDS = [2, 5, 11, 17]  # of 40 tokens: many samples end soon, some do not
+
+
+@pytest.mark.parametrize("order", ["as they come", "longest first"])
+@pytest.mark.parametrize(("rows", "samples"), [(1, 2), (3, 3), (4, 3), (8, 2), (8, 11), (14, 3)])
+def test_refilled_rows_write_what_all_at_once_write(model: Any, rows: int, samples: int, order: str) -> None:
+    lengths = LENGTHS if order == "as they come" else tuple(sorted(LENGTHS, reverse=True))
+    ids, mask, questions = prompts(lengths)
+    at_once = SamplingSettings(samples=samples, temperature=1.0, max_new_tokens=40, seed=3, rows=1000)
+    expected = sample(model, ids, mask, questions, ENDS, PAD, at_once)
+    written = [one.tokens for one in expected]
+    assert min(written) < 3 < 25 < max(written)
+    got = sample(model, ids, mask, questions, ENDS, PAD, replace(at_once, rows=rows))
+    for one, reference in zip(got, expected, strict=True):
+        assert replace(one, logprob=0) == replace(reference, logprob=0)
+        assert one.logprob == pytest.approx(reference.logprob, abs=1e-4)
+
+
+def test_unwritten_memory_never_counts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, mask, questions = prompts((2, 3, 2, 12, 30, 4))  # later ones need room in front of those before
+    settings = SamplingSettings(samples=2, temperature=1.0, max_new_tokens=30, rows=4)
+    expected = sample(model, ids, mask, questions, ENDS, PAD, settings)
+    monkeypatch.setattr(Tensor, "new_empty", lambda self, *shape: self.new_full(shape, float("nan")))
+    assert sample(model, ids, mask, questions, ENDS, PAD, settings) == expected
+
+
+def test_places_do_not_stay_empty(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    forward = model.forward
+
+    def counted(**inputs: Any) -> Any:
+        if inputs["input_ids"].shape[1] == 1:
+            passes.append(len(inputs["input_ids"]))
+        return forward(**inputs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    ids, mask, questions = prompts(LENGTHS * 6)
+    got = sample(model, ids, mask, questions, ENDS, PAD, SamplingSettings(4, 1.0, max_new_tokens=40, rows=16))
+    tokens = sum(one.tokens - 1 for one in got)  # the first comes from the prefill
+    assert max(passes) == 16
+    assert sum(passes) < 1.35 * tokens
+    assert passes.count(16) > 0.7 * len(passes)  # one shape, until the queue is empty
+
+
+def test_questions_come_as_they_end(model: Any) -> None:
+    ids, mask, questions = prompts(LENGTHS)
+    settings = SamplingSettings(2, 1.0, max_new_tokens=40, rows=6)
+    each = list(sample_each(model, ids, mask, questions, ENDS, PAD, settings))
+    assert [[one.k for one in samples] for samples in each] == [[0, 1]] * len(LENGTHS)
+    order = [samples[0].question_index for samples in each]
+    assert sorted(order) == list(range(len(LENGTHS))) != order
+    assert sorted((one for samples in each for one in samples), key=lambda one: (one.question_index, one.k)) == sample(
+        model, ids, mask, questions, ENDS, PAD, settings
+    )
+
+
+def test_whole_samples_follow_the_distribution() -> None:
+    """Probabilities of all sequences of up to three of five tokens, enumerated in float64, against 6,000 samples."""
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=5,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        initializer_range=0.6,
+    )
+    tiny = LlamaForCausalLM(config).eval()
+    prompt, end, n = torch.tensor([[3, 1, 4]]), 2, 6000
+    drawn = sample(tiny, prompt, torch.ones_like(prompt), ["q"], end, 0, SamplingSettings(n, 1.2, 1.0, 3, 7, rows=50))
+    counts = Counter(tuple([*one.token_ids, end] if one.finished else one.token_ids) for one in drawn)
+    exact = copy.deepcopy(tiny).double()
+    expected: dict[tuple[int, ...], float] = {}
+
+    def enumerate_from(tokens: tuple[int, ...], probability: float) -> None:
+        if len(tokens) == 3 or end in tokens:
+            expected[tokens] = probability
+            return
+        with torch.no_grad():
+            logits = exact(torch.cat([prompt[0], torch.tensor(tokens, dtype=torch.int64)])[None]).logits[0, -1]
+        for token, share in enumerate((logits / 1.2).softmax(-1).tolist()):
+            enumerate_from((*tokens, token), probability * share)
+
+    enumerate_from((), 1.0)
+    assert sum(expected.values()) == pytest.approx(1)
+    assert len(expected) == 1 + 4 + 16 * 5
+    assert counts.keys() <= expected.keys()
+    statistic = sum((counts[tokens] - n * p) ** 2 / (n * p) for tokens, p in expected.items())
+    degrees = len(expected) - 1
+    assert statistic < degrees + 4 * (2 * degrees) ** 0.5
+
+
+def test_fewer_samples_and_a_lower_cap_are_prefixes(model: Any) -> None:
+    long = {(s.question_index, s.k): s for s in run(model, SamplingSettings(samples=4, max_new_tokens=20))}
+    for short in run(model, SamplingSettings(samples=2, max_new_tokens=7)):
+        assert short.token_ids == long[short.question_index, short.k].token_ids[:7]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_logprob_equals_teacher_forcing_at_temperature_one(temperature: float) -> None:
+    model = tiny_llama()
+    ids, mask, _ = prompts()
+    samples = run(model, SamplingSettings(samples=3, temperature=temperature, top_p=0.9, max_new_tokens=15))
+    exact = tiny_llama().double()
+    for s in samples:
+        prompt = ids[s.question_index, mask[s.question_index].bool()]
+        generated = torch.tensor([*s.token_ids, EOS] if s.finished else s.token_ids)
+        assert s.tokens == len(generated)
+        with torch.no_grad():
+            logits = exact(input_ids=torch.cat([prompt, generated])[None]).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1)[torch.arange(len(generated)), generated].sum().item()
+        assert s.logprob == pytest.approx(expected, abs=1e-3)
+
+
+def filtered(logits: Tensor, temperature: float, top_p: float) -> list[float]:
+    """Slow float64 reference: temperature, then tokens from the most probable on until their mass reaches top_p."""
+    weights = [float(torch.exp((value - logits.max()) / temperature)) for value in logits.double()]
+    probabilities = [weight / sum(weights) for weight in weights]
+    kept, mass = [0.0] * len(weights), 0.0
+    for token in sorted(range(len(weights)), key=lambda token: -probabilities[token]):
+        if mass >= top_p:
+            break
+        kept[token] = probabilities[token]
+        mass += probabilities[token]
+    return [value / mass for value in kept]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.3, 0.7), (0.8, 0.95)])
+def test_first_tokens_follow_the_distribution(model: Any, temperature: float, top_p: float) -> None:
+    ids, mask, questions = prompts((6,))
+    n = 4000
+    settings = SamplingSettings(samples=n, temperature=temperature, top_p=top_p, max_new_tokens=1, seed=11)
+    drawn = sample(model, ids, mask, questions, -1, PAD, settings)
+    counts = torch.bincount(torch.tensor([s.token_ids[0] for s in drawn]), minlength=VOCABULARY).double()
+    with torch.no_grad():
+        expected = n * torch.tensor(filtered(model(ids).logits[0, -1], temperature, top_p), dtype=torch.float64)
+    assert counts[expected == 0].sum() == 0
+    large = expected >= 5
+    observed = torch.cat([counts[large], counts[~large].sum()[None]])
+    wanted = torch.cat([expected[large], expected[~large].sum()[None]])
+    statistic = ((observed - wanted) ** 2 / wanted.clamp(min=1)).sum().item()
+    degrees = int(large.sum())
+    assert statistic < degrees + 4 * (2 * degrees) ** 0.5 + 4
+
+
+def test_draw_inverts_the_cumulative_distribution() -> None:
+    logits = torch.tensor([0.1, 0.2, 0.0, 0.3, 0.4, 0.0]).log()
+    uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.2999, 0.3001, 0.5999, 0.6001, 1 - 2**-53], dtype=torch.float64)
+    drawn = draw_tokens(logits.expand(len(uniforms), -1), uniforms, 1.0)
+    assert drawn.tolist() == [0, 0, 1, 1, 3, 3, 4, 4]
+    # 0.4 + 0.3 reaches 0.7: tokens 3 and 4 stay, with 3/7 and 4/7.
+    assert draw_tokens(logits.expand(len(uniforms), -1), uniforms, 1.0, 0.69).tolist() == [3, 3, 3, 3, 3, 4, 4, 4]
+
+
+def test_a_tiny_temperature_is_greedy_and_top_p_keeps_one() -> None:
+    logits = torch.tensor([[3.0, 9.0, 8.9], [1.0, 0.0, 0.5]])
+    uniforms = torch.tensor([0.99, 0.01], dtype=torch.float64)
+    assert draw_tokens(logits, uniforms, 1e-30).tolist() == [1, 0]
+    assert draw_tokens(logits, uniforms, 1.0, 1e-9).tolist() == [1, 0]
+
+
+def test_eos_ends_a_sample_and_counts_as_a_token(model: Any) -> None:
+    free = run(model, SamplingSettings(samples=4, max_new_tokens=25), eos=-1)
+    assert all(s.tokens == 25 == len(s.token_ids) and not s.finished for s in free)
+    ends = [free[0].token_ids[3], free[5].token_ids[9]]
+    for s, whole in zip(run(model, SamplingSettings(samples=4, max_new_tokens=25), eos=ends), free, strict=True):
+        at = next((place for place, token in enumerate(whole.token_ids) if token in ends), None)
+        assert s.finished == (at is not None)
+        assert s.token_ids == whole.token_ids[:at]
+        assert s.tokens == (25 if at is None else at + 1)
+
+
+def test_eos_as_first_token(model: Any) -> None:
+    for s in run(model, SamplingSettings(samples=2), eos=list(range(VOCABULARY))):
+        assert (s.token_ids, s.tokens, s.finished) == ([], 1, True)
+        assert s.logprob < 0
+
+
+def test_a_peft_model_samples_with_its_adapter(model: Any) -> None:
+    adapted = get_peft_model(tiny_llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])).eval()
+    settings = SamplingSettings(samples=3, max_new_tokens=15)
+    plain = [s.token_ids for s in run(model, settings)]
+    assert [s.token_ids for s in run(adapted, settings)] == plain  # LoRA's B starts at zero
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
+    assert [s.token_ids for s in run(adapted, settings)] != plain
+
+
+def test_sliding_windows_keep_their_stock_layers() -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        sliding_window=6,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        initializer_range=0.3,
+    )
+    model = MistralForCausalLM(config).eval()
+    ids, mask, questions = prompts((8, 8))
+    expected = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=12, eos_token_id=-1)
+    for rows in (64, 1):  # such layers take no new rows: the next question waits until all have ended
+        settings = SamplingSettings(temperature=0, max_new_tokens=12, rows=rows)
+        got = sample(model, ids, mask, questions, -1, PAD, settings)
+        assert [s.token_ids for s in got] == expected[:, 8:].tolist()
+
+
+def test_the_global_random_state_is_untouched(model: Any) -> None:
+    before = torch.get_rng_state()
+    run(model, SamplingSettings(samples=2, max_new_tokens=5))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_seeds_and_uniforms_are_golden() -> None:
+    # A change here means that an interrupted run cannot be resumed: its samples would come out differently.
+    assert sample_seed(0, "math-train/17", 0) == 1803516745245152762
+    assert sample_seed(0, "math-train/17", 1) == 4602414976012271202
+    assert sample_seed(7, "é", 15) == 8365029515137607511
+    block = uniform_block([1803516745245152762, 5], 40)
+    assert block[0, :3].tolist() == [0.5624101784737261, 0.9192037350342178, 0.5556229945728619]
+    assert torch.equal(uniform_block([5], 3)[0], block[1, :3])
+    assert block.min() >= 0
+    assert block.max() < 1
+
+
+def test_seeds_differ() -> None:
+    seeds = {sample_seed(base, f"q{q}", k) for base in range(3) for q in range(50) for k in range(16)}
+    assert len(seeds) == 2400
+    assert max(seeds) < 2**63
+
+
+def test_context_limit_is_per_prompt(model: Any) -> None:
+    lengths = (CONTEXT - 4, 3)
+    ids, mask, questions = prompts(lengths)
+    got = sample(model, ids, mask, questions, -1, PAD, SamplingSettings(max_new_tokens=10))
+    assert [s.tokens for s in got] == [4, 10]
+    assert not any(s.finished for s in got)
+    ids, mask, questions = prompts((4, CONTEXT))
+    with pytest.raises(InputError, match=r"question/1.*64 tokens"):
+        sample(model, ids, mask, questions, EOS, PAD, SamplingSettings(max_new_tokens=10))
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.7, 1.0), (0.7, 0.9)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_told(value: float, temperature: float, top_p: float) -> None:
+    model = tiny_llama()
+    model.get_decoder().norm.weight.data.fill_(value)
+    with pytest.raises(InputError, match=r"are no numbers \(question 'question/"):
+        run(model, SamplingSettings(2, temperature, top_p, max_new_tokens=3))
+
+
+def test_misuse_is_refused() -> None:
+    ids, mask, questions = prompts()
+    with pytest.raises(ValueError, match="eval"):
+        sample(tiny_llama().train(), ids, mask, questions, EOS, PAD, SamplingSettings())
+    with pytest.raises(ValueError, match="left-padded"):
+        sample(tiny_llama(), ids.flip(1), mask.flip(1), questions, EOS, PAD, SamplingSettings())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("samples", 0),
+        ("max_new_tokens", 0),
+        ("rows", 0),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+    ],
+)
+def test_settings_name_the_wrong_field(field: str, value: float) -> None:
+    with pytest.raises(InputError) as caught:
+        SamplingSettings(**{field: value})  # type: ignore[arg-type]
+    assert caught.value.field == field
+
+
+def test_learned_positions_never_leave_the_context() -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    gpt2 = GPT2LMHeadModel(config).eval()
+    ids, mask, questions = prompts((12, 4, 4, 4, 4, 4, 4, 4))  # the first ends alone, too few to leave the batch
+    written = sample(gpt2, ids, mask, questions, VOCABULARY, PAD, SamplingSettings(max_new_tokens=10))
+    assert [one.tokens for one in written] == [4] + [10] * 7

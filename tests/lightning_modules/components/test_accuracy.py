@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_modules.components.accuracy import GroupedAccuracy, gather_objects
+
+ALGEBRA = {"subject": "Algebra", "level": "Level 1"}
+GEOMETRY = {"subject": "Geometry", "level": "Level 2"}
+BARE = {"subject": "", "level": ""}
+
+
+def floats(metric: GroupedAccuracy) -> dict[str, float]:
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def test_accuracy_overall_and_by_group() -> None:
+    metric = GroupedAccuracy()
+    metric.update(torch.tensor([1.0, 0.5]), [ALGEBRA, GEOMETRY])
+    metric.update([0.0, 1 / 3], [ALGEBRA, BARE])
+    assert floats(metric) == pytest.approx(
+        {
+            "accuracy": (1.5 + 1 / 3) / 4,
+            "accuracy/subject/Algebra": 0.5,
+            "accuracy/subject/Geometry": 0.5,
+            "accuracy/level/Level 1": 0.5,
+            "accuracy/level/Level 2": 0.5,
+            "count": 4,
+            "count/subject/Algebra": 2,
+            "count/subject/Geometry": 1,
+            "count/level/Level 1": 2,
+            "count/level/Level 2": 1,
+        }
+    )
+    metric.reset()
+    metric.update([1.0], [GEOMETRY])
+    assert set(floats(metric)) == {
+        "accuracy",
+        "accuracy/subject/Geometry",
+        "accuracy/level/Level 2",
+        "count",
+        "count/subject/Geometry",
+        "count/level/Level 2",
+    }
+
+
+def test_nothing_counted_is_no_accuracy() -> None:
+    metric = GroupedAccuracy()
+    metric.update([], [])
+    values = floats(metric)
+    assert math.isnan(values.pop("accuracy"))
+    assert values == {"count": 0}
+
+
+def test_questions_and_groups_must_match() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        GroupedAccuracy().update([1.0, 0.0], [ALGEBRA])
+
+
+def test_gathering_alone() -> None:
+    assert gather_objects({"a": 1}) == [{"a": 1}]
+
+
+RANK = """
+import json, sys, torch
+from pathlib import Path
+from lightning_modules.components.accuracy import GroupedAccuracy
+rank, directory = int(sys.argv[1]), Path(sys.argv[2])
+torch.distributed.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=2)
+metric = GroupedAccuracy()
+if rank == 0:
+    metric.update([1.0, 0.0, 0.5], [{"subject": "Algebra"}, {"subject": "Algebra"}, {"subject": "Geometry"}])
+else:
+    metric.update([1.0], [{"subject": "Probability"}])
+    metric.update([0.0], [{"subject": "Algebra"}])
+values = {name: float(value) for name, value in metric.compute().items()}
+(directory / f"{rank}.json").write_text(json.dumps(values))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_with_different_groups(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", RANK]
+    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert both[0] == both[1]
+    assert both[0] == pytest.approx(
+        {
+            "accuracy": 0.5,
+            "accuracy/subject/Algebra": 1 / 3,
+            "accuracy/subject/Geometry": 0.5,
+            "accuracy/subject/Probability": 1.0,
+            "count": 5,
+            "count/subject/Algebra": 3,
+            "count/subject/Geometry": 1,
+            "count/subject/Probability": 1,
+        }
+    )
