@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dust2gold.core import provenance
+from dust2gold.core.errors import InputError
+from dust2gold.core.provenance import Provenance, content_hash, version_of
+
+
+def made(settings: dict[str, Any], **options: Any) -> Provenance:
+    return Provenance.of(settings, libraries=(), **options)
+
+
+def test_a_path_counts_by_its_contents(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("text")
+    first = made({"data": {"train": str(one)}})
+    other.write_text("text")
+    assert made({"data": {"train": str(other)}}) == first
+    assert made({"data": {"train": other}}).key == first.key
+    other.write_text("changed")
+    changed = made({"data": {"train": str(other)}})
+    assert changed.key != first.key
+    assert changed.differences(first.facts) == ["data.train"]
+
+
+def test_a_directory_counts_by_its_names_and_files(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a").write_text("1")
+    first = content_hash(tmp_path / "d")
+    (tmp_path / "d").rename(tmp_path / "e")
+    assert content_hash(tmp_path / "e") == first
+    (tmp_path / "e/a").rename(tmp_path / "e/b")
+    assert content_hash(tmp_path / "e") != first
+    assert content_hash(tmp_path / "nothing") is None
+
+
+def test_a_large_file_counts_by_blocks_over_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_WHOLE", 1 << 10)
+    monkeypatch.setattr(provenance, "_BLOCK", 64)
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(1 << 16))
+    first = content_hash(file)
+    file.write_bytes(bytes((1 << 16) - 1) + b"x")
+    last = content_hash(file)
+    file.write_bytes(bytes((1 << 16) + 1))
+    assert len({first, last, content_hash(file)}) == 3
+
+
+def test_settings_are_named_as_on_the_command_line() -> None:
+    facts = made({"model": {"class_path": "M", "init_args": {"lora": {"r": 8}}}, "seed": 0}).facts
+    assert list(facts) == ["model.class_path", "model.lora.r", "seed"]
+
+
+def test_settings_that_do_not_matter_are_left_out() -> None:
+    settings = {"model": {"cache": {"directory": "a"}, "directory": "b"}, "num_workers": 3}
+    assert list(made(settings, without=("num_workers", "model.cache.directory")).facts) == ["model.directory"]
+
+
+def test_differences_name_what_is_new_and_what_is_gone() -> None:
+    assert made({"a": 1, "b": 2}).differences(made({"b": 3, "c": 4}).facts) == ["a", "b", "c"]
+
+
+def test_a_long_text_is_no_path() -> None:
+    assert made({"text": "x" * 10_000}).key == made({"text": "x" * 10_000}).key
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "a").chmod(0)
+    with pytest.raises(InputError, match="cannot read"):
+        made({"data": str(tmp_path / "a")})
+
+
+def test_versions_count_without_the_build() -> None:
+    assert Provenance.of({}).facts["version of torch"] == version_of("torch").partition("+")[0]
+    assert version_of("no-such-library") == "none"
