@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
 import pytest
 
-import dust2gold.core.locks
 from tests.students import write_tiny_student
 
 # Before torch, transformers and tokenizers are imported: they read these once.
@@ -46,16 +44,3 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tiny_student")
     write_tiny_student(directory)
     return directory
-
-
-@pytest.fixture
-def no_locks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A file system without locks, as some mounts of Lustre, NFS and 9p are; its first entry is what it says."""
-    says = [errno.ENOSYS]
-
-    def flock(*_: object) -> None:
-        raise OSError(says[0], os.strerror(says[0]))
-
-    monkeypatch.setattr("dust2gold.core.locks.fcntl.flock", flock)
-    dust2gold.core.locks._warn.cache_clear()
-    return says

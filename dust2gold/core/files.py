@@ -1,10 +1,8 @@
-"""Files and directories that are written whole or not at all, and read whatever their compression."""
+"""Files: written whole or not at all, read whatever their compression, hashed."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import gzip
 import hashlib
@@ -14,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO, cast
 
@@ -25,10 +23,9 @@ _BLOCK, _BLOCKS = 1 << 16, 256
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[TextIO]:
-    """Opens a temporary neighbour of `path` for UTF-8 text and moves it into place when the block ends well.
+    """Opens a temporary file for UTF-8 text and moves it to `path` when the block ends well.
 
-    On an exception the temporary file is removed and whatever stood at `path` stays. One that a killed process has left
-    is removed by the next writing to the same path.
+    On an exception whatever stood at `path` stays. What a killed process has left is removed by the next write.
 
     Raises:
         InputError: If the directory cannot be written or the disk is full.
@@ -47,152 +44,81 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path, "part")
-        handle, temporary = _claimed(path, "part", _new_file)
-        with os.fdopen(handle, "wb") as stream:
+    with _work_directory(path) as work:
+        new = work / "new"
+        with new.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)  # before it is closed, which gives up the lock
-    except OSError as error:
-        raise InputError(
-            f"cannot write ({error.strerror or error})", file=path, remedy="free some space or choose another output"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        new.chmod(0o644)
+        new.replace(path)
 
 
 @contextlib.contextmanager
-def write_directory_atomically(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Yields an empty neighbour directory of `path` that takes its place when the block ends well.
+def write_directory_atomically(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary directory that takes the place of `path` when the block ends well.
 
-    An older directory at `path` is kept until the new one is complete. They change places in one step where the file
-    system can do that; where it cannot, a process killed between two steps leaves the older one in `.<name>.*.old`.
-
-    Args:
-        path: The directory.
-        replace: Whether it replaces one that is there by then; otherwise the new one is given up.
+    An older directory at `path` is renamed into the temporary one and removed once the new one stands. A process killed
+    between the two renames leaves both in `.<name>.*.part`; the next write to `path` first puts the older one back.
 
     Raises:
         InputError: If the directory cannot be written or the disk is full.
     """
-    temporary: Path | None = None
-    handles: list[int] = []
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path, "part")
-        handle, temporary = _claimed(path, "part", _new_directory)
-        handles.append(handle)
-        temporary.chmod(0o755)
-        yield temporary
-        for file in temporary.rglob("*"):  # safetensors makes its files for the owner alone
+    with _work_directory(path) as work:
+        new = work / "new"
+        new.mkdir()
+        yield new
+        new.chmod(0o755)
+        for file in new.rglob("*"):  # safetensors makes its files for the owner alone
             file.chmod(0o755 if file.is_dir() else 0o644)
-        if not replace:
-            _rename_unless_there(temporary, path)
-        elif not path.exists():
-            temporary.replace(path)
-        elif not _exchanged(temporary, path):
-            handle, old = _claimed(path, "old", _new_directory)
-            handles.append(handle)
-            path.replace(old / path.name)
-            temporary.replace(path)
-            shutil.rmtree(old)
-        _sweep(path, "old")  # now that there is a whole one in its place
-    except OSError as error:
-        raise InputError(
-            f"cannot write ({error.strerror or error})", file=path, remedy="free some space or choose another output"
-        ) from error
-    finally:
-        if temporary is not None:
-            _remove(temporary)
-        for handle in handles:
-            os.close(handle)
+        if os.path.lexists(path):
+            path.rename(work / "old")
+        new.rename(path)
 
 
-def _new_file(**place: Any) -> tuple[int, str]:
-    return tempfile.mkstemp(**place)
-
-
-def _new_directory(**place: Any) -> tuple[int, str]:
-    name = tempfile.mkdtemp(**place)
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY), name
-
-
-def _claimed(path: Path, kind: str, make: Callable[..., tuple[int, str]]) -> tuple[int, Path]:
-    """Makes a temporary neighbour, locked so that nobody sweeps it while this process lives, and opened."""
-    while True:
+@contextlib.contextmanager
+def _work_directory(path: Path) -> Iterator[Path]:
+    """Yields a temporary directory beside `path`, locked so that no other process takes it for one left by a crash."""
+    with contextlib.ExitStack() as stack:
         try:
-            handle, name = make(prefix=f".{path.name}.", suffix=f".{kind}", dir=path.parent)
-        except FileNotFoundError:
-            if path.parent.is_dir():  # swept before it was opened
-                continue
-            raise
-        swept = False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # by the one who sweeps it
-            swept = True
-        except OSError:  # no locks here: then nobody sweeps
-            pass
-        if not swept and os.path.exists(name):
-            return handle, Path(name)
-        os.close(handle)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_left_over(path)
+            work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+            stack.callback(_put_back_and_remove, work, path)
+            # Under its final name the lock file is never free while its process lives
+            lock = stack.enter_context((work / "unlocked").open("w"))
+            with contextlib.suppress(OSError):  # without locks left-over directories are not removed
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                (work / "unlocked").rename(work / "lock")
+            yield work
+        except OSError as error:
+            raise InputError(
+                f"cannot write ({error.strerror or error})",
+                file=path,
+                remedy="free some space or choose another output",
+            ) from error
 
 
-def _sweep(path: Path, kind: str) -> None:
-    """Removes what processes that were killed have left of their writing to `path`."""
-    ours = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}" + re.escape(f".{kind}"))
-    with contextlib.suppress(OSError):  # of tidying up nothing depends
-        for stale in [each for each in path.parent.iterdir() if ours.fullmatch(each.name)]:
-            with contextlib.suppress(OSError):
-                _sweep_one(stale)
+def _remove_left_over(path: Path) -> None:
+    """Removes the temporary directories that killed processes have left of their writing to `path`."""
+    ours = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}\.part")
+    for left in [each for each in path.parent.iterdir() if ours.fullmatch(each.name)]:
+        with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _put_back_and_remove(left, path)
 
 
-def _sweep_one(stale: Path) -> None:
-    kind = os.O_RDONLY | os.O_DIRECTORY if stale.is_dir() else os.O_RDWR
-    handle = os.open(stale, kind | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(stale)
-    finally:
-        os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    """Removes a file, a link or a directory, as far as that is possible; what is left is swept one day."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Lets two paths change places in one step, where the system and the file system can do that."""
-    try:
-        exchange = ctypes.CDLL(None).renameat2
-    except (AttributeError, OSError):
-        return False
-    at_fdcwd, rename_exchange = -100, 2
-    return bool(exchange(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0)
-
-
-def _rename_unless_there(directory: Path, path: Path) -> None:
-    try:
-        directory.rename(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+def _put_back_and_remove(work: Path, path: Path) -> None:
+    """Removes a temporary directory; a directory it has replaced goes back to `path` if there is no new one."""
+    if not os.path.lexists(path) and os.path.lexists(work / "old"):
+        (work / "old").rename(path)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def open_in_place(path: Path, mode: str) -> IO[Any]:
-    """Opens a file that grows where it stands (`a`, `w`, or `r+b`, which makes it too); text is UTF-8.
+    """Opens a file to be written in place (`a`, `w`, or `r+b`, which also creates it); text is UTF-8.
 
-    A link in its place is refused: the writing would leave the directory.
+    A link is refused: it could lead out of the directory.
 
     Raises:
         InputError: If it is a link.
@@ -213,12 +139,12 @@ def open_in_place(path: Path, mode: str) -> IO[Any]:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a file that would be overwritten to `free_aside`; returns that."""
+    """Renames a file that would be overwritten to `free_aside(path)` and returns the new name."""
     return path.rename(free_aside(path))
 
 
 def free_aside(path: Path) -> Path:
-    """The first `aside-<k>` in the place of a file's stem that is not there yet."""
+    """The path with `aside-<k>` instead of the stem, with the first k that is not in use."""
     number = 1
     while (aside := path.with_name(f"aside-{number}{path.suffix}")).exists():
         number += 1
@@ -254,26 +180,22 @@ def sha256_of(path: Path) -> str:
         if path.is_dir():
             digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
         with file.open("rb") as stream:
-            _feed(digest, stream)
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
     return digest.hexdigest()
 
 
 def sketch_of(path: Path) -> str:
-    """A hash as `sha256_of`, but of large files of their size and of blocks spread over them alone.
+    """A quick `sha256_of`: of a large file it hashes only the size and blocks spread over the file.
 
-    It tells weights from others, all of which differ after some training, in the time that a few megabytes take.
+    Enough to tell weights apart, since training changes nearly all of them.
     """
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
         with file.open("rb") as stream:
-            for place in range(0, size, max(_BLOCK, size // _BLOCKS)):
-                stream.seek(place)
+            for offset in range(0, size, max(_BLOCK, size // _BLOCKS)):
+                stream.seek(offset)
                 digest.update(stream.read(_BLOCK))
     return digest.hexdigest()
-
-
-def _feed(digest: hashlib._Hash, stream: IO[bytes]) -> None:
-    while chunk := stream.read(1 << 20):
-        digest.update(chunk)

@@ -17,7 +17,7 @@ def only_run_in(run: Path) -> Iterator[None]:
     """Holds the run directory's lock file while the block runs.
 
     The kernel drops the lock with the last process that held it, `run` or a command it started, so a file left by dead
-    ones is simply taken over. Where the file system has no locks, it is up to the user.
+    ones is simply taken over.
 
     Raises:
         InputError: If another process holds it, or the directory cannot be written.

@@ -85,9 +85,9 @@ class Recipe:
         """
         target = directory / self.key(file)
         if not self._counted(target):
-            with _alone(directory, target.name) as alone:
+            with _alone(directory, target.name):
                 if not self._counted(target):
-                    self._make(file, target, alone)
+                    self._make(file, target)
         return EncodedFile({name: _mapped(target, name) for name in COLUMNS}, str(target))
 
     def key(self, file: Path) -> str:
@@ -123,11 +123,11 @@ class Recipe:
         self.characters.dropped += facts["wider"]
         return True
 
-    def _make(self, file: Path, target: Path, alone: bool) -> None:
+    def _make(self, file: Path, target: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # there are none, or another process was quicker
             print(f"encoding {file} again: kept damaged examples as {set_aside(target)}", file=sys.stderr)
         longer, wider = self.tokens.dropped, self.characters.dropped
-        with write_directory_atomically(target, replace=alone) as part, contextlib.ExitStack() as stack:
+        with write_directory_atomically(target) as part, contextlib.ExitStack() as stack:
             streams: dict[str, IO[bytes]] = {
                 name: stack.enter_context((part / f"{name}.bin").open("wb")) for name in COLUMNS
             }
@@ -184,8 +184,8 @@ def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path, name: str) -> Iterator[bool]:
-    """Waits until no other process makes or checks the examples of this name; False where that cannot be known."""
+def _alone(directory: Path, name: str) -> Iterator[None]:
+    """Waits until no other process makes or checks the examples of this name."""
     file = directory / f".{name}.lock"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,8 @@ def _alone(directory: Path, name: str) -> Iterator[bool]:
             remedy="name a directory that can be written",
         ) from error
     with stream:
-        yield hold(stream, wait=True)
+        hold(stream, wait=True)
+        yield
 
 
 def _sound(target: Path) -> dict[str, Any] | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import mmap
 import struct
 import sys
-import uuid
 import zlib
 from io import BufferedRandom
 from itertools import count
@@ -103,15 +102,12 @@ class RecordStore:
         self._file.close()
 
     def _claim(self) -> tuple[Path, BufferedRandom]:
-        """The first part that no living process writes to; a new one where that cannot be known."""
+        """The first part that no living process writes to."""
         for number in count():
             path = self.directory / f"part-{number}.bin"
             file = cast(BufferedRandom, open_in_place(path, "r+b"))
             try:
-                if not hold(file):
-                    file.close()
-                    path = self.directory / f"part-of-{uuid.uuid4().hex}.bin"
-                    file = cast(BufferedRandom, open_in_place(path, "r+b"))
+                hold(file)
                 return path, file
             except BlockingIOError:
                 file.close()

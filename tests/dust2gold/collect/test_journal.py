@@ -144,13 +144,6 @@ def test_only_one_at_a_time(path: Path) -> None:
     Journal(path, PRICES).__exit__(None, None, None)
 
 
-def test_without_locks_it_is_up_to_the_user(
-    path: Path, no_locks: list[int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with Journal(path, Prices()), Journal(path, Prices()):
-        assert capsys.readouterr().err.count("the file system has no locks") == 1
-
-
 def test_two_journals_name_their_requests_differently(tmp_path: Path) -> None:
     with Journal(tmp_path / "a" / "journal.jsonl", PRICES) as a, Journal(tmp_path / "b" / "journal.jsonl", PRICES) as b:
         assert a.name(request().key) != b.name(request().key)

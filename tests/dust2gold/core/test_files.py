@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from dust2gold.core import files
+from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically, write_directory_atomically
 
 REPOSITORY = Path(__file__).parents[3]
@@ -26,16 +28,12 @@ with write_directory_atomically(Path(sys.argv[1])) as directory:
     (directory / "file").write_text("half")
     kill()
 """
-KILLED_AT_THE_EXCHANGE = """
-exchanged = files._exchanged
-files._exchanged = lambda one, other: (kill() if {before} else exchanged(one, other) and kill())
-with write_directory_atomically(Path(sys.argv[1])) as directory:
-    (directory / "file").write_text("new")
-"""
-KILLED_BETWEEN_TWO_STEPS = """
-files._exchanged = lambda one, other: False
-replace = Path.replace
-Path.replace = lambda one, other: kill() if one.suffix == ".part" else replace(one, other)
+KILLED_AT_A_RENAME = """
+rename, calls = Path.rename, []
+def until(one, other):
+    calls.append(one)
+    kill() if len(calls) == {number} else rename(one, other)
+Path.rename = until
 with write_directory_atomically(Path(sys.argv[1])) as directory:
     (directory / "file").write_text("new")
 """
@@ -44,7 +42,7 @@ with write_directory_atomically(Path(sys.argv[1])) as directory:
 def killed(code: str, path: Path) -> None:
     """Runs code that calls `kill()`."""
     head = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom dust2gold.core import files\n"
+        "import os, signal, sys\nfrom pathlib import Path\n"
         "from dust2gold.core.files import write_atomically, write_directory_atomically\n"
         "def kill(): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -79,7 +77,8 @@ def test_what_a_killed_process_left_of_a_directory_is_removed_by_the_next_writin
 def test_nothing_else_is_removed(tmp_path: Path) -> None:
     others = [".a.jsonl.abcd1234.part", ".a.mine.part", "a.abcd1234.part", ".a.abcd1234.other"]
     for name in others:
-        (tmp_path / name).touch()
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lock").touch()
     with write_atomically(tmp_path / "a"):
         pass
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted([*others, "a"])
@@ -98,64 +97,67 @@ def test_what_somebody_is_writing_is_not_removed(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "d"]
 
 
-def test_where_there_are_no_locks_nothing_is_removed(tmp_path: Path, no_locks: list[int]) -> None:
-    """Who knows whether its writer lives?"""
+def test_without_locks_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is unknown whether the writer lives."""
     killed(KILLED_IN_A_FILE, tmp_path / "a")
     (left,) = tmp_path.iterdir()
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("dust2gold.core.files.fcntl.flock", flock)
     with write_atomically(tmp_path / "a") as stream:
         stream.write("whole")
     write(tmp_path / "d", "whole")
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted([left.name, "a", "d"])
 
 
-@pytest.mark.parametrize("made", ["mkstemp", "mkdtemp"])
-def test_what_is_removed_before_it_is_locked_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str
-) -> None:
-    make, calls = getattr(tempfile, made), list[Any]()
+def test_what_is_not_yet_locked_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process writes while the temporary directory is made, before and after its lock file is opened."""
+    flock, calls = fcntl.flock, list[int]()
 
-    def swept_once(**place: Any) -> Any:
-        calls.append(result := make(**place))
+    def interrupted(stream: IO[Any], operation: int) -> None:
+        calls.append(operation)
         if len(calls) == 1:
-            files._sweep_one(Path(result[1] if made == "mkstemp" else result))
-        return result
+            files._remove_left_over(tmp_path / "a")
+        flock(stream, operation)
 
-    monkeypatch.setattr(tempfile, made, swept_once)
-    if made == "mkstemp":
-        with write_atomically(tmp_path / "a"):
-            pass
-    else:
-        write(tmp_path / "a", "whole")
-    assert len(calls) == 2
-    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+    monkeypatch.setattr("dust2gold.core.files.fcntl.flock", interrupted)
+    write(tmp_path / "a", "whole")
+    assert calls == [fcntl.LOCK_EX]
+    assert (tmp_path / "a" / "file").read_text(encoding="utf-8") == "whole"
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_a_directory_is_never_missing_where_the_file_system_can_exchange(tmp_path: Path, before: bool) -> None:
+@pytest.mark.parametrize(("number", "remains"), [(1, "old"), (2, "old"), (3, None)])
+def test_a_kill_while_a_directory_is_replaced_loses_nothing(tmp_path: Path, number: int, remains: str | None) -> None:
+    """Killed at the lock file's rename, at that of the old directory, and between it and that of the new one."""
     path = tmp_path / "adapter"
     write(path, "old")
-    (probe := tmp_path / "probe").mkdir()
-    if not files._exchanged(probe, path):
-        pytest.skip("this file system cannot exchange two paths")
-    files._exchanged(probe, path)
-    probe.rmdir()
-    killed(KILLED_AT_THE_EXCHANGE.format(before=before), path)
-    assert (path / "file").read_text(encoding="utf-8") == ("old" if before else "new")
-    write(path, "newer")
-    assert (path / "file").read_text(encoding="utf-8") == "newer"
-    assert [each.name for each in tmp_path.iterdir()] == ["adapter"]
-
-
-def test_where_it_cannot_the_older_directory_is_kept_until_there_is_a_new_one(tmp_path: Path) -> None:
-    path = tmp_path / "adapter"
-    write(path, "old")
-    killed(KILLED_BETWEEN_TWO_STEPS, path)
-    assert not path.exists()
-    (kept,) = tmp_path.glob(".adapter.*.old")
+    killed(KILLED_AT_A_RENAME.format(number=number), path)
+    assert (path / "file").read_text(encoding="utf-8") == remains if remains else not path.exists()
     with pytest.raises(ZeroDivisionError), write_directory_atomically(path):
         raise ZeroDivisionError
-    assert (kept / "adapter" / "file").read_text(encoding="utf-8") == "old"
+    assert (path / "file").read_text(encoding="utf-8") == "old"
     write(path, "newer")
+    assert (path / "file").read_text(encoding="utf-8") == "newer"
+    assert [each.name for each in tmp_path.iterdir() if not (each / "unlocked").exists()] == ["adapter"]
+
+
+def test_an_old_directory_comes_back_if_the_new_one_cannot_be_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rename = tmp_path / "adapter", Path.rename
+    write(path, "old")
+
+    def fails(one: Path, other: Path) -> Path:
+        if one.name == "new":
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        return rename(one, other)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(InputError, match="Disk quota exceeded"):
+        write(path, "new")
+    assert (path / "file").read_text(encoding="utf-8") == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["adapter"]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dust2gold.core.locks import Lock, hold
+from dust2gold.core.errors import InputError
+from dust2gold.core.locks import Lock
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
@@ -32,19 +33,12 @@ def test_a_killed_holder_holds_it_no_longer(tmp_path: Path) -> None:
     assert Lock(tmp_path / "lock").free
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK])
-def test_without_locks_it_goes_on_and_says_so_once(
-    tmp_path: Path, no_locks: list[int], number: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    no_locks[0] = number
-    with (tmp_path / "f").open("a") as one, (tmp_path / "f").open("a") as other:
-        assert not hold(one)
-        assert not hold(other, wait=True)
-    assert Lock(tmp_path / "lock").free
-    assert capsys.readouterr().err.count("the file system has no locks") == 1
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
 
-
-def test_another_failure_is_one(tmp_path: Path, no_locks: list[int]) -> None:
-    no_locks[0] = errno.EIO
-    with (tmp_path / "f").open("a") as stream, pytest.raises(OSError, match="Input/output"):
-        hold(stream)
+    monkeypatch.setattr("dust2gold.core.locks.fcntl.flock", flock)
+    with pytest.raises(InputError, match=r"cannot be locked \(No locks available\)") as caught:
+        Lock(tmp_path / "lock")
+    assert "option flock" in str(caught.value)
+    assert caught.value.file == str(tmp_path / "lock")

@@ -501,13 +501,6 @@ def test_two_runs_at_once_are_refused_and_a_dead_lock_is_taken_over(world: World
     assert world.run() == ALL
 
 
-def test_without_locks_it_runs_and_says_so(
-    world: World, no_locks: list[int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert world.run() == ALL
-    assert "warning: the file system has no locks: see to it that no two commands" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3720, "1 h 02 min")]
 )

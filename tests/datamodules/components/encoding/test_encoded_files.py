@@ -240,26 +240,6 @@ def test_processes_that_come_together_encode_once(data: Any, tmp_path: Path, mon
     assert note.read_text(encoding="utf-8") == "x"
 
 
-def test_without_locks_the_first_one_s_examples_stay(
-    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_locks: list[int]
-) -> None:
-    expected = batches(data(None))
-    nested: list[Any] = []
-
-    def interrupted(*arguments: Any) -> Any:
-        if not nested:  # another process comes and is done first
-            nested.append(None)
-            nested.append(batches(data()))
-            nested.append({path: path.stat().st_ino for path in (tmp_path / "encoded").glob("[!.]*/*")})
-        return encode_rationales(*arguments)
-
-    monkeypatch.setattr(encoded_files, "encode_rationales", interrupted)
-    found = batches(data())
-    assert [[batch["ids"] for batch in each] for each in (nested[1], found)] == [[b["ids"] for b in expected]] * 2
-    assert {path: path.stat().st_ino for path in nested[2]} == nested[2]
-    assert not list((tmp_path / "encoded").glob("*.part"))
-
-
 def test_a_place_that_cannot_be_written_is_read(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise PermissionError(13, "Permission denied")

@@ -171,20 +171,3 @@ def test_a_full_disk_is_named(open_store: Callable[[], RecordStore], monkeypatch
     monkeypatch.setattr(store, "_file", Full())
     with pytest.raises(InputError, match="No space left on device"):
         fill(store, 0)
-
-
-def test_without_locks_each_process_begins_a_part_of_its_own(
-    open_store: Callable[[], RecordStore], no_locks: list[int], tmp_path: Path
-) -> None:
-    one, other = open_store(), open_store()
-    fill(one, 0)
-    fill(other, 1, 2)
-    fill(one, 3)
-    for store in (one, other):
-        store.refresh()
-        check(store, 0, 1, 2, 3)
-        store.close()
-    again = open_store()
-    check(again, 0, 1, 2, 3)
-    again.close()
-    assert len([part for part in (tmp_path / "store").glob("*.bin") if part.stat().st_size]) == 2
