@@ -22,7 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -36,7 +36,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall-clock seconds of one variant, one entry a round; entries of the same index were measured back to back."""
+    """Wall-clock seconds of one variant, one entry a round."""
 
     seconds: tuple[float, ...]
 
@@ -56,14 +56,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and the bound it is held against.
-
-    Attributes:
-        name: What is measured.
-        value: The figure.
-        target: The bound.
-        at_least: Whether the bound is a lower one; otherwise the value must not exceed it.
-    """
+    """A measured figure and its bound: an upper one, or a lower one if `at_least`."""
 
     name: str
     value: float
@@ -77,7 +70,7 @@ class Target:
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has; add your own."""
+    """A parser with the options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller data: ends within a minute")
     parser.add_argument("--rounds", type=int, help="measure each variant this often (default: the benchmark's own)")
@@ -95,18 +88,15 @@ def begin(options: argparse.Namespace) -> None:
 
 def machine(device: str = "cpu") -> str:
     """The machine in words: CPU model, usable cores, torch's threads, the GPU if `device` is one, versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = models[0] if models else platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [f"{_cpu_model()}, {cores} cores, {torch.get_num_threads()} threads"]
+    parts = [f"{model}, {cores} cores, {torch.get_num_threads()} threads"]
     if torch.device(device).type == "cuda":
         parts.append(torch.cuda.get_device_name(device))
     return ", ".join([*parts, f"torch {torch.__version__}", f"Python {platform.python_version()}"])
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def alternate(
@@ -114,11 +104,7 @@ def alternate(
 ) -> dict[str, Timing]:
     """Times the variants in turn, A B C A B C …, after `warmup` unmeasured rounds.
 
-    Args:
-        variants: By name, what to run once per round.
-        rounds: How often each is measured.
-        warmup: Rounds before the first measurement.
-        device: Where they run; a GPU is waited for before the clock is read.
+    Python's garbage collector runs between rounds only; a GPU is waited for before the clock is read.
 
     Raises:
         ValueError: If `rounds` is not positive.
@@ -126,39 +112,25 @@ def alternate(
     if rounds < 1:
         raise ValueError(f"rounds must be positive, found {rounds}")
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    with _no_collections():
+    gc.disable()
+    try:
         for number in tqdm(range(-warmup, rounds), desc="rounds", leave=False, dynamic_ncols=True):
             for name, run in variants.items():
-                elapsed = _timed(run, device)
+                _synchronize(device)
+                start = time.perf_counter()
+                run()
+                _synchronize(device)
                 if number >= 0:
-                    seconds[name].append(elapsed)
+                    seconds[name].append(time.perf_counter() - start)
             gc.collect()
+    finally:
+        gc.enable()
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def _timed(run: Callable[[], object], device: str) -> float:
-    _wait_for(device)
-    start = time.perf_counter()
-    run()
-    _wait_for(device)
-    return time.perf_counter() - start
-
-
-def _wait_for(device: str) -> None:
+def _synchronize(device: str) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Keeps Python's garbage collector from running inside a measurement."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def ratio(timings: Mapping[str, Timing], name: str, over: str) -> float:
@@ -169,51 +141,41 @@ def ratio(timings: Mapping[str, Timing], name: str, over: str) -> float:
 
 @dataclass
 class SavedActivations:
-    """What a forward pass keeps for the backward pass, in bytes.
-
-    Each storage counts once, however many operations keep it and whatever part of it they see. Parameters do not count.
-
-    Attributes:
-        bytes: The sum so far.
-    """
+    """What a forward pass keeps for the backward pass, in bytes; each storage counts once."""
 
     bytes: int = 0
-    _seen: dict[int, torch.UntypedStorage] = field(default_factory=dict, repr=False)
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen[storage.data_ptr()] = storage  # held, so that its address is not given out again
-            self.bytes += storage.nbytes()
-        return tensor
 
 
 @contextmanager
 def saved_activations(parameters: Iterable[Tensor]) -> Iterator[SavedActivations]:
-    """Counts what is saved for the backward pass inside the block: run a forward pass in it.
-
-    Args:
-        parameters: Tensors whose storages do not count; pass `module.parameters()`, and its buffers.
-    """
+    """Counts what a forward pass inside the block saves for the backward pass, without `parameters` and buffers."""
     counted = SavedActivations()
-    counted._seen = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in parameters}
-    with torch.autograd.graph.saved_tensors_hooks(counted._keep, lambda tensor: tensor):
+    # Storages are held, so that no address is given out twice
+    seen = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in parameters}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen[storage.data_ptr()] = storage
+            counted.bytes += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield counted
-    counted._seen.clear()
 
 
 def peak_memory(run: Callable[[], object], device: str = "cpu") -> int:
-    """Runs once and returns the highest number of bytes that torch held at a time beyond what it held before.
+    """Runs once and returns the most bytes that torch held at a time beyond what it held before.
 
-    On a GPU the caching allocator's statistics, on the CPU the sum over the allocations that torch's profiler sees:
-    exact, and the same on every machine, but blind to what libraries allocate by themselves.
+    On a GPU by the caching allocator's statistics; on the CPU by the allocations that torch's profiler sees, which are
+    exact and the same on every machine, but leave out what libraries allocate by themselves.
     """
     if torch.device(device).type == "cuda":
-        _wait_for(device)
+        _synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
-        _wait_for(device)
+        _synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = run()
@@ -235,7 +197,7 @@ def timing_rows(timings: Mapping[str, Timing], over: str) -> list[list[str]]:
 
 
 def show(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a table in Markdown, columns aligned, so that it can go into docs/performance.md as it is."""
+    """Prints an aligned Markdown table."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
@@ -244,12 +206,7 @@ def show(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def finish(targets: Sequence[Target], **more: object) -> None:
-    """Says which targets are met and prints, as the last line of stdout, one JSON object.
-
-    Args:
-        targets: They become `{"targets": {name: {"value", "target", "met"}}}`.
-        more: Further entries of the object, e.g. all medians.
-    """
+    """Prints which targets are met and, as the last line, `{"targets": {name: {"value", "target", "met"}}, **more}`."""
     for t in targets:
         bound = "at least" if t.at_least else "at most"
         print(f"{'met   ' if t.met else 'MISSED'}  {t.name}: {t.value:.3f} ({bound} {t.target:g})")

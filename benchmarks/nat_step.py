@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.harness import (
@@ -48,14 +48,7 @@ DECODED = 8
 
 @dataclass
 class Variant:
-    """A student with its adapters, ready to train.
-
-    Attributes:
-        stack: The adapters; NAT's units are its submodule `units`.
-        batch: Random tokens, all of them targets.
-        autocast: Makes the context that the forward pass runs in.
-        optimizer: AdamW over what trains.
-    """
+    """A student with its adapters (NAT's units are `stack.units`), ready to train on a batch of random tokens."""
 
     stack: AdapterStack
     batch: dict[str, Tensor]
@@ -106,7 +99,11 @@ def build(name: str, base: PreTrainedModel, batch: dict[str, Tensor], options: a
             for path, layer in stack.lora_layers(POSITIVE).items():
                 unit = stack.units[path.replace(".", "/")]
                 layer.lora_variant[POSITIVE] = ReferenceVariant(unit, NEGATIVE)  # type: ignore[arg-type]
-    _randomise(stack)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # B and W_2 start at zero; give them other values, the same in every variant
+        for path, parameter in stack.named_parameters():
+            if "lora_" in path or path.startswith("units."):
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
     stack.to(options.device).train()
     if options.compile:
         stack.base.get_decoder().compile()
@@ -114,28 +111,11 @@ def build(name: str, base: PreTrainedModel, batch: dict[str, Tensor], options: a
     return Variant(stack, batch, partial(autocast, options), torch.optim.AdamW(trained, lr=1e-4))
 
 
-@torch.no_grad()
-def _randomise(stack: AdapterStack) -> None:
-    """B and W_2 start at zero; a trained NAT has other values there, the same ones in every variant."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in stack.named_parameters():
-        if "lora_" in name or name.startswith("units."):
-            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
-
-
 def random_batch(options: argparse.Namespace) -> dict[str, Tensor]:
     """[B, T] tokens without padding, every one of them a target."""
     ids = torch.randint(3, SHAPES[options.shape]["vocab_size"], (options.batch, options.sequence))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     return {name: tensor.to(options.device) for name, tensor in batch.items()}
-
-
-def saved_bytes(variant: Variant) -> int:
-    """What the forward pass keeps for the backward pass, parameters left out."""
-    stack: nn.Module = variant.stack
-    with saved_activations([*stack.parameters(), *stack.buffers()]) as saved:
-        variant.hidden()
-    return saved.bytes
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -154,7 +134,11 @@ def main(words: Sequence[str] | None = None) -> None:
     rounds = options.rounds or (3 if options.quick else 20)
     base, batch = build_student(options.shape, options.device, getattr(torch, options.dtype)), random_batch(options)
     variants = {name: build(name, base, batch, options) for name in (LORA_8, LORA_16, REFERENCE, OURS)}
-    saved = {name: saved_bytes(variant) for name, variant in variants.items()}
+    saved = {}
+    for name, variant in variants.items():
+        with saved_activations([*variant.stack.parameters(), *variant.stack.buffers()]) as activations:
+            variant.hidden()
+        saved[name] = activations.bytes
     parts = ["decoder"] if options.quick else ["decoder", "step", "decode"]
     timings = {
         part: alternate({n: getattr(v, part) for n, v in variants.items()}, rounds, 1, options.device) for part in parts

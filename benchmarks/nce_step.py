@@ -210,16 +210,14 @@ def main(words: Sequence[str] | None = None) -> None:
         peaks = {name: held + peak_memory(steps[name], options.device) for name in (ONLINE, CACHED)}
     show(["variant", "ms", "spread", "x plain"], timing_rows(timings, PLAIN))
     tokens = 2048
-    memory = {
-        **loss_memory(module, tokens),
-        NAIVE: naive_memory(module, tokens // 4),
-    }  # a multiple, whatever the tokens
+    memory = {**loss_memory(module, tokens), NAIVE: naive_memory(module, tokens // 4)}  # as multiples of [tokens, V]
     show(
         ["peak memory of the loss", "MiB", f"x one [{tokens}, V] fp32"],
         [[n, f"{m * tokens * vocabulary * 4 / MIB:.0f}", f"{m:.2f}"] for n, m in memory.items()],
     )
     ours = max(memory[ONLINE], memory[CACHED])
-    found = targets(timings, ours, copies(module, numbers), max(peaks.values()), options)
+    copies = sum(p.numel() for n, p in module.adapters.named_parameters() if "lora_" not in n) / numbers
+    found = targets(timings, ours, copies, max(peaks.values()), options)
     rates = rates_of(timings, options)
     medians = {name: round(1e3 * t.median, 1) for name, t in timings.items()}
     finish(found, medians_ms=medians, layers=layers, peak_bytes=peaks, rates=rates)
@@ -245,11 +243,6 @@ def targets(
         Target("cached / plain LoRA, time", ratio(timings, CACHED, PLAIN), 1.10),
         *of_both,
     ]
-
-
-def copies(module: NCEModel, numbers: int) -> float:
-    """How often the base's parameters are held."""
-    return sum(p.numel() for n, p in module.adapters.named_parameters() if "lora_" not in n) / numbers
 
 
 if __name__ == "__main__":

@@ -36,26 +36,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 32,
         "max_position_embeddings": 4096,
     },
-    "llama1b": {
-        "vocab_size": 128256,
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 8192,
-        "rope_theta": 500000.0,
-    },
-    "llama70b": {
-        "vocab_size": 32000,
-        "hidden_size": 8192,
-        "intermediate_size": 28672,
-        "num_hidden_layers": 80,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 4096,
-    },
     "tiny": {
         "vocab_size": 300,
         "hidden_size": 32,
@@ -66,14 +46,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 256,
     },
 }
-"""`smollm2` is SmolLM2-135M with 6 of its 30 layers, `llama1b` LLaMA-3.2-1B, `llama7b` LLaMA-7B, `llama70b`
-LLaMA-2-70B, `tiny` for tests."""
+"""`smollm2` is SmolLM2-135M with 6 of its 30 layers, `llama7b` LLaMA-7B, `tiny` for tests."""
 
 
 def add_student_arguments(
     parser: argparse.ArgumentParser, batch: int | None = 4, sequence: int = 256
 ) -> argparse.ArgumentParser:
-    """Adds what student a benchmark trains, where, and on batches of which size; returns the parser."""
+    """Adds the options of the student, its device and its batches; returns the parser."""
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="smollm2", help="the student's shape")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="base and autocast")
@@ -85,7 +64,7 @@ def add_student_arguments(
 
 
 def autocast(options: argparse.Namespace) -> AbstractContextManager[object]:
-    """What the forward passes run in: autocast to `--dtype`, or nothing in float32."""
+    """The context of the forward passes: autocast to `--dtype`, or none in float32."""
     if options.dtype == "float32":
         return nullcontext()
     return torch.autocast(torch.device(options.device).type, getattr(torch, options.dtype))
@@ -94,14 +73,7 @@ def autocast(options: argparse.Namespace) -> AbstractContextManager[object]:
 def build_student(
     shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, layers: int | None = None
 ) -> PreTrainedModel:
-    """A causal LM of one of `SHAPES` with random, frozen weights, made on its device.
-
-    Args:
-        shape: Its name.
-        device: Where its weights are.
-        dtype: Of its weights.
-        layers: Another number of decoder layers than the shape's.
-    """
+    """A causal LM of one of `SHAPES` (with another number of `layers`) with random, frozen weights."""
     config = LlamaConfig(**SHAPES[shape], pad_token_id=0, dtype=dtype)
     config.num_hidden_layers = layers or config.num_hidden_layers
     default = torch.get_default_dtype()
@@ -135,10 +107,11 @@ def flops_per_token(shape: str, sequence: int) -> float:
 
 
 def rates_of(found: Mapping[str, Timing], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Tokens per second of each variant and, on a GPU we know, MFU: the base model's work over the GPU's peak."""
+    """Tokens per second of each variant and, on a GPU of `PEAKS`, MFU: the base model's work over the GPU's peak."""
     tokens = options.batch * options.sequence
     rates = {name: {"tokens_per_second": round(tokens / timing.median, 1)} for name, timing in found.items()}
-    peak = peak_flops(options.device)
+    gpu = torch.cuda.get_device_name(options.device) if torch.device(options.device).type == "cuda" else ""
+    peak = next((peak for part, peak in PEAKS.items() if part in gpu), None)
     for name, rate in rates.items():
         text = f"{name}: {rate['tokens_per_second']:.0f} tokens/s"
         if peak is not None:
@@ -149,12 +122,5 @@ def rates_of(found: Mapping[str, Timing], options: argparse.Namespace) -> dict[s
     return rates
 
 
-def peak_flops(device: str) -> float | None:
-    """Dense bf16 FLOP/s of the device by its maker's data sheet; None where we know none."""
-    if torch.device(device).type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
-
-
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
+"""Dense bf16 FLOP/s by the makers' data sheets."""

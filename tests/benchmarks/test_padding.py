@@ -1,26 +1,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.padding import (
-    GLOBAL,
-    Epoch,
-    GlobalPadding,
-    RandomBatches,
-    generated_lengths,
-    main,
-    plan_epoch,
-    read_lengths,
-    stored_lengths,
-)
+from benchmarks.padding import GLOBAL, Epoch, GlobalPadding, RandomBatches, main, plan_epoch, stored_lengths
 from benchmarks.students import SMOLLM2
 from datamodules.components.batching.collate import IGNORE, Labelled
 from datamodules.components.batching.plan import TokenBudget
-from dust2gold.demo.generate import Recipe
 
 SAMPLES = [Labelled([5] * n, [IGNORE, *[5] * (n - 1)]) for n in (3, 9, 4, 4, 10, 2, 7)]
 
@@ -55,18 +43,6 @@ def test_stored_lengths_are_those_of_the_papers_data() -> None:
         assert len(lengths) == count
         assert float(lengths.sum(1).mean()) == pytest.approx(mean, abs=0.05)
         assert (lengths > 0).all()
-
-
-def test_lengths_of_generated_data() -> None:
-    lengths = generated_lengths("positive", Recipe(train_questions=60, test_questions=1))
-    assert 100 < len(lengths) < 480
-    assert all(prompt > 5 and completion > 5 for prompt, completion in lengths)
-
-
-@pytest.mark.real_data
-def test_lengths_of_a_file_as_published(real_data: Path) -> None:
-    file = real_data / "gpt-3.5-turbo-math-train.jsonl.xz"
-    assert len(read_lengths(file, "tdg", "embedded", "positive", limit=200)) > 300
 
 
 @pytest.mark.slow
