@@ -68,9 +68,7 @@ def accuracy_figure(dataset: str, rows: Sequence[Row], baseline: str) -> Figure:
         if row.method == baseline:
             axes.axvline(100 * row.accuracy, color=_ORANGE, linestyle="--", linewidth=1, label=f"baseline {baseline}")
             axes.legend(loc="best")
-    _name_rows(axes, [row.method for row in rows])
-    axes.set_xlabel("accuracy in %")
-    return figure
+    return _with_methods(figure, axes, [row.method for row in rows])
 
 
 @_plain
@@ -85,15 +83,15 @@ def seeds_figure(dataset: str, rows: Sequence[SeedRow], baseline: str) -> Figure
         axes.errorbar([100 * found.mean], [place], xerr=ends, fmt="o", color=colour, capsize=3, label=label)
         if label:
             axes.legend(loc="best")
-    _name_rows(axes, [row.method for row in shown])
-    axes.set_xlabel("accuracy in %")
-    return figure
+    return _with_methods(figure, axes, [row.method for row in shown])
 
 
-def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+def _with_methods(figure: Figure, axes: Axes, names: Sequence[str]) -> Figure:
     axes.set_yticks(range(len(names)), [visible(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_ylabel("method")
+    axes.set_xlabel("accuracy in %")
+    return figure
 
 
 @_plain

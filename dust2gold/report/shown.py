@@ -1,4 +1,4 @@
-"""What of a report the terminal shows: its tables of accuracy, and where the rest is. Imports nothing heavy."""
+"""Prints the accuracy tables of a report on the terminal, and where the rest is. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ def without_figures(lines: Iterable[str]) -> list[str]:
 
 
 def show(run: Path) -> None:
-    """Prints the tables of accuracy of a report that has been written, and where everything is.
-
-    A report.md without our mark (edited, say) is not printed: its path is.
-
-    Args:
-        run: The run directory.
-    """
+    """Prints the accuracy tables of a run's report.md, unless it lacks our mark (was edited, say), and all paths."""
     lines = (run / MARKDOWN).read_text(encoding="utf-8").splitlines()
     if END_OF_TABLES in lines:
         tables = lines[: lines.index(END_OF_TABLES)]

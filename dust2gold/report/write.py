@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from matplotlib.figure import Figure
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically, write_directory_atomically
@@ -39,14 +37,7 @@ _AFTER_ACCURACY = (
 
 @dataclass(frozen=True)
 class Report:
-    """What `report` wrote.
-
-    Attributes:
-        results: The path of results.json.
-        markdown: The path of report.md.
-        analyses: The path of analyses.json.
-        tables: The lines of its tables of accuracy, for the terminal.
-    """
+    """The paths of what `report` wrote, and the lines of its accuracy tables for the terminal."""
 
     results: Path
     markdown: Path
@@ -58,8 +49,8 @@ def report(run: Path) -> Report:
     """Writes the report into a run directory, or into one that holds a run for each of several seeds (`seed-<k>`).
 
     results.json holds a row for every method, data set and subject (of every seed, with `seed`), analyses.json the
-    numbers of the other tables by the name of the analysis, `report/` the figures. The run's own path stays out of it,
-    so that the same results give the same files wherever they lie.
+    numbers of the other tables by the name of the analysis, `report/` the figures. The run's path is not in them: the
+    same results give the same files.
 
     Raises:
         InputError: If there are no predictions, or a file of the run is malformed.
@@ -90,7 +81,9 @@ def _write(run: Path, results: list[dict[str, Any]], first: Section, others: Ite
     figures = {name: figure for section in sections for name, figure in section.figures.items()}
     _write_json(made.results, results)
     _write_json(made.analyses, {"schema": 1, **numbers})
-    _write_figures(run / FIGURES, figures)
+    with write_directory_atomically(run / FIGURES) as directory:
+        for name, figure in figures.items():
+            save(figure, directory / name)
     rest = [line for section in sections[1:] for line in section.lines]
     lines = ["# Results", "", *first.lines, END_OF_TABLES, "", *rest]
     with write_atomically(made.markdown) as stream:
@@ -102,9 +95,3 @@ def _write_json(path: Path, value: Any) -> None:
     with write_atomically(path) as stream:
         json.dump(value, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
-
-
-def _write_figures(directory: Path, figures: Mapping[str, Figure]) -> None:
-    with write_directory_atomically(directory) as fresh:
-        for name, figure in figures.items():
-            save(figure, fresh / name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from dust2gold.report.analyses.methods import method_order
@@ -16,17 +16,9 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Row:
-    """One row of results.json.
+    """One row of results.json: n questions, the sum of their `correct`, accuracy in [0, 1] with Wilson's 95% interval.
 
-    Attributes:
-        method: The method.
-        dataset: The data set.
-        subject: The subject, "all" for the whole data set; the level in rows of `tabulate_levels`.
-        n: The number of questions.
-        correct: The sum of `correct` over them.
-        accuracy: correct / n, in [0, 1]; 0 where n is 0.
-        ci_low: The lower end of the 95% Wilson interval, in [0, 1].
-        ci_high: Its upper end.
+    `subject` is "all" for the whole data set, and the level in rows of `tabulate_levels`.
     """
 
     method: str
@@ -40,14 +32,7 @@ class Row:
 
 
 def wilson_interval(correct: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% score interval of a proportion (Wilson 1927).
-
-    Args:
-        correct: The number of successes; a fraction is taken as it is.
-        n: The number of trials.
-
-    Returns:
-        Both ends, in [0, 1]; (0, 1) for no trials, which tell nothing.
+    """Wilson's 95% score interval of a proportion (Wilson 1927); (0, 1) for no trials. `correct` may be a fraction.
 
     Raises:
         ValueError: If `correct` is not within 0 and `n`.
@@ -66,27 +51,19 @@ def wilson_interval(correct: float, n: int) -> tuple[float, float]:
 
 
 def tabulate(predictions: Iterable[Prediction]) -> list[Row]:
-    """Counts predictions by method, data set and subject, and over all subjects.
-
-    Returns:
-        Rows by data set, then method, then subject, "all" last; questions without a subject count in "all" alone.
-    """
+    """Rows by data set, then method, then subject, "all" last; questions without a subject count in "all" alone."""
     groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for prediction in predictions:
         for subject in {prediction.subject or OVERALL, OVERALL}:
             groups[prediction.dataset, prediction.method, subject].append(prediction.correct)
-    rows = [_row(method, dataset, subject, values) for (dataset, method, subject), values in groups.items()]
+    rows = []
+    for (dataset, method, subject), values in groups.items():
+        n = len(values)
+        correct = min(round(math.fsum(values), 9), float(n))  # thirds may leave the sum an ulp off a whole number
+        rows.append(Row(method, dataset, subject, n, correct, correct / n, *wilson_interval(correct, n)))
     return sorted(rows, key=lambda row: (row.dataset, method_order(row.method), row.subject == OVERALL, row.subject))
 
 
 def tabulate_levels(predictions: Iterable[Prediction]) -> list[Row]:
     """As `tabulate`, by level instead of by subject."""
     return tabulate(replace(prediction, subject=prediction.level) for prediction in predictions)
-
-
-def _row(method: str, dataset: str, subject: str, values: Sequence[float]) -> Row:
-    n = len(values)
-    # Thirds and the like leave the sum an ulp off a whole number.
-    correct = min(round(math.fsum(values), 9), float(n))
-    low, high = wilson_interval(correct, n)
-    return Row(method, dataset, subject, n, correct, correct / n if n else 0.0, low, high)

@@ -1,8 +1,7 @@
 """Questions where SC fails and ASC succeeds, and the other way round.
 
-A vote fails where its share of correct is 0 and succeeds where it is 1; ties in between are no case. Which cases are
-shown is settled beforehand: the first ones by the SHA-256 of the question's id, an order that knows nothing of what
-anybody answered.
+A vote fails where its share of correct is 0 and succeeds where it is 1; ties in between do not count. The cases shown
+are the first ones by the SHA-256 of the question's id, an order that does not depend on the answers.
 """
 
 from __future__ import annotations
@@ -22,15 +21,9 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Tallied:
-    """An answer of a question.
+    """An answer of a question as its first sample wrote it, with its votes and the sum of their scores.
 
-    Attributes:
-        answer: As the first sample that gives it wrote it.
-        votes: How many samples give it.
-        score: The sum of their scores, what ASC counts.
-        right: Whether it is the gold answer.
-        taken_by: Who elects it, of `sc` and `asc`; a tie elects several answers.
-        best: The one of these samples that M_rank likes best.
+    `taken_by` says which of `sc` and `asc` elect it (a tie elects several answers); `best` is its best-scored sample.
     """
 
     answer: str
@@ -43,7 +36,7 @@ class Tallied:
 
 @dataclass(frozen=True)
 class Case:
-    """A question on which SC and ASC part: its ballot, and its answers, those with most votes first."""
+    """A question on which SC and ASC differ: its ballot and its answers, those with most votes first."""
 
     ballot: Ballot
     answers: list[Tallied]
@@ -51,12 +44,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
-    """All cases, in the order in which they are shown.
-
-    Attributes:
-        asc_alone: SC fails and ASC succeeds.
-        sc_alone: SC succeeds and ASC fails.
-    """
+    """All cases in which ASC or SC alone succeeds, in the order in which they are shown."""
 
     asc_alone: list[Case]
     sc_alone: list[Case]
@@ -69,15 +57,13 @@ def find_cases(ballots: Sequence[Ballot]) -> Cases | None:
         return None
     sc, asc = (vote_accuracy(votes.answers, votes.weights[method], votes.gold).tolist() for method in ("sc", "asc"))
     found: dict[tuple[float, float], list[Case]] = {(0, 1): [], (1, 0): []}
-    for ballot, *shares in sorted(zip(ballots, sc, asc, strict=True), key=lambda each: _place(each[0])):
-        kind = (shares[0], shares[1])
-        if kind in found:
+    by_hash = sorted(
+        zip(ballots, sc, asc, strict=True), key=lambda each: hashlib.sha256(each[0].question.id.encode()).hexdigest()
+    )
+    for ballot, *shares in by_hash:
+        if (kind := (shares[0], shares[1])) in found:
             found[kind].append(Case(ballot, _tally(ballot)))
     return Cases(asc_alone=found[0, 1], sc_alone=found[1, 0])
-
-
-def _place(ballot: Ballot) -> str:
-    return hashlib.sha256(ballot.question.id.encode()).hexdigest()
 
 
 def _tally(ballot: Ballot) -> list[Tallied]:

@@ -11,15 +11,10 @@ from dust2gold.report.analyses.accuracy import Z95
 
 @dataclass(frozen=True)
 class Correlation:
-    """How two quantities go together over n points.
+    """Pearson's r over n points with its 95% interval, and Spearman's ρ: r of the ranks.
 
-    Attributes:
-        n: The number of points.
-        pearson: Pearson's r; None below three points, or where one of the quantities does not vary.
-        ci_low: The lower end of r's 95% interval by Fisher's transformation, tanh(artanh r ± 1.96/√(n − 3)), which
-            takes the points for draws from a normal distribution; None below four points.
-        ci_high: Its upper end.
-        spearman: Spearman's ρ, Pearson's r of the ranks, equal values sharing their mean rank.
+    r is None below three points or where a quantity does not vary. The interval is Fisher's, tanh(artanh r ±
+    1.96/√(n − 3)), which assumes normally distributed points; None below four points.
     """
 
     n: int
@@ -38,7 +33,10 @@ def correlate(x: Sequence[float], y: Sequence[float]) -> Correlation:
     if len(x) != len(y):
         raise ValueError(f"{len(x)} values against {len(y)}")
     r = pearson(x, y)
-    low, high = (None, None) if r is None or len(x) < 4 else _fisher(r, len(x))
+    low, high = None, None
+    if r is not None and len(x) >= 4:
+        half = Z95 / math.sqrt(len(x) - 3)
+        low, high = (r, r) if abs(r) == 1 else (math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half))
     return Correlation(len(x), r, low, high, pearson(ranks(x), ranks(y)))
 
 
@@ -57,10 +55,3 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
 def ranks(values: Sequence[float]) -> list[float]:
     """The rank of each value from 1, equal values sharing the mean of theirs."""
     return [sum(other < value for other in values) + (values.count(value) + 1) / 2 for value in values]
-
-
-def _fisher(r: float, n: int) -> tuple[float, float]:
-    if abs(r) == 1:
-        return r, r
-    half = Z95 / math.sqrt(n - 3)
-    return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)

@@ -24,18 +24,9 @@ _SHARES = {NONE: 0, FULL: 100, SEMANTIC: 100}
 
 @dataclass(frozen=True)
 class Negatives:
-    """NAT with other negatives.
+    """A NAT whose M_neg saw `share` percent of D_neg, `negative` rationales, and itself `positive` right ones.
 
-    Attributes:
-        dataset: The data set.
-        method: The row of results.json.
-        share: The percentage of D_neg that M_neg was trained on.
-        negative: How many rationales these are, None where no summary.json says it.
-        positive: How many right rationales NAT was trained on.
-        accuracy: In [0, 1].
-        ci_low: The lower end of its 95% interval.
-        ci_high: Its upper end.
-        against_nat: Compared with `nat`; None for `nat` itself.
+    The counts are None where no summary.json has them; `against_nat` is None for `nat` itself.
     """
 
     dataset: str

@@ -20,19 +20,10 @@ PAIRS = (("cot-kd", "neg"), ("nat", "neg"), ("nce", "neg"), ("nat", "cot-kd"), (
 
 @dataclass(frozen=True)
 class Overlap:
-    """Which questions two methods solve.
+    """How many of the n questions that two methods both answered each of them solves, and both.
 
-    Attributes:
-        dataset: The data set.
-        subject: The subject, "all" for the whole data set.
-        first: One method.
-        second: The other one.
-        n: Questions that both answered.
-        solved_first: How many of them the first solves.
-        solved_second: How many the second solves.
-        both: How many both solve.
-        by_chance: How many both would solve on average if they solved independently: solved_first·solved_second / n.
-        iou: both / (solved by either); None where neither solves any.
+    `by_chance` is how many both would solve if they solved independently, solved_first·solved_second / n; `iou` is both
+    over those solved by either, None where neither solves any. `subject` is "all" for the whole data set.
     """
 
     dataset: str
@@ -63,18 +54,9 @@ def overlaps(predictions: Iterable[Prediction], pairs: Sequence[tuple[str, str]]
             shared = [(a[question], b[question]) for question in a if question in b]
             subjects = sorted({one.subject for one, _ in shared if one.subject})
             for subject in [*subjects, OVERALL] if shared else []:
-                chosen = [(x, y) for x, y in shared if subject in (x.subject, OVERALL)]
-                found.append(_overlap(dataset, subject, first, second, chosen))
+                chosen = [(x.correct == 1, y.correct == 1) for x, y in shared if subject in (x.subject, OVERALL)]
+                n, solved, other = len(chosen), sum(x for x, _ in chosen), sum(y for _, y in chosen)
+                both, either = sum(x and y for x, y in chosen), sum(x or y for x, y in chosen)
+                figures = (n, solved, other, both, solved * other / n, both / either if either else None)
+                found.append(Overlap(dataset, subject, first, second, *figures))
     return found
-
-
-def _overlap(
-    dataset: str, subject: str, first: str, second: str, answers: Sequence[tuple[Prediction, Prediction]]
-) -> Overlap:
-    ours = {x.question_id for x, _ in answers if x.correct == 1}
-    theirs = {y.question_id for _, y in answers if y.correct == 1}
-    n, both, either = len(answers), len(ours & theirs), len(ours | theirs)
-    chance = len(ours) * len(theirs) / n
-    return Overlap(
-        dataset, subject, first, second, n, len(ours), len(theirs), both, chance, both / either if either else None
-    )

@@ -19,15 +19,10 @@ from dust2gold.report.analyses.predictions import Prediction
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against a baseline on the questions that both answered.
+    """A method against a baseline on the `shared` questions that both answered, `better` and `worse` on how many.
 
-    Attributes:
-        shared: The number of these questions.
-        points: The mean difference in accuracy, in percentage points.
-        margin: Half the width of its 95% interval (normal, paired by question), in points; None below two questions.
-        better: On how many questions the method did better.
-        worse: On how many it did worse.
-        p_value: Of McNemar's exact test, two-sided; 1 where no question tells the two apart.
+    `points` is the mean difference in percentage points, `margin` half the width of its 95% interval (normal, paired by
+    question; None below two questions), `p_value` that of McNemar's exact two-sided test.
     """
 
     shared: int
@@ -39,12 +34,7 @@ class Comparison:
 
 
 def mcnemar(better: int, worse: int) -> float:
-    """The two-sided exact p-value of McNemar's test, min(1, 2·P[Binomial(better + worse, ½) ≤ min(better, worse)]).
-
-    Args:
-        better: Discordant questions on which one of the two is right.
-        worse: Those on which the other one is.
-    """
+    """The two-sided exact p-value of McNemar's test, min(1, 2·P[Binomial(better + worse, ½) ≤ min(better, worse)])."""
     n = better + worse
     tail = sum(math.comb(n, k) for k in range(min(better, worse) + 1))
     # Whole numbers up to the last step: 2^n is beyond a float from 1,024 discordant questions on.

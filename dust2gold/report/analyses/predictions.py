@@ -33,7 +33,8 @@ def prediction_files(run: Path) -> list[Path]:
     """
     if not run.is_dir():
         raise InputError("no such directory", file=run, remedy="name the directory that `run` wrote, as runs/demo")
-    files = sorted(path for path in run.rglob("predictions.jsonl") if not _hidden(path.relative_to(run)))
+    found = run.rglob("predictions.jsonl")
+    files = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(run).parts))
     if not files:
         remedy = "run the pipeline first: python cli.py run --config FILE"
         raise InputError("no predictions.jsonl in it", file=run, remedy=remedy)
@@ -65,10 +66,6 @@ def read_predictions(run: Path) -> list[Prediction]:
             seen[key] = file
             predictions.append(prediction)
     return predictions
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _prediction(record: dict[str, Any], file: Path, line: int) -> Prediction:

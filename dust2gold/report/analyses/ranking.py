@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from datamodules.components.records.ballots import Ballot
 from dust2gold.report.analyses.correlation import Correlation, correlate
 from dust2gold.report.analyses.predictions import OVERALL
@@ -23,19 +21,10 @@ from lightning_modules.components.voting.votes import vote_accuracy
 
 @dataclass(frozen=True)
 class Ranking:
-    """M_rank on the samples of a subject, and what it does for the vote.
+    """M_rank on the samples of a subject ("all": of the data set), and the accuracy of SC and ASC, in [0, 1].
 
-    Attributes:
-        subject: The subject, "all" for the whole data set.
-        questions: The number of questions.
-        pairs: Pairs of a right and a wrong sample of one question.
-        pair_accuracy: The share of them that it orders right; None without pairs.
-        samples: Samples that state an answer.
-        threshold_accuracy: The share of them on the right side of .5; None without samples.
-        right: The share of them that are right.
-        sc: Accuracy of SC.
-        asc: Accuracy of ASC.
-        gain: 100·(asc − sc), in points.
+    `samples` counts those that state an answer, `right` is the share of right ones among them; `gain` is in points.
+    Accuracies are None where there are no pairs or no samples.
     """
 
     subject: str
@@ -52,13 +41,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class RankingStudy:
-    """Rows by subject, "all" last, and the correlations over those subjects that have pairs.
-
-    Attributes:
-        rows: One per subject.
-        pair_accuracy: Of pair accuracy with the gain.
-        threshold_accuracy: Of threshold accuracy with the gain.
-    """
+    """Rows by subject, "all" last, and the correlations of both accuracies with the gain over subjects with pairs."""
 
     rows: list[Ranking]
     pair_accuracy: Correlation
@@ -84,9 +67,12 @@ def _ranking(subject: str, ballots: Sequence[Ballot]) -> Ranking:
     votes = collect_votes(ballots)
     if votes.score is None:
         raise ValueError("the samples have no scores")
-    states = votes.answers >= 0
+    states = votes.answers >= 0  # [Q, N]: states an answer
     right, wrong = votes.right & states, ~votes.right & states
-    pairs, ordered = _pairs(votes.score, right, wrong)
+    pair = right[:, :, None] & wrong[:, None, :]  # [Q, N, N]
+    above = (votes.score[:, :, None] > votes.score[:, None, :]) & pair
+    equal = (votes.score[:, :, None] == votes.score[:, None, :]) & pair
+    pairs, ordered = int(pair.sum()), float(above.sum() + equal.sum() / 2)
     samples = int(states.sum())
     judged = int((((votes.score > 0.5) == right) & states).sum())
     sc, asc = (float(vote_accuracy(votes.answers, votes.weights[m], votes.gold).mean()) for m in ("sc", "asc"))
@@ -102,11 +88,3 @@ def _ranking(subject: str, ballots: Sequence[Ballot]) -> Ranking:
         asc=asc,
         gain=100 * (asc - sc),
     )
-
-
-def _pairs(score: Tensor, right: Tensor, wrong: Tensor) -> tuple[int, float]:
-    """The number of pairs of a right and a wrong sample of one row, and how many are ordered right (equal: half)."""
-    pair = right[:, :, None] & wrong[:, None, :]
-    above = (score[:, :, None] > score[:, None, :]) & pair
-    equal = (score[:, :, None] == score[:, None, :]) & pair
-    return int(pair.sum()), float(above.sum() + equal.sum() / 2)

@@ -17,15 +17,7 @@ _SEED = re.compile(r"seed-(\d+)")
 
 @dataclass(frozen=True)
 class Spread:
-    """One figure over several seeds.
-
-    Attributes:
-        seeds: How many seeds have it.
-        mean: Their mean.
-        deviation: The sample standard deviation (n − 1); None for one seed.
-        low: The least of them.
-        high: The greatest.
-    """
+    """Mean, sample standard deviation (n − 1; None for one seed), minimum and maximum of a figure over the seeds."""
 
     seeds: int
     mean: float
@@ -36,15 +28,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class SeedRow:
-    """A method on a subject of a data set over several seeds.
-
-    Attributes:
-        method: The method.
-        dataset: The data set.
-        subject: The subject, "all" for the whole data set.
-        accuracy: In [0, 1].
-        points: Over the baseline of the same seed, in percentage points; None without it.
-    """
+    """A method on a subject ("all": the whole data set): accuracy in [0, 1], points over the same seed's baseline."""
 
     method: str
     dataset: str
@@ -60,7 +44,7 @@ def seed_runs(run: Path) -> dict[int, Path]:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean, sample standard deviation, least and greatest.
+    """The spread of one value per seed.
 
     Raises:
         ValueError: If there is no value.
@@ -74,11 +58,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def over_seeds(runs: Mapping[int, Sequence[Row]]) -> list[SeedRow]:
-    """Joins the rows of several seeds, sorted by data set, method and subject.
-
-    Args:
-        runs: The rows of each seed's run.
-    """
+    """Joins the rows of each seed's run, sorted by data set, method and subject."""
     accuracies: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     points: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for rows in runs.values():

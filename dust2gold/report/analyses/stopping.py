@@ -23,16 +23,10 @@ THRESHOLDS = (0.8, 0.9, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Stopping:
-    """What a threshold does for a method of voting.
+    """A method of voting that stops a question at a probability of `threshold`.
 
-    Attributes:
-        method: `sc` or `asc`.
-        threshold: The probability at which a question stops.
-        samples: Samples taken per question.
-        saved: The share of all samples that were not taken.
-        tokens: Tokens taken per question, None where they are unknown.
-        accuracy: With the samples taken, in [0, 1].
-        full_accuracy: With all samples.
+    `samples` and `tokens` (None if unknown) are the means taken per question, `saved` is the share of all samples that
+    was not taken, `full_accuracy` the accuracy with all samples.
     """
 
     method: str
@@ -50,15 +44,10 @@ def adaptive_stopping(votes: Votes, thresholds: Sequence[float] = THRESHOLDS) ->
         _stopped(votes, method, probabilities, threshold)
         for method in METHODS
         if method in votes.weights
-        for probabilities in [_probabilities(votes, method)]
+        for rows in [zip(votes.answers.tolist(), votes.weights[method].tolist(), strict=True)]
+        for probabilities in [torch.tensor([lead_probabilities(*row) for row in rows], dtype=torch.float64)]  # [Q, N]
         for threshold in thresholds
     ]
-
-
-def _probabilities(votes: Votes, method: str) -> Tensor:
-    """[Q, N] probability that the leader is safe after each sample."""
-    rows = zip(votes.answers.tolist(), votes.weights[method].tolist(), strict=True)
-    return torch.tensor([lead_probabilities(classes, weights) for classes, weights in rows], dtype=torch.float64)
 
 
 def _stopped(votes: Votes, method: str, probabilities: Tensor, threshold: float) -> Stopping:

@@ -18,18 +18,15 @@ from dust2gold.core.jsonl import read_json_lines
 from lightning_modules.components.voting.votes import vote_weights
 
 SAMPLE_FILES = ("scored.jsonl", "samples.jsonl")
-"""Where the samples lie beside the predictions that were made from them: with M_rank's scores, or without."""
+"""The samples beside the predictions that were made from them: with M_rank's scores, or without."""
 
 
 def read_ballots(files: Sequence[Path]) -> dict[str, list[Ballot]]:
-    """Finds the samples beside every predictions.jsonl that holds votes (method `sc`), and groups them by data set.
-
-    Args:
-        files: The predictions.jsonl of a run.
+    """Reads the samples beside every predictions.jsonl that holds votes (method `sc`).
 
     Returns:
-        The ballots of each data set by its name: the questions that were voted on, with the samples that voted, as the
-        predictions say; none where samples are gone.
+        The ballots by data set: the questions and samples that the predictions say were voted on; none where the
+        samples are gone.
 
     Raises:
         InputError: If a file is malformed.
@@ -44,7 +41,17 @@ def read_ballots(files: Sequence[Path]) -> dict[str, list[Ballot]]:
         if not samples:
             continue
         questions = {sample.question_id: question_of(sample) for sample in samples}
-        silent = [_question(name, row) for name, row in voted.items() if name not in questions]
+        silent = [  # of a question without samples its row is all that is known
+            Question(
+                id=name,
+                question="",
+                solution="",
+                source=str(row.get("dataset") or ""),
+                **{field: str(row.get(field) or "") for field in ("gold", "subject", "level")},
+            )
+            for name, row in voted.items()
+            if name not in questions
+        ]
         most = max((row["samples"] for row in voted.values() if "samples" in row), default=None)
         for ballot in make_ballots(samples, [*questions.values(), *silent], most):
             found.setdefault(ballot.question.source, []).append(ballot)
@@ -62,12 +69,6 @@ def _voted(file: Path) -> dict[str, dict[str, Any]]:
             raise InputError(f"{count!r} is no number of samples", file=file, line=line, field="samples")
         voted[str(row.get("question_id"))] = row
     return voted
-
-
-def _question(name: str, row: dict[str, Any]) -> Question:
-    """A question without samples, of which its row is all that is known."""
-    known = {field: str(row.get(field) or "") for field in ("gold", "subject", "level")}
-    return Question(id=name, question="", solution="", source=str(row.get("dataset") or ""), **known)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,13 @@ def accuracy_section(study: Study) -> Section:
         section.add(f"## {escape(dataset)}: accuracy in %")
         section.add(*_grid(rows, [short_name(subject) for subject in _columns(rows)]))
         section.explain(_BY_SUBJECT)
-        _add_levels(section, dataset, [row for row in levels if row.dataset == dataset])
+        own = [row for row in levels if row.dataset == dataset]
+        if len(names := _columns(own)) > 1:
+            section.add(f"### {escape(dataset)}: by level")
+            section.add(*_grid(own, [escape(level) for level in names]))
+            section.explain(_BY_LEVEL)
+            records = [asdict(row) for row in own if row.subject != OVERALL]
+            section.count("levels", [{"level": record.pop("subject"), **record} for record in records])
         _add_overall(section, study, dataset, [row for row in rows if row.subject == OVERALL])
     methods = dict.fromkeys(sorted((row.method for row in study.rows), key=method_order))
     section.add(*(f"- {name}: {about}" for name in methods if (about := describe(name)) is not None))
@@ -58,8 +64,8 @@ def generalisation_section(study: Study) -> Section:
     section = Section()
     if len(study.datasets) > 1:
         rows = [row for row in study.rows if row.subject == OVERALL]
-        cells = {(row.method, row.dataset): row for row in rows}
         section.add("## Generalisation: accuracy in % by test set")
+        cells = {(row.method, row.dataset): row for row in rows}
         section.add(*_best_marked(cells, study.datasets, [escape(name) for name in study.datasets]))
         section.explain(_GENERALISATION)
         section.count("generalisation", [asdict(row) for row in rows])
@@ -89,23 +95,9 @@ def _best_marked(cells: dict[tuple[str, str], Row], columns: Sequence[str], name
         return f"**{text}**" if row.accuracy == best[column] > 0 else text
 
     body = [[escape(method), *(cell(method, column) for column in columns)] for method in methods]
-    counts = [sorted({row.n for (_, own), row in cells.items() if own == column}) for column in columns]
-    return table(["method", *names], [*body, ["questions", *(" to ".join(map(str, _ends(count))) for count in counts)]])
-
-
-def _ends(values: Sequence[int]) -> Sequence[int]:
-    """Returns the least and the greatest of sorted values, once if they are the same."""
-    return values if len(values) == 1 else [values[0], values[-1]]
-
-
-def _add_levels(section: Section, dataset: str, rows: Sequence[Row]) -> None:
-    levels = _columns(rows)
-    if len(levels) > 1:
-        section.add(f"### {escape(dataset)}: by level")
-        section.add(*_grid(rows, [escape(level) for level in levels]))
-        section.explain(_BY_LEVEL)
-        records = [asdict(row) for row in rows if row.subject != OVERALL]
-        section.count("levels", [{"level": record.pop("subject"), **record} for record in records])
+    counts = [{row.n for (_, own), row in cells.items() if own == column} for column in columns]
+    ends = [" to ".join(map(str, sorted({min(count), max(count)}))) for count in counts]
+    return table(["method", *names], [*body, ["questions", *ends]])
 
 
 def _add_overall(section: Section, study: Study, dataset: str, rows: Sequence[Row]) -> None:

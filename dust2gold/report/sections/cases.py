@@ -1,4 +1,4 @@
-"""Questions on which SC and ASC part, with votes, scores and rationales."""
+"""Questions on which SC and ASC differ, with votes, scores and rationales."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cases_section(study: Study) -> Section:
         for kind, found in kinds.items():
             for case in found[:SHOWN]:
                 _add_case(section, kind, case)
-            section.count("cases", [_record(dataset, kind, len(found), case) for case in found[:SHOWN]])
+                section.count("cases", [{"dataset": dataset, "kind": kind, "of": len(found), **_record(case)}])
     return section
 
 
@@ -39,16 +39,10 @@ def _add_case(section: Section, kind: str, case: Case) -> None:
     place = ", ".join(escape(text) for text in (question.id, question.subject, question.level) if text)
     section.add(f"### {kind}: {place}")
     section.add(f"Question: {shortened(question.question, _QUESTION)}")
-    body = [
-        [
-            shortened(a.answer, _ANSWER),
-            "right" if a.right else "wrong",
-            ", ".join(a.taken_by).upper(),
-            str(a.votes),
-            f"{a.score:.3f}",
-        ]
-        for a in case.answers
-    ]
+    body = []
+    for a in case.answers:
+        verdict, taken_by = "right" if a.right else "wrong", ", ".join(a.taken_by).upper()
+        body.append([shortened(a.answer, _ANSWER), verdict, taken_by, str(a.votes), f"{a.score:.3f}"])
     section.add(*table(["answer", "verdict", "taken by", "votes", "sum of scores"], body, texts=3))
     for method in ("sc", "asc"):
         winner = next(answer for answer in case.answers if method in answer.taken_by)
@@ -57,28 +51,15 @@ def _add_case(section: Section, kind: str, case: Case) -> None:
         section.add(f"- {method.upper()} takes {answer}; its best rationale (score {score:.3f}): {rationale}")
 
 
-def _record(dataset: str, kind: str, count: int, case: Case) -> dict[str, Any]:
+def _record(case: Case) -> dict[str, Any]:
     question = case.ballot.question
     answers = [
         {
-            "answer": answer.answer,
-            "right": answer.right,
-            "taken_by": answer.taken_by,
-            "votes": answer.votes,
-            "score": answer.score,
+            **{name: getattr(answer, name) for name in ("answer", "right", "taken_by", "votes", "score")},
             "best_rationale": answer.best.rationale,
             "best_score": answer.best.score,
         }
         for answer in case.answers
     ]
-    return {
-        "dataset": dataset,
-        "kind": kind,
-        "of": count,
-        "question_id": question.id,
-        "subject": question.subject,
-        "level": question.level,
-        "question": question.question,
-        "gold": question.gold,
-        "answers": answers,
-    }
+    asked = {name: getattr(question, name) for name in ("subject", "level", "question", "gold")}
+    return {"question_id": question.id, **asked, "answers": answers}

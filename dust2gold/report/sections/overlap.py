@@ -29,7 +29,10 @@ def overlap_section(study: Study) -> Section:
             "paper's Table 1. `by chance` is how many both would solve if the one knew nothing of the other."
         )
         if len(pairs) > 1:
-            section.add(*_by_pair(own, pairs))
+            cells = {(o.subject, o.first, o.second): o for o in own}
+            subjects = sorted({o.subject for o in own}, key=subject_order)
+            body = [[short_name(s), *(_cell(cells.get((s, *pair))) for pair in pairs)] for s in subjects]
+            section.add(*table(["subject", *(f"{first}, {second}" for first, second in pairs)], body))
             section.explain(
                 "IoU of each pair by subject, and in brackets how many questions both solve of those that either "
                 "solves. The nearer to 1, the more two models solve the same questions."
@@ -45,13 +48,6 @@ def _table_1(overlaps: Sequence[Overlap]) -> list[str]:
         for o in sorted(overlaps, key=lambda o: subject_order(o.subject))
     ]
     return table(heading, body)
-
-
-def _by_pair(overlaps: Sequence[Overlap], pairs: Sequence[tuple[str, str]]) -> list[str]:
-    cells = {(o.subject, o.first, o.second): o for o in overlaps}
-    subjects = sorted({o.subject for o in overlaps}, key=subject_order)
-    body = [[short_name(subject), *(_cell(cells.get((subject, *pair))) for pair in pairs)] for subject in subjects]
-    return table(["subject", *(f"{first}, {second}" for first, second in pairs)], body)
 
 
 def _cell(overlap: Overlap | None) -> str:

@@ -1,9 +1,10 @@
-"""What a section of the report is made from, and what it is."""
+"""A section of the report, and the run that sections are made from."""
 
 from __future__ import annotations
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,14 +29,7 @@ NONE = "-"
 
 @dataclass(frozen=True)
 class Study:
-    """A run as the sections see it.
-
-    Attributes:
-        run: Its directory.
-        predictions: Every answer.
-        rows: Accuracy by method, data set and subject.
-        ballots: The sampled answers that were voted with, by data set; empty where the run keeps none.
-    """
+    """A run directory, its predictions, accuracy rows, and the sampled answers that voted, by data set."""
 
     run: Path
     predictions: Sequence[Prediction]
@@ -45,21 +39,13 @@ class Study:
     @property
     def datasets(self) -> list[str]:
         """The data sets, that on which most methods were tested first."""
-        methods: dict[str, set[str]] = {}
-        for row in self.rows:
-            methods.setdefault(row.dataset, set()).add(row.method)
-        return sorted(methods, key=lambda dataset: (-len(methods[dataset]), dataset))
+        tested = Counter(dataset for dataset, _ in {(row.dataset, row.method) for row in self.rows})
+        return sorted(tested, key=lambda dataset: (-tested[dataset], dataset))
 
 
 @dataclass
 class Section:
-    """A part of the report.
-
-    Attributes:
-        lines: Of Markdown; text of others is escaped.
-        numbers: What analyses.json holds of it: records by the name of the analysis.
-        figures: By file name.
-    """
+    """Lines of Markdown, records of analyses.json by the name of the analysis, figures by file name."""
 
     lines: list[str] = field(default_factory=list)
     numbers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

@@ -17,11 +17,7 @@ from dust2gold.report.sections.subjects import short_name, subject_order
 
 
 def seeds_section(runs: Mapping[int, Sequence[Row]]) -> Section:
-    """The tables of all seeds together, and where each seed's own report is.
-
-    Args:
-        runs: The rows of each seed's run.
-    """
+    """The tables of all seeds together, from the rows of each seed's run, with links to each seed's report."""
     section = Section()
     rows = over_seeds(runs)
     section.add(
@@ -57,7 +53,8 @@ def _overall(rows: Sequence[SeedRow]) -> list[str]:
         cells.append(f"{100 * found.low:.2f} to {100 * found.high:.2f}")
         if compared:
             points = row.points
-            cells += [NONE, NONE] if points is None else [_signed(points), f"{points.low:+.2f} to {points.high:+.2f}"]
+            signed = points and f"{points.mean:+.2f} ± {_deviation(points, 1)}"
+            cells += [signed or NONE, f"{points.low:+.2f} to {points.high:+.2f}" if points else NONE]
         body.append(cells)
     return table([*heading, *([f"points over {BASELINE}", "least to greatest"] if compared else [])], body)
 
@@ -76,7 +73,3 @@ def _cell(found: Spread | None) -> str:
 
 def _deviation(found: Spread, factor: float) -> str:
     return NONE if found.deviation is None else f"{factor * found.deviation:.2f}"
-
-
-def _signed(found: Spread) -> str:
-    return f"{found.mean:+.2f} ± {_deviation(found, 1)}"

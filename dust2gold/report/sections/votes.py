@@ -44,20 +44,11 @@ def votes_section(study: Study) -> Section:
 
 def _add_ranking(section: Section, dataset: str, study: RankingStudy) -> None:
     heading = ["subject", "questions", "pairs", "pairs ordered %", "beyond .5 %", "right samples %", "SC %", "ASC %"]
-    body = [
-        [
-            short_name(row.subject),
-            str(row.questions),
-            f"{row.pairs:,}",
-            percent(row.pair_accuracy),
-            percent(row.threshold_accuracy),
-            percent(row.right),
-            percent(row.sc),
-            percent(row.asc),
-            f"{row.gain:+.2f}",
-        ]
-        for row in sorted(study.rows, key=lambda row: subject_order(row.subject))
-    ]
+    body = []
+    for row in sorted(study.rows, key=lambda row: subject_order(row.subject)):
+        shares = (row.pair_accuracy, row.threshold_accuracy, row.right, row.sc, row.asc)
+        counts = [str(row.questions), f"{row.pairs:,}"]
+        body.append([short_name(row.subject), *counts, *map(percent, shares), f"{row.gain:+.2f}"])
     section.add(f"## {escape(dataset)}: M_rank's accuracy and the gain of ASC over SC")
     section.add(*table([*heading, "gain"], body))
     section.explain(_RANKING)
@@ -69,8 +60,8 @@ def _add_ranking(section: Section, dataset: str, study: RankingStudy) -> None:
         )
     section.count("ranking", [{"dataset": dataset, **asdict(row)} for row in study.rows])
     for measure in ("pair_accuracy", "threshold_accuracy"):
-        record = {"dataset": dataset, "of": measure, "with": "gain", **asdict(getattr(study, measure))}
-        section.count("ranking correlation", [record])
+        found = asdict(getattr(study, measure))
+        section.count("ranking correlation", [{"dataset": dataset, "of": measure, "with": "gain", **found}])
     if study.pair_accuracy.n:
         section.show(
             "ranking", dataset, ranking_figure(dataset, study), f"M_rank's accuracy and ASC's gain on {dataset}"
@@ -87,14 +78,10 @@ def _correlation(found: Correlation) -> str:
 
 def _add_over_n(section: Section, dataset: str, points: Sequence[Point]) -> None:
     methods = list(points[0].accuracy)
-    body = [
-        [
-            str(point.n),
-            *([f"{point.tokens:.0f}"] if point.tokens is not None else []),
-            *(percent(point.accuracy[method]) for method in methods),
-        ]
-        for point in points
-    ]
+    body = []
+    for point in points:
+        tokens = [] if point.tokens is None else [f"{point.tokens:.0f}"]
+        body.append([str(point.n), *tokens, *(percent(point.accuracy[method]) for method in methods)])
     cost = ["tokens per question"] if points[0].tokens is not None else []
     section.add(f"## {escape(dataset)}: accuracy over the number of samples")
     section.add(*table(["n", *cost, *(f"{method} %" for method in methods)], body, texts=0))
@@ -109,19 +96,11 @@ def _add_over_n(section: Section, dataset: str, points: Sequence[Point]) -> None
 def _add_stopping(section: Section, dataset: str, votes: Votes, points: Sequence[Point]) -> None:
     rows = adaptive_stopping(votes)
     fixed = [accuracy_at(points, row.method, row.samples) for row in rows]
-    body = [
-        [
-            row.method,
-            f"{row.threshold:.2f}",
-            f"{row.samples:.2f}",
-            f"{100 * row.saved:.1f}",
-            NONE if row.tokens is None else f"{row.tokens:.0f}",
-            percent(row.accuracy),
-            percent(row.full_accuracy),
-            percent(same_cost),
-        ]
-        for row, same_cost in zip(rows, fixed, strict=True)
-    ]
+    body = []
+    for row, same_cost in zip(rows, fixed, strict=True):
+        tokens = NONE if row.tokens is None else f"{row.tokens:.0f}"
+        taken = [row.method, f"{row.threshold:.2f}", f"{row.samples:.2f}", f"{100 * row.saved:.1f}", tokens]
+        body.append([*taken, percent(row.accuracy), percent(row.full_accuracy), percent(same_cost)])
     heading = ["method", "stops at", "samples", "saved %", "tokens", "accuracy %", "with all %", "fixed n %"]
     section.add(f"## {escape(dataset)}: adaptive stopping")
     section.add(*table(heading, body))
