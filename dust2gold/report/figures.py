@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ParamSpec
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -25,27 +22,14 @@ _STYLES = {"sc": ("#0072B2", "o", "-"), "ws": ("#009E73", "s", "--"), "asc": ("#
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
 _WIDTH = 7.0
 
-_Arguments = ParamSpec("_Arguments")
+# Matplotlib's defaults, whatever the user's matplotlibrc says; a `$` in a name does not start a formula
+_with_defaults = matplotlib.rc_context({**matplotlib.rcParamsDefault, "text.parse_math": False, "backend": "agg"})
 
 
-def _defaults() -> AbstractContextManager[None]:
-    """Matplotlib's own settings, whatever the user's matplotlibrc says, with no `$` in a name taken for mathematics."""
-    return matplotlib.rc_context({**matplotlib.rcParamsDefault, "text.parse_math": False, "backend": "agg"})
-
-
+@_with_defaults
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG; the same figure gives the same bytes."""
-    with _defaults():
-        figure.savefig(path, dpi=150, metadata={"Software": None})
-
-
-def _plain(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
-    @wraps(draw)
-    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
-        with _defaults():
-            return draw(*args, **kwargs)
-
-    return drawn
+    figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def _axes(height: float, title: str) -> tuple[Figure, Axes]:
@@ -57,7 +41,7 @@ def _axes(height: float, title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-@_plain
+@_with_defaults
 def accuracy_figure(dataset: str, rows: Sequence[Row], baseline: str) -> Figure:
     """Accuracy over all questions with its interval, a line per method; the baseline is marked."""
     figure, axes = _axes(1.4 + 0.28 * len(rows), f"{dataset}: accuracy with 95% intervals")
@@ -71,7 +55,7 @@ def accuracy_figure(dataset: str, rows: Sequence[Row], baseline: str) -> Figure:
     return _with_methods(figure, axes, [row.method for row in rows])
 
 
-@_plain
+@_with_defaults
 def seeds_figure(dataset: str, rows: Sequence[SeedRow], baseline: str) -> Figure:
     """Mean accuracy over the seeds, a line from the least to the greatest per method."""
     shown = [row for row in rows if row.subject == OVERALL]
@@ -94,7 +78,7 @@ def _with_methods(figure: Figure, axes: Axes, names: Sequence[str]) -> Figure:
     return figure
 
 
-@_plain
+@_with_defaults
 def over_n_figure(dataset: str, points: Sequence[Point]) -> Figure:
     """Accuracy over the number of samples, a line per method."""
     figure, axes = _axes(4.2, f"{dataset}: accuracy over the number of samples")
@@ -110,19 +94,20 @@ def over_n_figure(dataset: str, points: Sequence[Point]) -> Figure:
     return figure
 
 
-@_plain
+@_with_defaults
 def ranking_figure(dataset: str, study: RankingStudy) -> Figure:
     """M_rank's pair accuracy against the gain of ASC over SC, a point per subject."""
     figure, axes = _axes(4.6, f"{dataset}: M_rank's accuracy and the gain of ASC over SC, by subject")
-    shown = [row for row in study.rows if row.pair_accuracy is not None and row.subject != OVERALL]
-    middle = sum(100 * (row.pair_accuracy or 0.0) for row in shown) / len(shown)
-    for row in shown:
-        x = 100 * (row.pair_accuracy or 0.0)
-        axes.plot(x, row.gain, color=_BLUE, marker="o", linestyle="", label="a subject" if row is shown[0] else None)
+    shown = [
+        (row.subject, 100 * row.pair_accuracy, row.gain)
+        for row in study.rows
+        if row.pair_accuracy is not None and row.subject != OVERALL
+    ]
+    middle = sum(x for _, x, _ in shown) / len(shown)
+    for k, (subject, x, y) in enumerate(shown):
+        axes.plot(x, y, color=_BLUE, marker="o", linestyle="", label=None if k else "a subject")
         side, offset = ("right", (-6, -3)) if x > middle else ("left", (6, -3))
-        axes.annotate(
-            visible(row.subject), (x, row.gain), xytext=offset, textcoords="offset points", ha=side, fontsize=8
-        )
+        axes.annotate(visible(subject), (x, y), xytext=offset, textcoords="offset points", ha=side, fontsize=8)
     axes.axvline(50, color=_GREY, linestyle=":", linewidth=1, label="pairs ordered by chance")
     axes.axhline(0, color=_GREY, linestyle="--", linewidth=1, label="no gain")
     axes.margins(x=0.2, y=0.15)
@@ -132,7 +117,7 @@ def ranking_figure(dataset: str, study: RankingStudy) -> Figure:
     return figure
 
 
-@_plain
+@_with_defaults
 def negatives_figure(dataset: str, rows: Sequence[Negatives]) -> Figure:
     """NAT's accuracy over its share of the negatives, and with labels by value."""
     figure, axes = _axes(4.0, f"{dataset}: NAT over the share of negatives behind M_neg")
