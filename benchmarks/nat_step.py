@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
+from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from benchmarks.harness import (
@@ -34,16 +37,43 @@ from benchmarks.harness import (
     saved_activations,
     show,
 )
-from benchmarks.reference_unit import ReferenceVariant
 from benchmarks.students import SHAPES, add_student_arguments, autocast, build_student, rates_of, sharing_weights
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
+from lightning_modules.components.integration.unit import IntegrationUnit
 from lightning_modules.components.losses.supervised import cross_entropy, find_targets
 from lightning_modules.components.sampling.cache import roomy_cache
 
 REFERENCE, OURS, LORA_8, LORA_16 = "NAT, paper's form", "NAT, ours", "LoRA r=8", "LoRA r=16"
 DECODED = 8
 """Tokens a row that one measurement of `decode` writes."""
+
+
+class ReferenceVariant(LoraVariant):
+    """A unit's plain form, as the paper writes it and its reference implementation runs it, on the unit's weights.
+
+    Both branches are stacked to [tokens, 2, d_out], both go through W_K, W_1 and W_2, and autograd keeps everything.
+    """
+
+    def __init__(self, unit: IntegrationUnit, negative: str) -> None:
+        if unit.gate is None or unit.delta:
+            raise ValueError("the reference form has a gate and base outputs in both branches")
+        self.unit, self.gate, self.negative = unit, unit.gate, negative
+
+    def forward(  # type: ignore[override]  # PEFT's are static; it calls them through the instance
+        self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
+    ) -> Tensor:
+        """Eq. 4 and 5, line by line."""
+        inputs = {active_adapter: module.lora_dropout[active_adapter](x), self.negative: x}
+        hidden = torch.stack(
+            [result + module.lora_B[n](module.lora_A[n](seen)) * module.scaling[n] for n, seen in inputs.items()], -2
+        )  # [..., 2, d_out]
+        query, keys = self.gate.query(x), self.gate.key(hidden)
+        shift = torch.tensor([0.5, -0.5], device=x.device)
+        alpha = (query.unsqueeze(-2) * keys).sum(-1).softmax(-1) + shift
+        values = self.unit.up(F.gelu(self.unit.down(hidden)))
+        mixed: Tensor = result + (alpha.unsqueeze(-1) * values).sum(-2)
+        return mixed
 
 
 @dataclass

@@ -166,7 +166,7 @@ class StudentModule(PartlyTrained):
             raise InputError(
                 problem,
                 field="model.student",
-                remedy="take a student with attention alone, or export it (docs/import_export.md) and sample it with a server",
+                remedy="take a student with attention alone, or export it (docs/import_export.md) and sample there",
             )
         if self.trainer.is_global_zero:
             print(f"{problem}: this student trains, test and predict will refuse it", file=sys.stderr)

@@ -38,7 +38,7 @@ class Recipe:
         seed: Seed of the questions and of the teacher.
         levels: Numbers of steps (1 to 6); levels and subjects take turns.
         slips: Factor on the rates at which the teacher slips in a step.
-        notation: Share of the teacher's boxed answers written another way than in digits (`dust2gold.demo.notation`).
+        notation: Share of the teacher's boxed answers not in plain digits (`dust2gold.demo.teacher.other_notation`).
         wording: A key of `dust2gold.demo.wording.WORDINGS`.
         test_format: A key of `dust2gold.demo.formats.TEST_FORMATS`.
         largest: Largest number a story starts with or adds.
@@ -83,6 +83,8 @@ class Recipe:
             if getattr(self, field) not in known:
                 problem = f"there is no '{getattr(self, field)}'"
                 raise InputError(problem, field=field, remedy=f"give one of {', '.join(known)}")
+        if self.wording != "plain" and self.train_questions:
+            raise InputError("the teacher answers plain questions only", field="wording", remedy="--train-questions 0")
 
 
 @dataclass

@@ -20,7 +20,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from dust2gold.core.errors import InputError
-from dust2gold.demo.notation import other_notation
 from dust2gold.demo.problems import Problem
 
 
@@ -211,6 +210,20 @@ SLIPS: Mapping[Slip, Callable[[random.Random, int, str, int], Line | None]] = Ma
     }
 )
 """How each slip writes the step `left op right`; None where the step gives it no occasion."""
+
+
+def other_notation(value: int, unit: str | None, rng: random.Random) -> str:
+    r"""Writes a whole number as real teachers do: `12.0`, `\frac{24}{2}`, `12 apples`, `\$12.00`, `1{,}200`.
+
+    The string comparison of the MATH convention takes them for other answers, a comparison by value does not: they are
+    the label noise that semantic grading takes out of D_neg.
+    """
+    ways = [f"{value}.0", rf"\frac{{{2 * value}}}{{2}}"]
+    if unit is not None:
+        ways.append(rf"\${value}.00" if unit == "dollars" else f"{value} {unit}")
+    if abs(value) >= 1000:
+        ways.append(f"{value:,}".replace(",", "{,}"))
+    return rng.choice(ways)
 
 
 def _boxed(answer: int | str) -> str:

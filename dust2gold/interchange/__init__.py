@@ -1,1 +1,1 @@
-"""Doors to other programs: models for any server, data sets for other trainers, tasks for evaluation harnesses."""
+"""Import and export: models for any server, data sets for other trainers, tasks for evaluation harnesses."""

@@ -20,15 +20,7 @@ from dust2gold.report.markdown import table
 
 @dataclass(frozen=True)
 class Export:
-    """What is exported.
-
-    Attributes:
-        run: The run directory.
-        stage: The stage's name.
-        kind: Of its adapter: `lora` or `nat`.
-        student: The base it was trained on.
-        merged: Whether the adapter is folded into the base weights.
-    """
+    """A stage of a run directory, its adapter's kind (`lora` or `nat`), its base, and whether both are merged."""
 
     run: Path
     stage: str
@@ -61,12 +53,13 @@ print(tokenizer.decode(answer, skip_special_tokens=True))"""
 def model_card(what: Export) -> str:
     """The card as Markdown with the hub's front matter."""
     form = "merged" if what.merged else what.kind
+    tiny = " (the tiny student that ships with dust2gold, for trying things out)" if what.student == EMBEDDED else ""
     lines = [
         *_front_matter(what),
         f"# {escape(what.stage)}, trained with dust2gold",
         "",
         f"{code(what.stage)} of a dust2gold run ('Turning Dust into Gold', Li et al., AAAI 2024, arXiv 2312.12832) "
-        f"on the base {code(what.student)}{_base_note(what)}.",
+        f"on the base {code(what.student)}{tiny}.",
         "",
         "## Use",
         "",
@@ -91,23 +84,17 @@ def _front_matter(what: Export) -> list[str]:
     return ["---", yaml.safe_dump(facts, sort_keys=False).strip(), "---", ""]
 
 
-def _base_note(what: Export) -> str:
-    if what.student == EMBEDDED:
-        return " (the tiny student that ships with dust2gold, for trying things out)"
-    return ""
-
-
 def _data(file: Path) -> list[str]:
     if not file.is_file():
         return []
     with _reading(file):
         summary = json.loads(file.read_text(encoding="utf-8"))
-        told = (
+        text = (
             f"Teacher samples of {code(str(summary['source']))}: {summary['questions']:,} questions, "
             f"{summary['samples']:,} samples, {summary['positive']:,} right (D_pos), {summary['negative']:,} wrong "
             f"(D_neg) by {escape(str(summary['grader']))} grading."
         )
-    return ["## Data", "", told, ""]
+    return ["## Data", "", text, ""]
 
 
 def _results(what: Export) -> list[str]:
@@ -116,17 +103,11 @@ def _results(what: Export) -> list[str]:
         return []
     with _reading(file):
         rows = json.loads(file.read_text(encoding="utf-8"))
-        body = [
-            [
-                escape(row["dataset"]),
-                escape("all" if row["subject"] == OVERALL else row["subject"]),
-                str(row["n"]),
-                f"{100 * row['accuracy']:.2f}",
-                f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}",
-            ]
-            for row in rows
-            if row["method"] == what.stage
-        ]
+        body = []
+        for row in (row for row in rows if row["method"] == what.stage):
+            names = [row["dataset"], "all" if row["subject"] == OVERALL else row["subject"]]
+            interval = f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}"
+            body.append([*map(escape, names), str(row["n"]), f"{100 * row['accuracy']:.2f}", interval])
     if not body:
         return []
     heading = ["data set", "subject", "questions", "accuracy %", "95% interval"]
@@ -135,7 +116,12 @@ def _results(what: Export) -> list[str]:
 
 def _training(directory: Path) -> list[str]:
     """The arguments of stage and data of its last training, as Lightning saved them."""
-    for file in sorted(directory.glob("lightning_logs/version_*/config.yaml"), key=_version, reverse=True):
+
+    def version(file: Path) -> int:
+        number = file.parent.name.removeprefix("version_")
+        return int(number) if number.isdecimal() else -1
+
+    for file in sorted(directory.glob("lightning_logs/version_*/config.yaml"), key=version, reverse=True):
         with _reading(file):
             config = yaml.safe_load(file.read_text(encoding="utf-8"))
             if not config.get("data", {}).get("init_args", {}).get("train"):
@@ -154,8 +140,3 @@ def _reading(file: Path) -> Iterator[None]:
         raise InputError(
             f"not what the run wrote there ({error!r})", file=file, remedy="write it again, or take it away"
         ) from error
-
-
-def _version(config: Path) -> int:
-    number = config.parent.name.removeprefix("version_")
-    return int(number) if number.isdecimal() else -1

@@ -49,12 +49,8 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
     manifest = read_manifest(adapter)
     kind = str(manifest.get("kind", ""))
     if kind not in _WRITERS:
-        raise InputError(
-            f"no trained decoder here (found {kind or 'no manifest'})",
-            file=adapter,
-            field="--stage",
-            remedy=_which(run),
-        )
+        problem = f"no trained decoder here (found {kind or 'no manifest'})"
+        raise InputError(problem, file=adapter, field="--stage", remedy=_which(run))
     if kind == "nat" and merge:
         from lightning_modules.components.integration.unit import CANNOT_MERGE
 
@@ -74,7 +70,10 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
 
 
 def _which(run: Path) -> str:
-    return f"stages that can be exported: {', '.join(_exportable(run)) or 'none yet'}"
+    from lightning_modules.components.adapters.manifest import read_manifest
+
+    known = [d.parent.name for d in sorted(run.glob("*/adapter")) if read_manifest(d).get("kind") in _WRITERS]
+    return f"stages that can be exported: {', '.join(known) or 'none yet'}"
 
 
 def _refuse_links(adapter: Path) -> None:
@@ -85,14 +84,8 @@ def _refuse_links(adapter: Path) -> None:
             raise InputError("is a link out of the adapter's directory", file=file, remedy="put a copy in its place")
 
 
-def _exportable(run: Path) -> list[str]:
-    from lightning_modules.components.adapters.manifest import read_manifest
-
-    return [d.parent.name for d in sorted(run.glob("*/adapter")) if read_manifest(d).get("kind") in _WRITERS]
-
-
 def _write_adapter(adapter: Path, student: str, directory: Path) -> None:
-    """Copies the stock adapter; a base known by our name only is written as the place it stands at."""
+    """Copies the stock adapter; the embedded base is written as its path."""
     from peft import PeftConfig
 
     from lightning_modules.components.adapters.manifest import read_manifest, write_manifest
@@ -134,7 +127,7 @@ _WRITERS: dict[str, Callable[[Path, str, Path], None]] = {"lora": _write_adapter
 
 
 def base_of(student: str) -> str:
-    """What `from_pretrained` finds the base by: a hub name, or the absolute path of a local directory."""
+    """The name or path for `from_pretrained`: a hub name, or the absolute path of a local directory."""
     located = locate_student(student)
     return str(Path(located).resolve()) if student == EMBEDDED or Path(located).is_dir() else located
 

@@ -43,16 +43,7 @@ yaml.SafeDumper.add_representer(_Tagged, lambda dumper, value: dumper.represent_
 
 
 def export_task(questions: Path, output: Path, name: str, max_new_tokens: int) -> Path:
-    """Writes the task into a new directory.
-
-    Args:
-        questions: A questions.jsonl.
-        output: Directory to write; must not exist.
-        name: Of the task, letters, digits and _.
-        max_new_tokens: Cap on an answer, EOS included, as `sampling.max_new_tokens`.
-
-    Returns:
-        `output`.
+    """Writes the task of a questions.jsonl into a new directory and returns that.
 
     Raises:
         InputError: If the questions cannot be read, `output` exists, or the name is no Python name.

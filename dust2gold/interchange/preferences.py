@@ -1,4 +1,4 @@
-r"""D_pos and D_neg as the data sets other trainers take, and back.
+r"""D_pos and D_neg as data sets of other trainers, and back.
 
     preference   {"prompt": …, "chosen": …, "rejected": …, "id": …}      TRL's DPOTrainer and its like
     unpaired     {"prompt": …, "completion": …, "label": true, "id": …}  TRL's KTOTrainer
@@ -19,7 +19,7 @@ from datamodules.components.encoding.prompts import prompt
 from datamodules.components.grading.grader import extract_answer
 from datamodules.components.records.readers import Entry
 from datamodules.components.records.records import Question, Rationale, Verdict, is_text, question_id, rationale_id
-from dust2gold.core.errors import InputError
+from dust2gold.core.errors import InputError, reason
 from dust2gold.core.files import write_bytes_atomically
 from dust2gold.core.jsonl import read_json_lines, write_json_lines
 
@@ -72,13 +72,7 @@ def _by_question(rationales: Iterable[Rationale]) -> dict[str, tuple[list[Ration
 
 @dataclass(frozen=True)
 class Layout:
-    """One of the two forms of a row.
-
-    Attributes:
-        make: From rationales to rows.
-        texts: The fields that hold rationales, with their verdicts; None where `label` says it.
-        about: A line of help.
-    """
+    """One of the two forms of a row: `texts` are its fields of rationales with their verdicts, None if in `label`."""
 
     make: Callable[[Iterable[Rationale], int | None], Iterator[Row]]
     texts: Mapping[str, Verdict | None]
@@ -96,10 +90,9 @@ LAYOUTS = {
 def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Path) -> list[Entry]:
     """Turns rows back into questions with their right and wrong rationales; equal prompts are one question.
 
-    A pair repeats its rationales, so equal ones of a question are one there; unpaired, each row is a rationale.
-
-    A prompt in our template loses it, any other is taken as the question. The verdicts are the rows' own; the gold
-    answer is that of the question's first right rationale, "" where there is none.
+    Equal rationales of a question are one in pairs, which repeat them; unpaired, each row is a rationale. A prompt in
+    our template loses it, any other is taken as the question. The verdicts are the rows' own; the gold answer is that
+    of the question's first right rationale, "" where there is none.
 
     Raises:
         InputError: If a row lacks a field or has another type in it.
@@ -180,11 +173,13 @@ def read_rows(file: Path) -> Iterator[tuple[int, Row]]:
         return
     if not file.is_file():
         raise InputError("no such file", file=file, remedy="check the path")
+    import datasets  # slow
+
+    datasets.disable_progress_bars()
     try:
-        rows = _datasets().Dataset.from_parquet(str(file), cache_dir=None, keep_in_memory=True)
-    except Exception as error:  # pyarrow's and datasets' own kinds, which the extra may not bring
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"no parquet file ({reason})", file=file, remedy="make it again") from error
+        rows = datasets.Dataset.from_parquet(str(file), cache_dir=None, keep_in_memory=True)
+    except Exception as error:  # pyarrow and datasets have many kinds
+        raise InputError(f"no parquet file ({reason(error)})", file=file, remedy="make it again") from error
     for number, row in enumerate(rows, 1):
         yield number, dict(row)
 
@@ -201,18 +196,10 @@ def write_rows(file: Path, rows: Iterable[Row]) -> int:
         raise InputError(
             f"unknown kind of file '{file.suffix}'", file=file, remedy="end its name in .jsonl or .parquet"
         )
+    import datasets  # slow
+
+    datasets.disable_progress_bars()
     listed, buffer = list(rows), io.BytesIO()
-    _datasets().Dataset.from_list(listed).to_parquet(buffer)
+    datasets.Dataset.from_list(listed).to_parquet(buffer)
     write_bytes_atomically(file, buffer.getvalue())
     return len(listed)
-
-
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError(
-            "parquet needs the package `datasets`", remedy="pip install 'dust2gold[hub]', or use a .jsonl file"
-        ) from error
-    datasets.disable_progress_bars()
-    return datasets

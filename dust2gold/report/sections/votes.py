@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from dust2gold.core.text import escape
-from dust2gold.report.analyses.correlation import Correlation
-from dust2gold.report.analyses.ranking import RankingStudy, ranking_study
+from dust2gold.report.analyses.ranking import Correlation, RankingStudy, ranking_study
 from dust2gold.report.analyses.scaling import ORDERS, Point, accuracy_at, accuracy_over_n
 from dust2gold.report.analyses.stopping import adaptive_stopping
 from dust2gold.report.analyses.votes import Votes, collect_votes

@@ -175,6 +175,7 @@ def test_the_flags_default_to_the_recipe(tmp_path: Path) -> None:
         ("train_questions", -1),
         ("notation", -0.1),
         ("wording", "future"),
+        ("wording", "past"),  # with training questions
         ("test_format", "tdg"),
     ],
 )
