@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import write_directory_atomically
+from dust2gold.core.files import recover, write_directory_atomically
 from dust2gold.core.weights import telling_of_a_full_disk
 from lightning_modules.components.sharding import gathered
 
@@ -38,6 +38,11 @@ class AdapterWriter(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` saved."""
         self.best = state_dict["best"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Puts back the best adapter if a process was killed just as it replaced it."""
+        if trainer.is_global_zero and Path(trainer.default_root_dir).is_dir():
+            recover(Path(trainer.default_root_dir) / "adapter")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the adapter if its score is the best so far."""

@@ -59,7 +59,7 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
     """Yields an empty temporary directory that takes the place of `path` when the block ends well.
 
     An older directory at `path` is renamed into the temporary one and removed once the new one stands. A process killed
-    between the two renames leaves both in `.<name>.*.part`; the next write to `path` first puts the older one back.
+    between the two renames leaves both in `.<name>.*.part`; `recover`, and the next write, put the older one back.
 
     Raises:
         InputError: If the directory cannot be written or the disk is full.
@@ -82,7 +82,7 @@ def _work_directory(path: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_left_over(path)
+            recover(path)
             work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
             stack.callback(_put_back_and_remove, work, path)
             # Under its final name the lock file is never free while its process lives
@@ -99,10 +99,10 @@ def _work_directory(path: Path) -> Iterator[Path]:
             ) from error
 
 
-def _remove_left_over(path: Path) -> None:
-    """Removes the temporary directories that killed processes have left of their writing to `path`."""
+def recover(path: Path) -> None:
+    """Removes what killed processes have left of their writing to `path`, and puts back what they had moved away."""
     ours = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}\.part")
-    for left in [each for each in path.parent.iterdir() if ours.fullmatch(each.name)]:
+    for left in [each for each in path.parent.iterdir() if ours.fullmatch(each.name) and not each.is_symlink()]:
         with contextlib.suppress(OSError), (left / "lock").open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _put_back_and_remove(left, path)

@@ -98,6 +98,19 @@ def test_a_resumed_run_keeps_the_better_adapter(fit: Callable[..., dict[str, int
     assert fit([3.0, 0.5], third) == {"adapter": 4, "adapter-last": 4}
 
 
+def test_a_resumed_run_puts_back_the_best_adapter(fit: Callable[..., dict[str, int]], tmp_path: Path) -> None:
+    """Its process was killed between the two renames that replace the directory."""
+    fit([3.0])
+    work = tmp_path / "run" / ".adapter.abcd1234.part"
+    work.mkdir()
+    (work / "lock").touch()
+    (tmp_path / "run" / "adapter").rename(work / "old")
+    writer = AdapterWriter()
+    writer.load_state_dict({"best": 3.0})
+    assert fit([4.0, 5.0], writer) == {"adapter": 2, "adapter-last": 4}
+    assert not work.exists()
+
+
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), SafetensorError("No space left")])
 def test_a_failed_write_leaves_the_older_adapter(
     fit: Callable[..., dict[str, int]], make_trainer: Callable[..., L.Trainer], tmp_path: Path, failure: Exception

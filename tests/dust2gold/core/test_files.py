@@ -119,7 +119,7 @@ def test_what_is_not_yet_locked_is_not_removed(tmp_path: Path, monkeypatch: pyte
     def interrupted(stream: IO[Any], operation: int) -> None:
         calls.append(operation)
         if len(calls) == 1:
-            files._remove_left_over(tmp_path / "a")
+            files.recover(tmp_path / "a")
         flock(stream, operation)
 
     monkeypatch.setattr("dust2gold.core.files.fcntl.flock", interrupted)
