@@ -38,3 +38,20 @@ def test_ties_count_by_their_sign() -> None:
 def test_equal_methods_cannot_be_told_apart() -> None:
     found = compare([*one("cot-kd", [0, 1]), *one("nat", [0, 1])], "d", "nat", "cot-kd")
     assert (found.points, found.p_value) == (0, 1)
+
+
+def test_comparison_is_paired_on_shared_questions() -> None:
+    base = [Prediction("cot-kd", "d", str(i), "", value) for i, value in enumerate([1, 0, 0, 1, 1])]
+    ours = [Prediction("nat", "d", str(i), "", value) for i, value in enumerate([1, 1, 0.5, 0])]
+    other = [Prediction("nat", "e", "4", "", 0)]
+    found = compare([*base, *ours, *other], "d", "nat", "cot-kd")
+    # Gains 0, 1, 0.5, -1: mean 0.125, squared deviations sum to 2.1875, so sd² = 0.7291667 and se = 0.4269563.
+    assert (found.shared, found.better, found.worse) == (4, 2, 1)
+    assert found.points == pytest.approx(12.5)
+    assert found.margin == pytest.approx(100 * 1.959964 * 0.4269563, abs=1e-4)
+
+
+def test_comparison_of_one_or_no_shared_question_has_no_margin() -> None:
+    one = [Prediction("nat", "d", "1", "", 1), Prediction("cot-kd", "d", "1", "", 0)]
+    assert compare(one, "d", "nat", "cot-kd").margin is None
+    assert compare(one[:1], "d", "nat", "cot-kd").shared == 0
