@@ -92,14 +92,14 @@ def sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def flops_per_token(shape: str, sequence: int) -> float:
+def flops_per_token(shape: str, sequence: int, layers: int | None = None) -> float:
     """Floating-point operations per token that training needs on a frozen base, adapters left out.
 
     Two per weight in the forward pass and two in the backward pass (no gradients of the frozen weights: 4, not the
     usual 6), output head included; causal attention 2·T·d a layer forward and twice that backward.
     """
     s: dict[str, int] = SHAPES[shape]
-    width, heads, layers = s["hidden_size"], s["num_attention_heads"], s["num_hidden_layers"]
+    width, heads, layers = s["hidden_size"], s["num_attention_heads"], layers or s["num_hidden_layers"]
     keys = 2 * width * width * s["num_key_value_heads"] // heads
     layer = 2 * width * width + keys + 3 * width * s["intermediate_size"]
     weights = layers * layer + s["vocab_size"] * width
@@ -115,7 +115,8 @@ def rates_of(found: Mapping[str, Timing], options: argparse.Namespace) -> dict[s
     for name, rate in rates.items():
         text = f"{name}: {rate['tokens_per_second']:.0f} tokens/s"
         if peak is not None:
-            work = rate["tokens_per_second"] * flops_per_token(options.shape, options.sequence)
+            layers = getattr(options, "layers", None)
+            work = rate["tokens_per_second"] * flops_per_token(options.shape, options.sequence, layers)
             rate["mfu"] = round(work / peak, 4)
             text += f", MFU {rate['mfu']:.3f}"
         print(text)

@@ -1,4 +1,4 @@
-"""One piece of work in several processes that find each other, as torchrun would start them, forked from this one."""
+"""Runs a function in several processes that form a group as torchrun would start them, forked from this one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ def together(work: Callable[[], int | None], home: Path, processes: int = 2) -> 
     """Runs `work` in so many processes of one machine and returns their exit codes; logs are `home/<rank>/log`."""
     port = free_port()
     end_monitors()
-    started = [fork(_placed(work, rank, processes, port), _made(home / str(rank))) for rank in range(processes)]
+    started = []
+    for rank in range(processes):
+        (home / str(rank)).mkdir(parents=True, exist_ok=True)
+        started.append(fork(_placed(work, rank, processes, port), home / str(rank)))
     codes = [ending(process) for process in started]
     for rank in (rank for rank, code in enumerate(codes) if code):
-        print(
-            (home / str(rank) / "log").read_text(encoding="utf-8", errors="replace")[-4000:]
-        )  # shown if the test fails
+        log = (home / str(rank) / "log").read_text(encoding="utf-8", errors="replace")
+        print(log[-4000:])  # shown if the test fails
     return codes
 
 
@@ -49,11 +51,6 @@ def end_monitors() -> None:
     for thread in threading.enumerate():
         if isinstance(thread, tqdm.TMonitor):
             thread.exit()  # type: ignore[no-untyped-call]
-
-
-def _made(directory: Path) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
 
 
 def free_port() -> int:

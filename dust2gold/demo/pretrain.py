@@ -92,13 +92,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of pretraining.
-
-    Attributes:
-        name: Of the text: "corpus" or "notation".
-        tokens: How many to train on.
-        learning_rate: Peak of the schedule.
-    """
+    """One stretch of pretraining: a key of `TEXTS`, a number of tokens and the peak of the learning rate."""
 
     name: str
     tokens: int
@@ -109,15 +103,9 @@ TEXTS = {"corpus": documents, "notation": notation}
 
 
 def pretrain(output: Path, phases: Sequence[Phase], batch: int, length: int, seed: int, start: Path | None) -> None:
-    """Runs the phases one after the other and writes model, tokenizer and `pretraining.json` into `output`.
+    """Runs the phases in order and writes model, tokenizer and `pretraining.json` into `output`.
 
-    Args:
-        output: Directory to write.
-        phases: What to train on, in order.
-        batch: Rows a step.
-        length: Tokens a row.
-        seed: Of weights and texts.
-        start: A directory to go on from instead of fresh weights.
+    A step has `batch` rows of `length` tokens; weights are those of the directory `start`, or fresh ones.
     """
     tokenizer = train_tokenizer(seed=seed)
     model = build_student(len(tokenizer), seed) if start is None else LlamaForCausalLM.from_pretrained(start)
