@@ -55,7 +55,7 @@ def write_samples(file: Path, rows: int, longest: int = 140, wrong: bool = False
 
 def prepared(file: Path, rows: int) -> Callable[[], object]:
     """Grading by strings, reading our own records: their ids are kept; a publisher's file is read without."""
-    from dust2gold.commands.prepare import prepare
+    from dust2gold.prepare.prepare import prepare
 
     return lambda: prepare(file, "records", file.parent / "prepared")
 
