@@ -58,7 +58,7 @@ VERBS = {
     "prepare": Verb("grade teacher samples into D_pos and D_neg", "dust2gold.commands.prepare"),
     "collect": Verb(
         "sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",
-        "dust2gold.collect.verb",
+        "dust2gold.commands.collect",
         settings=True,
     ),
     "augment": Verb("join D_pos with the student's own right samples", "datamodules.components.records.augment"),

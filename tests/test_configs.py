@@ -15,7 +15,7 @@ from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from dust2gold.collect import verb as collect_verb
+from dust2gold.commands import collect as collect_verb
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.collect.settings import CollectSettings
 from dust2gold.commands.complaints import explained

@@ -21,6 +21,7 @@ ABOVE_CORE = {
     "dust2gold.commands",
     "dust2gold.demo",
     "dust2gold.interchange",
+    "dust2gold.prepare",
     "dust2gold.report",
     "dust2gold.run",
 }

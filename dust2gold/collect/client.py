@@ -1,9 +1,10 @@
-"""One request to the endpoint through the official client, and which failures are worth another try."""
+"""One request to the endpoint through the openai client, and which failures are worth another try."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,13 +14,12 @@ from typing import Any
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
-from dust2gold.collect.reply import Choice, MalformedReplyError, Reply, parse_reply
-from dust2gold.collect.request import Request
+from dust2gold.collect.request import Choice, MalformedReplyError, Reply, Request, parse_reply
 from dust2gold.collect.settings import Endpoint
 from dust2gold.core.errors import InputError
 
 _NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
-"""httpx's exceptions that mean the request never reached the server, by name: which httpx it is, is openai's affair."""
+"""httpx's exceptions that mean the request never reached the server, by name: openai decides which httpx it uses."""
 
 _REMEDIES = {
     400: "change what the server objects to. Too long: shorten the prompt's shots, lower sampling.max_tokens or leave "
@@ -28,7 +28,7 @@ _REMEDIES = {
     403: "the key may not use this model: take another model or another key",
     404: "check endpoint.model and endpoint.base_url, which ends in /v1 as a rule",
 }
-_SHOWN = 300  # characters of the server's own words
+_SHOWN = 300  # characters of the server's own message
 
 
 class TransientError(Exception):
@@ -49,9 +49,6 @@ class TransientError(Exception):
 
 class Client:
     """Asks one endpoint. Close it with `aclose`.
-
-    Args:
-        endpoint: Where the model is.
 
     Raises:
         InputError: If the environment holds no key.
@@ -92,14 +89,17 @@ class Client:
         except APIStatusError as error:
             raise self._refused(error, request.question_id) from None
         try:
-            return self._without_keys(parse_reply(json.loads(text), request.api))
+            reply = parse_reply(json.loads(text), request.api)
         except (ValueError, RecursionError):
             raise TransientError("malformed JSON in the answer", charged=True) from None
         except MalformedReplyError as error:
             raise TransientError(f"unusable answer: {error}", charged=True) from None
+        hide = self._without_key  # now that it is decoded: JSON can spell each letter of the key in another way
+        choices = tuple(Choice(hide(choice.text), hide(choice.finish)) for choice in reply.choices)
+        return replace(reply, choices=choices, model=hide(reply.model))
 
     async def _send(self, api: str, body: dict[str, Any], name: str) -> str:
-        """The answer's text. Its own parser is left out: it takes whatever JSON there is for an answer."""
+        """The answer's text; openai's own parser takes whatever JSON there is for an answer."""
         client = self._client
         create: Any = (client.chat.completions if api == "chat" else client.completions).with_raw_response.create
         known = {key: body[key] for key in ("model", "messages", "prompt") if key in body}
@@ -110,12 +110,6 @@ class Client:
     def _without_key(self, text: str) -> str:
         """What a server sends may repeat the key it was sent; it goes into files and onto the screen."""
         return text.replace(self._key, "***") if self._key else text
-
-    def _without_keys(self, reply: Reply) -> Reply:
-        """As `_without_key`, of the decoded answer: JSON can spell each letter of the key in another way."""
-        clean = self._without_key
-        choices = tuple(Choice(clean(choice.text), clean(choice.finish)) for choice in reply.choices)
-        return replace(reply, choices=choices, model=clean(reply.model))
 
     def _timed_out(self) -> TransientError:
         return TransientError(f"no answer within {self._endpoint.timeout:g} s", charged=True)
@@ -131,28 +125,22 @@ class Client:
     def _refused(self, error: APIStatusError, question: str) -> Exception:
         status, body = error.status_code, error.body
         said = body.get("message") if isinstance(body, dict) else None
-        words = shown(self._without_key(str(said or error.response.text)))
+        message = " ".join(self._without_key(str(said or error.response.text)).split())
+        message = "".join(letter if letter.isprintable() else "?" for letter in message)
+        if len(message) > _SHOWN:
+            message = f"{message[:_SHOWN]}..."
         quota = "insufficient_quota" in (error.code, error.type)
         if (status in (408, 409, 429) or status >= 500) and not quota:
-            return TransientError(f"HTTP {status}: {words}", retry_after(error.response.headers))
+            return TransientError(f"HTTP {status}: {message}", retry_after(error.response.headers))
         remedy = _REMEDIES.get(status, _REMEDIES[400])
-        if status == 401:
-            remedy = self._remedy_for_key()
-        elif quota:
-            remedy = "the account has no credit left: add some, then run the same command again"
-        return InputError(f"the endpoint refuses question '{question}': HTTP {status}: {words}", remedy=remedy)
-
-    def _remedy_for_key(self) -> str:
         name = self._endpoint.key_variable
-        if name is None:
-            return "it wants a key: set endpoint.key_variable to the name of the environment variable that holds it"
-        return f"put a valid key into the environment variable {name}"
-
-
-def shown(text: str) -> str:
-    """A server's words as one line that is safe to print: no control characters, not too long."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+        if quota:
+            remedy = "the account has no credit left: add some, then run the same command again"
+        elif status == 401 and name is None:
+            remedy = "it wants a key: set endpoint.key_variable to the name of the environment variable that holds it"
+        elif status == 401:
+            remedy = f"put a valid key into the environment variable {name}"
+        return InputError(f"the endpoint refuses question '{question}': HTTP {status}: {message}", remedy=remedy)
 
 
 def read_key(variable: str | None) -> str | None:
@@ -178,24 +166,17 @@ def read_key(variable: str | None) -> str | None:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """The seconds a server asks to wait, from `retry-after-ms` or `Retry-After` (seconds or a date); None without."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
+        value = headers.get(name, "")
         try:
             seconds = float(value) * unit
         except ValueError:
-            seconds = _until(value)
-        if 0 <= seconds < float("inf"):
+            try:
+                then = parsedate_to_datetime(value)
+            except (TypeError, ValueError):
+                continue
+            if then.tzinfo is None:
+                then = then.replace(tzinfo=timezone.utc)
+            return max((then - datetime.now(timezone.utc)).total_seconds(), 0.0)
+        if 0 <= seconds < math.inf:
             return seconds
     return None
-
-
-def _until(date: str) -> float:
-    """Seconds from now to an HTTP date, 0 if it is past, NaN if it is none."""
-    try:
-        then = parsedate_to_datetime(date)
-    except (TypeError, ValueError):
-        return float("nan")
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=timezone.utc)
-    return max((then - datetime.now(timezone.utc)).total_seconds(), 0.0)

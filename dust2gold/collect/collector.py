@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,14 +15,15 @@ from dust2gold.collect.client import Client, TransientError
 from dust2gold.collect.journal import Journal
 from dust2gold.collect.request import Request
 from dust2gold.collect.settings import CollectSettings, RetryPolicy
-from dust2gold.collect.stop import Stop
 from dust2gold.core.errors import InputError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+_GRACE = 20.0
+"""Seconds that requests under way have to arrive after a signal: they are paid. SLURM kills 30 s after SIGTERM."""
 
-_HOPELESS = 4  # questions in a row without an answer, or one of each worker if those are more
+_HOPELESS = 4  # questions in a row without an answer, or as many as are asked at once if those are more
 
 
 class _LeftOutError(Exception):
@@ -28,39 +31,43 @@ class _LeftOutError(Exception):
 
 
 class Collector:
-    """Fills a journal.
+    """Fills a journal. Make it inside the event loop it runs in.
 
     Args:
         settings: The settings.
         journal: Where answers are kept, and found.
         client: Asks the endpoint.
-        stop: Ends it.
         bar: Counts the samples.
+
+    Attributes:
+        left_out: The questions left for the next run because their requests kept failing, with the last reason.
+        signal: The signal that ended it, if one did.
+        budget_spent: Whether the budget ended it.
     """
 
-    def __init__(self, settings: CollectSettings, journal: Journal, client: Client, stop: Stop, bar: tqdm[Any]) -> None:
+    def __init__(self, settings: CollectSettings, journal: Journal, client: Client, bar: tqdm[Any]) -> None:
+        self.left_out: dict[str, str] = {}
+        self.signal: int | None = None
+        self.budget_spent = False
+        self._error: InputError | None = None
+        self._stop = asyncio.Event()  # no more requests should begin
         self._endpoint = settings.endpoint
         self._retry = settings.retry
         self._journal = journal
         self._client = client
-        self._stop = stop
         self._bar = bar
         self._budget = Budget(settings.budget, journal.usage.spent)
-        self._left_out: dict[str, str] = {}
         self._left_out_in_a_row = 0
         self._workers: list[asyncio.Task[None]] = []
 
-    async def run(self, requests: Sequence[Request]) -> dict[str, str]:
+    async def run(self, requests: Sequence[Request]) -> None:
         """Asks, `concurrency` questions at a time.
-
-        Returns:
-            The questions left for the next run because their requests kept failing, with the last reason.
 
         Raises:
             InputError: What no repetition mends; what was under way has arrived and is kept.
         """
         waiting = iter(requests)
-        with self._stop.on_signals(self._tell, self._give_up):
+        with self._signals():
             self._workers = [
                 asyncio.create_task(self._work(waiting)) for _ in range(min(self._endpoint.concurrency, len(requests)))
             ]
@@ -68,50 +75,89 @@ class Collector:
         for end in ends:
             if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
                 raise end
-        if self._stop.error is not None:
-            raise self._stop.error
-        return self._left_out
+        if self._error is not None:
+            raise self._error
 
-    def _tell(self, line: str) -> None:
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Makes Ctrl-C and SIGTERM stop it while the block runs; in a thread signals stay where they are.
+
+        The requests under way are given up at the second signal, or when they have not arrived after `_GRACE`.
+        """
+        loop = asyncio.get_running_loop()
+        timers: list[asyncio.TimerHandle] = []
+
+        def receive(number: int) -> None:
+            if self.signal is not None:
+                self._give_up()
+                return
+            self._print(f"stopping; requests under way have {_GRACE:g} s to arrive (again: give them up)")
+            self.signal = number
+            self._stop.set()
+            timers.append(loop.call_later(_GRACE, self._give_up))
+
+        before = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+                handler = signal.getsignal(number)
+                loop.add_signal_handler(number, receive, number)
+                before[number] = handler
+        try:
+            yield
+        finally:
+            for timer in timers:
+                timer.cancel()
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                if handler is not None:  # else it was not Python's
+                    signal.signal(number, handler)
+
+    def _print(self, line: str) -> None:
         self._bar.write(line, file=sys.stderr)
 
     def _give_up(self) -> None:
         for worker in self._workers:
             worker.cancel()
 
+    def _fail(self, error: InputError) -> None:
+        """Ends collecting, unless something did before: nothing new begins, what is under way arrives."""
+        if not self._stop.is_set():
+            self._error = error
+            self._stop.set()
+
     async def _work(self, waiting: Iterator[Request]) -> None:
         for request in waiting:
-            if self._stop.is_set:
+            if self._stop.is_set():
                 return
             try:
                 await self._fill(request)
             except _LeftOutError as error:
                 self._leave_out(request.question_id, str(error))
             except BudgetSpentError:
-                self._stop.set(budget_spent=True)
+                self.budget_spent = self.budget_spent or not self._stop.is_set()
+                self._stop.set()
             except InputError as error:
-                self._stop.set(error=error)
+                self._fail(error)
             except BaseException:  # a defect of ours, or given up: the others end too
                 self._stop.set()
                 raise
 
     def _leave_out(self, question: str, because: str) -> None:
         """Notes a question for the next run; once nothing works any more, trying the others is a waste of hours."""
-        self._left_out[question] = because
-        self._tell(f"left for the next run: question '{question}': {because}")
+        self.left_out[question] = because
+        self._print(f"left for the next run: question '{question}': {because}")
         self._left_out_in_a_row += 1
         if self._left_out_in_a_row >= max(_HOPELESS, self._endpoint.concurrency):
             problem = f"{self._left_out_in_a_row} questions one after the other got no answer; the last: {because}"
             remedy = "see that the endpoint is up and lets you in, then run the same command: it goes on from here"
-            self._stop.set(error=InputError(problem, remedy=remedy))
+            self._fail(InputError(problem, remedy=remedy))
 
     async def _fill(self, request: Request) -> None:
         """Asks for a question's samples until it has them all: servers may give fewer than asked for."""
-        key, failures = request.key, 0
-        while (missing := request.n - len(self._journal.samples(key))) > 0 and not self._stop.is_set:
-            n = min(missing, self._endpoint.choices_per_request or missing)
+        failures = 0
+        while (missing := request.n - len(self._journal.samples(request.key))) > 0 and not self._stop.is_set():
             try:
-                got = await self._ask(request, key, n)
+                got = await self._ask(request, min(missing, self._endpoint.choices_per_request or missing))
                 failures = self._left_out_in_a_row = 0
                 self._bar.update(min(got, missing))
             except TransientError as error:
@@ -121,20 +167,22 @@ class Collector:
                 if (error.retry_after or 0) > self._retry.patience:
                     wanted = f"the endpoint wants {error.retry_after:.0f} s of patience"
                     raise _LeftOutError(f"{error.because}; {wanted}") from None
-                await self._stop.sleep(delay(self._retry, failures, error.retry_after))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), delay(self._retry, failures, error.retry_after))
 
-    async def _ask(self, request: Request, key: str, n: int) -> int:
+    async def _ask(self, request: Request, n: int) -> int:
         """Sends one request within the budget and keeps its answer; returns how many samples it brought."""
+        key = request.key
         await self._budget.reserve(most := self._journal.most(request, n))
         cost = 0.0
         try:
-            if self._stop.is_set:  # meanwhile
+            if self._stop.is_set():  # meanwhile
                 return 0
-            seed = request.seed_of(key, self._journal.answers(key))
-            name = self._journal.ask(request, key, n)
+            seed = request.seed_of(self._journal.answers(key))
+            name = self._journal.ask(request, n)
             cost = most  # until it is known
             reply = await self._client.ask(request, n, seed, name)
-            cost = self._journal.answer(request, key, reply)
+            cost = self._journal.answer(request, reply)
             self._bar.set_postfix_str(f"${self._journal.usage.cost:.4f}", refresh=False)
             return len(reply.choices)
         except TransientError as error:

@@ -17,7 +17,6 @@ knows whether it is charged, so the budget counts the most it may cost.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -27,16 +26,16 @@ import uuid
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from dust2gold.collect.reply import Choice, Reply
-from dust2gold.collect.request import Request
+from dust2gold.collect.request import Choice, Reply, Request
 from dust2gold.collect.settings import Prices
 from dust2gold.core.errors import InputError
 from dust2gold.core.locks import hold
+from dust2gold.core.provenance import short_hash
 
 _SCHEMA = 1
+_KEY = 16  # characters of a key; journals of earlier versions hold longer ones that begin with it
 
 
 @dataclass
@@ -98,19 +97,19 @@ class Journal:
         try:
             self._end = self._load()
             if not self._end:
-                self._append({"schema": _SCHEMA, "journal": uuid.uuid4().hex})
+                self._journal = uuid.uuid4().hex
+                self._append({"schema": _SCHEMA, "journal": self._journal})
         except BaseException:
             self._stream.close()
             raise
-        for most in self._open.values():
-            self.usage.unknown += 1
-            self.usage.possible_cost += most
+        self.usage.unknown += len(self._open)
+        self.usage.possible_cost += sum(self._open.values())
         self._open.clear()
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._stream.close()
 
     def samples(self, key: str) -> list[Choice]:
@@ -123,33 +122,32 @@ class Journal:
 
     def name(self, key: str) -> str:
         """The name of the next request for this key: the same until it is answered, another in each journal."""
-        return hashlib.sha256(f"{self._journal} {key} {self._answers[key]}".encode()).hexdigest()[:32]
+        return short_hash([self._journal, key, self._answers[key]])
 
-    def ask(self, request: Request, key: str, n: int) -> str:
+    def ask(self, request: Request, n: int) -> str:
         """Notes that a request for `n` samples goes out; returns its name."""
-        name, most = self.name(key), self.most(request, n)
-        self._note({"asked": name, "key": key, "question_id": request.question_id, "n": n, "most": most})
+        name, most = self.name(request.key), self.most(request, n)
+        self._note({"asked": name, "key": request.key, "question_id": request.question_id, "n": n, "most": most})
         return name
 
     def most(self, request: Request, n: int) -> float:
-        """What a request for `n` samples may cost at most, in US dollars."""
-        return self._prices.cost(request.longest_prompt, request.longest_completion(n))
+        """What a request for `n` samples may cost at most, in US dollars; without `max_tokens` its prompt alone."""
+        return self._prices.cost(request.longest_prompt, n * (request.max_tokens or 0))
 
-    def answer(self, request: Request, key: str, reply: Reply) -> float:
+    def answer(self, request: Request, reply: Reply) -> float:
         """Keeps an answer, safe from a power cut when this returns; returns what it cost, in US dollars."""
         prompt, completion = reply.prompt_tokens, reply.completion_tokens
         counted = prompt is not None and completion is not None
         if prompt is None:
             prompt = request.longest_prompt
         if completion is None:
-            cap = request.max_tokens
             lengths = [len(choice.text.encode()) + 1 for choice in reply.choices]
-            completion = sum(length if cap is None else min(length, cap) for length in lengths)
+            completion = sum(min(length, request.max_tokens or length) for length in lengths)
         cost = self._prices.cost(prompt, completion)
         self._note(
             {
-                "answered": self.name(key),
-                "key": key,
+                "answered": self.name(request.key),
+                "key": request.key,
                 "question_id": request.question_id,
                 "model": reply.model,
                 "samples": [asdict(choice) for choice in reply.choices],
@@ -181,30 +179,22 @@ class Journal:
         for number, line in enumerate(data[:end].splitlines(), 1):
             try:
                 value = json.loads(line)
-                self._begin(value, number) if number == 1 else self._take(value)
+                self._begin(value) if number == 1 else self._count(value)
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-                raise InputError(
-                    f"damaged line ({error!r})",
-                    file=self.path,
-                    line=number,
-                    remedy="mend it or remove it: the samples of a removed line are asked, and paid, for again",
-                ) from error
+                remedy = "mend it or remove it: the samples of a removed line are asked, and paid, for again"
+                raise InputError(f"damaged line ({error!r})", file=self.path, line=number, remedy=remedy) from error
         return end
 
-    def _begin(self, value: dict[str, Any], number: int) -> None:
+    def _begin(self, value: dict[str, Any]) -> None:
+        """Takes in the first line."""
         if value["schema"] != _SCHEMA:
-            raise InputError(
-                f"schema version {value['schema']!r}, this program reads {_SCHEMA}",
-                file=self.path,
-                line=number,
-                field="schema",
-                remedy="choose another journal",
-            )
+            problem = f"schema version {value['schema']!r}, this program reads {_SCHEMA}"
+            raise InputError(problem, file=self.path, line=1, field="schema", remedy="choose another journal")
         self._journal = str(value["journal"])
 
     def _note(self, value: dict[str, Any]) -> None:
         self._append(value)
-        self._take(value)
+        self._count(value)
 
     def _append(self, value: dict[str, Any]) -> None:
         """Writes a line, whole or not at all."""
@@ -215,16 +205,11 @@ class Journal:
                 line = line[self._stream.write(line) or 0 :]
         except OSError as error:
             self._stream.truncate(self._end)
-            raise InputError(
-                f"cannot write ({error.strerror or error})",
-                file=self.path,
-                remedy="free some space and run the same command again: it goes on from here",
-            ) from error
+            remedy = "free some space and run the same command again: it goes on from here"
+            raise InputError(f"cannot write ({error.strerror or error})", file=self.path, remedy=remedy) from error
         self._end += length
-        if "journal" in value:
-            self._journal = str(value["journal"])
 
-    def _take(self, value: dict[str, Any]) -> None:
+    def _count(self, value: dict[str, Any]) -> None:
         """Counts a line."""
         usage = self.usage
         if "asked" in value:
@@ -241,7 +226,7 @@ class Journal:
             usage.failed += 1
             usage.possible_cost += _dollars(value["cost"])
         else:
-            key = str(value["key"])
+            key = str(value["key"])[:_KEY]
             choices = [Choice(str(sample["text"]), str(sample["finish"])) for sample in value["samples"]]
             self._open.pop(str(value["answered"]), None)
             self._samples[key] += choices
@@ -275,14 +260,12 @@ def _locked(path: Path) -> io.FileIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = io.FileIO(path, "a+")
     except OSError as error:
-        raise InputError(
-            f"cannot write ({error.strerror or error})", file=path, remedy="choose another journal or output directory"
-        ) from error
+        remedy = "choose another journal or output directory"
+        raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
     try:
         hold(stream)
     except BlockingIOError as error:
         stream.close()
-        raise InputError(
-            "another process is collecting into it", file=path, remedy="wait for it, or choose another journal"
-        ) from error
+        remedy = "wait for it, or choose another journal"
+        raise InputError("another process is collecting into it", file=path, remedy=remedy) from error
     return stream

@@ -12,10 +12,9 @@ assistant's. As one text they follow one another, and `stop` keeps the model fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -23,16 +22,14 @@ from datamodules.components.grading.answers import extract_answer
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.files import open_text
 
-_HOLE = "{question}"
+_PLACEHOLDER = "{question}"
+_ASK = f"Problem:\n{_PLACEHOLDER}\n\nSolution:"
 _KEYS = ("instructions", "ask", "stop", "shots")
 _SHOT_KEYS = ("question", "rationale")
 
-Message = dict[str, str]
 
-
-@dataclass(frozen=True)
-class Shot:
-    """One solved example."""
+class Shot(NamedTuple):
+    """A solved example."""
 
     question: str
     rationale: str
@@ -40,7 +37,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class FewShotPrompt:
-    """A prompt with a hole for the question.
+    """A prompt with a placeholder for the question.
 
     Attributes:
         instructions: What to do; may be "".
@@ -54,27 +51,20 @@ class FewShotPrompt:
     stop: tuple[str, ...]
     shots: tuple[Shot, ...]
 
-    def messages(self, question: str) -> list[Message]:
+    def messages(self, question: str) -> list[dict[str, str]]:
         """The prompt for a question as a conversation."""
-        system = [_message("system", self.instructions)] if self.instructions else []
-        solved = [
-            message
-            for shot in self.shots
-            for message in (_message("user", self._asked(shot.question)), _message("assistant", shot.rationale))
-        ]
-        return [*system, *solved, _message("user", self._asked(question))]
+        turns = [("system", self.instructions)] if self.instructions else []
+        for solved, rationale in self.shots:
+            turns += [("user", self._put(solved)), ("assistant", rationale)]
+        return [{"role": role, "content": content} for role, content in [*turns, ("user", self._put(question))]]
 
     def text(self, question: str) -> str:
         """The prompt for a question as one text, to be continued."""
-        solved = [f"{self._asked(shot.question)}\n{shot.rationale}" for shot in self.shots]
-        return "\n\n".join([*filter(None, [self.instructions]), *solved, self._asked(question)]) + "\n"
+        solved = [f"{self._put(question)}\n{rationale}" for question, rationale in self.shots]
+        return "\n\n".join([*filter(None, [self.instructions]), *solved, self._put(question)]) + "\n"
 
-    def _asked(self, question: str) -> str:
-        return self.ask.replace(_HOLE, question)
-
-
-def _message(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
+    def _put(self, question: str) -> str:
+        return self.ask.replace(_PLACEHOLDER, question)
 
 
 def load_prompt(path: Path) -> FewShotPrompt:
@@ -84,36 +74,41 @@ def load_prompt(path: Path) -> FewShotPrompt:
         InputError: If it is missing, not YAML, has another key, no place for the question, or a shot states no answer.
     """
     value = _read(path)
-
-    def error(field: str | None, problem: str, remedy: str) -> InputError:
-        return InputError(problem, file=path, field=field, remedy=remedy)
-
-    def text(values: Mapping[str, Any], key: str, where: str = "", default: str | None = None) -> str:
-        found = values.get(key, default)
-        if not isinstance(found, str) or (default is None and not found.strip()):
-            problem = "is missing" if found is None else "a text was expected, not empty"
-            raise error(where + key, problem, "see configs/prompts/math.yaml")
-        return found.strip()
-
-    _only(value, _KEYS, path, "")
-    ask = text(value, "ask", default=f"Problem:\n{_HOLE}\n\nSolution:")
-    if ask.count(_HOLE) != 1:
-        raise error("ask", f"must hold {_HOLE} once", f'e.g. ask: "Problem:\\n{_HOLE}\\n\\nSolution:"')
+    _check_keys(value, _KEYS, path, "")
+    ask = _text(value, "ask", path, default=_ASK)
+    if ask.count(_PLACEHOLDER) != 1:
+        raise InputError(
+            f"must hold {_PLACEHOLDER} once",
+            file=path,
+            field="ask",
+            remedy=f'e.g. ask: "Problem:\\n{_PLACEHOLDER}\\n\\nSolution:"',
+        )
     stop = value.get("stop", [])
     if not isinstance(stop, list) or not all(isinstance(word, str) and word for word in stop):
-        raise error("stop", "a list of texts was expected", 'e.g. stop: ["\\nProblem:"]')
+        raise InputError("a list of texts was expected", file=path, field="stop", remedy='e.g. stop: ["\\nProblem:"]')
     shots = value.get("shots", [])
     if not isinstance(shots, list):
-        raise error("shots", "a list was expected", "one `- question:` and `rationale:` each")
-    solved = []
-    for number, shot in enumerate(shots, 1):
-        where = f"shots.{number}"
-        _only(shot, _SHOT_KEYS, path, where)
-        solved.append(Shot(text(shot, "question", f"{where}."), text(shot, "rationale", f"{where}.")))
-        if not extract_answer(solved[-1].rationale):
-            problem = "states no answer"
-            raise error(f"{where}.rationale", problem, r"end it with the answer in \boxed{}: the model does as shown")
-    return FewShotPrompt(text(value, "instructions", default=""), ask, tuple(stop), tuple(solved))
+        remedy = "one `- question:` and `rationale:` each"
+        raise InputError("a list was expected", file=path, field="shots", remedy=remedy)
+    solved = tuple(_shot(shot, path, f"shots.{number}") for number, shot in enumerate(shots, 1))
+    return FewShotPrompt(_text(value, "instructions", path, default=""), ask, tuple(stop), solved)
+
+
+def _shot(value: Any, path: Path, field: str) -> Shot:
+    _check_keys(value, _SHOT_KEYS, path, field)
+    question, rationale = (_text(value, key, path, f"{field}.") for key in _SHOT_KEYS)
+    if not extract_answer(rationale):
+        remedy = r"end it with the answer in \boxed{}: the model does as shown"
+        raise InputError("states no answer", file=path, field=f"{field}.rationale", remedy=remedy)
+    return Shot(question, rationale)
+
+
+def _text(values: dict[str, Any], key: str, path: Path, prefix: str = "", default: str | None = None) -> str:
+    found = values.get(key, default)
+    if not isinstance(found, str) or (default is None and not found.strip()):
+        problem = "is missing" if found is None else "a text was expected, not empty"
+        raise InputError(problem, file=path, field=prefix + key, remedy="see configs/prompts/math.yaml")
+    return found.strip()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -133,11 +128,11 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _only(value: Any, keys: tuple[str, ...], path: Path, where: str) -> None:
+def _check_keys(value: Any, keys: tuple[str, ...], path: Path, field: str) -> None:
     if not isinstance(value, dict):
         remedy = f"write {' and '.join(f'`{key}:`' for key in keys)} under it"
-        raise InputError(f"a mapping was expected, found {type(value).__name__}", file=path, field=where, remedy=remedy)
+        raise InputError(f"a mapping was expected, found {type(value).__name__}", file=path, field=field, remedy=remedy)
     for key in value:
         if key not in keys:
-            field = ".".join(filter(None, [where, str(key)]))
-            raise InputError("unknown key", file=path, field=field, remedy=f"the keys here are {', '.join(keys)}")
+            unknown = f"{field}.{key}".lstrip(".")
+            raise InputError("unknown key", file=path, field=unknown, remedy=f"the keys here are {', '.join(keys)}")

@@ -1,18 +1,20 @@
-"""What is asked for one question: everything its samples depend on, and the longest it can get."""
+"""A question's request, with everything its samples depend on, and the endpoint's reply to it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datamodules.components.records.records import Question
+from datamodules.components.records.records import Question, is_text
 from dust2gold.collect.prompt import FewShotPrompt
 from dust2gold.collect.settings import Endpoint, TeacherSampling
+from dust2gold.core.provenance import short_hash
 
 _TEMPLATE = 64  # tokens a server's chat template may add to a conversation
 _TURN = 16  # and to each message of it
+_TOO_MANY = 1 << 40  # tokens: no believable count
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,7 @@ class Request:
     @property
     def key(self) -> str:
         """A hash of what the samples depend on: question, prompt, model, sampling. Not of where the model is."""
-        facts = [self.question_id, self.api, self.body, self.seed]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return short_hash([self.question_id, self.api, self.body, self.seed])
 
     @property
     def longest_prompt(self) -> int:
@@ -48,26 +49,21 @@ class Request:
             return len(self.body["prompt"].encode()) + _TURN
         return _TEMPLATE + sum(len(message["content"].encode()) + _TURN for message in self.body["messages"])
 
-    def longest_completion(self, n: int) -> int:
-        """No fewer tokens than `n` samples can have; 0 if nothing caps them."""
-        return n * (self.max_tokens or 0)
-
-    def seed_of(self, key: str, ordinal: int) -> int | None:
+    def seed_of(self, ordinal: int) -> int | None:
         """The seed to send with the `ordinal`-th paid request for this: a fixed one would give the same samples."""
         if self.seed is None:
             return None
-        digest = hashlib.blake2b(f"{self.seed}\0{ordinal}\0{key}".encode(), digest_size=4).digest()
+        digest = hashlib.blake2b(f"{self.seed}\0{ordinal}\0{self.key}".encode(), digest_size=4).digest()
         return int.from_bytes(digest, "big") >> 1
 
 
 def build_request(question: Question, prompt: FewShotPrompt, endpoint: Endpoint, sampling: TeacherSampling) -> Request:
     """Makes the request for a question."""
-    asked: dict[str, Any] = (
-        {"messages": prompt.messages(question.question)}
-        if endpoint.api == "chat"
-        else {"prompt": prompt.text(question.question)}
-    )
-    body: dict[str, Any] = {"model": endpoint.model, **asked, "temperature": sampling.temperature}
+    body: dict[str, Any] = {"model": endpoint.model, "temperature": sampling.temperature}
+    if endpoint.api == "chat":
+        body["messages"] = prompt.messages(question.question)
+    else:
+        body["prompt"] = prompt.text(question.question)
     if sampling.top_p < 1:
         body["top_p"] = sampling.top_p
     if sampling.max_tokens is not None:
@@ -76,3 +72,77 @@ def build_request(question: Question, prompt: FewShotPrompt, endpoint: Endpoint,
         body["stop"] = list(prompt.stop)
     body |= endpoint.parameters
     return Request(question.id, endpoint.api, body, sampling.n, sampling.max_tokens, sampling.seed)
+
+
+class MalformedReplyError(Exception):
+    """The endpoint's answer is not what the API promises; asking again may help."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One sample.
+
+    Attributes:
+        text: What the model wrote, without surrounding blanks; "" where it wrote nothing (a refusal, a filter, a
+            reasoning model that spent its tokens thinking).
+        finish: Why it ended: "stop", "length" (cut off at max_tokens), "content_filter", or "" if the server keeps it.
+    """
+
+    text: str
+    finish: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer of the endpoint.
+
+    Attributes:
+        choices: The samples; there may be fewer or more than asked for.
+        prompt_tokens: Tokens read, None if the server did not count.
+        completion_tokens: Tokens written, of all samples together; None if the server did not count.
+        model: Which model answered, as the server names it ("gpt-3.5-turbo-0125"); "" if it does not say.
+    """
+
+    choices: tuple[Choice, ...]
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    model: str = ""
+
+
+def parse_reply(body: Any, api: str) -> Reply:
+    """Reads the decoded JSON of an answer to a request of the API "chat" or "completions".
+
+    Raises:
+        MalformedReplyError: If it holds no list of choices, or one of them no place for a text.
+    """
+    if not isinstance(body, dict):
+        raise MalformedReplyError(f"a JSON object was expected, found {type(body).__name__}")
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise MalformedReplyError("an empty list of `choices`" if choices == [] else "no list of `choices`")
+    usage = body.get("usage")
+    counts: Mapping[str, Any] = usage if isinstance(usage, dict) else {}
+    return Reply(
+        tuple(_choice(choice, api) for choice in choices),
+        _count(counts.get("prompt_tokens")),
+        _count(counts.get("completion_tokens")),
+        body["model"] if is_text(body.get("model")) else "",
+    )
+
+
+def _choice(value: Any, api: str) -> Choice:
+    if not isinstance(value, dict):
+        raise MalformedReplyError("a choice is no object")
+    holder, key = (value.get("message"), "content") if api == "chat" else (value, "text")
+    if not isinstance(holder, dict) or key not in holder:
+        raise MalformedReplyError(f"a choice without `{'message.content' if api == 'chat' else key}`")
+    text = "" if holder[key] is None else holder[key]
+    if not is_text(text):
+        raise MalformedReplyError(f"a choice whose `{key}` is no text")
+    finish = value.get("finish_reason")
+    return Choice(text.strip(), str(finish) if is_text(finish) else "")
+
+
+def _count(value: Any) -> int | None:
+    usable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _TOO_MANY
+    return value if usable else None

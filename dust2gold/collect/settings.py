@@ -1,4 +1,4 @@
-"""What a config of `collect` may say: each class's fields are its keys."""
+"""The options of `collect`: the fields of each class are the keys of a config."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def _check(holds: bool, field: str, problem: str, remedy: str | None = None) -> 
         raise InputError(problem, field=field, remedy=remedy)
 
 
+def _check_amounts(settings: object, prefix: str, *names: str, remedy: str | None = None) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _check(0 <= value < math.inf, f"{prefix}{name}", f"must be finite and not negative, found {value}", remedy)
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where the model is, and how it wants to be asked.
@@ -35,9 +41,6 @@ class Endpoint:
             that are missing.
         token_limit: The parameter that caps the generated tokens: OpenAI's reasoning models know only the newer one.
         parameters: More parameters for each request, e.g. {reasoning_effort: low}.
-
-    Raises:
-        InputError: If a value is out of range.
     """
 
     model: str
@@ -92,9 +95,6 @@ class TeacherSampling:
         top_p: Keeps the most probable tokens up to this mass.
         max_tokens: Cap on the tokens of one sample; null: the endpoint's own, and no budget can be kept.
         seed: Makes an endpoint that knows seeds repeat itself; null: none is sent.
-
-    Raises:
-        InputError: If a value is out of range.
     """
 
     n: int = 8
@@ -105,12 +105,7 @@ class TeacherSampling:
 
     def __post_init__(self) -> None:
         _check(self.n >= 1, "sampling.n", f"must be at least 1, found {self.n}")
-        _check(
-            0 <= self.temperature < math.inf,
-            "sampling.temperature",
-            f"must be finite and not negative, found {self.temperature}",
-            "0 is greedy",
-        )
+        _check_amounts(self, "sampling.", "temperature", remedy="0 is greedy")
         _check(0 < self.top_p <= 1, "sampling.top_p", f"must be in (0, 1], found {self.top_p}")
         cap = self.max_tokens
         _check(cap is None or cap >= 1, "sampling.max_tokens", f"must be at least 1, found {cap}")
@@ -128,9 +123,6 @@ class RetryPolicy:
         first: Seconds before the first one.
         longest: The longest wait of our own choosing, in seconds.
         patience: The longest wait an endpoint may ask for, in seconds; past it the question is left for the next run.
-
-    Raises:
-        InputError: If a value is out of range.
     """
 
     retries: int = 6
@@ -140,9 +132,7 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         _check(self.retries >= 0, "retry.retries", f"must not be negative, found {self.retries}")
-        for name in ("first", "longest", "patience"):
-            value = getattr(self, name)
-            _check(0 <= value < math.inf, f"retry.{name}", f"must be finite and not negative, found {value}")
+        _check_amounts(self, "retry.", "first", "longest", "patience")
 
 
 @dataclass(frozen=True)
@@ -152,18 +142,13 @@ class Prices:
     Args:
         prompt: US dollars for a million tokens read.
         completion: US dollars for a million tokens written.
-
-    Raises:
-        InputError: If a price is negative.
     """
 
     prompt: float = 0.0
     completion: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "completion"):
-            value = getattr(self, name)
-            _check(0 <= value < math.inf, f"prices.{name}", f"must be finite and not negative, found {value}")
+        _check_amounts(self, "prices.", "prompt", "completion")
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """US dollars for so many tokens."""
@@ -172,7 +157,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class CollectSettings:
-    """What to ask whom, and what to make of it.
+    """What to ask which model, and what to write.
 
     Args:
         input: The questions: .jsonl, .jsonl.gz or .jsonl.xz.
@@ -181,7 +166,7 @@ class CollectSettings:
         endpoint: Where the model is.
         format: The input's format; records: our own questions.jsonl, the others as their publishers have them.
         source: The data set's name in ids and tables; null: the format's own.
-        journal: The file of all that is paid, which several outputs may share; null: OUTPUT.journal.jsonl, beside the
+        journal: The file of all paid answers, which several outputs may share; null: OUTPUT.journal.jsonl, beside the
             output directory, since a pipeline clears the directory of a stage that it does again.
         limit: Ask only the first so many questions.
         sampling: How the model samples; with --evaluate one greedy sample, whatever it says.
@@ -192,9 +177,6 @@ class CollectSettings:
         writer: Who writes, for the records' field `writer`.
         keep_truncated: Train on samples that were cut off at max_tokens, too.
         method: The row of the report, with --evaluate; null: the model's name.
-
-    Raises:
-        InputError: If values do not go together.
     """
 
     input: str
@@ -218,7 +200,7 @@ class CollectSettings:
         _check(self.limit is None or self.limit >= 1, "limit", f"must be at least 1, found {self.limit}")
         if self.budget is None:
             return
-        _check(0 <= self.budget < math.inf, "budget", f"must be finite and not negative, found {self.budget}")
+        _check_amounts(self, "", "budget")
         priced = self.prices.prompt > 0 or self.prices.completion > 0
         _check(priced, "budget", "cannot be kept without prices", "set prices.prompt and prices.completion")
         remedy = "set sampling.max_tokens: without it nobody knows what a request may cost"

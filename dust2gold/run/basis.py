@@ -46,10 +46,10 @@ BASES = {
         ("torch",),
     ),
     "prepare": Basis(
-        (*_RECORDS, "dust2gold/commands/prepare.py", "dust2gold/commands/summary.py"), ("math-verify", "sympy")
+        (*_RECORDS, "dust2gold/commands/prepare.py", "dust2gold/prepare"), ("math-verify", "sympy")
     ),
     "collect": Basis(
-        (*_RECORDS, "dust2gold/collect", "dust2gold/commands/prepare.py", "dust2gold/commands/summary.py"),
+        (*_RECORDS, "dust2gold/collect", "dust2gold/commands/collect.py", "dust2gold/prepare"),
         ("math-verify", "sympy"),
     ),
     "augment": Basis(_RECORDS),

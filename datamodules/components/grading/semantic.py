@@ -2,14 +2,15 @@ r"""Semantic grading: what the string comparison rejects goes to math-verify.
 
 Of the samples that the string comparison rejects in the paper's teacher data, some 2% are right (`8!` for 40320, a
 set in another order, `\frac{1}{\sqrt5}` for `\frac{\sqrt5}{5}`): label noise in D_neg. math-verify finds them, at a
-thousand times the cost; so it is asked once per pair of answer and gold answer, only about pairs that no look at the
-numbers tells apart (three quarters of them; see `closed_forms`), and its replies can be kept in a file.
+thousand times the cost; so it is asked once per pair of gold answer and answer, not about two integers, and its replies
+can be kept in a file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +20,13 @@ from types import MappingProxyType
 from typing import get_args
 
 from datamodules.components.grading.answers import LONGEST_ANSWER, same_value
-from datamodules.components.grading.closed_forms import certainly_differ
 from datamodules.components.grading.grader import Grade, Grader, Progress, StringGrader
-from datamodules.components.grading.verifier import Outcome, Verifier
+from datamodules.components.grading.verifier import Outcome, Pair, Verifier
 from datamodules.components.records.records import Verdict
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_in_place
 
-Pair = tuple[str, str]
-"""A gold answer and an answer, the order in which math-verify wants them: its comparison is not symmetric."""
-
-
+_INTEGER = re.compile(r"-?[0-9]+")
 _OUTCOMES: dict[str, Outcome] = {outcome: outcome for outcome in get_args(Outcome)}
 
 
@@ -37,15 +34,14 @@ class OutcomeCache:
     """What math-verify said of each (gold, answer) pair, in memory and, if `path` is given, in a JSON-lines file.
 
     The file grows with every batch, so that an interrupted run loses little; a line that was cut off is skipped, with a
-    warning.
-    Outcomes of another version of math-verify do not count, nor do overruns of a shorter time limit. Example line:
+    warning. Outcomes of another version of math-verify do not count, nor do overruns of a shorter time limit. A line:
 
         {"math_verify": "0.9.0", "seconds": 5.0, "gold": "40320", "answer": "8!", "outcome": "equal"}
     """
 
     def __init__(self, path: Path | None, time_limit: float) -> None:
         self.path = path
-        self._maker = {"math_verify": version("math-verify"), "seconds": time_limit}
+        self._origin = {"math_verify": version("math-verify"), "seconds": time_limit}
         self._torn = False
         self._outcomes: dict[Pair, Outcome] = dict(self._load(path)) if path is not None and path.exists() else {}
 
@@ -55,9 +51,8 @@ class OutcomeCache:
             for line in lines:
                 try:
                     known = json.loads(line)
-                    current = known["math_verify"] == self._maker["math_verify"]
-                    settled = known["outcome"] != "time limit" or known["seconds"] >= self._maker["seconds"]
-                    if current and settled:
+                    current = known["math_verify"] == self._origin["math_verify"]
+                    if current and (known["outcome"] != "time limit" or known["seconds"] >= self._origin["seconds"]):
                         yield (str(known["gold"]), str(known["answer"])), _OUTCOMES[known["outcome"]]
                 except (ValueError, KeyError, TypeError, RecursionError):
                     unreadable += 1
@@ -65,11 +60,9 @@ class OutcomeCache:
         if unreadable:
             print(f"warning: {path}: left out {unreadable:,} unreadable lines; they are graded again", file=sys.stderr)
 
-    def __contains__(self, pair: Pair) -> bool:
-        return pair in self._outcomes
-
-    def __getitem__(self, pair: Pair) -> Outcome:
-        return self._outcomes[pair]
+    def get(self, pair: Pair) -> Outcome | None:
+        """The outcome of an earlier comparison, if there was one."""
+        return self._outcomes.get(pair)
 
     def add(self, outcomes: Mapping[Pair, Outcome]) -> None:
         """Remembers these outcomes; in the file not those of a worker's death, which may be chance.
@@ -87,7 +80,7 @@ class OutcomeCache:
                 self._torn = False
                 for (gold, answer), outcome in outcomes.items():
                     if outcome != "worker died":
-                        line = {**self._maker, "gold": gold, "answer": answer, "outcome": outcome}
+                        line = {**self._origin, "gold": gold, "answer": answer, "outcome": outcome}
                         stream.write(json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as error:
             problem = f"cannot write ({error.strerror or error})"
@@ -154,15 +147,15 @@ class SemanticGrader:
         return "ungradable"
 
     def _outcomes(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Outcome]]:
-        """Yields (pair, outcome) from plain numbers and the cache, then from math-verify as its workers reply."""
+        """Yields (pair, outcome): of plain numbers and from the cache, then as math-verify's workers reply."""
         unknown = []
         for pair in pairs:
             if same_value(*pair):  # also "12 apples", in which math-verify reads a product of letters
                 yield pair, "equal"
-            elif certainly_differ(*pair):
+            elif _INTEGER.fullmatch(pair[0]) and _INTEGER.fullmatch(pair[1]):  # a third of the pairs, so not asked
                 yield pair, "different"
-            elif pair in self._cache:
-                yield pair, self._cache[pair]
+            elif (known := self._cache.get(pair)) is not None:
+                yield pair, known
             else:
                 unknown.append(pair)
         fresh: dict[Pair, Outcome] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.components.grading.answers import are_plain, gold_answer, plain_number
-from datamodules.components.records.records import Question, Rationale, is_text, question_id, question_of, rationale_id
+from datamodules.components.records.records import Question, Rationale, is_text, question_id, question_of, rationale_for
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
 
@@ -213,23 +213,7 @@ def _read_rows(path: Path, read_row: RowReader, source: str) -> Iterator[Entry]:
     for index, (line, value) in enumerate(read_json_lines(path)):
         question, texts = read_row(Row(value, path, line))
         question = replace(question, id=question_id(source, index), source=source)
-        yield Entry(question, [_ungraded(question, k, text) for k, text in enumerate(texts)])
-
-
-def _ungraded(question: Question, k: int, text: str) -> Rationale:
-    return Rationale(
-        id=rationale_id(question.id, k),
-        question_id=question.id,
-        question=question.question,
-        gold=question.gold,
-        rationale=text,
-        answer=None,
-        verdict="ungradable",
-        subject=question.subject,
-        level=question.level,
-        source=question.source,
-        writer="teacher",
-    )
+        yield Entry(question, [rationale_for(question, k, text, "teacher") for k, text in enumerate(texts)])
 
 
 def _read_records(path: Path, source: str | None) -> Iterator[Entry]:

@@ -134,6 +134,23 @@ def question_of(rationale: Rationale) -> Question:
     )
 
 
+def rationale_for(question: Question, k: int, text: str, writer: str) -> Rationale:
+    """The `k`-th rationale written for a question, still to be graded."""
+    return Rationale(
+        id=rationale_id(question.id, k),
+        question_id=question.id,
+        question=question.question,
+        gold=question.gold,
+        rationale=text,
+        answer=None,
+        verdict="ungradable",
+        subject=question.subject,
+        level=question.level,
+        source=question.source,
+        writer=writer,
+    )
+
+
 def is_text(value: object) -> bool:
     """Whether `value` is a string that UTF-8 can hold: JSON's escapes can spell half a surrogate pair, it cannot."""
     if not isinstance(value, str):

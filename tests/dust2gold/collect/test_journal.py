@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from dust2gold.collect.journal import Journal
-from dust2gold.collect.reply import Choice, Reply
-from dust2gold.collect.request import Request
+from dust2gold.collect.request import Choice, Reply, Request
 from dust2gold.collect.settings import Prices
 from dust2gold.core.errors import InputError
 
@@ -31,8 +30,8 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "out" / "journal.jsonl"
     with Journal(path, PRICES) as journal:
         for question in ("q0", "q1"):
-            journal.ask(request(question), request(question).key, 2)
-            journal.answer(request(question), request(question).key, REPLY)
+            journal.ask(request(question), 2)
+            journal.answer(request(question), REPLY)
     return path
 
 
@@ -72,8 +71,8 @@ def test_a_torn_last_line_is_dropped(cut: int, path: Path, capsys: pytest.Captur
         assert len(journal.samples(request("q0").key)) == 2
         assert journal.usage.unknown == (cut > 1)
         if not there:
-            journal.ask(request("q1"), request("q1").key, 2)
-            journal.answer(request("q1"), request("q1").key, REPLY)
+            journal.ask(request("q1"), 2)
+            journal.answer(request("q1"), REPLY)
     with Journal(path, PRICES) as journal:
         assert len(journal.samples(request("q1").key)) == 2
         assert journal.usage.retries == (cut > 1)
@@ -84,7 +83,7 @@ def test_every_prefix_can_be_gone_on_from(path: Path) -> None:
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with Journal(path, PRICES) as journal:
-            journal.ask(request("q9"), request("q9").key, 2)
+            journal.ask(request("q9"), 2)
         with Journal(path, PRICES) as journal:
             assert journal.usage.unknown >= 1
         assert all(json.loads(line) for line in path.read_bytes().splitlines())
@@ -93,15 +92,15 @@ def test_every_prefix_can_be_gone_on_from(path: Path) -> None:
 def test_a_request_without_an_outcome_may_have_cost_the_most(path: Path) -> None:
     with Journal(path, PRICES) as journal:
         most = journal.most(request("q2"), 2)
-        journal.ask(request("q2"), request("q2").key, 2)
+        journal.ask(request("q2"), 2)
     for _ in range(2):
         with Journal(path, PRICES) as journal:
             assert journal.usage.unknown == 1
             assert journal.usage.possible_cost == pytest.approx(most)
     with Journal(path, PRICES) as journal:
-        name = journal.ask(request("q2"), request("q2").key, 2)
+        name = journal.ask(request("q2"), 2)
         assert name == journal.name(request("q2").key)
-        journal.answer(request("q2"), request("q2").key, REPLY)
+        journal.answer(request("q2"), REPLY)
         assert journal.name(request("q2").key) != name
     with Journal(path, PRICES) as journal:
         assert (journal.usage.requests, journal.usage.retries, journal.usage.unknown) == (4, 1, 1)
@@ -169,7 +168,7 @@ def test_a_full_disk_leaves_whole_lines(path: Path, monkeypatch: pytest.MonkeyPa
 
         monkeypatch.setattr(journal, "_stream", Full())
         with pytest.raises(InputError, match="No space left on device") as caught:
-            journal.ask(request("q2"), request("q2").key, 2)
+            journal.ask(request("q2"), 2)
         assert caught.value.file == str(path)
         assert journal.usage.requests == 2
     stream.close()

@@ -20,7 +20,7 @@ DECIDING = {
     "torch": "torch",
     "transformers": "transformers",
 }
-"""Modules of others that decide results, and their distributions; `tokenizers` comes with `transformers`."""
+"""Modules of others that decide results, and their distributions."""
 
 WORDS = {"dust2gold/commands/complaints.py", "dust2gold/run/secret_options.py"}
 """Modules that word messages, or refuse, and decide nothing."""
@@ -47,7 +47,8 @@ def reached(names: list[str]) -> tuple[set[str], set[str]]:
         if place not in files and place not in WORDS:
             files.add(place)
             names += imported(file)
-    return files, libraries | ({"tokenizers"} if "transformers" in libraries else set())
+    brought = {"tokenizers": "transformers", "sympy": "math-verify"}
+    return files, libraries | {name for name, by in brought.items() if by in libraries}
 
 
 def roots(verb: str) -> list[str]:

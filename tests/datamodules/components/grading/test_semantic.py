@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def test_progress_counts_every_rationale_once(grader: SemanticGrader) -> None:
 def test_an_overrun_is_ungradable_and_the_next_answer_is_graded(grader: SemanticGrader) -> None:
     pairs = boxed([("2", TOWER), ("40320", "8!")])
     assert [verdict for verdict, _ in grader.grade_many(pairs)] == ["ungradable", "positive"]
-    assert ("2", TOWER) in grader._cache  # remembered, not tried again
+    assert grader._cache.get(("2", TOWER)) == "time limit"  # remembered
 
 
 def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,21 +80,14 @@ def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert dict(pool.compare([("1", "1.0")])) == {0: "equal"}
 
 
-def spin_deaf_to_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])
-    verifier._bound_time(0.1)
-    while True:
-        pass
-
-
-def test_a_worker_deaf_to_its_alarm_is_ended_by_the_kernel() -> None:
-    process = multiprocessing.get_context("spawn").Process(target=spin_deaf_to_signals)
-    process.start()
-    process.join(timeout=60)
-    assert process.exitcode == -signal.SIGXCPU
-    with Verifier(workers=1) as pool:
-        assert dict(pool.compare([("1", "1.0")])) == {0: "equal"}
-        os.kill(pool._workers[0].process.pid or 0, signal.SIGXCPU)
+def test_the_kernel_ends_an_answer_that_no_signal_handler_could(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier, "_STALL", 500.0)  # the parent would wait for minutes
+    began = time.monotonic()
+    with Verifier(workers=1, time_limit=0.5) as pool:
+        outcomes = dict(pool.compare([("1", "1.0"), ("2", TOWER), ("3", "4.0")]))
+        assert outcomes == {0: "equal", 1: "time limit", 2: "different"}
+        assert time.monotonic() - began < 200
+        os.kill(pool._workers[0].process.pid or 0, signal.SIGPROF)
         assert dict(pool.compare([("1", "1.0"), ("1", "2.0")])) == {0: "time limit", 1: "different"}
 
 
@@ -166,7 +159,7 @@ def test_the_cache_goes_on_behind_a_torn_line(tmp_path: Path, capsys: pytest.Cap
     OutcomeCache(path, 5.0).add({("3", "3.0"): "equal"})
     assert "left out 5 unreadable lines" in capsys.readouterr().err
     again = OutcomeCache(path, 5.0)
-    assert [(gold, f"{gold}.0") in again for gold in "123"] == [True, False, True]
+    assert [again.get((gold, f"{gold}.0")) for gold in "123"] == ["equal", None, "equal"]
 
 
 def test_the_cache_forgets_what_may_change(tmp_path: Path) -> None:
@@ -178,11 +171,10 @@ def test_the_cache_forgets_what_may_change(tmp_path: Path) -> None:
     }
     OutcomeCache(path, 5.0).add(outcomes)
     shorter, longer = OutcomeCache(path, 2.0), OutcomeCache(path, 9.0)
-    assert [pair in shorter for pair in outcomes] == [True, True, False]
-    assert [pair in longer for pair in outcomes] == [True, False, False]
-    assert shorter["1", "1.0"] == "equal"
+    assert [shorter.get(pair) for pair in outcomes] == ["equal", "time limit", None]
+    assert [longer.get(pair) for pair in outcomes] == ["equal", None, None]
     path.write_text(path.read_text().replace('"math_verify": "', '"math_verify": "0.'))
-    assert not any(pair in OutcomeCache(path, 2.0) for pair in outcomes)
+    assert not any(map(OutcomeCache(path, 2.0).get, outcomes))
 
 
 def test_unknown_graders_are_refused() -> None:

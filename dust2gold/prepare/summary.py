@@ -1,10 +1,10 @@
-"""What `prepare` counts, for summary.json and for the terminal."""
+"""The counts in summary.json and on the terminal."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
@@ -98,10 +98,11 @@ class Tally:
         self.summary.questions_with_negative += "negative" in verdicts and "negative" not in before
         return is_new
 
-    def finished(self) -> Summary:
-        """The summary, with its subjects in order and the names of the sources met."""
+    def finished(self, ungradable_because: Mapping[str, int]) -> Summary:
+        """The summary, with its subjects in order, the names of the sources, and the grader's reasons."""
         self.summary.by_subject = dict(sorted(self.summary.by_subject.items()))
         self.summary.source = ", ".join(sorted(self._sources))
+        self.summary.ungradable_because = dict(ungradable_because)
         return self.summary
 
 
@@ -114,8 +115,10 @@ def print_summary(summary: Summary, stream: TextIO | None = None) -> None:
         (name, *(f"{getattr(counts, column):,}" for column in columns)) for name, counts in [*rows, ("all", summary)]
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-    lines = [f"{row[0].ljust(widths[0])}{line[widths[0] :]}" for row, line in zip(table, lines, strict=True)]
+    lines = [
+        "  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
+        for name, *cells in table
+    ]
     print("\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *_remarks(summary)]), file=stream or sys.stdout)
 
 

@@ -1,0 +1,67 @@
+"""What collecting writes: D_pos and D_neg as `prepare` does, or the predictions and metrics of a student's `test`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datamodules.components.grading.semantic import open_grader
+from datamodules.components.records.predictions import accuracies, prediction, write_metrics, write_predictions
+from datamodules.components.records.readers import compares_by_value
+from datamodules.components.records.records import Question, rationale_for, write_rationales
+from dust2gold.collect.request import Choice
+from dust2gold.collect.settings import CollectSettings
+from dust2gold.core.jsonl import write_json_lines
+from dust2gold.core.text import visible
+from dust2gold.prepare.prepare import prepare
+from dust2gold.prepare.summary import print_summary
+
+Answered = tuple[Question, Sequence[Choice]]
+"""A question and its samples."""
+
+
+def write_training_data(settings: CollectSettings, answered: Sequence[Answered]) -> None:
+    """Writes collected.jsonl and what `prepare` makes of it into the output directory, and prints the counts.
+
+    Samples that are empty or cut off are left out (the latter unless `keep_truncated`): a student would learn to end
+    like them.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+
+    def records() -> Iterator[dict[str, Any]]:
+        for question, choices in answered:
+            yield question.to_json()  # first: it carries the data set's own solution
+            for k, choice in enumerate(choices):
+                if choice.text and (settings.keep_truncated or choice.finish != "length"):
+                    yield rationale_for(question, k, choice.text, settings.writer).to_json()
+
+    output = Path(settings.output)
+    write_json_lines(output / "collected.jsonl", records())
+    print_summary(prepare(output / "collected.jsonl", "records", output, settings.grader))
+
+
+def write_evaluation(settings: CollectSettings, answered: Sequence[Answered]) -> None:
+    """Grades the answers and writes samples.jsonl, predictions.jsonl and metrics.json into the output directory.
+
+    A sample that is empty or cut off counts as it stands: as wrong, unless it states the answer.
+
+    Raises:
+        InputError: If they cannot be written.
+    """
+    output = Path(settings.output)
+    method = settings.method or settings.endpoint.model
+    records = [rationale_for(question, 0, choices[0].text, settings.writer) for question, choices in answered]
+    by_value = compares_by_value(Path(settings.input), settings.format)
+    with open_grader(settings.grader, by_value=by_value, cache=output / "math-verify.jsonl") as grader:
+        grades = grader.grade_many([(record.rationale, record.gold) for record in records])
+    graded = [replace(r, verdict=verdict, answer=answer) for r, (verdict, answer) in zip(records, grades, strict=True)]
+    rows = [prediction(record, method) for record in graded]
+    metrics = accuracies(rows)
+    write_rationales(output / "samples.jsonl", graded)
+    write_metrics(output, {f"test/{name}": value for name, value in metrics.items()})
+    file = write_predictions(output, rows)
+    print(f"{visible(method)}: {100 * metrics['accuracy']:.2f}% of {len(rows):,} questions, in {file}")

@@ -1,0 +1,1 @@
+"""From a data set in its publisher's format to graded records."""

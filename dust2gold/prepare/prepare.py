@@ -1,0 +1,148 @@
+"""A data set in its publisher's format becomes graded records, D_pos and D_neg of the paper.
+
+Reads, grades and writes as a stream, a batch of questions at a time:
+
+    OUTPUT/positive.jsonl     rationales whose answer is the gold one (D_pos)
+    OUTPUT/negative.jsonl     the others (D_neg)
+    OUTPUT/ungradable.jsonl   rationales that could not be graded, for nobody to train on; only if there are any
+    OUTPUT/questions.jsonl    the questions
+    OUTPUT/solutions.jsonl    the data set's own solutions as right rationales; only if it has any
+    OUTPUT/summary.json       how many of each, by subject too; where they come from
+
+Each file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from datamodules.components.grading.grader import Grader, extract_answer
+from datamodules.components.grading.semantic import open_grader
+from datamodules.components.records.readers import Entry, compares_by_value, format_named, read
+from datamodules.components.records.records import Question, Rationale, rationale_for
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import open_text, sha256_of, write_atomically
+from dust2gold.core.jsonl import count_lines
+from dust2gold.prepare.summary import Summary, Tally
+
+_BATCH = 256  # questions graded together: keeps the workers busy, and the memory small
+
+
+def prepare(
+    input: Path,
+    format: str,
+    output: Path,
+    grader: str = "string",
+    source: str | None = None,
+    limit: int | None = None,
+    workers: int | None = None,
+    time_limit: float = 5.0,
+    max_samples: int | None = None,
+) -> Summary:
+    """Reads a data set, grades its rationales and writes them by verdict into the directory `output`.
+
+    Args:
+        input: `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file in its publisher's format.
+        format: A key of `readers.FORMATS`. Of "records" the rationales are graded anew, from their text.
+        output: Directory for the results; files of the same names there are replaced.
+        grader: "string", "semantic" or "both" (positive and negative only where the two agree).
+        source: The data set's name; the format's own if None.
+        limit: Read only the first so many questions.
+        workers: math-verify processes; the number of usable cores if None.
+        time_limit: Seconds of processor time math-verify has for one answer.
+        max_samples: Take only the first so many rationales of each question.
+
+    Returns:
+        What summary.json holds.
+
+    Raises:
+        InputError: If the input is not as the format wants it or holds no question, or the output cannot be written.
+    """
+    identity = _identity(input)
+    by_value = compares_by_value(input, format)
+    tally = Tally(
+        Summary(grader, "values" if by_value else "strings", identity), ids_repeat=format_named(format).row is None
+    )
+    stream = islice(read(input, format, source), limit)
+    entries = (Entry(question, rationales[:max_samples]) for question, rationales in stream)
+    # The bar counts the input's lines; with a limit nobody knows how many those are.
+    bar = tqdm(total=count_lines(input) if limit is None else None, desc=f"prepare {input.name}", unit=" lines")
+    cache = output / "math-verify.jsonl"
+    with open_grader(grader, by_value=by_value, workers=workers, time_limit=time_limit, cache=cache) as judge:
+        with _Outputs(output) as outputs, bar:
+            while batch := list(islice(entries, _BATCH)):
+                for question, rationales in _graded(batch, judge):
+                    outputs.add(question if tally.add(question, rationales) else None, rationales)
+                    bar.update(len(rationales) if tally.ids_repeat and rationales else 1)
+            if tally.summary.questions == 0:
+                raise InputError("holds no question", file=input, remedy="check that this is the file you meant")
+        for name in {"ungradable", "solutions"} - outputs.files.keys():
+            (output / f"{name}.jsonl").unlink(missing_ok=True)  # an earlier run's
+        summary = tally.finished(judge.reasons)
+    with write_atomically(output / "summary.json") as stream_of_summary:
+        stream_of_summary.write(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n")
+    return summary
+
+
+def _identity(input: Path) -> dict[str, str]:
+    open_text(input).close()
+    try:
+        return {"name": input.name, "sha256": sha256_of(input)}
+    except OSError as error:
+        remedy = "check the file's permissions"
+        raise InputError(f"cannot read ({error.strerror or error})", file=input, remedy=remedy) from error
+
+
+def _graded(batch: list[Entry], grader: Grader) -> Iterator[Entry]:
+    """The entries with their rationales' answers and verdicts."""
+    pairs = [(rationale.rationale, rationale.gold) for entry in batch for rationale in entry.rationales]
+    grades = iter(grader.grade_many(pairs))
+    for question, rationales in batch:
+        own = zip(rationales, islice(grades, len(rationales)), strict=True)
+        yield Entry(question, [replace(record, verdict=verdict, answer=answer) for record, (verdict, answer) in own])
+
+
+class _Outputs(contextlib.ExitStack):
+    """The files of records by name, moved into place together when the block ends well."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory
+        self.files: dict[str, TextIO] = {}
+
+    def __enter__(self) -> _Outputs:
+        super().__enter__()
+        for name in ("positive", "negative", "questions"):  # there even if empty
+            self._open(name)
+        return self
+
+    def _open(self, name: str) -> TextIO:
+        if name not in self.files:
+            self.files[name] = self.enter_context(write_atomically(self._directory / f"{name}.jsonl"))
+        return self.files[name]
+
+    def add(self, question: Question | None, rationales: Iterable[Rationale]) -> None:
+        """Writes a question, if it is new, and its graded rationales."""
+        records: list[tuple[str, Question | Rationale]] = [(rationale.verdict, rationale) for rationale in rationales]
+        if question is not None:
+            records.append(("questions", question))
+            if question.solution:
+                records.append(("solutions", own_solution(question)))
+        for name, record in records:
+            self._open(name).write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+
+
+def own_solution(question: Question) -> Rationale:
+    """The data set's own solution as a right rationale (Fine-tune, RANK); one that boxes no answer gets its box."""
+    text = question.solution
+    if extract_answer(text) is None:
+        text = f"{text.rstrip()}\nThe answer is \\boxed{{{question.gold}}}."
+    return replace(rationale_for(question, 0, text, "dataset"), answer=extract_answer(text), verdict="positive")
