@@ -38,7 +38,8 @@ from benchmarks.reference_unit import ReferenceVariant
 from benchmarks.students import SHAPES, add_student_arguments, autocast, build_student, rates_of, sharing_weights
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
-from lightning_modules.components.losses.supervised import cross_entropy, find_targets
+from lightning_modules.components.losses.supervised import cross_entropy
+from lightning_modules.components.losses.targets import find_targets
 from lightning_modules.components.sampling.cache import roomy_cache
 
 REFERENCE, OURS, LORA_8, LORA_16 = "NAT, paper's form", "NAT, ours", "LoRA r=8", "LoRA r=16"

@@ -39,7 +39,8 @@ from datamodules.components.records.records import numbered_rationales
 from dust2gold.commands.prepare import prepare
 from dust2gold.demo.generate import Recipe, generate
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
-from lightning_modules.components.losses.supervised import at_targets, cross_entropy, find_targets
+from lightning_modules.components.losses.supervised import cross_entropy
+from lightning_modules.components.losses.targets import at_targets, find_targets
 
 HISTOGRAM = Path(__file__).with_name("math_lengths.json")
 """Measured once: what it holds stands in it."""

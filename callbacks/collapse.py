@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.finite import stopping
 from dust2gold.core.errors import InputError
-from lightning_modules.components.losses.supervised import only_fills_a_turn
+from lightning_modules.components.losses.targets import is_filler
 
 
 class CollapseAlarm(L.Callback):
@@ -66,7 +66,7 @@ class CollapseAlarm(L.Callback):
             return
         # A batch that only fills a turn, which other processes have fewer of, counts as one without right rationales:
         # all windows fill at the same batch, where all processes ask each other.
-        positive = positive[:0] if only_fills_a_turn(batch) else positive
+        positive = positive[:0] if is_filler(batch) else positive
         self._sums.append(torch.stack([positive.double().sum(), positive.new_tensor(len(positive)).double()]))
         if len(self._sums) == self.window:
             total, count = torch.stack(self._sums).sum(0).tolist()  # the only wait for a GPU, once a window

@@ -22,7 +22,7 @@ from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 from lightning_modules.components.integration.unit import IntegrationUnit
-from lightning_modules.components.losses.supervised import Targets, at_targets, find_targets, only_fills_a_turn
+from lightning_modules.components.losses.targets import Targets, at_targets, find_targets, is_filler
 from lightning_modules.components.sampling.cache import can_be_sampled
 from lightning_modules.components.sampling.sampler import Sample, SamplingSettings, sample_each
 from lightning_modules.partly_trained import PartlyTrained
@@ -203,7 +203,7 @@ class StudentModule(PartlyTrained):
         """What a batch counts for in the mean of a part of the loss over an optimizer step, or the validation."""
         if "step" in batch and part not in self.own_means:
             return 1  # its sums have been divided by what the whole has
-        return 0 if only_fills_a_turn(batch) else self.weight_of(part, targets)
+        return 0 if is_filler(batch) else self.weight_of(part, targets)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:  # type: ignore[override]
         """Greedy answers to a batch of questions; a callback grades them."""

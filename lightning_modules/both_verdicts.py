@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lightning_modules.base import StudentModule
 from lightning_modules.components.adapters.stack import AdapterStack
-from lightning_modules.components.losses.negatives import logprobs_by_verdict, on_right
-from lightning_modules.components.losses.supervised import Targets
+from lightning_modules.components.losses.supervised import logprobs_by_verdict
+from lightning_modules.components.losses.targets import Targets, on_right
 
 POSITIVE_LOGPROB, NEGATIVE_LOGPROB = "positive_logprob", "negative_logprob"
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from dust2gold.core.errors import InputError
 from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.components.losses.contrast import info_nce, pooled
-from lightning_modules.components.losses.negatives import positive_cross_entropy
-from lightning_modules.components.losses.supervised import Targets, at_targets
+from lightning_modules.components.losses.supervised import positive_cross_entropy
+from lightning_modules.components.losses.targets import Targets, at_targets
 
 
 class CLModel(BothVerdicts):

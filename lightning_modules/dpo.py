@@ -11,7 +11,7 @@ from dust2gold.core.errors import InputError
 from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.losses.preference import direct_preference
-from lightning_modules.components.losses.supervised import Targets
+from lightning_modules.components.losses.targets import Targets
 
 REFERENCE = "reference"
 """Name of the frozen adapter that the policy is compared with."""

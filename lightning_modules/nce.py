@@ -15,15 +15,9 @@ from lightning_modules.base import StudentModule
 from lightning_modules.components.adapters.nat import load_nat
 from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
+from lightning_modules.components.losses.distillation import calibration, negative_calibrated, token_calibration
 from lightning_modules.components.losses.output_head import Lesson
-from lightning_modules.components.losses.supervised import (
-    Targets,
-    at_targets,
-    calibration,
-    negative_calibrated,
-    sample_means,
-    token_calibration,
-)
+from lightning_modules.components.losses.targets import Targets, at_targets, sample_means
 from lightning_modules.fully_sharded import FullyShardedStrategy
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_modules.base import StudentModule
 from lightning_modules.components.adapters.stack import AdapterStack
-from lightning_modules.components.losses.supervised import Targets, cross_entropy
+from lightning_modules.components.losses.supervised import cross_entropy
+from lightning_modules.components.losses.targets import Targets
 
 
 class NegativeModel(StudentModule):

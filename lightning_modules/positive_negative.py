@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.components.losses.negatives import NegativeTraining, Objective
-from lightning_modules.components.losses.supervised import Targets
+from lightning_modules.components.losses.targets import Targets
 
 
 class PositiveNegativeModel(BothVerdicts):

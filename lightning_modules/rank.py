@@ -12,9 +12,10 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.losses.supervised import only_fills_a_turn
+from lightning_modules.components.losses.ranking import RANKING_LOSSES
+from lightning_modules.components.losses.targets import is_filler
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings
-from lightning_modules.components.ranking.ranker import RANKING_LOSSES, Ranker, build_ranker, load_ranker
+from lightning_modules.components.ranking.ranker import Ranker, build_ranker, load_ranker
 from lightning_modules.partly_trained import PartlyTrained
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class RankModel(PartlyTrained):
             The scores [P] of right (`positive`) and wrong (`negative`) rationales, for callbacks.
         """
         rows = self(batch)
-        positive, negative = rows[batch["pairs"][:0] if only_fills_a_turn(batch) else batch["pairs"]].unbind(1)
+        positive, negative = rows[batch["pairs"][:0] if is_filler(batch) else batch["pairs"]].unbind(1)
         pairs, logits = len(positive), torch.cat([positive, negative])
         # Logits, not scores: σ maps distinct large logits to the same float, and a tie counts half.
         self.pairwise_accuracy.update((positive > negative).float() + (positive == negative).float() / 2)

@@ -22,7 +22,7 @@ from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSe
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.distillation.record_file import _HEAD
 from lightning_modules.components.distillation.teachers import OnlineTeacher
-from lightning_modules.components.losses.supervised import find_targets
+from lightning_modules.components.losses.targets import find_targets
 from lightning_modules.components.sharding import shard_layers, shard_modules
 
 REPOSITORY = Path(__file__).parents[2]

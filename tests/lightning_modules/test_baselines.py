@@ -16,8 +16,9 @@ from lightning_modules.base import STUDENT
 from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.cl import CLModel
 from lightning_modules.components.adapters.stack import LoraSettings
-from lightning_modules.components.losses.negatives import REDI, NegativeTraining, Unlikelihood, positive_cross_entropy
-from lightning_modules.components.losses.supervised import IGNORE, find_targets
+from lightning_modules.components.losses.negatives import REDI, NegativeTraining, Unlikelihood
+from lightning_modules.components.losses.supervised import positive_cross_entropy
+from lightning_modules.components.losses.targets import IGNORE, find_targets
 from lightning_modules.dpo import REFERENCE, DPOModel
 from lightning_modules.positive_negative import PositiveNegativeModel
 from tests.lightning_modules.steps import held_out_parts, train

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.components.losses.negatives import verdicts
-from lightning_modules.components.losses.supervised import Targets
+from lightning_modules.components.losses.targets import Targets, verdicts
 
 
 def pooled(hidden: Tensor, where: Tensor) -> Tensor:

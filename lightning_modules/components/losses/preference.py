@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.components.losses.negatives import verdicts
-from lightning_modules.components.losses.supervised import Targets, sample_sums
+from lightning_modules.components.losses.targets import Targets, sample_sums, verdicts
 
 
 class PreferenceLoss(NamedTuple):

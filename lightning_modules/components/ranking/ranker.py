@@ -10,7 +10,6 @@ A trained ranker is a directory, read in one call, `load_ranker(directory)`:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,6 @@ from lightning_modules.components.adapters.manifest import (
     read_manifest,
     write_manifest,
 )
-from lightning_modules.components.losses.supervised import ranking_cross_entropy, ranking_loss
 from lightning_modules.components.ranking.backbones import BACKBONES, Backbone, BackboneSettings
 
 HEAD_FILE = "head.safetensors"
@@ -155,19 +153,3 @@ def _load_head(head: ScoreHead, file: Path) -> None:
         head.load_state_dict(load_file(file))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"damaged or missing head ({reason(error)})", file=file, remedy="train RANK again") from error
-
-
-def pairwise(positive: Tensor, negative: Tensor, pairs: float | None = None) -> Tensor:
-    """The paper's loss on scores, (1 − σ(l_pos))³ + σ(l_neg)⁷, of logits [P], [P]; mean over pairs (`ranking_loss`)."""
-    return ranking_loss(positive.sigmoid(), negative.sigmoid(), pairs)
-
-
-class RankingLoss(Protocol):
-    """A loss of pairs."""
-
-    def __call__(self, positive: Tensor, negative: Tensor, pairs: float | None = None, /) -> Tensor:
-        """Takes logits of right rationales [P] and of wrong ones [P], and the pairs to divide their sum by."""
-
-
-RANKING_LOSSES: dict[str, RankingLoss] = {"pairwise": pairwise, "binary_cross_entropy": ranking_cross_entropy}
-"""By name."""
