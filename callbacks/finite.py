@@ -14,7 +14,7 @@ from torch import Tensor
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_directory_atomically
 from dust2gold.core.weights import telling_of_a_full_disk
-from lightning_modules.components.sharding import whole
+from lightning_modules.fully_sharded import whole
 
 _IDS_SHOWN = 8
 

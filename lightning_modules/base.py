@@ -24,8 +24,9 @@ from lightning_modules.components.adapters.stack import AdapterStack, LoraSettin
 from lightning_modules.components.integration.unit import IntegrationUnit
 from lightning_modules.components.losses.targets import Targets, at_targets, find_targets, is_filler
 from lightning_modules.components.sampling.cache import can_be_sampled
-from lightning_modules.components.sampling.sampler import Sample, SamplingSettings, sample_each
-from lightning_modules.partly_trained import PartlyTrained
+from lightning_modules.components.sampling.sampler import Sample, sample_each
+from lightning_modules.components.sampling.settings import SamplingSettings
+from lightning_modules.trainable import TrainableModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,7 +42,7 @@ def _adamw(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=3e-4)
 
 
-class StudentModule(PartlyTrained):
+class StudentModule(TrainableModule):
     """Base of the stages that train or sample a decoder.
 
     Args:

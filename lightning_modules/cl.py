@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.components.losses.contrast import info_nce, pooled
 from lightning_modules.components.losses.supervised import positive_cross_entropy
 from lightning_modules.components.losses.targets import Targets, at_targets
+from lightning_modules.right_wrong import RightWrongModule
 
 
-class CLModel(BothVerdicts):
+class CLModel(RightWrongModule):
     """L = −E_pos log P + w · InfoNCE(question; right rationales, wrong rationales) (docs/method.md, baselines).
 
     States are means of the last hidden states over a question's or a rationale's tokens, compared by cosine.

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.losses.preference import direct_preference
 from lightning_modules.components.losses.targets import Targets
+from lightning_modules.right_wrong import RightWrongModule
 
 REFERENCE = "reference"
 """Name of the frozen adapter that the policy is compared with."""
 
 
-class DPOModel(BothVerdicts):
+class DPOModel(RightWrongModule):
     """L = −E log σ(β [log P(y⁺)/P_ref(y⁺) − log P(y⁻)/P_ref(y⁻)]) (Rafailov et al. 2023).
 
     The reference is a second adapter on the same base, frozen and without dropout: no copy of the base.
@@ -29,7 +29,7 @@ class DPOModel(BothVerdicts):
     """
 
     means_over_samples = frozenset({"loss", "accuracy", "margin"})
-    own_means = BothVerdicts.own_means | {"accuracy", "margin"}
+    own_means = RightWrongModule.own_means | {"accuracy", "margin"}
 
     def __init__(self, reference: str | None = None, beta: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -16,7 +16,7 @@ from lightning_modules.components.losses.ranking import RANKING_LOSSES
 from lightning_modules.components.losses.targets import is_filler
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings
 from lightning_modules.components.ranking.ranker import Ranker, build_ranker, load_ranker
-from lightning_modules.partly_trained import PartlyTrained
+from lightning_modules.trainable import TrainableModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +26,7 @@ def _adamw(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=2e-5)
 
 
-class RankModel(PartlyTrained):
+class RankModel(TrainableModule):
     """A right rationale's score → 1, a wrong one's of the same question → 0 (docs/method.md, stage 3).
 
     Args:

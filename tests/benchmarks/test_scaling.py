@@ -23,7 +23,7 @@ from lightning_modules.components.adapters.stack import AdapterStack, LoraSettin
 from lightning_modules.components.distillation.record_file import _HEAD
 from lightning_modules.components.distillation.teachers import OnlineTeacher
 from lightning_modules.components.losses.targets import find_targets
-from lightning_modules.components.sharding import shard_layers, shard_modules
+from lightning_modules.fully_sharded import shard_layers, shard_modules
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -17,7 +17,7 @@ from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSe
 from lightning_modules.components.adapters.stack import LoraSettings
 from lightning_modules.components.distillation.teachers import CacheSettings
 from lightning_modules.components.losses.targets import find_targets
-from lightning_modules.components.sampling.sampler import SamplingSettings
+from lightning_modules.components.sampling.settings import SamplingSettings
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.adapters.decoding import evaluating
+from lightning_modules.components.evaluation import evaluating
 from lightning_modules.components.losses.output_head import (
     Head,
     Lesson,

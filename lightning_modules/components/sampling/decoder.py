@@ -16,11 +16,10 @@ from torch import Tensor
 
 from lightning_modules.components.sampling.cache import replace_rows, roomy_cache, takes_new_rows, trim_rows
 from lightning_modules.components.sampling.rng import draw_tokens, uniform_block
+from lightning_modules.components.sampling.settings import SamplingSettings
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
-
-    from lightning_modules.components.sampling.sampler import SamplingSettings
 
 COMPACT_BELOW = 0.85
 """Ended rows leave the batch once the living are fewer than this share of it and nobody waits for their places: copying

@@ -13,7 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.sampling.rng import draw_tokens, sample_seed, uniform_block
-from lightning_modules.components.sampling.sampler import Sample, SamplingSettings, sample, sample_each
+from lightning_modules.components.sampling.sampler import Sample, sample, sample_each
+from lightning_modules.components.sampling.settings import SamplingSettings
 
 VOCABULARY, PAD, EOS, CONTEXT = 40, 0, 2, 64
 

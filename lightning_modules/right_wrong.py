@@ -14,7 +14,7 @@ from lightning_modules.components.losses.targets import Targets, on_right
 POSITIVE_LOGPROB, NEGATIVE_LOGPROB = "positive_logprob", "negative_logprob"
 
 
-class BothVerdicts(StudentModule):
+class RightWrongModule(StudentModule):
     """Base of NT, UL, REDI, DPO and CL: one LoRA, and an eye on log P of right rationales.
 
     Logs `positive_logprob` and `negative_logprob`: mean log P of a target token, in nats, of right and of wrong
