@@ -48,5 +48,5 @@ class CLModel(RightWrongModule):
             "loss": likelihood + self.weight * contrast,
             "cross_entropy": likelihood.detach(),
             "contrast": contrast.detach(),
-            **self.watched(logprobs, targets),
+            **self.logprob_means(logprobs, targets),
         }

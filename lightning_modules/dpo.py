@@ -56,7 +56,7 @@ class DPOModel(RightWrongModule):
         reference = self.reference or self.adapter
         if reference is not None:
             stack.load(REFERENCE, reference)
-        self.add_or_load(stack)
+        super().build(stack)
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """DPO's loss, log P by verdict, the mean margin and the share of pairs in which it is positive."""
@@ -68,5 +68,5 @@ class DPOModel(RightWrongModule):
             "loss": result.loss,
             "margin": result.margins.mean(),
             "accuracy": (result.margins > 0).float().mean(),
-            **self.watched(logprobs, targets),
+            **self.logprob_means(logprobs, targets),
         }

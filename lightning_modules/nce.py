@@ -73,7 +73,7 @@ class NCEModel(StudentModule):
         """NAT frozen, then the student's own LoRA on the same base."""
         if self.nat is not None:
             self.units = load_nat(stack, self.nat)
-        self.add_or_load(stack)
+        super().build(stack)
 
     def setup(self, stage: str) -> None:
         """Refuses to train without a teacher, or with one that would leave processes waiting for each other.

@@ -28,4 +28,4 @@ class PositiveNegativeModel(RightWrongModule):
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The objective, and log P by verdict."""
         logprobs = self.target_logprobs(batch, targets)
-        return {"loss": self.objective(logprobs, targets), **self.watched(logprobs, targets)}
+        return {"loss": self.objective(logprobs, targets), **self.logprob_means(logprobs, targets)}

@@ -18,7 +18,7 @@ def calibration(divergence: Tensor, targets: Targets) -> Tensor:
         divergence: KL(P_neg ‖ P_NAT) ≥ 0 at each target, [N], in nats.
         targets: Of the batch.
     """
-    return torch.tanh(sample_means(divergence, targets))
+    return torch.tanh(sample_means(divergence, targets))  # [S]
 
 
 def token_calibration(divergence: Tensor) -> Tensor:
@@ -54,5 +54,5 @@ def negative_calibrated(
         return sample_means(values, targets).sum() / targets.all.samples
 
     ce = cross_entropy(logprobs, targets)
-    weighted = over_samples((0.5 + beta) * distillation)
+    weighted = over_samples((0.5 + beta) * distillation)  # of [N]
     return CalibratedLoss((1 - mix) * ce + mix * weighted, ce, over_samples(distillation.detach()))

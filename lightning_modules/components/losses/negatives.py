@@ -32,7 +32,7 @@ def log1mexp(x: Tensor) -> Tensor:
     """
     x = x.clamp_max(-torch.finfo(x.dtype).eps)
     near = x > -math.log(2)
-    # Each branch is fed only what it can bear: an infinity in the one not taken would make its gradient NaN.
+    # `where` also guards each branch's input: an infinity in the branch not taken would make its gradient NaN.
     small = torch.log(-torch.expm1(torch.where(near, x, -1.0)))
     large = torch.log1p(-torch.exp(torch.where(near, -1.0, x)))
     return torch.where(near, small, large)
@@ -73,8 +73,10 @@ def unlikelihood(logprobs: Tensor, targets: Targets, weight: float = 0.05, level
     if level == "token":
         penalty = log1mexp(logprobs[~on_right(targets)]).sum() / targets.negatives.tokens
     else:
-        counted = torch.bincount(targets.sample, minlength=targets.samples) > 0  # a sample without targets has no P
-        wrong = sample_means(logprobs, targets)[~verdicts(targets) & counted]
+        counted = (
+            torch.bincount(targets.sample, minlength=targets.samples) > 0
+        )  # [S]; a sample without targets has no P
+        wrong = sample_means(logprobs, targets)[~verdicts(targets) & counted]  # [S⁻]
         penalty = log1mexp(wrong).sum() / targets.negatives.samples
     return positive_cross_entropy(logprobs, targets) - weight * penalty
 
@@ -91,7 +93,7 @@ def reinforcement_distillation(logprobs: Tensor, targets: Targets, weight: float
         targets: Of the batch, with verdicts.
         weight: α (Xu et al.: 0.8); 0 is length-normalised MLE on D_pos.
     """
-    normalised, right = sample_means(logprobs, targets), verdicts(targets)
+    normalised, right = sample_means(logprobs, targets), verdicts(targets)  # [S]
     likelihood = normalised[right].sum() / targets.positives.samples
     return -likelihood + weight * normalised[~right].sum() / targets.negatives.samples
 

@@ -20,7 +20,7 @@ def ranking_loss(positive: Tensor, negative: Tensor, pairs: float | None = None)
 
 
 def pairwise(positive: Tensor, negative: Tensor, pairs: float | None = None) -> Tensor:
-    """The paper's loss on scores, (1 − σ(l_pos))³ + σ(l_neg)⁷, of logits [P], [P]; mean over pairs (`ranking_loss`)."""
+    """`ranking_loss` of logits [P] of right and [P] of wrong rationales."""
     return ranking_loss(positive.sigmoid(), negative.sigmoid(), pairs)
 
 
@@ -32,15 +32,15 @@ def ranking_cross_entropy(positive_logits: Tensor, negative_logits: Tensor, pair
         negative_logits: Of wrong ones, [P].
         pairs: As in `ranking_loss`.
     """
-    loss = -F.logsigmoid(positive_logits) - F.logsigmoid(-negative_logits)
+    loss = -F.logsigmoid(positive_logits) - F.logsigmoid(-negative_logits)  # [P]
     return loss.sum() / (2 * (pairs or max(1, len(loss))))
 
 
 class RankingLoss(Protocol):
-    """A loss of pairs."""
+    """A loss over pairs."""
 
     def __call__(self, positive: Tensor, negative: Tensor, pairs: float | None = None, /) -> Tensor:
-        """Takes logits of right rationales [P] and of wrong ones [P], and the pairs to divide their sum by."""
+        """From logits of right [P] and wrong [P] rationales; the sum is divided by `pairs`, default P."""
 
 
 RANKING_LOSSES: dict[str, RankingLoss] = {"pairwise": pairwise, "binary_cross_entropy": ranking_cross_entropy}

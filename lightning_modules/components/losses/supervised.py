@@ -23,9 +23,3 @@ def cross_entropy(logprobs: Tensor, targets: Targets) -> Tensor:
 def positive_cross_entropy(logprobs: Tensor, targets: Targets) -> Tensor:
     """−E_pos log P: MLE on the right rationales of the batch, mean over their target tokens."""
     return -logprobs[on_right(targets)].sum() / targets.positives.tokens
-
-
-def logprobs_by_verdict(logprobs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Log P of the right and of the wrong rationales' targets, [N⁺] and [N⁻], without gradient."""
-    right = on_right(targets)
-    return logprobs.detach()[right], logprobs.detach()[~right]

@@ -1,4 +1,4 @@
-"""Where the targets of a batch stand, and sums and means over them.
+"""The targets of a batch, and sums and means over them.
 
 A target is a token that something must predict; padding and (by default) the prompt hold none. `find_targets` finds the
 N targets of a batch once, an output head gives log P(target) [N] (`output_head.py`), and a loss sums up. The sum is not
@@ -33,7 +33,7 @@ class Denominators(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Where the targets of a batch stand.
+    """The N targets of a batch of S samples.
 
     Attributes:
         where: [B, T−1] bool, True where position t predicts a target at t + 1.
@@ -41,7 +41,7 @@ class Targets(NamedTuple):
         sample: [N] int64, the number of each target's sample within the batch.
         samples: S, how many samples the batch holds: B, or more in packed rows.
         positive: [S] bool, each sample's verdict; None if the batch does not say.
-        all: Denominators of sums over all samples; infinite if the batch only fills a rank's turn.
+        all: Denominators of sums over all samples; infinite in a filler batch (`is_filler`).
         positives: Of sums over the positive samples.
         negatives: Of sums over the others.
     """
@@ -63,12 +63,12 @@ def find_targets(batch: dict[str, Any]) -> Targets:
     (packed rows: the number of each token's sample, −1 at padding), `positive` [S], `ids`, and `step`: for "all",
     "positive" and "negative" the (tokens, samples) to divide by, see `Denominators`.
     """
-    shifted, segments, positive = batch["labels"][:, 1:], batch.get("segments"), batch.get("positive")
-    where = shifted != IGNORE
+    shifted, segments, positive = batch["labels"][:, 1:], batch.get("segments"), batch.get("positive")  # [B, T−1]
+    where = shifted != IGNORE  # [B, T−1]
     if segments is None:
-        sample, samples = where.nonzero()[:, 0], len(shifted)
+        sample, samples = where.nonzero()[:, 0], len(shifted)  # [N], S = B
     else:
-        sample = segments[:, 1:][where]
+        sample = segments[:, 1:][where]  # [N]
         samples = len(batch["ids"]) if "ids" in batch else int(segments.max()) + 1
     counts = batch.get("step") or _own_counts(sample, samples, positive)
     denominators = (Denominators(*(float(n) or 1.0 for n in counts[k])) for k in ("all", "positive", "negative"))
@@ -84,7 +84,7 @@ def _own_counts(sample: Tensor, samples: int, positive: Tensor | None) -> dict[s
 
 
 def is_filler(batch: dict[str, Any]) -> bool:
-    """Whether a batch repeats rows of another one so that ranks have equally many, and nothing of it counts."""
+    """Whether a batch repeats rows of another one only so that all ranks have equally many; nothing of it counts."""
     return "step" in batch and math.isinf(batch["step"]["all"][1])
 
 
@@ -110,7 +110,7 @@ def verdicts(targets: Targets) -> Tensor:
         ValueError: If the batch does not say.
     """
     if targets.positive is None:
-        raise ValueError("the batch tells no verdicts: it needs the field 'positive'")
+        raise ValueError("the batch has no verdicts: it needs the field 'positive'")
     return targets.positive
 
 

@@ -63,7 +63,7 @@ def vote_weights(answers: Tensor, logprob_mean: Tensor | None = None, score: Ten
 
 
 def vote(classes: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Settles one vote.
+    """The winners of one question's vote.
 
     Args:
         classes: Class of each sample's answer, −1 where it abstains.
@@ -78,7 +78,7 @@ def vote(classes: Sequence[int], weights: Sequence[float]) -> list[int]:
 
 
 def winning_classes(answers: Tensor, weights: Tensor) -> Tensor:
-    """Settles the votes of Q questions.
+    """The winners of Q questions' votes.
 
     Args:
         answers: [Q, N] int64 classes, −1 for abstentions and padding.
@@ -91,17 +91,17 @@ def winning_classes(answers: Tensor, weights: Tensor) -> Tensor:
     Raises:
         ValueError: If a weight of an answer is negative, infinite or NaN.
     """
-    answered = answers >= 0
-    counted = weights.double().masked_fill(~answered, 0.0)
+    answered = answers >= 0  # [Q, N]
+    counted = weights.double().masked_fill(~answered, 0.0)  # [Q, N]
     if not bool((counted.isfinite() & (counted >= 0)).all()):
         raise ValueError("the weights of votes must be finite and not negative")
-    places = answers.clamp(min=0)
-    empty = counted.new_zeros(len(answers), int(places.max()) + 1 if places.numel() else 1)
-    totals = empty.scatter_add(1, places, counted)
-    # A class that only weightless samples chose still stands for election, an unused class does not.
-    stands = empty.scatter_add(1, places, answered.double()) > 0
-    best = totals.amax(1, keepdim=True)
-    return stands & (totals >= best * (1 - TIE_TOLERANCE))
+    classes = answers.clamp(min=0)  # [Q, N]
+    zeros = counted.new_zeros(len(answers), int(classes.max()) + 1 if classes.numel() else 1)  # [Q, C]
+    totals = zeros.scatter_add(1, classes, counted)  # [Q, C]
+    # A class that only samples of weight 0 chose can win, a class that none chose cannot.
+    chosen = zeros.scatter_add(1, classes, answered.double()) > 0  # [Q, C]
+    best = totals.amax(1, keepdim=True)  # [Q, 1]
+    return chosen & (totals >= best * (1 - TIE_TOLERANCE))
 
 
 def vote_accuracy(answers: Tensor, weights: Tensor, gold: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def vote_accuracy(answers: Tensor, weights: Tensor, gold: Tensor) -> Tensor:
     Returns:
         [Q] float64: 1 / (number of tied winners) if the gold answer is among them, otherwise 0.
     """
-    winners = winning_classes(answers, weights)
+    winners = winning_classes(answers, weights)  # [Q, C]
     last = winners.shape[1] - 1
-    right = winners.gather(1, gold.clamp(0, last)[:, None])[:, 0] & (gold >= 0) & (gold <= last)
+    right = winners.gather(1, gold.clamp(0, last)[:, None])[:, 0] & (gold >= 0) & (gold <= last)  # [Q]
     return right.double() / winners.sum(1).clamp(min=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lightning_modules.components.losses.supervised import cross_entropy, logprobs_by_verdict, positive_cross_entropy
+from lightning_modules.components.losses.supervised import cross_entropy, positive_cross_entropy
 from lightning_modules.components.losses.targets import find_targets
 from tests.lightning_modules import paper
 from tests.lightning_modules.components.losses.cases import make_batch, random_logprobs
@@ -17,7 +17,3 @@ def test_positive_cross_entropy_is_that_of_the_right_rationales_alone() -> None:
     right = torch.cat([part for part, verdict in zip(logprobs.split(LENGTHS), VERDICTS, strict=True) if verdict])
     mixed, alone = find_targets(make_batch(LENGTHS, VERDICTS)), find_targets(make_batch([3, 1], [True, True]))
     paper.assert_exact(positive_cross_entropy(logprobs, mixed), cross_entropy(right, alone))
-    positive, negative = logprobs_by_verdict(logprobs.requires_grad_(), mixed)
-    assert torch.equal(positive, right)
-    assert len(negative) == 8
-    assert not positive.requires_grad
