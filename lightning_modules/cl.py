@@ -37,11 +37,11 @@ class CLModel(RightWrongModule):
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The sum of both terms, each of them, and log P by verdict."""
-        hidden = self.hidden(batch)
-        logprobs = self.adapters.head.logprobs(at_targets(hidden, targets), targets.tokens)
-        prompt = batch["prompt_mask"].bool()
-        questions = pooled(hidden, prompt)
-        rationales = pooled(hidden, batch["attention_mask"].bool() & ~prompt)
+        hidden = self.hidden(batch)  # [B, T, d]
+        logprobs = self.adapters.head.logprobs(at_targets(hidden, targets), targets.tokens)  # [N]
+        prompt = batch["prompt_mask"].bool()  # [B, T]
+        questions = pooled(hidden, prompt)  # [B, d]
+        rationales = pooled(hidden, batch["attention_mask"].bool() & ~prompt)  # [B, d]
         contrast = info_nce(questions, rationales, targets, batch["groups"], self.temperature)
         likelihood = positive_cross_entropy(logprobs, targets)
         return {

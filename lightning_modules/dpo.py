@@ -61,8 +61,8 @@ class DPOModel(RightWrongModule):
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """DPO's loss, log P by verdict, the mean margin and the share of pairs in which it is positive."""
         with torch.no_grad(), self.adapters.using(REFERENCE):
-            reference = self.target_logprobs(batch, targets)
-        logprobs = self.target_logprobs(batch, targets)
+            reference = self.target_logprobs(batch, targets)  # [N]
+        logprobs = self.target_logprobs(batch, targets)  # [N]
         result = direct_preference(logprobs, reference, targets, batch["groups"], self.beta)
         return {
             "loss": result.loss,

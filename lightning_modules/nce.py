@@ -108,10 +108,10 @@ class NCEModel(StudentModule):
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The calibrated loss; logs its parts and the mean of β."""
         lesson = self.teacher.lesson(batch, targets)
-        hidden = at_targets(self.hidden(batch), targets)
+        hidden = at_targets(self.hidden(batch), targets)  # [N, d]
         logprobs, soft = self.adapters.head.learn(hidden, targets.tokens, lesson.summary, self.temperature)
-        beta = self._beta(lesson, targets)
-        by_sample = sample_means(beta, targets)
+        beta = self._beta(lesson, targets)  # [N]
+        by_sample = sample_means(beta, targets)  # [S]
         self.last_beta = beta if self.per_token else by_sample
         result = negative_calibrated(logprobs, soft * self.temperature**2, beta, targets, self.mix)
         return {**result._asdict(), "beta": by_sample.sum() / targets.all.samples}

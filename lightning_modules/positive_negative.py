@@ -27,5 +27,5 @@ class PositiveNegativeModel(RightWrongModule):
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The objective, and log P by verdict."""
-        logprobs = self.target_logprobs(batch, targets)
+        logprobs = self.target_logprobs(batch, targets)  # [N]
         return {"loss": self.objective(logprobs, targets), **self.logprob_means(logprobs, targets)}

@@ -67,7 +67,7 @@ class RankModel(TrainableModule):
         return self.ranker
 
     def setup(self, stage: str) -> None:
-        """Refuses to judge with a head that nobody trained.
+        """Refuses to validate or predict with an untrained head.
 
         Raises:
             InputError: If there is neither `trained` nor a checkpoint.
@@ -109,7 +109,7 @@ class RankModel(TrainableModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss, a mean over the pairs of the optimizer step, or else of the batch."""
-        positive, negative = self(batch)[batch["pairs"]].unbind(1)
+        positive, negative = self(batch)[batch["pairs"]].unbind(1)  # [P] each
         loss = self.loss(positive, negative, _pairs_of_step(batch))
         self.log_step({"loss": loss}, {"loss": 1 if "step" in batch else len(positive)})
         return loss
@@ -120,10 +120,10 @@ class RankModel(TrainableModule):
         Returns:
             The scores [P] of right (`positive`) and wrong (`negative`) rationales, for callbacks.
         """
-        rows = self(batch)
-        positive, negative = rows[batch["pairs"][:0] if is_filler(batch) else batch["pairs"]].unbind(1)
-        pairs, logits = len(positive), torch.cat([positive, negative])
-        # Logits, not scores: σ maps distinct large logits to the same float, and a tie counts half.
+        rows = self(batch)  # [R]
+        positive, negative = rows[batch["pairs"][:0] if is_filler(batch) else batch["pairs"]].unbind(1)  # [P] each
+        pairs, logits = len(positive), torch.cat([positive, negative])  # [2P]
+        # Logits, not scores: σ maps distinct large logits to the same float, and they would tie.
         self.pairwise_accuracy.update((positive > negative).float() + (positive == negative).float() / 2)
         self.by_verdict.update(logits.sigmoid(), torch.arange(2 * pairs, device=logits.device) < pairs)
         loss = self.loss(positive, negative, _pairs_of_step(batch))
@@ -134,7 +134,7 @@ class RankModel(TrainableModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[float]:
         """Scores in (0, 1) of `batch["records"]`, in their order."""
-        if not len(batch["input_ids"]):  # a rank's share of few records
+        if not len(batch["input_ids"]):  # a rank may have none
             return []
         scores: list[float] = self(batch).cpu().double().sigmoid().tolist()  # in float32 σ(17) is 1 already
         return scores
@@ -145,5 +145,5 @@ class RankModel(TrainableModule):
 
 
 def _pairs_of_step(batch: dict[str, Any]) -> float | None:
-    """What sums over pairs are divided by, where the batch says; a pair has one right rationale."""
+    """The number of pairs of the optimizer step, where the batch has it: a pair has one right rationale."""
     return batch["step"]["positive"][1] if "step" in batch else None

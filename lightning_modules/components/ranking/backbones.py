@@ -1,6 +1,6 @@
-"""What M_rank reads with: hidden states of a decoder student or of an encoder.
+"""M_rank's backbone: hidden states of a decoder student or of an encoder.
 
-Settings say what to build (that is what a config holds and a manifest keeps), backbones are the built modules:
+Settings say what to build (they stand in a config and in a manifest), backbones are the built modules:
 
     backbone = DecoderSettings(student="embedded").build()
     hidden = backbone(input_ids, attention_mask)        # [B, T, backbone.hidden_size]
@@ -160,7 +160,7 @@ class BackboneSettings(ABC):
 
 @dataclass(frozen=True)
 class DecoderSettings(BackboneSettings):
-    """The decoder student itself reads, with a LoRA of its own.
+    """The decoder student, with a LoRA of its own.
 
     Args:
         student: A Hugging Face directory, a hub name, or `embedded`.
