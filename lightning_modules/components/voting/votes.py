@@ -6,13 +6,9 @@ An answer is its class within the question, −1 where a sample states none. A t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-AdaptiveForm = Literal["s", "1+s", "1+2s"]
-"""How M_rank's score s becomes a weight; the paper's is "s", the reference also tries the other two."""
 
 TIE_TOLERANCE = 1e-9
 """Totals tie when they differ by at most this share of the larger: far above the rounding of a float64 sum of thousands
@@ -27,38 +23,23 @@ NEEDS: dict[str, str | None] = {
 }
 """Each method of voting, and which field of a sample it weighs by."""
 
-_FORMS: dict[AdaptiveForm, tuple[float, float]] = {"s": (0.0, 1.0), "1+s": (1.0, 1.0), "1+2s": (1.0, 2.0)}
-
-
-def self_consistency_weights(answers: Tensor) -> Tensor:
-    """SC: every sample of answers [Q, N] weighs 1 (Wang et al. 2023). Returns [Q, N] float64."""
-    return torch.ones_like(answers, dtype=torch.float64)
-
-
-def weighted_self_consistency_weights(logprob_mean: Tensor) -> Tensor:
-    """WS: the model's own length-normalised probability exp(log P / tokens), from logprob_mean [Q, N], as float64."""
-    return logprob_mean.double().exp()
-
-
-def adaptive_weights(score: Tensor, form: AdaptiveForm = "s") -> Tensor:
-    """ASC: M_rank's score [Q, N] in (0, 1) as a float64 weight, in the given form."""
-    offset, slope = _FORMS[form]
-    return offset + slope * score.double()
+_ASC_WEIGHTS = {"asc": (0.0, 1.0), "asc-1+s": (1.0, 1.0), "asc-1+2s": (1.0, 2.0)}
+"""Offset and slope that make a weight of M_rank's score; the first is the paper's, the reference tries all three."""
 
 
 def vote_weights(answers: Tensor, logprob_mean: Tensor | None = None, score: Tensor | None = None) -> dict[str, Tensor]:
     """The weights [Q, N] float64 of every method that the given fields allow, in the order of `NEEDS`.
 
     Args:
-        answers: [Q, N] int64 classes.
-        logprob_mean: [Q, N] log-probability per token, for `ws`.
-        score: [Q, N] M_rank's score, for `asc`, `asc-1+s` and `asc-1+2s`.
+        answers: [Q, N] int64 classes, for `sc` (Wang et al. 2023): every sample weighs 1.
+        logprob_mean: [Q, N] log P / tokens, for `ws`: the model's own length-normalised probability.
+        score: [Q, N] M_rank's score in (0, 1), for `asc`, `asc-1+s` and `asc-1+2s`.
     """
-    weights = {"sc": self_consistency_weights(answers)}
+    weights = {"sc": torch.ones_like(answers, dtype=torch.float64)}
     if logprob_mean is not None:
-        weights["ws"] = weighted_self_consistency_weights(logprob_mean)
+        weights["ws"] = logprob_mean.double().exp()
     if score is not None:
-        weights |= {"asc" if form == "s" else f"asc-{form}": adaptive_weights(score, form) for form in _FORMS}
+        weights |= {method: offset + slope * score.double() for method, (offset, slope) in _ASC_WEIGHTS.items()}
     return weights
 
 
