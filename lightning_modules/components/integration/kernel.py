@@ -85,7 +85,10 @@ def _forward(
         read[:, rows] = dropped @ matrices.read[rows].mT  # [n, r_pos]
     shared = None if matrices.down is None else y @ matrices.down.mT  # [n, h]
     scores, z = _halves(read, matrices.spread)  # [n, R] each
-    alpha = _gate(scores, z)  # [n]
+    alpha = None
+    if scores is not None:
+        wide = torch.promote_types(z.dtype, torch.float32)
+        alpha = torch.sigmoid((scores.to(wide) * z.to(wide)).sum(-1)) - 0.5  # [n], α_neg in float32 or wider
     hidden = F.gelu(_hidden(z, shared, matrices.spread))  # [n, 2, h]
     return torch.addmm(y, _blend(hidden, alpha), matrices.up.mT), alpha, _Kept(read, alpha, shared, mask)
 
@@ -100,14 +103,6 @@ def _halves(read: Tensor, spread: Tensor) -> tuple[Tensor | None, Tensor]:
     """Splits [s, z] = x Mᵀ into s [n, R] (None without a gate) and z [n, R]."""
     rank = spread.shape[1]
     return (None if read.shape[1] == rank else read[:, :rank]), read[:, -rank:]
-
-
-def _gate(scores: Tensor | None, z: Tensor) -> Tensor | None:
-    """α_neg [n], in float32 or wider."""
-    if scores is None:
-        return None
-    wide = torch.promote_types(z.dtype, torch.float32)
-    return torch.sigmoid((scores.to(wide) * z.to(wide)).sum(-1)) - 0.5
 
 
 def _hidden(z: Tensor, shared: Tensor | None, spread: Tensor) -> Tensor:
