@@ -172,8 +172,9 @@ class StudentModule(TrainableModule):
 
     def target_logprobs(self, batch: dict[str, Any], targets: Targets) -> Tensor:
         """Log P(target | before) [N], natural log, float32 or wider, of the active adapter; never holds [B, T, V]."""
+        head = self.adapters.head  # first: the check at its first use is a forward pass too, which hooks would see last
         hidden = at_targets(self.hidden(batch), targets)  # [N, d]
-        return self.adapters.head.logprobs(hidden, targets.tokens)
+        return head.logprobs(hidden, targets.tokens)
 
     # Training.
 
