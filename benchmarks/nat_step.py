@@ -41,8 +41,9 @@ from benchmarks.students import SHAPES, add_student_arguments, autocast, build_s
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.integration.unit import IntegrationUnit
-from lightning_modules.components.losses.supervised import cross_entropy, find_targets
-from lightning_modules.components.sampling.cache import roomy_cache
+from lightning_modules.components.losses.supervised import cross_entropy
+from lightning_modules.components.losses.targets import find_targets
+from lightning_modules.components.sampling.cache import preallocated_cache
 
 REFERENCE, OURS, LORA_8, LORA_16 = "NAT, paper's form", "NAT, ours", "LoRA r=8", "LoRA r=16"
 DECODED = 8
@@ -107,7 +108,7 @@ class Variant:
     def decode(self) -> None:
         """`DECODED` tokens a row, one by one, after a prefill of as many."""
         self.stack.eval()
-        cache, ids = roomy_cache(self.stack.base.config), self.batch["input_ids"]
+        cache, ids = preallocated_cache(self.stack.base.config), self.batch["input_ids"]
         with self.autocast():
             self.stack.model(input_ids=ids[:, :DECODED], past_key_values=cache, use_cache=True, logits_to_keep=1)
             for t in range(DECODED, 2 * DECODED):

@@ -49,7 +49,8 @@ from lightning_modules.base import STUDENT
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, cached_teacher
-from lightning_modules.components.losses.supervised import IGNORE, cross_entropy, find_targets
+from lightning_modules.components.losses.supervised import cross_entropy
+from lightning_modules.components.losses.targets import IGNORE, find_targets
 from lightning_modules.nce import NCEModel
 
 PLAIN, NAIVE, ONLINE, CACHED = "plain LoRA", "naive, two copies", "ours, online", "ours, cached"

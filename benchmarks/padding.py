@@ -30,7 +30,8 @@ from datamodules.components.batching.collate import IGNORE, Labelled, padded
 from datamodules.components.batching.plan import Batching, choose_batching
 from datamodules.components.batching.sampler import TrainingSampler
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
-from lightning_modules.components.losses.supervised import at_targets, cross_entropy, find_targets
+from lightning_modules.components.losses.supervised import cross_entropy
+from lightning_modules.components.losses.targets import at_targets, find_targets
 
 HISTOGRAM = Path(__file__).with_name("math_lengths.json")
 """Measured once; the file says what it holds."""

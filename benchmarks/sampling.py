@@ -31,7 +31,8 @@ from benchmarks.students import SMOLLM2
 from datamodules.components.encoding.tokenization import encode, eos_of, load_tokenizer, pad_of, pad_with_mask
 from dust2gold.demo.problems import LONGEST, ProblemWriter
 from lightning_modules.components.adapters.stack import load_base
-from lightning_modules.components.sampling.sampler import SamplingSettings, sample
+from lightning_modules.components.sampling.sampler import sample
+from lightning_modules.components.sampling.settings import SamplingSettings
 
 ALONE, BATCH, OURS = "generate, question by question", "generate(num_return_sequences)", "ours"
 

@@ -10,7 +10,7 @@ import lightning as L
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import recover, write_directory_atomically
 from dust2gold.core.weights import telling_of_a_full_disk
-from lightning_modules.components.sharding import gathered
+from lightning_modules.fully_sharded import gathered
 
 
 class AdapterWriter(L.Callback):

@@ -1,4 +1,4 @@
-"""An alarm for losses that push wrong rationales down: right ones must not go down with them."""
+"""An alarm for losses that lower the likelihood of wrong rationales: that of right ones must not fall with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.finite import stopping
 from dust2gold.core.errors import InputError
-from lightning_modules.components.losses.supervised import only_fills_a_turn
+from lightning_modules.components.losses.targets import is_filler
 
 
 class CollapseAlarm(L.Callback):
@@ -56,7 +56,7 @@ class CollapseAlarm(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds the batch to the window, and looks at a full one.
+        """Adds the batch to the window, and checks a full one.
 
         Raises:
             InputError: If right rationales have become less likely by more than `stop`.
@@ -64,27 +64,27 @@ class CollapseAlarm(L.Callback):
         positive: Tensor | None = getattr(pl_module, "last_positive", None)
         if positive is None:
             return
-        # A batch that only fills a turn, which other processes have fewer of, counts as one without right rationales:
-        # all windows fill at the same batch, where all processes ask each other.
-        positive = positive[:0] if only_fills_a_turn(batch) else positive
+        # A filler batch counts as one without right rationales, so that the windows of all processes fill at the same
+        # batch, where they communicate.
+        positive = positive[:0] if is_filler(batch) else positive
         self._sums.append(torch.stack([positive.double().sum(), positive.new_tensor(len(positive)).double()]))
         if len(self._sums) == self.window:
-            total, count = torch.stack(self._sums).sum(0).tolist()  # the only wait for a GPU, once a window
+            total, count = torch.stack(self._sums).sum(0).tolist()  # waits for the GPU, once a window
             self._sums.clear()
-            fallen = self._look(trainer, total / count) if count else 0.0
-            far = self.stop is not None and not fallen <= self.stop
-            if trainer.strategy.reduce_boolean_decision(far, all=False):
+            fallen = self._check(trainer, total / count) if count else 0.0
+            too_far = self.stop is not None and not fallen <= self.stop
+            if trainer.strategy.reduce_boolean_decision(too_far, all=False):
                 what = f"log P per token of right rationales fell {fallen:.2f} nats below its best"
                 raise stopping(trainer, what, [batch], [batch], [])
 
-    def _look(self, trainer: L.Trainer, mean: float) -> float:
-        """Compares a window's mean with the best and returns how far it fell. A NaN is the deepest fall."""
+    def _check(self, trainer: L.Trainer, mean: float) -> float:
+        """Compares a window's mean with the best and returns how far it fell; a NaN counts as the furthest."""
         self.best = max(self.best, mean)  # a NaN never is the best
         fallen = self.best - mean
         for logger in trainer.loggers:
             logger.log_metrics({"collapse/positive_logprob": mean, "collapse/fallen": fallen}, trainer.global_step)
-        rested = self._warned is None or trainer.global_step - self._warned >= self.every
-        if not fallen <= self.drop and rested and trainer.is_global_zero:
+        due = self._warned is None or trainer.global_step - self._warned >= self.every
+        if not fallen <= self.drop and due and trainer.is_global_zero:
             self._warned = trainer.global_step
             print(
                 f"collapse: right rationales have become less likely: log P per token {mean:.2f} over the last "

@@ -1,8 +1,9 @@
-"""Stops training where a loss or a gradient is no longer a number, before the step that would spoil the weights."""
+"""Stops training when a loss or a gradient is not finite, before the step that would make the weights NaN."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from torch import Tensor
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_directory_atomically
 from dust2gold.core.weights import telling_of_a_full_disk
-from lightning_modules.components.sharding import whole
+from lightning_modules.fully_sharded import whole
 
 _IDS_SHOWN = 8
 
 
 class FiniteGuard(L.Callback):
-    """Looks at the loss and the gradients before each optimizer step, and stops at the first NaN or infinity.
+    """Checks the loss and the gradients before each optimizer step, and stops at the first NaN or infinity.
 
     The weights are then still those of the step before, and `<root>/adapter` the best of those. The batches of the step
     are saved in `<root>/stopped/step-<n>/`; `read_batches` reads them, for a `training_step` of any module. With fp16
@@ -44,7 +45,7 @@ class FiniteGuard(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Looks, waiting for a GPU once.
+        """Checks them, waiting for a GPU once.
 
         Raises:
             InputError: If a loss or a gradient is not finite; says the samples' ids and where the batches are.
@@ -60,36 +61,34 @@ class FiniteGuard(L.Callback):
         if torch.cat([losses, *(norm[None] for norm in norms)]).isfinite().all():
             self._batches, self._losses = [], []
             return
-        scale = 1.0 if scaler is None else scaler.get_scale()  # by which it multiplied them before it handed them out
-        self._stop(trainer, (losses / scale).tolist())
-
-    def _stop(self, trainer: L.Trainer, losses: list[float]) -> None:
-        spoilt = [k for k, loss in enumerate(losses) if not torch.tensor(loss).isfinite()]
-        what = f"the loss became {losses[spoilt[0]]}" if spoilt else "the gradients are not finite"
-        guilty = [self._batches[k] for k in spoilt] or self._batches
-        raise stopping(trainer, f"{what}; the weights stay those of the step before", self._batches, guilty, losses)
+        scale = 1.0 if scaler is None else scaler.get_scale()  # the losses come multiplied by it
+        values = (losses / scale).tolist()
+        bad = [k for k, loss in enumerate(values) if not math.isfinite(loss)]
+        problem = f"the loss became {values[bad[0]]}" if bad else "the gradients are not finite"
+        problem += "; the weights stay those of the step before"
+        raise stopping(trainer, problem, self._batches, [self._batches[k] for k in bad] or self._batches, values)
 
 
 def stopping(
-    trainer: L.Trainer, what: str, batches: list[dict[str, Any]], guilty: list[dict[str, Any]], losses: list[float]
+    trainer: L.Trainer, problem: str, batches: list[dict[str, Any]], named: list[dict[str, Any]], losses: list[float]
 ) -> InputError:
     """Saves the batches of a step and makes the error that stops training.
 
     Args:
         trainer: The Trainer.
-        what: Has happened.
+        problem: What happened.
         batches: Of the optimizer step.
-        guilty: Those whose samples are named.
+        named: Those whose samples the message names.
         losses: Of the batches, as far as they are known.
     """
     directory = Path(trainer.default_root_dir) / "stopped" / f"step-{trainer.global_step}"
     if trainer.world_size > 1:
         directory = directory.with_name(f"{directory.name}-rank-{trainer.global_rank}")
-    write_batches(directory, batches, {"problem": what, "step": trainer.global_step, "losses": losses})
-    ids = [name for batch in guilty for name in batch.get("ids", batch.get("question_ids", []))]
+    write_batches(directory, batches, {"problem": problem, "step": trainer.global_step, "losses": losses})
+    ids = [name for batch in named for name in batch.get("ids", batch.get("question_ids", []))]
     shown = ", ".join(ids[:_IDS_SHOWN]) + (f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else "")
     return InputError(
-        f"stopped at step {trainer.global_step}, at {shown or 'samples without ids'}: {what}",
+        f"stopped at step {trainer.global_step}, at {shown or 'samples without ids'}: {problem}",
         file=directory,
         remedy="its batches are saved there, the best adapter stays; lower the learning rate or mend these samples",
     )

@@ -1,4 +1,4 @@
-"""What NAT's gate does: α_neg per layer, as histograms and means."""
+"""The gate of NAT's integration units: α_neg per layer, as histograms and means."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GateMonitor(L.Callback):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Listens to the units during the first batch."""
+        """Hooks the units for the first batch."""
         if batch_idx == 0 and trainer.is_global_zero:
             self._hooks = [
                 module.register_forward_hook(self._keep(name))
@@ -43,13 +43,13 @@ class GateMonitor(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Logs what the gates did and stops listening."""
+        """Logs their α_neg and removes the hooks."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        writer, real = writer_of(trainer), batch["attention_mask"].bool()
+        writer, real = writer_of(trainer), batch["attention_mask"].bool()  # [B, T]
         if writer is not None and self._values:
-            values = {name: alpha[real].float().cpu() for name, alpha in self._values.items()}
+            values = {name: alpha[real].float().cpu() for name, alpha in self._values.items()}  # [tokens]
             for name, value in values.items():
                 writer.add_histogram(f"gate/alpha_neg/{name}", value.numpy(), trainer.global_step)
                 writer.add_scalar(f"gate/alpha_neg_mean/{name}", value.mean().item(), trainer.global_step)

@@ -1,4 +1,4 @@
-"""Turns what a decoder generated into graded rationale records."""
+"""Turns generated samples into graded rationale records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SampleGrader:
 
     def records(self, samples: list[Sample], batch: dict[str, Any]) -> list[Rationale]:
         """One graded record per sample of questions of a batch."""
-        if not samples:  # the tokenizer makes one text of none
+        if not samples:  # of an empty list the tokenizer would make one text
             return []
         texts = self.tokenizer.batch_decode([s.token_ids for s in samples], skip_special_tokens=True)
         asked = [Question.from_json(batch["questions"][sample.question_index]) for sample in samples]

@@ -1,4 +1,4 @@
-"""Writes what `test` found, question by question and in sum."""
+"""Writes the results of `test`, by question and overall."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class ThroughputMonitor(L.Callback):
     ) -> None:
         """Reads the clock, starts it anew and logs now and then."""
         mask = batch["attention_mask"]
-        self._real += int(mask.sum())  # before the clock is read: it waits for a GPU, which works behind Python's back
+        self._real += int(mask.sum())  # before the clock is read: it waits for the GPU
         now = time.perf_counter()
         self._seconds, self._started = self._seconds + now - self._started, now
         self._padded += mask.numel()

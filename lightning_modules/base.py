@@ -1,6 +1,7 @@
-"""What the decoder stages share: one frozen base with adapters, one step, sampling.
+"""What the decoder stages share: one frozen base with adapters, the training step, sampling.
 
-A stage says which adapters it needs (`build`) and what it minimises (`loss_parts`); nothing else differs.
+A stage overrides `loss_parts`, what it minimises, and, if it has more than one LoRA, `build` and `write_adapter`. A new
+loss needs nothing else: docs/method.md, "Add a loss of your own".
 """
 
 from __future__ import annotations
@@ -22,26 +23,23 @@ from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 from lightning_modules.components.integration.unit import IntegrationUnit
-from lightning_modules.components.losses.supervised import Targets, at_targets, find_targets, only_fills_a_turn
+from lightning_modules.components.losses.targets import Targets, at_targets, find_targets, is_filler
 from lightning_modules.components.sampling.cache import can_be_sampled
-from lightning_modules.components.sampling.sampler import Sample, SamplingSettings, sample_each
-from lightning_modules.partly_trained import PartlyTrained
+from lightning_modules.components.sampling.sampler import Sample, sample_each
+from lightning_modules.components.sampling.settings import SamplingSettings
+from lightning_modules.trainable import TrainableModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SampleListener = Callable[[list[Sample], dict[str, Any]], None]
-"""Called in `test` and `predict` with all samples of a question, as soon as they have ended, and their batch."""
+"""Called in `test` and `predict` with all samples of a question, as soon as they are complete, and their batch."""
 
 STUDENT = "student"
 """Name of the one trainable adapter of a plain stage."""
 
 
-def _adamw(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=3e-4)
-
-
-class StudentModule(PartlyTrained):
+class StudentModule(TrainableModule):
     """Base of the stages that train or sample a decoder.
 
     Args:
@@ -67,7 +65,7 @@ class StudentModule(PartlyTrained):
         random_weights: bool = False,
         gradient_checkpointing: bool = False,
         quantization: Quantization = "none",
-        optimizer: OptimizerCallable = _adamw,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4),
         schedule: str = "constant",
         warmup_steps: int = 0,
         sampling: SamplingSettings = SamplingSettings(),
@@ -84,32 +82,38 @@ class StudentModule(PartlyTrained):
         self.stack: AdapterStack | None = None
         self.sample_listeners: list[SampleListener] = []
 
-    # What a stage says.
-
-    means_over_samples: ClassVar[frozenset[str]] = frozenset()
-    """Parts of the loss that are means over samples; the others are means over target tokens. An epoch's mean weighs
-    batches accordingly."""
-
-    own_means: ClassVar[frozenset[str]] = frozenset()
-    """Parts of the loss that are means over a batch's own targets or samples, whatever `step` says."""
-
-    def weight_of(self, part: str, targets: Targets) -> int:
-        """What a batch counts for in an epoch's mean of a part of the loss; 0 leaves it out."""
-        return max(1, targets.samples if part in self.means_over_samples else len(targets.tokens))
-
-    @abstractmethod
-    def build(self, stack: AdapterStack) -> None:
-        """Puts this stage's adapters on the base and leaves the one to train (or to sample from) active."""
+    # What a stage overrides.
 
     @abstractmethod
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
-        """Computes the stage's scalar `loss` and whatever else is worth logging, by name."""
+        """The stage's scalar `loss`, and other scalars to log, by name."""
+
+    def build(self, stack: AdapterStack) -> None:
+        """Puts this stage's adapters on the base, the one to train or to sample from active last.
+
+        Here one LoRA: the trained `adapter` if there is one, or a fresh one.
+        """
+        if self.adapter is None:
+            stack.add(STUDENT, self.lora)
+        else:
+            stack.load(STUDENT, self.adapter, trainable=True)
 
     def write_adapter(self, directory: Path) -> None:
-        """Writes the trained adapter into an empty directory; a stage with more to save overrides this."""
+        """Writes the trained adapter into an empty directory."""
         self.adapters.save(STUDENT, directory, {"stage": type(self).__name__})
 
-    # What all share.
+    means_over_samples: ClassVar[frozenset[str]] = frozenset()
+    """Parts of the loss that are means over samples; the others are means over target tokens. The logged mean of an
+    epoch or an optimizer step weighs batches accordingly."""
+
+    own_means: ClassVar[frozenset[str]] = frozenset()
+    """Parts that are means over a batch's own targets or samples, and not divided by the counts in `step`."""
+
+    def weight_of(self, part: str, targets: Targets) -> int:
+        """What a batch counts for in the logged mean of a part of the loss; 0 leaves it out."""
+        return max(1, targets.samples if part in self.means_over_samples else len(targets.tokens))
+
+    # The model.
 
     @property
     def adapters(self) -> AdapterStack:
@@ -132,35 +136,17 @@ class StudentModule(PartlyTrained):
         Raises:
             InputError: If the Trainer is to sample a student that cannot be; if it is to train one, stderr says so.
         """
-        if self.stack is None:
-            base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
-            if self._trainer is not None and not can_be_sampled(base):
-                self._say_unsampled(base)
-            stack = AdapterStack(base, self.student, self.gradient_checkpointing)
-            self.build(stack)
-            self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
-            self.shard()
+        if self.stack is not None:
+            return
+        base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
+        if self._trainer is not None and not can_be_sampled(base):
+            self._report_unsampled(base)
+        stack = AdapterStack(base, self.student, self.gradient_checkpointing)
+        self.build(stack)
+        self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
+        self.shard()
 
-    def shards(self) -> tuple[PreTrainedModel, list[nn.Module]]:
-        """The decoder, and the integration units where there are any."""
-        units: list[nn.Module] = [module for module in self.modules() if isinstance(module, IntegrationUnit)]
-        return self.adapters.base.get_decoder(), units
-
-    def on_test_start(self) -> None:
-        """Says so where nobody trained what is about to answer."""
-        self._say_untrained()
-
-    def on_predict_start(self) -> None:
-        """As for `test`."""
-        self._say_untrained()
-
-    def _say_untrained(self) -> None:
-        """No error: the base model is a legitimate baseline."""
-        if self.adapter is None and self.trainer.ckpt_path is None and self.trainer.is_global_zero:
-            print("no --model.adapter: the base model answers, as it was before any training", file=sys.stderr)
-
-    def _say_unsampled(self, base: PreTrainedModel) -> None:
-        """Before hours of training, not after them."""
+    def _report_unsampled(self, base: PreTrainedModel) -> None:
         problem = f"{type(base).__name__} keeps a recurrent state, which our sampler cannot repeat for several answers"
         if self.trainer.state.fn in (TrainerFn.TESTING, TrainerFn.PREDICTING):
             raise InputError(
@@ -168,15 +154,13 @@ class StudentModule(PartlyTrained):
                 field="model.student",
                 remedy="take a student with attention alone, or export it (docs/import_export.md) and sample there",
             )
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero:  # now, and not after hours of training
             print(f"{problem}: this student trains, test and predict will refuse it", file=sys.stderr)
 
-    def add_or_load(self, stack: AdapterStack) -> None:
-        """The plain stages' `build`: the trained adapter if one is given, a fresh one otherwise."""
-        if self.adapter is None:
-            stack.add(STUDENT, self.lora)
-        else:
-            stack.load(STUDENT, self.adapter, trainable=True)
+    def shards(self) -> tuple[PreTrainedModel, list[nn.Module]]:
+        """The decoder, and the integration units where there are any."""
+        units: list[nn.Module] = [module for module in self.modules() if isinstance(module, IntegrationUnit)]
+        return self.adapters.base.get_decoder(), units
 
     def hidden(self, batch: dict[str, Any]) -> Tensor:
         """Last hidden states [B, T, d], after the final norm, of the active adapter; rows may be packed."""
@@ -184,7 +168,11 @@ class StudentModule(PartlyTrained):
 
     def target_logprobs(self, batch: dict[str, Any], targets: Targets) -> Tensor:
         """Log P(target | before) [N], natural log, float32 or wider, of the active adapter; never holds [B, T, V]."""
-        return self.adapters.head.logprobs(at_targets(self.hidden(batch), targets), targets.tokens)
+        head = self.adapters.head  # first: the check at its first use is a forward pass too, which hooks would see last
+        hidden = at_targets(self.hidden(batch), targets)  # [N, d]
+        return head.logprobs(hidden, targets.tokens)
+
+    # Training.
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of the stage's loss."""
@@ -202,8 +190,19 @@ class StudentModule(PartlyTrained):
     def _weight_in_step(self, part: str, batch: dict[str, Any], targets: Targets) -> int:
         """What a batch counts for in the mean of a part of the loss over an optimizer step, or the validation."""
         if "step" in batch and part not in self.own_means:
-            return 1  # its sums have been divided by what the whole has
-        return 0 if only_fills_a_turn(batch) else self.weight_of(part, targets)
+            return 1  # its sums are divided by the counts of the whole step already
+        return 0 if is_filler(batch) else self.weight_of(part, targets)
+
+    # Sampling.
+
+    def on_test_start(self) -> None:
+        """Says that nothing was trained, if so; no error, because the base model is a legitimate baseline."""
+        if self.adapter is None and self.trainer.ckpt_path is None and self.trainer.is_global_zero:
+            print("no --model.adapter: the base model answers, as it was before any training", file=sys.stderr)
+
+    def on_predict_start(self) -> None:
+        """As for `test`."""
+        self.on_test_start()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:  # type: ignore[override]
         """Greedy answers to a batch of questions; a callback grades them."""
@@ -214,8 +213,8 @@ class StudentModule(PartlyTrained):
         return self._sample(batch, self.sampling)
 
     def _sample(self, batch: dict[str, Any], settings: SamplingSettings) -> list[Sample]:
-        """All samples of a batch, question by question; those who listen get each question's as soon as it is done."""
-        if not batch["questions"]:  # a rank's share of few questions
+        """All samples of a batch, question by question; listeners get each question's as soon as they are complete."""
+        if not batch["questions"]:  # a rank may have none
             return []
         each = sample_each(
             self.adapters.model,

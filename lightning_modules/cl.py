@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.components.losses.contrast import info_nce, pooled
-from lightning_modules.components.losses.negatives import positive_cross_entropy
-from lightning_modules.components.losses.supervised import Targets, at_targets
+from lightning_modules.components.losses.supervised import positive_cross_entropy
+from lightning_modules.components.losses.targets import Targets, at_targets
+from lightning_modules.right_wrong import RightWrongModule
 
 
-class CLModel(BothVerdicts):
+class CLModel(RightWrongModule):
     """L = −E_pos log P + w · InfoNCE(question; right rationales, wrong rationales) (docs/method.md, baselines).
 
     States are means of the last hidden states over a question's or a rationale's tokens, compared by cosine.
@@ -37,16 +37,16 @@ class CLModel(BothVerdicts):
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The sum of both terms, each of them, and log P by verdict."""
-        hidden = self.hidden(batch)
-        logprobs = self.adapters.head.logprobs(at_targets(hidden, targets), targets.tokens)
-        prompt = batch["prompt_mask"].bool()
-        questions = pooled(hidden, prompt)
-        rationales = pooled(hidden, batch["attention_mask"].bool() & ~prompt)
+        hidden = self.hidden(batch)  # [B, T, d]
+        logprobs = self.adapters.head.logprobs(at_targets(hidden, targets), targets.tokens)  # [N]
+        prompt = batch["prompt_mask"].bool()  # [B, T]
+        questions = pooled(hidden, prompt)  # [B, d]
+        rationales = pooled(hidden, batch["attention_mask"].bool() & ~prompt)  # [B, d]
         contrast = info_nce(questions, rationales, targets, batch["groups"], self.temperature)
         likelihood = positive_cross_entropy(logprobs, targets)
         return {
             "loss": likelihood + self.weight * contrast,
             "cross_entropy": likelihood.detach(),
             "contrast": contrast.detach(),
-            **self.watched(logprobs, targets),
+            **self.logprob_means(logprobs, targets),
         }

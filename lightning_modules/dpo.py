@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.losses.preference import direct_preference
-from lightning_modules.components.losses.supervised import Targets
+from lightning_modules.components.losses.targets import Targets
+from lightning_modules.right_wrong import RightWrongModule
 
 REFERENCE = "reference"
 """Name of the frozen adapter that the policy is compared with."""
 
 
-class DPOModel(BothVerdicts):
+class DPOModel(RightWrongModule):
     """L = −E log σ(β [log P(y⁺)/P_ref(y⁺) − log P(y⁻)/P_ref(y⁻)]) (Rafailov et al. 2023).
 
     The reference is a second adapter on the same base, frozen and without dropout: no copy of the base.
@@ -29,7 +29,7 @@ class DPOModel(BothVerdicts):
     """
 
     means_over_samples = frozenset({"loss", "accuracy", "margin"})
-    own_means = BothVerdicts.own_means | {"accuracy", "margin"}
+    own_means = RightWrongModule.own_means | {"accuracy", "margin"}
 
     def __init__(self, reference: str | None = None, beta: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -56,17 +56,17 @@ class DPOModel(BothVerdicts):
         reference = self.reference or self.adapter
         if reference is not None:
             stack.load(REFERENCE, reference)
-        self.add_or_load(stack)
+        super().build(stack)
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """DPO's loss, log P by verdict, the mean margin and the share of pairs in which it is positive."""
         with torch.no_grad(), self.adapters.using(REFERENCE):
-            reference = self.target_logprobs(batch, targets)
-        logprobs = self.target_logprobs(batch, targets)
+            reference = self.target_logprobs(batch, targets)  # [N]
+        logprobs = self.target_logprobs(batch, targets)  # [N]
         result = direct_preference(logprobs, reference, targets, batch["groups"], self.beta)
         return {
             "loss": result.loss,
             "margin": result.margins.mean(),
             "accuracy": (result.margins > 0).float().mean(),
-            **self.watched(logprobs, targets),
+            **self.logprob_means(logprobs, targets),
         }

@@ -1,36 +1,53 @@
-"""FSDP2 as a strategy of the Trainer: a base in shares, checkpoints as every other strategy writes them."""
+"""FSDP2 for a frozen base with small trainable parts, as a strategy of the Trainer.
+
+    trainer:
+      strategy: {class_path: lightning_modules.fully_sharded.FullyShardedStrategy}
+
+Each layer of the transformer is one FSDP2 group: gathered for a pass through it, then freed. Frozen weights outside the
+layers (embeddings, output head, final norm) and frozen adapters stay whole on every process, because the output head
+reads its matrix without a forward pass and adapters are small. A layer's trainable LoRA belongs to its layer's group:
+NAT reads those weights inside the layer and not through their own modules, where FSDP2 would have a hook.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.sharding import share_of, whole
+from lightning_modules.components.adapters.quantization import quantization_of
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from transformers import PreTrainedModel
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
-    """Lightning's ModelParallelStrategy with all processes training on data of their own, for `fit` and `validate`.
+    """Lightning's ModelParallelStrategy, all processes training on data of their own, for `fit` and `validate`.
 
-    The stage cuts itself up in `configure_model` (`PartlyTrained.shard`). Checkpoints hold the whole trainable state,
-    in one file of the same form as DDP's: any strategy, and any number of processes, may go on from it.
+    The stage shards itself in `configure_model` (`TrainableModule.shard`). A checkpoint is one file with the whole
+    trainable state, in the form DDP writes: any strategy and any number of processes can resume from it.
 
-    Sampling (`test`, `predict`) is refused: every forward pass gathers weights from all processes, and answers of
-    different lengths need different numbers of passes.
+    `test` and `predict` are refused: every forward pass gathers weights from all processes, and answers of different
+    lengths need different numbers of passes.
 
     Args:
-        replicas: How many whole models there are, each cut up over processes that follow one another (HSDP): weights
-            move within such a group, gradients between the groups too. null makes one a machine, 1 cuts one over all.
+        replicas: Number of copies of the model, each sharded over consecutive processes (HSDP): weights are gathered
+            within a copy, gradients averaged between copies too. null: one a machine; 1: sharded over all processes.
         process_group_backend: nccl, gloo, …; null chooses by the device.
         timeout: How long a process waits for another before it ends with an error.
     """
@@ -50,7 +67,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self.replicas = replicas
 
     def setup_environment(self) -> None:
-        """Connects the processes and makes a mesh of them all.
+        """Connects the processes and makes one mesh of them.
 
         Raises:
             InputError: If they cannot be split into so many groups.
@@ -70,10 +87,10 @@ class FullyShardedStrategy(ModelParallelStrategy):
             self.mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicas", "shards"))
 
     def setup(self, trainer: L.Trainer) -> None:
-        """As Lightning's.
+        """Refuses to sample.
 
         Raises:
-            InputError: If the Trainer is to sample.
+            InputError: In `test` and `predict`.
         """
         if trainer.state.fn not in (TrainerFn.FITTING, TrainerFn.VALIDATING):
             raise InputError(
@@ -83,11 +100,14 @@ class FullyShardedStrategy(ModelParallelStrategy):
             )
         super().setup(trainer)
 
-    # Checkpoints: what trains, whole, by Lightning's usual way and not ModelParallelStrategy's, which gathers the base.
+    # Checkpoints hold what trains, whole, and go Lightning's usual way: ModelParallelStrategy's gathers the base too.
+
+    save_checkpoint = Strategy.save_checkpoint
+    load_checkpoint = Strategy.load_checkpoint
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
-        """Before: the training loader, which `setup` makes to count steps, begins where the checkpoint stopped."""
+        """Before it: the training loader, which `setup` makes to count steps, starts at the resume position."""
         return False
 
     @property
@@ -100,45 +120,114 @@ class FullyShardedStrategy(ModelParallelStrategy):
         return {name: whole(p.detach()).cpu() for name, p in self._trainable().items()}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Gives each process its shares."""
+        """Gives each process its shards."""
         with torch.no_grad():
             for name, parameter in self._trainable().items():
-                parameter.copy_(share_of(checkpoint["state_dict"][name], parameter))
+                parameter.copy_(_sharded_like(parameter, checkpoint["state_dict"][name]))
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The state of an optimizer, whole, on every process."""
-        found = optimizer.state_dict()
-        state = {number: {k: _whole_cpu(v) for k, v in each.items()} for number, each in found["state"].items()}
-        return {**found, "state": state}
+        state: dict[str, Any] = apply_to_collection(optimizer.state_dict(), Tensor, lambda value: whole(value).cpu())
+        return state
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Gives each process its shares."""
-        for optimizer, found in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+        """Gives each process its shards of the moments; step counts have none."""
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             state = {
-                number: {k: _like(v, parameters[number]) for k, v in each.items()}
-                for number, each in found["state"].items()
+                number: {
+                    name: _sharded_like(parameters[number], value)
+                    if isinstance(value, Tensor) and value.dim() and value.shape == parameters[number].shape
+                    else value
+                    for name, value in moments.items()
+                }
+                for number, moments in saved["state"].items()
             }
-            optimizer.load_state_dict({**found, "state": state})
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Writes one file, on rank 0."""
-        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads the whole file on every process."""
-        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+            optimizer.load_state_dict({**saved, "state": state})
 
     def _trainable(self) -> dict[str, nn.Parameter]:
         assert self.lightning_module is not None
         return {name: p for name, p in self.lightning_module.named_parameters() if p.requires_grad}
 
 
-def _whole_cpu(value: Any) -> Any:
-    return whole(value).cpu() if isinstance(value, Tensor) else value
+def shard_layers(transformer: PreTrainedModel, mesh: DeviceMesh) -> None:
+    """Shards a transformer in place, layer by layer, and whatever trains outside the layers as one group more.
+
+    Args:
+        transformer: The module that is called: a decoder without its output head, or an encoder.
+        mesh: One dimension, over which weights are sharded; or two, (replicas, shards).
+
+    Raises:
+        InputError: If it is quantised, or its class does not say which of its modules are layers.
+    """
+    if quantization_of(transformer) != "none":
+        raise InputError(
+            "a quantised base cannot be sharded",
+            field="model.quantization",
+            remedy="take configs/trainer/ddp.yaml with it, or --model.quantization none",
+        )
+    names = set(transformer._no_split_modules or ())
+    layers = [module for module in transformer.modules() if type(module).__name__ in names]
+    if not layers:
+        raise InputError(
+            f"cannot tell the layers of {type(transformer).__name__}, so it cannot be sharded",
+            field="trainer.strategy",
+            remedy="take configs/trainer/ddp.yaml, or a student of a known architecture",
+        )
+    for layer in layers:
+        frozen_adapters = {p for name, p in layer.named_parameters() if ".lora_" in name and not p.requires_grad}
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=frozen_adapters)
+    frozen = {p for p in transformer.parameters() if not isinstance(p, DTensor) and not p.requires_grad}
+    fully_shard(transformer, mesh=mesh, reshard_after_forward=True, ignored_params=frozen)
 
 
-def _like(value: Any, parameter: Tensor) -> Any:
-    """A moment is cut as its parameter is; a step count belongs to all."""
-    cut = isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
-    return share_of(value, parameter) if cut else value
+def shard_modules(modules: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+    """Shards modules in place, each as one group; they must be called, their weights not read from outside."""
+    for module in modules:
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def check_sharded(module: nn.Module) -> None:
+    """Makes sure that everything that trains is sharded.
+
+    Raises:
+        RuntimeError: If a trainable parameter is not: its gradients would never be averaged.
+    """
+    outside = [name for name, p in module.named_parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    if outside:
+        raise RuntimeError(
+            f"{len(outside)} trainable parameters stand outside what FSDP2 shards, e.g. {outside[0]}: their gradients "
+            "would never be averaged and the processes would drift apart; have `shards` of the stage name their module"
+        )
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded; then all processes must ask together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _sharded_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """This process's shard of a whole tensor that every process holds; all of it where the parameter is whole."""
+    if not isinstance(parameter, DTensor):
+        return value
+    device = parameter.device
+    return distribute_tensor(value.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+@contextlib.contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """Runs the block with whole trainable parameters, to be read, not called; all processes enter it together."""
+    shards: list[tuple[nn.Module, str, nn.Parameter]] = []
+    gathered: dict[nn.Parameter, nn.Parameter] = {}  # tied weights are one parameter in several modules
+    try:
+        for part in module.modules():
+            for name, parameter in list(part.named_parameters(recurse=False, remove_duplicate=False)):
+                if isinstance(parameter, DTensor) and parameter.requires_grad:
+                    if parameter not in gathered:
+                        gathered[parameter] = nn.Parameter(whole(parameter.detach()))
+                    shards.append((part, name, parameter))
+                    part._parameters[name] = gathered[parameter]
+        yield
+    finally:
+        for part, name, parameter in shards:
+            part._parameters[name] = parameter

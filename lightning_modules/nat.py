@@ -11,7 +11,8 @@ from dust2gold.core.errors import InputError
 from lightning_modules.base import StudentModule
 from lightning_modules.components.adapters.nat import UnitSettings, build_nat, load_nat, save_nat
 from lightning_modules.components.adapters.stack import AdapterStack
-from lightning_modules.components.losses.supervised import Targets, cross_entropy
+from lightning_modules.components.losses.supervised import cross_entropy
+from lightning_modules.components.losses.targets import Targets
 
 
 class NATModel(StudentModule):

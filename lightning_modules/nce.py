@@ -15,15 +15,9 @@ from lightning_modules.base import StudentModule
 from lightning_modules.components.adapters.nat import load_nat
 from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
+from lightning_modules.components.losses.distillation import calibration, negative_calibrated, token_calibration
 from lightning_modules.components.losses.output_head import Lesson
-from lightning_modules.components.losses.supervised import (
-    Targets,
-    at_targets,
-    calibration,
-    negative_calibrated,
-    sample_means,
-    token_calibration,
-)
+from lightning_modules.components.losses.targets import Targets, at_targets, sample_means
 from lightning_modules.fully_sharded import FullyShardedStrategy
 
 
@@ -79,7 +73,7 @@ class NCEModel(StudentModule):
         """NAT frozen, then the student's own LoRA on the same base."""
         if self.nat is not None:
             self.units = load_nat(stack, self.nat)
-        self.add_or_load(stack)
+        super().build(stack)
 
     def setup(self, stage: str) -> None:
         """Refuses to train without a teacher, or with one that would leave processes waiting for each other.
@@ -114,10 +108,10 @@ class NCEModel(StudentModule):
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The calibrated loss; logs its parts and the mean of β."""
         lesson = self.teacher.lesson(batch, targets)
-        hidden = at_targets(self.hidden(batch), targets)
+        hidden = at_targets(self.hidden(batch), targets)  # [N, d]
         logprobs, soft = self.adapters.head.learn(hidden, targets.tokens, lesson.summary, self.temperature)
-        beta = self._beta(lesson, targets)
-        by_sample = sample_means(beta, targets)
+        beta = self._beta(lesson, targets)  # [N]
+        by_sample = sample_means(beta, targets)  # [S]
         self.last_beta = beta if self.per_token else by_sample
         result = negative_calibrated(logprobs, soft * self.temperature**2, beta, targets, self.mix)
         return {**result._asdict(), "beta": by_sample.sum() / targets.all.samples}

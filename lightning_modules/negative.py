@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.base import StudentModule
-from lightning_modules.components.adapters.stack import AdapterStack
-from lightning_modules.components.losses.supervised import Targets, cross_entropy
+from lightning_modules.components.losses.supervised import cross_entropy
+from lightning_modules.components.losses.targets import Targets
 
 
 class NegativeModel(StudentModule):
@@ -17,10 +17,6 @@ class NegativeModel(StudentModule):
     The data make the model: D_neg gives M_neg, D_pos CoT KD, both MIX, the data set's own solutions Fine-tune,
     D_pos with the student's own right samples self-augmentation.
     """
-
-    def build(self, stack: AdapterStack) -> None:
-        """One LoRA."""
-        self.add_or_load(stack)
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """Cross-entropy, mean over the batch's target tokens."""

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.components.losses.negatives import NegativeTraining, Objective
-from lightning_modules.components.losses.supervised import Targets
+from lightning_modules.components.losses.targets import Targets
+from lightning_modules.right_wrong import RightWrongModule
 
 
-class PositiveNegativeModel(BothVerdicts):
+class PositiveNegativeModel(RightWrongModule):
     """Minimises an objective over D_pos and D_neg (docs/method.md, baselines).
 
     NT and UL start from the base model; REDI starts from CoT KD's adapter (`adapter`) and wants pairs.
@@ -27,5 +27,5 @@ class PositiveNegativeModel(BothVerdicts):
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The objective, and log P by verdict."""
-        logprobs = self.target_logprobs(batch, targets)
-        return {"loss": self.objective(logprobs, targets), **self.watched(logprobs, targets)}
+        logprobs = self.target_logprobs(batch, targets)  # [N]
+        return {"loss": self.objective(logprobs, targets), **self.logprob_means(logprobs, targets)}

@@ -12,20 +12,17 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.losses.supervised import only_fills_a_turn
+from lightning_modules.components.losses.ranking import RANKING_LOSSES
+from lightning_modules.components.losses.targets import is_filler
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings
-from lightning_modules.components.ranking.ranker import RANKING_LOSSES, Ranker, build_ranker, load_ranker
-from lightning_modules.partly_trained import PartlyTrained
+from lightning_modules.components.ranking.ranker import Ranker, build_ranker, load_ranker
+from lightning_modules.trainable import TrainableModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def _adamw(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=2e-5)
-
-
-class RankModel(PartlyTrained):
+class RankModel(TrainableModule):
     """A right rationale's score → 1, a wrong one's of the same question → 0 (docs/method.md, stage 3).
 
     Args:
@@ -45,7 +42,7 @@ class RankModel(PartlyTrained):
         trained: str | None = None,
         loss: Literal["pairwise", "binary_cross_entropy"] = "pairwise",
         head_layers: int = 2,
-        optimizer: OptimizerCallable = _adamw,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5),
         schedule: str = "cosine",
         warmup_steps: int = 0,
     ) -> None:
@@ -66,7 +63,7 @@ class RankModel(PartlyTrained):
         return self.ranker
 
     def setup(self, stage: str) -> None:
-        """Refuses to judge with a head that nobody trained.
+        """Refuses to validate or predict with an untrained head.
 
         Raises:
             InputError: If there is neither `trained` nor a checkpoint.
@@ -108,7 +105,7 @@ class RankModel(PartlyTrained):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss, a mean over the pairs of the optimizer step, or else of the batch."""
-        positive, negative = self(batch)[batch["pairs"]].unbind(1)
+        positive, negative = self(batch)[batch["pairs"]].unbind(1)  # [P] each
         loss = self.loss(positive, negative, _pairs_of_step(batch))
         self.log_step({"loss": loss}, {"loss": 1 if "step" in batch else len(positive)})
         return loss
@@ -119,10 +116,10 @@ class RankModel(PartlyTrained):
         Returns:
             The scores [P] of right (`positive`) and wrong (`negative`) rationales, for callbacks.
         """
-        rows = self(batch)
-        positive, negative = rows[batch["pairs"][:0] if only_fills_a_turn(batch) else batch["pairs"]].unbind(1)
-        pairs, logits = len(positive), torch.cat([positive, negative])
-        # Logits, not scores: σ maps distinct large logits to the same float, and a tie counts half.
+        rows = self(batch)  # [R]
+        positive, negative = rows[batch["pairs"][:0] if is_filler(batch) else batch["pairs"]].unbind(1)  # [P] each
+        pairs, logits = len(positive), torch.cat([positive, negative])  # [2P]
+        # Logits, not scores: σ maps distinct large logits to the same float, and they would tie.
         self.pairwise_accuracy.update((positive > negative).float() + (positive == negative).float() / 2)
         self.by_verdict.update(logits.sigmoid(), torch.arange(2 * pairs, device=logits.device) < pairs)
         loss = self.loss(positive, negative, _pairs_of_step(batch))
@@ -133,7 +130,7 @@ class RankModel(PartlyTrained):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[float]:
         """Scores in (0, 1) of `batch["records"]`, in their order."""
-        if not len(batch["input_ids"]):  # a rank's share of few records
+        if not len(batch["input_ids"]):  # a rank may have none
             return []
         scores: list[float] = self(batch).cpu().double().sigmoid().tolist()  # in float32 σ(17) is 1 already
         return scores
@@ -144,5 +141,5 @@ class RankModel(PartlyTrained):
 
 
 def _pairs_of_step(batch: dict[str, Any]) -> float | None:
-    """What sums over pairs are divided by, where the batch says; a pair has one right rationale."""
+    """The number of pairs of the optimizer step, where the batch has it: a pair has one right rationale."""
     return batch["step"]["positive"][1] if "step" in batch else None

@@ -32,31 +32,28 @@ class VotingModel(L.LightningModule):
     def test_step(  # type: ignore[override]  # Lightning hands any value on to the callbacks
         self, batch: dict[str, Any], batch_idx: int
     ) -> list[dict[str, Any]]:
-        """Settles the votes of a batch and returns one row per method and question."""
+        """Counts the votes of a batch and returns one row per method and question."""
         by_method = self.weights(batch)
         if batch_idx == 0 and self.trainer.is_global_zero:
-            _say_skipped([method for method in NEEDS if method not in by_method])
+            _report_skipped([method for method in NEEDS if method not in by_method])
         rows: list[dict[str, Any]] = []
         for method, weights in by_method.items():
-            correct = vote_accuracy(batch["answers"], weights, batch["gold"])
-            self.accuracies[method].update(correct, [_groups(question) for question in batch["questions"]])
-            winners = winning_classes(batch["answers"], weights)
+            correct = vote_accuracy(batch["answers"], weights, batch["gold"])  # [Q]
+            groups = [{"subject": question["subject"], "level": question["level"]} for question in batch["questions"]]
+            self.accuracies[method].update(correct, groups)
+            winners = winning_classes(batch["answers"], weights)  # [Q, C]
             rows += _rows(method, batch, winners.tolist(), correct.tolist())
         return rows
 
     def on_test_epoch_end(self) -> None:
         """Logs the accuracies over all ranks; the values are the same on each."""
         for method, accuracy in self.accuracies.items():
-            accuracy.update([], [])  # so that a method nobody could vote by does not look like a forgotten update
+            accuracy.update([], [])  # else torchmetrics warns where no batch allowed the method
             values = accuracy.compute()
             if values["count"] > 0:
                 accuracies = {name: value.float() for name, value in values.items() if name.startswith("accuracy")}
                 self.log_dict({f"test/{method}/{name}": value for name, value in accuracies.items()})
             accuracy.reset()
-
-
-def _groups(question: dict[str, Any]) -> dict[str, str]:
-    return {"subject": question["subject"], "level": question["level"]}
 
 
 def _rows(method: str, batch: dict[str, Any], winners: list[list[bool]], correct: list[float]) -> list[dict[str, Any]]:
@@ -83,7 +80,7 @@ def _rows(method: str, batch: dict[str, Any], winners: list[list[bool]], correct
     return rows
 
 
-def _say_skipped(methods: list[str]) -> None:
+def _report_skipped(methods: list[str]) -> None:
     remedies = {
         "logprob_mean": "the samples have no log-probability: sample them with `predict`",
         "score": "the samples have no score: let M_rank score them with `predict` on configs/rank.yaml",

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning as L
 
-from lightning_modules.components.losses.supervised import only_fills_a_turn
+from lightning_modules.components.losses.targets import is_filler
 
 
 class Killed(BaseException):
@@ -151,7 +151,7 @@ class Shares(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not only_fills_a_turn(batch):
+        if not is_filler(batch):
             self._note(trainer, trained=batch.get("ids") or batch["question_ids"], epoch=trainer.current_epoch)
 
     def on_test_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, *args: Any) -> None:

@@ -32,8 +32,8 @@ class GroupedAccuracy(Metric):
         {"accuracy": 0.5, "accuracy/level/Level 1": 1.0, "accuracy/subject/Algebra": 0.5,
          "count": 2, "count/level/Level 1": 1, "count/subject/Algebra": 2}
 
-    Groups appear as questions name them, so ranks may hold different ones. Tensor states are synchronised one by one
-    and would need the same names everywhere; the sums are kept in a plain dict instead and gathered whole in `compute`.
+    Ranks may hold different groups. Tensor states are synchronised one by one and would need the same names on every
+    rank; the sums are kept in a plain dict instead and gathered as a whole in `compute`.
     """
 
     full_state_update = False
@@ -78,7 +78,7 @@ class GroupedAccuracy(Metric):
 
 
 def metric_name(name: str) -> str:
-    """A group's name as part of a metric's: without what Lightning, its table (rich's markup) or a terminal acts on."""
+    """A group's name as part of a metric's, without what Lightning, rich's markup or a terminal would interpret."""
     plain = visible(name).replace("[", "(").replace("]", ")").replace("dataloader_idx", "dataloader idx")
     return plain[:_LONGEST_NAME]
 

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from lightning_modules.components.adapters.stack import LoraSettings
-from lightning_modules.components.sampling.sampler import SamplingSettings
+from lightning_modules.components.sampling.settings import SamplingSettings
 from lightning_modules.negative import NegativeModel
 
 EVERYTHING = {"scalars": 0, "histograms": 0, "tensors": 0}

@@ -114,29 +114,11 @@ def test_a_stage_keeps_its_best_adapter(
     tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [
-        "fit",
-        "--config",
-        NEG,
-        "--model.student",
-        str(tiny_student),
-        "--data.tokenizer",
-        str(tiny_student),
-        "--data.train",
-        write_positive(tmp_path / "p.jsonl", 8),
-        "--data.batch_size",
-        "8",
-        "--trainer.max_epochs",
-        "3",
-        "--data.validation",
-        write_positive(tmp_path / "v.jsonl", 2),
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.enable_progress_bar",
-        "false",
-        "--trainer.default_root_dir",
-        str(tmp_path / "run"),
-    ]
+    words = ["fit", "--config", NEG, "--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student)]
+    words += ["--data.train", write_positive(tmp_path / "p.jsonl", 8), "--data.batch_size", "8"]
+    words += ["--data.validation", write_positive(tmp_path / "v.jsonl", 2), "--trainer.max_epochs", "3"]
+    words += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    words += ["--trainer.default_root_dir", str(tmp_path / "run")]
     assert cli.main([*words, "--trainer.callbacks+=tests.callbacks.test_finite.Spoil"]) == 1
     said = capsys.readouterr().err
     assert f"error: {tmp_path}/run/stopped/step-2: stopped at step 2, at q" in said

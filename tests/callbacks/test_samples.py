@@ -20,7 +20,8 @@ from datamodules.rationales import RationaleDataModule
 from dust2gold.core.errors import InputError
 from dust2gold.core.locks import Lock
 from lightning_modules.components.sampling.rng import sample_seed
-from lightning_modules.components.sampling.sampler import Sample, SamplingSettings
+from lightning_modules.components.sampling.sampler import Sample
+from lightning_modules.components.sampling.settings import SamplingSettings
 from lightning_modules.negative import NegativeModel
 from tests.records import question, write_asked
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.components.adapters.nat import UnitSettings, build_nat, save_nat
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
-from lightning_modules.components.losses.supervised import IGNORE
+from lightning_modules.components.losses.targets import IGNORE
 
 UNITS = UnitSettings(key_dim=6, bottleneck=10)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.base import StudentModule
-from lightning_modules.components.losses.supervised import find_targets
+from lightning_modules.components.losses.targets import find_targets
 
 
 @torch.no_grad()

@@ -24,55 +24,20 @@ def test_a_baseline_trains_and_answers(
         records = [rationale(q, k) for q in range(10) for k in range(first, 4, 2)]
         write_rationales(tmp_path / f"{file}.jsonl", records)
     run = tmp_path / name
-    common = [
-        "--config",
-        str(REPOSITORY / f"configs/{name}.yaml"),
-        "--config",
-        str(REPOSITORY / f"configs/demo/{name}.yaml"),
-        "--model.student",
-        str(tiny_student),
-        "--data.tokenizer",
-        str(tiny_student),
-        "--trainer.default_root_dir",
-        str(run),
-        "--trainer.enable_progress_bar",
-        "false",
-    ]
+    common = ["--config", str(REPOSITORY / f"configs/{name}.yaml")]
+    common += ["--config", str(REPOSITORY / f"configs/demo/{name}.yaml")]
+    common += ["--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student)]
+    common += ["--trainer.default_root_dir", str(run), "--trainer.enable_progress_bar", "false"]
     start = ["--model.adapter", str(negative_directory)] if name in ("redi", "dpo") else []
-    files = f"[{tmp_path}/positive.jsonl, {tmp_path}/negative.jsonl]"
-    fitted = cli.main(
-        [
-            "fit",
-            *common,
-            *start,
-            "--data.train",
-            files,
-            "--data.validation_fraction",
-            "0.3",
-            "--trainer.max_steps",
-            "3",
-            "--trainer.accumulate_grad_batches",
-            "2",
-        ]
-    )
-    assert fitted == 0
+    start += ["--data.train", f"[{tmp_path}/positive.jsonl, {tmp_path}/negative.jsonl]"]
+    start += ["--data.validation_fraction", "0.3", "--trainer.max_steps", "3", "--trainer.accumulate_grad_batches", "2"]
+    assert cli.main(["fit", *common, *start]) == 0
     assert (run / "adapter" / "adapter_config.json").is_file()
     manifest = json.loads((run / "adapter" / "dust2gold.json").read_text(encoding="utf-8"))
     assert manifest["kind"] == "lora"
-    questions = write_asked(tmp_path / "questions.jsonl", 4)
-    tested = cli.main(
-        [
-            "test",
-            *common,
-            "--model.adapter",
-            str(run / "adapter"),
-            "--data.questions",
-            questions,
-            "--model.sampling.max_new_tokens",
-            "5",
-        ]
-    )
-    assert tested == 0
+    asked = ["--model.adapter", str(run / "adapter"), "--model.sampling.max_new_tokens", "5"]
+    asked += ["--data.questions", write_asked(tmp_path / "questions.jsonl", 4)]
+    assert cli.main(["test", *common, *asked]) == 0
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["method"] for row in rows] == [name] * 4
     assert "collapse:" not in capsys.readouterr().err

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from dust2gold.core.errors import InputError
 from lightning_modules.base import STUDENT
-from lightning_modules.both_verdicts import BothVerdicts
 from lightning_modules.cl import CLModel
 from lightning_modules.components.adapters.stack import LoraSettings
-from lightning_modules.components.losses.negatives import REDI, NegativeTraining, Unlikelihood, positive_cross_entropy
-from lightning_modules.components.losses.supervised import IGNORE, find_targets
+from lightning_modules.components.losses.negatives import REDI, NegativeTraining, Unlikelihood
+from lightning_modules.components.losses.supervised import positive_cross_entropy
+from lightning_modules.components.losses.targets import IGNORE, find_targets
 from lightning_modules.dpo import REFERENCE, DPOModel
 from lightning_modules.positive_negative import PositiveNegativeModel
+from lightning_modules.right_wrong import RightWrongModule
 from tests.lightning_modules.steps import held_out_parts, train
 
 LORA = LoraSettings(r=4, alpha=16, dropout=0.2)
@@ -29,10 +30,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*self.trainer.*:UserWarning")
 
 
 @pytest.fixture
-def make_stage(tiny_student: Path, negative_directory: Path) -> Callable[..., BothVerdicts]:
+def make_stage(tiny_student: Path, negative_directory: Path) -> Callable[..., RightWrongModule]:
     """Builds a baseline by name on the tiny student; REDI and DPO start from a random adapter."""
     start = {"adapter": str(negative_directory)}
-    arguments: dict[str, tuple[type[BothVerdicts], dict[str, Any]]] = {
+    arguments: dict[str, tuple[type[RightWrongModule], dict[str, Any]]] = {
         "nt": (PositiveNegativeModel, {"objective": NegativeTraining(0.5)}),
         "ul": (PositiveNegativeModel, {"objective": Unlikelihood(0.5)}),
         "ul-token": (PositiveNegativeModel, {"objective": Unlikelihood(5.0, "token")}),
@@ -41,7 +42,7 @@ def make_stage(tiny_student: Path, negative_directory: Path) -> Callable[..., Bo
         "cl": (CLModel, {}),
     }
 
-    def make(name: str, **kwargs: Any) -> BothVerdicts:
+    def make(name: str, **kwargs: Any) -> RightWrongModule:
         kind, own = arguments[name]
         module = kind(**{"student": str(tiny_student), "lora": LORA, **own, **kwargs})
         module.configure_model()
@@ -69,11 +70,10 @@ def pairs(make_batch: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_loss_falls_and_right_rationales_win(
-    make_stage: Callable[..., BothVerdicts], pairs: dict[str, Any], name: str, checkpointing: bool
+    make_stage: Callable[..., RightWrongModule], pairs: dict[str, Any], name: str
 ) -> None:
-    module = make_stage(name, gradient_checkpointing=checkpointing)
+    module = make_stage(name)
     before = {n: p.detach().clone() for n, p in module.named_parameters()}
     first = held_out_parts(module, pairs)
     train(module, pairs, 15)
@@ -88,7 +88,7 @@ def test_the_loss_falls_and_right_rationales_win(
 
 
 def test_log_probabilities_are_those_of_each_verdict(
-    make_stage: Callable[..., BothVerdicts], pairs: dict[str, Any]
+    make_stage: Callable[..., RightWrongModule], pairs: dict[str, Any]
 ) -> None:
     module = make_stage("nt")
     parts = held_out_parts(module, pairs)
@@ -105,7 +105,7 @@ def test_log_probabilities_are_those_of_each_verdict(
 
 
 def test_an_epoch_weighs_log_probabilities_by_their_own_tokens(
-    make_stage: Callable[..., BothVerdicts], pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    make_stage: Callable[..., RightWrongModule], pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights: dict[str, int] = {}
     for name, part in (("dpo", "margin"), ("nt", "loss")):
@@ -120,7 +120,7 @@ def test_an_epoch_weighs_log_probabilities_by_their_own_tokens(
 
 
 def test_dpo_starts_at_log_2_and_its_reference_never_moves_or_drops(
-    make_stage: Callable[..., BothVerdicts], pairs: dict[str, Any]
+    make_stage: Callable[..., RightWrongModule], pairs: dict[str, Any]
 ) -> None:
     module = make_stage("dpo")
     first = held_out_parts(module, pairs)
@@ -145,7 +145,7 @@ def test_dpo_starts_at_log_2_and_its_reference_never_moves_or_drops(
 
 
 def test_dpo_compares_with_the_reference_it_is_given(
-    make_stage: Callable[..., BothVerdicts], pairs: dict[str, Any], tmp_path: Path, negative_directory: Path
+    make_stage: Callable[..., RightWrongModule], pairs: dict[str, Any], tmp_path: Path, negative_directory: Path
 ) -> None:
     module = make_stage("dpo")
     train(module, pairs, 6)
@@ -163,7 +163,7 @@ def test_dpo_wants_a_student_to_start_from(tiny_student: Path, stage: str) -> No
 
 
 def test_cl_without_weight_is_mle_and_its_contrast_falls(
-    make_stage: Callable[..., BothVerdicts], pairs: dict[str, Any]
+    make_stage: Callable[..., RightWrongModule], pairs: dict[str, Any]
 ) -> None:
     module = make_stage("cl", weight=0.0)
     targets = find_targets(pairs)
@@ -177,7 +177,7 @@ def test_cl_without_weight_is_mle_and_its_contrast_falls(
 
 
 def test_questions_are_pooled_apart_from_rationales(
-    make_stage: Callable[..., BothVerdicts], pairs: dict[str, Any]
+    make_stage: Callable[..., RightWrongModule], pairs: dict[str, Any]
 ) -> None:
     """Other tokens in a rationale move its own state; the padding behind it moves nothing."""
     module = make_stage("cl")
@@ -192,16 +192,7 @@ def test_questions_are_pooled_apart_from_rationales(
 @pytest.mark.parametrize(
     ("kind", "field", "value"), [(DPOModel, "beta", 0.0), (CLModel, "weight", -1.0), (CLModel, "temperature", 0.0)]
 )
-def test_settings_out_of_range_are_named(kind: type[BothVerdicts], field: str, value: float) -> None:
+def test_settings_out_of_range_are_named(kind: type[RightWrongModule], field: str, value: float) -> None:
     with pytest.raises(InputError) as caught:
         kind(**{field: value})
     assert caught.value.field == f"model.{field}"
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_checkpoints_hold_the_trained_adapter_alone(make_stage: Callable[..., BothVerdicts], name: str) -> None:
-    module = make_stage(name)
-    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
-    module.on_save_checkpoint(checkpoint)
-    assert checkpoint["state_dict"]
-    assert all(f".{STUDENT}." in key for key in checkpoint["state_dict"])

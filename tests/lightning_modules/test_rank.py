@@ -20,13 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.stack import LoraSettings
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings, EncoderSettings
-from lightning_modules.components.ranking.ranker import (
-    RANKING_LOSSES,
-    ScoreHead,
-    build_ranker,
-    load_ranker,
-    masked_mean,
-)
+from lightning_modules.components.ranking.ranker import ScoreHead, build_ranker, load_ranker, masked_mean
 from lightning_modules.rank import RankModel
 from tests.students import unsign
 
@@ -125,20 +119,6 @@ def test_head_by_hand() -> None:
             row = [h + (v if v > 0 else math.expm1(v)) for h, v in zip(row, z, strict=True)]
         expected = sum(w * h for w, h in zip(head.out.weight[0].tolist(), row, strict=True)) + head.out.bias.item()
         assert logit == pytest.approx(expected, abs=1e-13)
-
-
-def test_losses_by_hand() -> None:
-    positive, negative = [0.3, -2.0, 5.0], [-0.7, 1.5, 4.0]
-    sigma = [[1 / (1 + math.exp(-x)) for x in side] for side in (positive, negative)]
-    pairs = list(zip(*sigma, strict=True))
-    expected = {
-        "pairwise": sum((1 - p) ** 3 + n**7 for p, n in pairs) / 3,
-        "binary_cross_entropy": sum(-math.log(p) - math.log(1 - n) for p, n in pairs) / 6,
-    }
-    right, wrong = (torch.tensor(side, dtype=torch.float64) for side in (positive, negative))
-    for name, loss in RANKING_LOSSES.items():
-        assert loss(right, wrong).item() == pytest.approx(expected[name], abs=1e-13)
-        assert loss(right, wrong, 1.5).item() == pytest.approx(2 * expected[name], abs=1e-13)  # half a step's pairs
 
 
 # What it reads.

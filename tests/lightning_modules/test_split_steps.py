@@ -16,7 +16,7 @@ from datamodules.rationales import RationaleDataModule
 from lightning_modules.base import StudentModule
 from lightning_modules.components.adapters.nat import UnitSettings
 from lightning_modules.components.adapters.stack import LoraSettings
-from lightning_modules.components.losses.supervised import find_targets
+from lightning_modules.components.losses.targets import find_targets
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel

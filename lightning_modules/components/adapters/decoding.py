@@ -1,12 +1,10 @@
-"""How a decoder is run: hidden states of padded rows and of packed ones, evaluation mode for a while."""
+"""How a decoder is run: hidden states of padded rows and of packed ones."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,15 +35,3 @@ def hidden_states(
         output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False)
     hidden: Tensor = output.last_hidden_state
     return hidden.view(*input_ids.shape, -1)
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Runs the block in evaluation mode and gives every submodule its own mode back, also on an error."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for each, training in modes:
-            each.training = training

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.adapters.decoding import evaluating, hidden_states
+from lightning_modules.components.adapters.decoding import hidden_states
 from lightning_modules.components.adapters.quantization import quantization_of
+from lightning_modules.components.evaluation import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

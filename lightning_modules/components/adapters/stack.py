@@ -28,11 +28,12 @@ from torch import Tensor, nn
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.students import locate_student
-from lightning_modules.components.adapters.decoding import evaluating, hidden_states
+from lightning_modules.components.adapters.decoding import hidden_states
 from lightning_modules.components.adapters.fingerprints import BaseIdentity
 from lightning_modules.components.adapters.manifest import ADAPTER_CONFIG, check_weights, read_manifest, write_manifest
 from lightning_modules.components.adapters.packing import check_packing
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
+from lightning_modules.components.evaluation import evaluating
 from lightning_modules.components.losses.model_head import find_head
 from lightning_modules.components.losses.output_head import Head
 

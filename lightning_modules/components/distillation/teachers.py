@@ -29,7 +29,7 @@ from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.distillation.record_file import RecordStore
 from lightning_modules.components.distillation.storage import STORAGES, Storage
 from lightning_modules.components.losses.output_head import Lesson
-from lightning_modules.components.losses.supervised import IGNORE, Targets, at_targets
+from lightning_modules.components.losses.targets import IGNORE, Targets, at_targets
 
 FACTS_FILE = "facts.json"
 

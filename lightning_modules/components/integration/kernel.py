@@ -78,36 +78,31 @@ class _Kept(NamedTuple):
 def _forward(
     x: Tensor, y: Tensor, matrices: StepMatrices, positive_rank: int, dropout: float
 ) -> tuple[Tensor, Tensor | None, _Kept]:
-    read, mask = x @ matrices.read.mT, None
+    read, mask = x @ matrices.read.mT, None  # [n, 2R], or [n, R] without a gate
     if dropout > 0:
-        dropped, mask = torch.native_dropout(x, dropout, True)
+        dropped, mask = torch.native_dropout(x, dropout, True)  # [n, d_in]
         rows = _positive_rows(matrices, positive_rank)
-        read[:, rows] = dropped @ matrices.read[rows].mT
-    shared = None if matrices.down is None else y @ matrices.down.mT
-    scores, z = _halves(read, matrices.spread)
-    alpha = _gate(scores, z)
-    hidden = F.gelu(_hidden(z, shared, matrices.spread))
+        read[:, rows] = dropped @ matrices.read[rows].mT  # [n, r_pos]
+    shared = None if matrices.down is None else y @ matrices.down.mT  # [n, h]
+    scores, z = _halves(read, matrices.spread)  # [n, R] each
+    alpha = None
+    if scores is not None:
+        wide = torch.promote_types(z.dtype, torch.float32)
+        alpha = torch.sigmoid((scores.to(wide) * z.to(wide)).sum(-1)) - 0.5  # [n], α_neg in float32 or wider
+    hidden = F.gelu(_hidden(z, shared, matrices.spread))  # [n, 2, h]
     return torch.addmm(y, _blend(hidden, alpha), matrices.up.mT), alpha, _Kept(read, alpha, shared, mask)
 
 
 def _positive_rows(matrices: StepMatrices, positive_rank: int) -> slice:
-    """Where A_pos stands in M."""
+    """The rows of A_pos in M."""
     start = len(matrices.read) - matrices.spread.shape[1]
     return slice(start, start + positive_rank)
 
 
 def _halves(read: Tensor, spread: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Splits what was read of x into s (None without a gate) and z."""
+    """Splits [s, z] = x Mᵀ into s [n, R] (None without a gate) and z [n, R]."""
     rank = spread.shape[1]
     return (None if read.shape[1] == rank else read[:, :rank]), read[:, -rank:]
-
-
-def _gate(scores: Tensor | None, z: Tensor) -> Tensor | None:
-    """α_neg [n], in float32 or wider."""
-    if scores is None:
-        return None
-    wide = torch.promote_types(z.dtype, torch.float32)
-    return torch.sigmoid((scores.to(wide) * z.to(wide)).sum(-1)) - 0.5
 
 
 def _hidden(z: Tensor, shared: Tensor | None, spread: Tensor) -> Tensor:
@@ -153,12 +148,13 @@ class _Mix(torch.autograd.Function):
         x, y, read, spread, down, up, weight, bias, *rest = ctx.saved_tensors
         matrices, kept = StepMatrices(read, spread, down, up), _Kept(*rest)
         d_up, d_spread, d_read, d_hidden = _backward_inner(upstream, matrices, kept)
-        d_shared = None if down is None else d_hidden[:, 0] + d_hidden[:, 1]
+        d_shared = None if down is None else d_hidden[:, 0] + d_hidden[:, 1]  # [n, h]
+        # One product for the gradients of M [2R, d_in] and ∂uᵀx [h, d_in].
         sums = (d_read if d_shared is None else torch.cat([d_read, d_shared], 1)).mT @ x
         d_matrix, d_down = sums[: len(read)], None
         if d_shared is not None:
             d_down = d_shared.mT @ y if weight is None else _through_base(sums[len(read) :], d_shared, weight, bias)
-        d_x = d_read @ read if ctx.needs_input_grad[0] else None
+        d_x = d_read @ read if ctx.needs_input_grad[0] else None  # [n, d_in]
         if kept.mask is not None:
             rows = _positive_rows(matrices, ctx.positive_rank)
             d_matrix, d_x = _drop(x, kept.mask, 1 / (1 - ctx.dropout), read, d_read, rows, d_matrix, d_x)
@@ -169,28 +165,28 @@ class _Mix(torch.autograd.Function):
 def _backward_inner(upstream: Tensor, matrices: StepMatrices, kept: _Kept) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of W_2, S, [s, z] (or z) and u [n, 2, h]."""
     (scores, z), alpha = _halves(kept.read, matrices.spread), kept.alpha
-    before = _hidden(z, kept.shared, matrices.spread)
-    hidden = F.gelu(before)
-    d_up = upstream.mT @ _blend(hidden, alpha)
-    d_blend = upstream @ matrices.up
+    before = _hidden(z, kept.shared, matrices.spread)  # [n, 2, h]
+    hidden = F.gelu(before)  # [n, 2, h]
+    d_up = upstream.mT @ _blend(hidden, alpha)  # [d_out, h]
+    d_blend = upstream @ matrices.up  # [n, h]
     if alpha is None:
-        d_hidden = d_blend.unsqueeze(1).expand_as(hidden)
+        d_hidden = d_blend.unsqueeze(1).expand_as(hidden)  # [n, 2, h]
     else:
-        shares = torch.stack([1 - alpha, alpha], -1).to(hidden.dtype)
-        d_hidden = d_blend.unsqueeze(1) * shares.unsqueeze(-1)
-    d_before = torch.ops.aten.gelu_backward(d_hidden, before)
-    d_z = d_before.flatten(1) @ matrices.spread
-    d_spread = d_before.flatten(1).mT @ z
+        shares = torch.stack([1 - alpha, alpha], -1).to(hidden.dtype)  # [n, 2]
+        d_hidden = d_blend.unsqueeze(1) * shares.unsqueeze(-1)  # [n, 2, h]
+    d_before = torch.ops.aten.gelu_backward(d_hidden, before)  # [n, 2, h]
+    d_z = d_before.flatten(1) @ matrices.spread  # [n, R]
+    d_spread = d_before.flatten(1).mT @ z  # [2h, R]
     if scores is None or alpha is None:
         return d_up, d_spread, d_z, d_before
-    d_alpha = (d_blend * (hidden[:, 1] - hidden[:, 0])).sum(-1, dtype=alpha.dtype)
-    d_logit = (d_alpha * (0.25 - alpha * alpha)).unsqueeze(-1).to(z.dtype)  # σ(1 − σ), σ = α + ½
+    d_alpha = (d_blend * (hidden[:, 1] - hidden[:, 0])).sum(-1, dtype=alpha.dtype)  # [n]
+    d_logit = (d_alpha * (0.25 - alpha * alpha)).unsqueeze(-1).to(z.dtype)  # [n, 1]; σ(1 − σ), σ = α + ½
     return d_up, d_spread, torch.cat([d_logit * z, torch.addcmul(d_z, d_logit, scores)], 1), d_before
 
 
 def _through_base(sums: Tensor, d_shared: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """∂uᵀy [h, d_out] from ∂uᵀx [h, d_in]."""
-    direct = sums @ weight.to(sums.dtype).mT
+    direct = sums @ weight.to(sums.dtype).mT  # [h, d_out]
     return direct if bias is None else torch.addr(direct, d_shared.sum(0), bias.to(sums.dtype))
 
 
@@ -204,10 +200,10 @@ def _drop(
     d_matrix: Tensor,
     d_x: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Puts dropout into the gradients of A_pos and x, which so far stand as if there were none."""
-    d_z = d_read[:, rows]
+    """Corrects the gradients of M and x, made as if without dropout, in A_pos's rows."""
+    d_z = d_read[:, rows]  # [n, r_pos]
     d_matrix[rows] = d_z.mT @ torch.ops.aten.native_dropout_backward(x, mask, scale)
     if d_x is not None:
-        d_dropped = d_z @ read[rows]
+        d_dropped = d_z @ read[rows]  # [n, d_in]
         d_x = d_x - d_dropped + torch.ops.aten.native_dropout_backward(d_dropped, mask, scale)
     return d_matrix, d_x

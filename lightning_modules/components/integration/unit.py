@@ -13,7 +13,7 @@ Written so, it builds two [tokens, d_out] tensors per branch. The form here is a
 * W_1 h_i = W_1 y + s_i (W_1 B_i) z_i, so W_1 y is made once for both branches;
 * W_2 is linear, so both branches go through it together.
 
-This file has the weights and what is made of them once per step, `mixing` the arithmetic per token and its gradient;
+This file has the weights and what is made of them once per step, `kernel.py` the arithmetic per token and its gradient;
 `tests/lightning_modules/paper.py` holds the form above, in float64, as the reference.
 """
 
@@ -98,7 +98,7 @@ class IntegrationUnit(nn.Module):
         self.down = nn.Linear(out_features, bottleneck, bias=False)
         self.up = nn.Linear(bottleneck, out_features, bias=False)
         self.delta = delta
-        self._made: _Made | None = None
+        self._cached: _CachedMatrices | None = None
         nn.init.zeros_(self.up.weight)
 
     def forward(
@@ -122,79 +122,74 @@ class IntegrationUnit(nn.Module):
         """
         dtype = self._compute_dtype(x.device.type)
         matrices = self._step_matrices(positive, negative, dtype)
-        tokens, outputs = x.to(dtype).reshape(-1, x.shape[-1]), y.to(dtype).reshape(-1, y.shape[-1])
-        out, alpha = mix(tokens, outputs, matrices, base, len(positive.a), dropout)
+        tokens, outputs = (
+            x.to(dtype).reshape(-1, x.shape[-1]),
+            y.to(dtype).reshape(-1, y.shape[-1]),
+        )  # [n, d_in], [n, d_out]
+        out, alpha = mix(tokens, outputs, matrices, base, len(positive.a), dropout)  # [n, d_out], [n]
         return Mixed(out.reshape(y.shape), None if alpha is None else alpha.reshape(y.shape[:-1]))
 
     def make_matrices(self, positive: Half, negative: Half, dtype: torch.dtype) -> StepMatrices:
-        """Makes what every token of a step shares, in the weights' own precision, and gives it `dtype`."""
+        """Makes what all tokens of a step share, in the weights' own precision, and casts it to `dtype`."""
         own = self.up.weight.dtype
         with torch.autocast(self.up.weight.device.type, enabled=False):
             halves = [Half(half.a.to(own), half.b.to(own) * half.scale, 1.0) for half in (positive, negative)]
-            rows = [half.a for half in halves]
+            rows = [half.a for half in halves]  # [r_pos, d_in], [r_neg, d_in]
             if self.gate is not None:
-                rows.insert(0, self.gate.projections(torch.cat([-halves[0].b, halves[1].b], 1)))
-            both = self.down.weight @ torch.cat([half.b for half in halves], 1)  # 8 columns alone take longer than 16
-            spread = torch.block_diag(*both.split([len(half.a) for half in halves], 1))
+                rows.insert(0, self.gate.projections(torch.cat([-halves[0].b, halves[1].b], 1)))  # [R, d_in]
+            # [h, R] in one product: of 8 columns alone it takes longer than of 16.
+            both = self.down.weight @ torch.cat([half.b for half in halves], 1)
+            spread = torch.block_diag(*both.split([len(half.a) for half in halves], 1))  # [2h, R]
             down = None if self.delta else self.down.weight.to(dtype)
             return StepMatrices(torch.cat(rows).to(dtype), spread.to(dtype), down, self.up.weight.to(dtype))
 
     def train(self, mode: bool = True) -> IntegrationUnit:
-        """Sets the mode and forgets what was made of the weights."""
-        self._made = None
+        """Sets the mode and forgets the cached step matrices."""
+        self._cached = None
         return super().train(mode)
 
     def _step_matrices(self, positive: Half, negative: Half, dtype: torch.dtype) -> StepMatrices:
-        """Without gradients, as in generation, the matrices of the last call serve until a weight changes."""
+        """Without gradients, as in generation, the last call's matrices are reused until a weight changes."""
         gate = () if self.gate is None else (self.gate.query.weight, self.gate.key.weight)
         weights = [positive.a, positive.b, negative.a, negative.b, self.down.weight, self.up.weight, *gate]
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _versions_tell(weights):
-            self._made = None
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _changes_show(weights):
+            self._cached = None
             return self.make_matrices(positive, negative, dtype)
-        facts = (positive.scale, negative.scale, self.delta, dtype)
-        if self._made is None or not self._made.still_holds(weights, facts):
-            self._made = _Made.of(self.make_matrices(positive, negative, dtype), weights, facts)
-        return self._made.matrices
+        settings = (positive.scale, negative.scale, self.delta, dtype)
+        stamps = [(w.data_ptr(), w._version) for w in weights]
+        if self._cached is None or (self._cached.settings, self._cached.stamps) != (settings, stamps):
+            matrices = self.make_matrices(positive, negative, dtype)
+            self._cached = _CachedMatrices(matrices, [w.untyped_storage() for w in weights], stamps, settings)
+        return self._cached.matrices
 
     def _compute_dtype(self, device: str) -> torch.dtype:
         own = self.up.weight.dtype
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and own != torch.float64 else own
 
 
-class _Made(NamedTuple):
+class _CachedMatrices(NamedTuple):
     """Step matrices and what they were made from.
 
-    A weight is known by its storage (held, so that its address is not given out again) and by the version that in-place
-    changes raise. Fused optimizers do not raise it, therefore `_versions_tell`. Nor do changes behind autograd's back
-    (`weight.data.mul_`): call `IntegrationUnit.train` after them.
+    A weight is known by its address (its storage is held, so that the address is not reused) and by the version that
+    in-place changes raise. Fused optimizers do not raise it, therefore `_changes_show`. Nor do changes that bypass
+    autograd (`weight.data.mul_`): call `IntegrationUnit.train` after them.
     """
 
     matrices: StepMatrices
     storages: list[torch.UntypedStorage]
     stamps: list[tuple[int, int]]
-    facts: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, matrices: StepMatrices, weights: Sequence[Tensor], facts: tuple[Any, ...]) -> _Made:
-        return cls(matrices, [w.untyped_storage() for w in weights], _stamps(weights), facts)
-
-    def still_holds(self, weights: Sequence[Tensor], facts: tuple[Any, ...]) -> bool:
-        return self.facts == facts and self.stamps == _stamps(weights)
+    settings: tuple[Any, ...]
 
 
-def _versions_tell(weights: Sequence[Tensor]) -> bool:
-    """Whether a change of these weights would show: not in inference tensors, nor once an optimizer has gradients."""
+def _changes_show(weights: Sequence[Tensor]) -> bool:
+    """Whether a change raises a weight's version: not in inference tensors, nor once an optimizer has gradients."""
     return not any(w.is_inference() or (w.is_leaf and w.grad is not None) for w in weights)
-
-
-def _stamps(weights: Sequence[Tensor]) -> list[tuple[int, int]]:
-    return [(w.data_ptr(), w._version) for w in weights]
 
 
 class IntegrationVariant(LoraVariant):
     """Puts a unit into a stock PEFT LoRA layer: PEFT calls it instead of `result + B A x · s` for one adapter.
 
-    PEFT calls the class private; `pyproject.toml` bounds peft for that reason and the tests hold the seam.
+    PEFT calls the class private: `pyproject.toml` bounds peft's version for that reason, and tests cover its use.
 
     Args:
         unit: The layer's unit. The variant refers to it; it is owned (and trained, and saved) elsewhere.

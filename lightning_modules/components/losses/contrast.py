@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.components.losses.negatives import verdicts
-from lightning_modules.components.losses.supervised import Targets
+from lightning_modules.components.losses.targets import Targets, verdicts
 
 
 def pooled(hidden: Tensor, where: Tensor) -> Tensor:
@@ -16,8 +15,8 @@ def pooled(hidden: Tensor, where: Tensor) -> Tensor:
     Returns:
         [B, d], float32 or wider.
     """
-    wide = torch.promote_types(hidden.dtype, torch.float32)  # no matrix product: autocast would make it half
-    total = hidden.masked_fill(~where[..., None], 0).sum(1, dtype=wide)
+    wide = torch.promote_types(hidden.dtype, torch.float32)  # no matrix product, which autocast would round
+    total = hidden.masked_fill(~where[..., None], 0).sum(1, dtype=wide)  # [B, d]
     return total / where.sum(1, keepdim=True).clamp_min(1)
 
 
@@ -38,10 +37,10 @@ def info_nce(
         groups: Number of each sample's question, [S].
         temperature: τ.
     """
-    right = verdicts(targets)
-    scores = F.cosine_similarity(questions, rationales, dim=-1) / temperature
-    own = scores[right]
-    foreign = groups[right][:, None] != groups[~right][None, :]
-    others = scores[~right].expand(len(own), -1).masked_fill(foreign, -torch.inf)
-    losses = torch.logsumexp(torch.cat([own[:, None], others], 1), 1) - own
+    right = verdicts(targets)  # [S]
+    scores = F.cosine_similarity(questions, rationales, dim=-1) / temperature  # [S]
+    own = scores[right]  # [S⁺]
+    foreign = groups[right][:, None] != groups[~right][None, :]  # [S⁺, S⁻]
+    others = scores[~right].expand(len(own), -1).masked_fill(foreign, -torch.inf)  # [S⁺, S⁻]
+    losses = torch.logsumexp(torch.cat([own[:, None], others], 1), 1) - own  # [S⁺]
     return losses.sum() / targets.positives.samples

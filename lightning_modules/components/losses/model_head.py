@@ -1,4 +1,4 @@
-"""Which head a causal LM has, and the head for models whose logits are no plain product of W and the hidden states."""
+"""Finds a causal LM's output head; the head for models whose logits are no plain product W h."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.adapters.decoding import evaluating
+from lightning_modules.components.evaluation import evaluating
 from lightning_modules.components.losses.output_head import (
     Head,
     Lesson,
@@ -32,9 +32,9 @@ _LARGE_LOGIT = 1024.0
 
 
 class ModelHead(Head):
-    """Any causal LM's own way from hidden states to logits: its forward pass with the decoder left out.
+    """Logits by the causal LM's own forward pass with the decoder left out.
 
-    Chunked, and recomputed in the backward pass: memory stays O(chunk), at one more product than `OutputHead`.
+    Chunked, and recomputed in the backward pass: memory stays O(chunk), at one product more than `OutputHead`.
 
     Args:
         model: The causal LM.
@@ -59,7 +59,7 @@ class ModelHead(Head):
 
     @torch.no_grad()
     def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None) -> Lesson:
-        """See `Head.teach`. The summary is the hidden state itself.
+        """See `Head.teach`. The summary is M_NAT's hidden state [N, d].
 
         Raises:
             InputError: If `top_k` is given.
@@ -85,7 +85,7 @@ class ModelHead(Head):
 
         def soft(student: Tensor, teacher: Tensor) -> Tensor:
             with torch.no_grad():
-                p = (self.logits(teacher.to(student.dtype)) / temperature).softmax(-1)
+                p = (self.logits(teacher.to(student.dtype)) / temperature).softmax(-1)  # [n, V]
             return -(p * (self.logits(student) / temperature).log_softmax(-1)).sum(-1)
 
         return self.logprobs(hidden, tokens), self._chunked(soft, hidden, summary)
@@ -105,10 +105,10 @@ class ModelHead(Head):
 def find_head(model: PreTrainedModel) -> Head:
     """The head of a causal LM, checked against the model's own logits on a few tokens.
 
-    Leaves the model as it was; draws no random numbers.
+    The model stays as it was; no random numbers are drawn.
 
     Raises:
-        InputError: If an adapter changes the head, or the logits cannot be had from the last hidden states.
+        InputError: If an adapter changes the head, or the logits do not follow from the last hidden states.
     """
     layer = model.get_output_embeddings()
     if not isinstance(layer, nn.Linear) or any(p.requires_grad for p in layer.parameters()):
@@ -137,17 +137,17 @@ def find_head(model: PreTrainedModel) -> Head:
 def _probe(model: PreTrainedModel, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Hidden states [n, d] and logits [n, V] of a few tokens from one forward pass, half of the states magnified.
 
-    Small logits go through soft-capping (or any curve of slope 1 at 0) within the rounding of bfloat16; large ones, as
-    a trained model has, do not.
+    Within bfloat16's rounding soft-capping (or any curve of slope 1 at 0) does not change small logits, as an untrained
+    model has; it changes large ones.
     """
     found: list[Tensor] = []
 
     def magnify(module: nn.Module, args: object, output: Any) -> Any:
         hidden = output.last_hidden_state.to(weight.dtype)  # Mamba's are in float32
         factor = _LARGE_LOGIT / nn.functional.linear(hidden, weight).abs().max().float()
-        room = torch.finfo(hidden.dtype).max / 2 / hidden.abs().max().float()
-        factors = torch.ones(hidden.shape[1], 1, device=hidden.device)
-        factors[hidden.shape[1] // 2 :] = torch.minimum(factor, room).clamp(1, _LARGE_LOGIT)
+        limit = torch.finfo(hidden.dtype).max / 2 / hidden.abs().max().float()
+        factors = torch.ones(hidden.shape[1], 1, device=hidden.device)  # [n, 1]
+        factors[hidden.shape[1] // 2 :] = torch.minimum(factor, limit).clamp(1, _LARGE_LOGIT)
         output.last_hidden_state = (hidden * factors).to(weight.dtype)
         found.append(output.last_hidden_state)
         return output

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.losses.supervised import Targets, sample_means
+from lightning_modules.components.losses.supervised import positive_cross_entropy
+from lightning_modules.components.losses.targets import Targets, on_right, sample_means, verdicts
 
 Level = Literal["sequence", "token"]
 
@@ -31,15 +32,10 @@ def log1mexp(x: Tensor) -> Tensor:
     """
     x = x.clamp_max(-torch.finfo(x.dtype).eps)
     near = x > -math.log(2)
-    # Each branch is fed only what it can bear: an infinity in the one not taken would make its gradient NaN.
+    # `where` also guards each branch's input: an infinity in the branch not taken would make its gradient NaN.
     small = torch.log(-torch.expm1(torch.where(near, x, -1.0)))
     large = torch.log1p(-torch.exp(torch.where(near, -1.0, x)))
     return torch.where(near, small, large)
-
-
-def positive_cross_entropy(logprobs: Tensor, targets: Targets) -> Tensor:
-    """−E_pos log P: MLE on the right rationales of the batch, mean over their target tokens."""
-    return -logprobs[on_right(targets)].sum() / targets.positives.tokens
 
 
 def negative_training(logprobs: Tensor, targets: Targets, weight: float = 0.05) -> Tensor:
@@ -77,8 +73,10 @@ def unlikelihood(logprobs: Tensor, targets: Targets, weight: float = 0.05, level
     if level == "token":
         penalty = log1mexp(logprobs[~on_right(targets)]).sum() / targets.negatives.tokens
     else:
-        counted = torch.bincount(targets.sample, minlength=targets.samples) > 0  # a sample without targets has no P
-        wrong = sample_means(logprobs, targets)[~verdicts(targets) & counted]
+        counted = (
+            torch.bincount(targets.sample, minlength=targets.samples) > 0
+        )  # [S]; a sample without targets has no P
+        wrong = sample_means(logprobs, targets)[~verdicts(targets) & counted]  # [S⁻]
         penalty = log1mexp(wrong).sum() / targets.negatives.samples
     return positive_cross_entropy(logprobs, targets) - weight * penalty
 
@@ -95,31 +93,9 @@ def reinforcement_distillation(logprobs: Tensor, targets: Targets, weight: float
         targets: Of the batch, with verdicts.
         weight: α (Xu et al.: 0.8); 0 is length-normalised MLE on D_pos.
     """
-    normalised, right = sample_means(logprobs, targets), verdicts(targets)
+    normalised, right = sample_means(logprobs, targets), verdicts(targets)  # [S]
     likelihood = normalised[right].sum() / targets.positives.samples
     return -likelihood + weight * normalised[~right].sum() / targets.negatives.samples
-
-
-def logprobs_by_verdict(logprobs: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Log P of the right and of the wrong rationales' targets, [N⁺] and [N⁻], without gradient."""
-    right = on_right(targets)
-    return logprobs.detach()[right], logprobs.detach()[~right]
-
-
-def verdicts(targets: Targets) -> Tensor:
-    """Which samples are right, [S] bool.
-
-    Raises:
-        ValueError: If the batch does not say.
-    """
-    if targets.positive is None:
-        raise ValueError("the batch tells no verdicts: it needs the field 'positive'")
-    return targets.positive
-
-
-def on_right(targets: Targets) -> Tensor:
-    """Which targets belong to right rationales, [N] bool; raises as `verdicts`."""
-    return verdicts(targets)[targets.sample]
 
 
 class Objective(ABC):

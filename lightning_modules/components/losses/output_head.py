@@ -1,7 +1,7 @@
-"""From hidden states to log-probabilities without ever holding logits [tokens, V] of a whole batch.
+"""From hidden states to log-probabilities without ever holding logits [N, V] of all targets.
 
-Student and teachers share one frozen output head W [V, d]. What the losses need of the softmax over V is then two small
-things per token, its log-partition and its mean embedding:
+Student and teachers share one frozen output head W [V, d]. What the losses need of the softmax over V is then, per
+token, its log-partition and its mean embedding:
 
     log_z = logsumexp_v(W_v·h / T)            e = E_softmax(W h / T)[W] = Σ_v p_v W_v            ∂ log_z / ∂h = e / T
 
@@ -9,8 +9,8 @@ things per token, its log-partition and its mean embedding:
     KL(P ‖ Q) = (h_P − h_Q)·e_P − log_z_P + log_z_Q
     KD        = −Σ_v p_v log q_v = log_z_q − h_q·e_p / T          (d numbers of the teacher per token, not V)
 
-`OutputHead` makes them chunk by chunk over tokens and keeps the gradient, [tokens, d], from the forward pass.
-`ModelHead` (`model_head.py`) is the slower way for the models whose logits are no plain product (a bias, soft-capping).
+`OutputHead` computes them chunk by chunk over tokens, and the gradient [N, d] in the same pass. `ModelHead`
+(`model_head.py`) is the slower form for models whose logits are no plain product (a bias, soft-capping).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 32 * 2**20
-"""Size of a float32 buffer of logits [chunk, V]; one is alive at a time, three while teachers are compared."""
+"""Size of a float32 buffer of logits [chunk, V]; one exists at a time, three while teachers are compared."""
 
 CUDA_CHUNK_BYTES = 256 * 2**20
-"""On a GPU, which reads all of W for each chunk: 512 rows at V = 128k keep it computing rather than reading."""
+"""On a GPU, which reads all of W for each chunk: 512 rows at V = 128k make the product compute-bound."""
 
 
 class TopK(NamedTuple):
@@ -56,7 +56,7 @@ class Lesson(NamedTuple):
 
 
 class Head(ABC):
-    """The softmax over the vocabulary, seen from the hidden states [N, d] of N target positions."""
+    """The softmax over the vocabulary at N target positions, from their hidden states [N, d]."""
 
     @abstractmethod
     def logprobs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -64,13 +64,13 @@ class Head(ABC):
 
     @abstractmethod
     def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None) -> Lesson:
-        """Sums up a teacher M_NAT at `temperature` from hidden states [N, d], and how far M_neg is from it.
+        """What a student needs of M_NAT at `temperature`, and M_neg's divergence from it.
 
         Args:
-            nat: M_NAT's hidden states.
-            negative: M_neg's, or None for no divergence.
+            nat: M_NAT's hidden states [N, d].
+            negative: M_neg's [N, d], or None for no divergence.
             temperature: T.
-            top_k: Sum up by the likeliest tokens.
+            top_k: Keep only the k likeliest tokens of M_NAT.
         """
 
     @abstractmethod
@@ -111,7 +111,7 @@ class OutputHead(Head):
         return log_z, mean
 
     def log_z(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
-        """The log-partition [N] alone, cheaper by half where nobody wants its gradient."""
+        """The log-partition [N] alone, at half the cost where no gradient is needed."""
         if torch.is_grad_enabled() and hidden.requires_grad:
             return self.partition(hidden, temperature)[0]
         return self.softmax(hidden, temperature, mean=False)[0]
@@ -123,22 +123,22 @@ class OutputHead(Head):
 
     @torch.no_grad()
     def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None) -> Lesson:
-        """See `Head.teach`. The teachers' logits meet chunk by chunk: so KL takes no mean embedding of M_neg."""
+        """See `Head.teach`. The teachers' logits are compared by chunks, so KL needs no mean embedding of M_neg."""
         products = _Products(self.weight, nat)
-        summary = torch.empty(nat.shape, dtype=products.wide, device=nat.device)
-        divergence = None if negative is None else summary.new_empty(len(nat))
+        summary = torch.empty(nat.shape, dtype=products.wide, device=nat.device)  # [N, d]
+        divergence = None if negative is None else summary.new_empty(len(nat))  # [N]
         top = [] if top_k is None else [summary.new_empty(0, top_k).topk(top_k)]
         buffers = [products.buffer(len(nat), self._size) for _ in range(1 if negative is None else 3)]
         for rows in chunks(len(nat), len(self.weight), self._size):
-            logits = products.logits(nat[rows], self.scale, buffers[0])
+            logits = products.logits(nat[rows], self.scale, buffers[0])  # [n, V]
             if negative is not None and divergence is not None:
-                other = products.logits(negative[rows], self.scale, buffers[1])
+                other = products.logits(negative[rows], self.scale, buffers[1])  # [n, V]
                 divergence[rows] = divergence_of(other, logits, buffers[2][: len(other)])
-            _, total = _exponentials(logits if temperature == 1 else logits.div_(temperature))
+            _, total = _exponentials(logits if temperature == 1 else logits.div_(temperature))  # [n, 1]
             if top_k is None:
                 summary[rows] = products.mean(logits).mul_(self.scale / total)
             else:
-                top.append(logits.div_(total).topk(top_k))
+                top.append(logits.div_(total).topk(top_k))  # [n, k]
         if top_k is None:
             return Lesson(summary, divergence)
         return Lesson(TopK(torch.cat([t.indices for t in top]), torch.cat([t.values for t in top])), divergence)
@@ -149,12 +149,12 @@ class OutputHead(Head):
         """See `Head.learn`. One partition serves both at T = 1."""
         hidden = _rounded(hidden, _product_dtype(self.weight, hidden))
         if isinstance(summary, TopK):
-            soft_z, mean = self.partition(hidden, temperature)
+            soft_z, mean = self.partition(hidden, temperature)  # [N], [N, d]
             summary = self._with_tail(summary, hidden, soft_z, mean, temperature)
         else:
-            soft_z = self.log_z(hidden, temperature)
+            soft_z = self.log_z(hidden, temperature)  # [N]
         log_z = soft_z if temperature == 1 else self.log_z(hidden)
-        expected = (hidden * summary.to(hidden.dtype)).sum(-1) / temperature
+        expected = (hidden * summary.to(hidden.dtype)).sum(-1) / temperature  # [N], h_q·e_p / T
         return self._token_logits(hidden, tokens) - log_z, soft_z - expected
 
     @torch.no_grad()
@@ -166,12 +166,12 @@ class OutputHead(Head):
         Where the student leaves next to nothing outside K, that little is counted as 1e-3: a quotient of roundings
         would follow otherwise.
         """
-        e = torch.empty_like(mean)
+        e = torch.empty_like(mean)  # [N, d]
         for rows in chunks(len(hidden), top.tokens.shape[1] * hidden.shape[1], self._size):
             embeddings = self._embeddings(top.tokens[rows], hidden)  # [n, k, d]
-            with torch.autocast(hidden.device.type, enabled=False):  # it would take the sums in half precision
+            with torch.autocast(hidden.device.type, enabled=False):  # which would take the sums in half precision
                 q = (torch.einsum("nkd,nd->nk", embeddings, hidden[rows]) / temperature - log_z[rows, None]).exp()
-                p = top.probabilities[rows].to(q.dtype)
+                p = top.probabilities[rows].to(q.dtype)  # [n, k], as q
                 share = (1 - p.sum(-1, keepdim=True)).clamp_min(0) / (1 - q.sum(-1, keepdim=True)).clamp_min(1e-3)
                 e[rows] = share * mean[rows] + torch.einsum("nkd,nk->nd", embeddings, p - share * q)
         return e
@@ -180,12 +180,12 @@ class OutputHead(Head):
     def softmax(self, hidden: Tensor, temperature: float, mean: bool = True) -> tuple[Tensor, Tensor | None]:
         """`partition` without autograd: log_z [N] and, if asked for, e [N, d]."""
         products = _Products(self.weight, hidden)
-        log_z = torch.empty(len(hidden), dtype=products.wide, device=hidden.device)
+        log_z = torch.empty(len(hidden), dtype=products.wide, device=hidden.device)  # [N]
         e = torch.empty(hidden.shape, dtype=products.wide, device=hidden.device) if mean else None
         buffer = products.buffer(len(hidden), self._size)
         for rows in chunks(len(hidden), len(self.weight), self._size):
-            logits = products.logits(hidden[rows], self.scale / temperature, buffer)
-            top, total = _exponentials(logits)
+            logits = products.logits(hidden[rows], self.scale / temperature, buffer)  # [n, V]
+            top, total = _exponentials(logits)  # [n, 1] each
             log_z[rows] = (top + total.log()).squeeze(-1)
             if e is not None:
                 e[rows] = products.mean(logits).mul_(self.scale / total)
@@ -195,12 +195,12 @@ class OutputHead(Head):
         return (hidden * self._embeddings(tokens, hidden)).sum(-1)
 
     def _embeddings(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """Rows of scale · W, [..., d] in float32 or wider, as the partition sees them: log P(y) ≤ 0 hangs on that."""
+        """Rows of scale · W, [..., d] in float32 or wider, rounded as for the partition: else log P(y) may exceed 0."""
         return _rounded(self.weight[tokens], _product_dtype(self.weight, hidden)) * self.scale
 
 
 class _Partition(torch.autograd.Function):
-    """`OutputHead.partition`: the gradient is made in the forward pass, where the softmax is at hand."""
+    """`OutputHead.partition`; the gradient is computed in the forward pass, which has the softmax."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: OutputHead, temperature: float) -> tuple[Tensor, Tensor | None]:
@@ -230,12 +230,12 @@ class _Products:
         self.weight = weight.detach().to(self.dtype)
 
     def buffer(self, rows: int, size: int) -> Tensor:
-        """Room for the logits of a chunk, made once for all: fresh memory costs a CPU a fifth of the product itself."""
+        """A buffer [chunk, V] for all chunks: on a CPU new memory costs a fifth of the product itself."""
         largest = next(chunks(rows, len(self.weight), size), slice(0, 0))
         return torch.empty(largest.stop, len(self.weight), dtype=self.wide, device=self.weight.device)
 
     def logits(self, hidden: Tensor, scale: float, buffer: Tensor) -> Tensor:
-        """Scale · W h: [n, V], the beginning of `buffer`."""
+        """Scale · W h [n, V], in the first n rows of `buffer`."""
         hidden = hidden.detach()
         if self.dtype != self.wide:
             return self._product(hidden.to(self.dtype), self.weight.mT, buffer[: len(hidden)]).mul_(scale)
@@ -244,8 +244,8 @@ class _Products:
     def mean(self, exponentials: Tensor) -> Tensor:
         """Σ_v p_v W_v: [n, d], of unnormalised p in [0, 1].
 
-        A half-precision p would round 1 − 2⁻¹⁰ to 1, and the gradient W_y − e of a learnt token with it: it goes in as
-        the sum of two halves. 2¹⁵ keeps float16 from losing small ones.
+        A half-precision p would round 1 − 2⁻¹⁰ to 1, and the gradient W_y − e of a learnt token to 0: p goes in as
+        the sum of two half-precision terms. 2¹⁵ keeps small ones from underflowing in float16.
         """
         if self.dtype == self.wide:
             return self._product(exponentials, self.weight)
@@ -262,7 +262,7 @@ class _Products:
 
 
 def chunk_bytes_on(device: torch.device) -> int:
-    """The size of a chunk's logits where nobody asks for another."""
+    """The default size of a chunk's logits."""
     return CUDA_CHUNK_BYTES if device.type == "cuda" else CHUNK_BYTES
 
 
@@ -280,13 +280,13 @@ def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def divergence_of(p_logits: Tensor, q_logits: Tensor, buffer: Tensor | None = None) -> Tensor:
     """KL(P ‖ Q) ≥ 0 of logits [n, V] at temperature 1: [n]. Overwrites `p_logits`, and `buffer` of the same shape."""
-    difference = torch.sub(p_logits, q_logits, out=buffer)
+    difference = torch.sub(p_logits, q_logits, out=buffer)  # [n, V]
     top, total = _exponentials(p_logits)
-    with torch.autocast(p_logits.device.type, enabled=False):  # it would take the sum in half precision
+    with torch.autocast(p_logits.device.type, enabled=False):  # which would take the sum in half precision
         expected: Tensor = torch.linalg.vecdot(difference, p_logits) / total.squeeze(-1)
-    log_z = (top + total.log()).squeeze(-1)
+    log_z = (top + total.log()).squeeze(-1)  # [n]
     torch.sub(q_logits, q_logits.amax(-1, keepdim=True), out=difference)
-    log_z_q = q_logits.amax(-1) + difference.exp_().sum(-1).log()
+    log_z_q = q_logits.amax(-1) + difference.exp_().sum(-1).log()  # [n]
     return (expected - log_z + log_z_q).clamp_min(0)  # rounding can leave −1e-8
 
 
@@ -304,8 +304,8 @@ def _product_dtype(weight: Tensor, hidden: Tensor) -> torch.dtype:
 
 
 def _rounded(factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Hidden states, or rows of W, as `_Products` in `dtype` sees them, but in float32 or wider; differentiable.
+    """Hidden states, or rows of W, rounded as `_Products` in `dtype` does, in float32 or wider; differentiable.
 
-    That is where the gradients W_y and −e meet.
+    So the gradients W_y and −e are summed in float32 or wider.
     """
     return factor.to(dtype).to(wide(dtype))

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.components.losses.negatives import verdicts
-from lightning_modules.components.losses.supervised import Targets, sample_sums
+from lightning_modules.components.losses.targets import Targets, sample_sums, verdicts
 
 
 class PreferenceLoss(NamedTuple):
@@ -37,9 +36,9 @@ def direct_preference(
     Raises:
         ValueError: As `pairs_of`.
     """
-    ratios = sample_sums(logprobs - reference.detach(), targets)
-    right, wrong = pairs_of(groups, verdicts(targets))
-    margins = beta * (ratios[right] - ratios[wrong])
+    ratios = sample_sums(logprobs - reference.detach(), targets)  # [S]
+    right, wrong = pairs_of(groups, verdicts(targets))  # [P] each
+    margins = beta * (ratios[right] - ratios[wrong])  # [P]
     return PreferenceLoss(-F.logsigmoid(margins).sum() / targets.positives.samples, margins.detach())
 
 
@@ -51,15 +50,15 @@ def pairs_of(groups: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         right: Its verdict, [S] bool.
 
     Returns:
-        Places of the right and of the wrong sample of each pair, both [P].
+        Numbers of the right and of the wrong sample of each pair, both [P].
 
     Raises:
         ValueError: If a question has not as many right as wrong samples.
     """
     sides = []
     for side in (right, ~right):
-        places = side.nonzero()[:, 0]
-        sides.append(places[groups[places].argsort(stable=True)])
+        samples = side.nonzero()[:, 0]  # [S⁺] or [S⁻]
+        sides.append(samples[groups[samples].argsort(stable=True)])
     if sides[0].shape != sides[1].shape or (groups[sides[0]] != groups[sides[1]]).any():
         raise ValueError("every question of the batch needs as many right as wrong rationales")
     return sides[0], sides[1]

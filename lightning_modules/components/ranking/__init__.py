@@ -1,1 +1,1 @@
-"""M_rank and what it reads with."""
+"""M_rank and its backbones."""

@@ -1,6 +1,6 @@
-"""What M_rank reads with: hidden states of a decoder student or of an encoder.
+"""M_rank's backbone: hidden states of a decoder student or of an encoder.
 
-Settings say what to build (that is what a config holds and a manifest keeps), backbones are the built modules:
+Settings say what to build (they stand in a config and in a manifest), backbones are the built modules:
 
     backbone = DecoderSettings(student="embedded").build()
     hidden = backbone(input_ids, attention_mask)        # [B, T, backbone.hidden_size]
@@ -79,18 +79,13 @@ class DecoderBackbone(Backbone):
         """The decoder without its output head."""
         return self.stack.base.get_decoder()  # type: ignore[no-any-return]
 
-    @property
-    def adapted(self) -> bool:
-        """Whether there is an adapter on the student."""
-        return isinstance(self.stack.model, PeftModel)
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """See `Backbone.forward`."""
         return self.stack.hidden(input_ids, attention_mask)
 
     def save(self, directory: Path) -> None:
         """Writes `adapter/`, a stock PEFT directory, if there is an adapter."""
-        if self.adapted:
+        if isinstance(self.stack.model, PeftModel):
             (directory / ADAPTER_DIRECTORY).mkdir()
             self.stack.save(RANK, directory / ADAPTER_DIRECTORY)
 
@@ -148,19 +143,20 @@ class BackboneSettings(ABC):
             InputError: If the weights are not there or do not fit.
         """
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """The settings as a JSON object."""
+        values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
+        return values
 
     @classmethod
-    @abstractmethod
     def from_json(cls, value: dict[str, Any]) -> BackboneSettings:
         """The inverse of `to_json`."""
+        return cls(**value)
 
 
 @dataclass(frozen=True)
 class DecoderSettings(BackboneSettings):
-    """The decoder student itself reads, with a LoRA of its own.
+    """The decoder student, with a LoRA of its own.
 
     Args:
         student: A Hugging Face directory, a hub name, or `embedded`.
@@ -198,10 +194,6 @@ class DecoderSettings(BackboneSettings):
         elif self.lora is not None:
             stack.add(RANK, self.lora)
         return DecoderBackbone(stack)
-
-    def to_json(self) -> dict[str, Any]:
-        """See `BackboneSettings.to_json`."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DecoderSettings:
@@ -252,15 +244,6 @@ class EncoderSettings(BackboneSettings):
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return EncoderBackbone(model)
-
-    def to_json(self) -> dict[str, Any]:
-        """See `BackboneSettings.to_json`."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> EncoderSettings:
-        """See `BackboneSettings.from_json`."""
-        return cls(**value)
 
 
 BACKBONES: dict[str, type[BackboneSettings]] = {s.kind: s for s in (DecoderSettings, EncoderSettings)}

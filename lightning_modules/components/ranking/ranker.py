@@ -10,7 +10,6 @@ A trained ranker is a directory, read in one call, `load_ranker(directory)`:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,6 @@ from lightning_modules.components.adapters.manifest import (
     read_manifest,
     write_manifest,
 )
-from lightning_modules.components.losses.supervised import ranking_cross_entropy, ranking_loss
 from lightning_modules.components.ranking.backbones import BACKBONES, Backbone, BackboneSettings
 
 HEAD_FILE = "head.safetensors"
@@ -37,7 +35,7 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     A row without such a position gives 0.
     """
     hidden = hidden if hidden.dtype == torch.float64 else hidden.float()
-    weights = mask.to(hidden.dtype)
+    weights = mask.to(hidden.dtype)  # [B, T]
     return torch.einsum("btd,bt->bd", hidden, weights) / weights.sum(1, keepdim=True).clamp_min(1)
 
 
@@ -57,7 +55,7 @@ class ScoreHead(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """Logits [B] of pooled hidden states [B, d]."""
         for layer in self.layers:
-            pooled = pooled + F.elu(layer(pooled))
+            pooled = pooled + F.elu(layer(pooled))  # [B, d]
         return self.out(pooled).squeeze(-1)  # type: ignore[no-any-return]
 
 
@@ -84,8 +82,9 @@ class Ranker(nn.Module):
             attention_mask: [B, T], 1 at real tokens.
             rationale_mask: [B, T], 1 at the rationale's tokens.
         """
-        pooled = masked_mean(self.backbone(input_ids, attention_mask), rationale_mask)
-        with torch.autocast(pooled.device.type, enabled=False):  # bf16 logits would tie, and ties decide votes
+        hidden = self.backbone(input_ids, attention_mask)  # [B, T, d]
+        pooled = masked_mean(hidden, rationale_mask)  # [B, d]
+        with torch.autocast(pooled.device.type, enabled=False):  # bf16 logits would tie
             return self.head(pooled)  # type: ignore[no-any-return]
 
     def save(self, directory: Path) -> None:
@@ -103,11 +102,7 @@ class Ranker(nn.Module):
 
 
 def build_ranker(settings: BackboneSettings, head_layers: int = 2) -> Ranker:
-    """A fresh ranker, in training mode.
-
-    Raises:
-        InputError: If the backbone's weights are not there.
-    """
+    """A fresh ranker, in training mode."""
     return Ranker(settings, settings.build(), head_layers).train()
 
 
@@ -146,28 +141,9 @@ def load_ranker(directory: str | Path, settings: BackboneSettings | None = None)
             file=directory,
             remedy="name the base it was trained on, or train RANK again",
         )
-    _load_head(ranker.head, directory / HEAD_FILE)
-    return ranker.eval()
-
-
-def _load_head(head: ScoreHead, file: Path) -> None:
+    file = directory / HEAD_FILE
     try:
-        head.load_state_dict(load_file(file))
+        ranker.head.load_state_dict(load_file(file))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"damaged or missing head ({reason(error)})", file=file, remedy="train RANK again") from error
-
-
-def pairwise(positive: Tensor, negative: Tensor, pairs: float | None = None) -> Tensor:
-    """The paper's loss on scores, (1 − σ(l_pos))³ + σ(l_neg)⁷, of logits [P], [P]; mean over pairs (`ranking_loss`)."""
-    return ranking_loss(positive.sigmoid(), negative.sigmoid(), pairs)
-
-
-class RankingLoss(Protocol):
-    """A loss of pairs."""
-
-    def __call__(self, positive: Tensor, negative: Tensor, pairs: float | None = None, /) -> Tensor:
-        """Takes logits of right rationales [P] and of wrong ones [P], and the pairs to divide their sum by."""
-
-
-RANKING_LOSSES: dict[str, RankingLoss] = {"pairwise": pairwise, "binary_cross_entropy": ranking_cross_entropy}
-"""By name."""
+    return ranker.eval()

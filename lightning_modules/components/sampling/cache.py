@@ -1,8 +1,8 @@
-"""A key-value cache for many rows: a step writes one position in place, and new rows take the places of ended ones.
+"""A key-value cache for many rows: a step writes one position in place, and new rows replace ended ones.
 
 All rows end at the same position, whatever their lengths: a row of length t is the last t positions, and what stands
 before them is masked. So a row that joins late lies beside the others without a gap, and the cache is never longer than
-its longest living row.
+its longest unfinished row.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class RoomyLayer(DynamicLayer):
-    """A full-attention cache layer with spare room behind its last position.
+class PreallocatedLayer(DynamicLayer):
+    """A full-attention cache layer with spare capacity behind its last position.
 
-    The stock layer concatenates at each token, so T tokens cost O(T²) copies. This one grows by `room` positions at a
+    The stock layer concatenates at each token, so T tokens cost O(T²) copies. This one grows by `spare` positions at a
     time; `keys` and `values` stay the stock layer's tensors [B, H_kv, T, d_head], as views of the larger buffers.
 
     Args:
-        room: Positions to add when the buffers are full.
+        spare: Positions to add when the buffers are full.
     """
 
-    def __init__(self, room: int = 64) -> None:
+    def __init__(self, spare: int = 64) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.room = room
-        self.buffers: tuple[Tensor, Tensor] | None = None
+        self.spare = spare
+        self.buffers: tuple[Tensor, Tensor] | None = None  # of keys and values, [B, H_kv, capacity, d_head] each
         self.start = 0  # of the views within the buffers
 
     def update(
@@ -42,12 +42,12 @@ class RoomyLayer(DynamicLayer):
         length, new = self.get_seq_length(), key_states.shape[-2]
         end = self.start + length + new
         if self.buffers is None or self.buffers[0].shape[-2] < end:
-            self._move(key_states, value_states, length, length, length + new + self.room)
+            self._reallocate(key_states, value_states, length, length, length + new + self.spare)
             end = length + new
-        keys, values = self._filled()
+        keys, values = self._allocated()  # [B, H_kv, capacity, d_head]
         keys[:, :, end - new : end] = key_states
         values[:, :, end - new : end] = value_states
-        self._show(self.start, end)
+        self._set_views(self.start, end)
         return self.states()
 
     def states(self) -> tuple[Tensor, Tensor]:
@@ -57,32 +57,32 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeats each row `repeats` times; the room comes back with the next token."""
+        """Repeats each row `repeats` times; spare capacity comes back with the next token."""
         super().batch_repeat_interleave(repeats)
         self.buffers, self.start = None, 0
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps the rows `indices` [B'], which may repeat, and the room behind them, with one copy."""
+        """Keeps the rows `indices` [B'], which may repeat, and the spare capacity, with one copy."""
         if self.buffers is None:
             super().batch_select_indices(indices)
             return
-        length, old = self.get_seq_length(), self.buffers
-        self.buffers = (
-            old[0][:, :, self.start :].index_select(0, indices),
-            old[1][:, :, self.start :].index_select(0, indices),
+        length, (keys, values) = self.get_seq_length(), self.buffers
+        self.buffers = (  # [B', H_kv, capacity − start, d_head]
+            keys[:, :, self.start :].index_select(0, indices),
+            values[:, :, self.start :].index_select(0, indices),
         )
-        self._show(0, length)
+        self._set_views(0, length)
 
-    def replace(self, places: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Puts other rows [A, H_kv, t, d_head] in the places [A], their last positions on everyone's last."""
+    def replace(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Writes other rows [A, H_kv, t, d_head] over the rows `slots` [A], right-aligned with all others."""
         length, new = self.get_seq_length(), keys.shape[-2]
         end = self.start + length
-        if self.buffers is None or end < new:  # room in front, for rows longer than all there are
+        if self.buffers is None or end < new:  # space in front, for rows longer than all there are
             end = max(length, new)
-            self._move(*self.states(), length, end, end + self.room)
-        for buffer, rows in zip(self._filled(), (keys, values), strict=True):
-            buffer[places, :, end - new : end] = rows
-        self._show(end - max(length, new), end)
+            self._reallocate(*self.states(), length, end, end + self.spare)
+        for buffer, rows in zip(self._allocated(), (keys, values), strict=True):
+            buffer[slots, :, end - new : end] = rows
+        self._set_views(end - max(length, new), end)
 
     def trim(self, length: int) -> None:
         """Forgets all but the last `length` positions, which no row needs any more."""
@@ -91,22 +91,22 @@ class RoomyLayer(DynamicLayer):
             return
         if self.buffers is None:
             keys, values = self.states()
-            self.keys, self.values = keys[:, :, surplus:], values[:, :, surplus:]
+            self.keys, self.values = keys[:, :, surplus:], values[:, :, surplus:]  # [B, H_kv, length, d_head]
         else:
-            self._show(self.start + surplus, self.start + surplus + length)
+            self._set_views(self.start + surplus, self.start + surplus + length)
 
-    def _filled(self) -> tuple[Tensor, Tensor]:
+    def _allocated(self) -> tuple[Tensor, Tensor]:
         if self.buffers is None:
             raise RuntimeError("the layer holds nothing yet")
         return self.buffers
 
-    def _show(self, start: int, end: int) -> None:
-        keys, values = self._filled()
+    def _set_views(self, start: int, end: int) -> None:
+        keys, values = self._allocated()
         self.start = start
-        self.keys, self.values = keys[:, :, start:end], values[:, :, start:end]
+        self.keys, self.values = keys[:, :, start:end], values[:, :, start:end]  # [B, H_kv, end − start, d_head]
 
-    def _move(self, keys: Tensor, values: Tensor, length: int, end: int, capacity: int) -> None:
-        """New buffers of `capacity` positions of keys' and values' shape; what there is so far goes before `end`."""
+    def _reallocate(self, keys: Tensor, values: Tensor, length: int, end: int, capacity: int) -> None:
+        """Makes buffers of `capacity` positions for keys and values like these; copies what there is before `end`."""
         new = tuple(like.new_empty(*like.shape[:2], capacity, like.shape[-1]) for like in (keys, values))
         for buffer in new:
             buffer[:, :, : end - length] = 0  # a masked NaN would still spoil a product
@@ -117,13 +117,13 @@ class RoomyLayer(DynamicLayer):
         self.start = end - length
 
 
-def roomy_cache(config: Any) -> DynamicCache:
-    """The cache transformers would make for `config`, its plain full-attention layers replaced by `RoomyLayer`.
+def preallocated_cache(config: Any) -> DynamicCache:
+    """The cache transformers would make for `config`, its plain full-attention layers replaced by `PreallocatedLayer`.
 
     Sliding-window, linear-attention and other special layers stay the stock ones.
     """
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
@@ -135,30 +135,30 @@ def can_be_sampled(model: PreTrainedModel) -> bool:
 
 def takes_new_rows(cache: DynamicCache) -> bool:
     """Whether `replace_rows` works: special layers keep more about their rows than keys and values."""
-    return all(type(layer) is RoomyLayer for layer in cache.layers)
+    return all(type(layer) is PreallocatedLayer for layer in cache.layers)
 
 
-def replace_rows(cache: DynamicCache, places: Tensor, other: DynamicCache, rows: Tensor, length: int) -> None:
-    """Puts rows of another cache into places [A] of this one, and trims it.
+def replace_rows(cache: DynamicCache, slots: Tensor, other: DynamicCache, rows: Tensor, length: int) -> None:
+    """Writes rows of another cache over rows of this one, and trims it.
 
     Args:
-        cache: Its layers are all `RoomyLayer`.
-        places: [A] int64, all different.
+        cache: Its layers are all `PreallocatedLayer`.
+        slots: [A] int64, the rows to replace, all different.
         other: Of the same model, its rows right-aligned.
-        rows: [A] which row of `other` each place gets; may repeat.
+        rows: [A] which row of `other` each slot gets; may repeat.
         length: Positions of the longest row that still matters, the new ones included.
     """
     for layer, source in zip(cache.layers, other.layers, strict=True):
-        if not (isinstance(layer, RoomyLayer) and isinstance(source, RoomyLayer)):
+        if not (isinstance(layer, PreallocatedLayer) and isinstance(source, PreallocatedLayer)):
             raise TypeError(f"{type(layer).__name__} takes no new rows")
-        keys, values = source.states()
-        layer.replace(places, keys[rows], values[rows])
+        keys, values = source.states()  # [Q, H_kv, T, d_head]
+        layer.replace(slots, keys[rows], values[rows])
         layer.trim(length)
 
 
 def trim_rows(cache: DynamicCache, length: int) -> None:
-    """Forgets all but the last `length` positions where all layers are `RoomyLayer`; leaves other caches alone."""
+    """Forgets all but the last `length` positions where `takes_new_rows`; leaves other caches alone."""
     if takes_new_rows(cache):
         for layer in cache.layers:
-            if isinstance(layer, RoomyLayer):
+            if isinstance(layer, PreallocatedLayer):
                 layer.trim(length)

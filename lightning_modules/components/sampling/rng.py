@@ -1,4 +1,4 @@
-"""The random numbers of samples: each has its own, whoever is sampled beside it, and they choose its tokens."""
+"""The random numbers that choose a sample's tokens: each sample has its own, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: flo
     Returns:
         [R] int64 token ids.
     """
-    logits = logits.float()
+    logits = logits.float()  # [R, V]
     # Shifted first, so that a tiny temperature sends the others to −inf and none to +inf.
-    probabilities = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
+    probabilities = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)  # [R, V]
     if top_p < 1:
-        ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)  # [R, V]
         mass_before = ranked.double().cumsum(-1) - ranked
         ranked = ranked.masked_fill(mass_before >= top_p, 0.0)
         probabilities = torch.empty_like(ranked).scatter_(-1, order, ranked)
-    cumulative = probabilities.double().cumsum(-1)
+    cumulative = probabilities.double().cumsum(-1)  # [R, V]
     # A float64 uniform is at most 1 − 2⁻⁵³, so the product rounds below the total and a token of probability 0 is
     # never reached.
-    threshold = uniforms.double()[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
-    return drawn.clamp(max=logits.shape[-1] - 1)  # of NaN, which the log-probability then tells
+    threshold = uniforms.double()[:, None] * cumulative[:, -1:]  # [R, 1]
+    drawn = torch.searchsorted(cumulative, threshold, right=True)[:, 0]  # [R]
+    return drawn.clamp(max=logits.shape[-1] - 1)  # logits of NaN end up there; the log-probability then shows it
 
 
 def uniform_block(seeds: Sequence[int], steps: int) -> Tensor:

@@ -1,6 +1,6 @@
 """n rationales per question from one prefill, each from a seed of its own (docs/method.md, stages 2 and 3).
 
-As samples end, others take their places (`continuous_batching.py`): long answers do not keep ended ones in the batch.
+As samples end, others take their slots (`decoder.py`): long answers do not keep ended ones in the batch.
 
 A sample depends on its prompt, its seed and the settings only, never on the rows it happened to be batched with: a
 resumed or re-sharded run writes the same samples. (Up to rounding: matrix products of other shapes differ in the last
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.sampling.decoder import Decoder, Prompts, Written
+from lightning_modules.components.sampling.decoder import Decoder, Prompts
 from lightning_modules.components.sampling.rng import sample_seed
+from lightning_modules.components.sampling.settings import SamplingSettings
 
 
 @dataclass(slots=True)  # not frozen: Lightning moves the fields of what predict_step returns
@@ -44,44 +45,6 @@ class Sample:
     tokens: int
     seed: int
     finished: bool
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How to sample.
-
-    Args:
-        samples: Samples per question.
-        temperature: Divides the logits; 0 takes the most probable token (greedy).
-        top_p: Keeps the smallest set of most probable tokens whose mass reaches this, after the temperature.
-        max_new_tokens: Cap on the generated tokens, EOS included.
-        seed: Base seed, see `sample_seed`.
-        rows: Samples decoded at a time, which bounds the memory; others wait for the first to end. The samples do not
-            depend on it.
-
-    Raises:
-        InputError: If a value is out of range.
-    """
-
-    samples: int = 1
-    temperature: float = 0.7
-    top_p: float = 1.0
-    max_new_tokens: int = 512
-    seed: int = 0
-    rows: int = 64
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "max_new_tokens", "rows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"must be at least 1, found {getattr(self, name)}", field=name)
-        if not 0 <= self.temperature < math.inf:
-            raise InputError(
-                f"must be finite and not negative, found {self.temperature}", field="temperature", remedy="0 is greedy"
-            )
-        if not 0 < self.top_p <= 1:
-            raise InputError(
-                f"must be in (0, 1], found {self.top_p}", field="top_p", remedy="1 keeps the whole distribution"
-            )
 
 
 @torch.inference_mode()
@@ -117,19 +80,27 @@ def sample_each(
         raise ValueError("sampling needs the model in eval mode: dropout would change the samples")
     if not bool(attention_mask[:, -1].all()):
         raise ValueError("the prompts must be left-padded")
-    n, mask = settings.samples, attention_mask.long()
-    limits = _token_limits(model.config, mask.sum(1), question_ids, settings.max_new_tokens)
+    n, mask = settings.samples, attention_mask.long()  # [Q, P]
+    limits = _token_limits(model.config, mask.sum(1), question_ids, settings.max_new_tokens)  # [Q]
     seeds = [sample_seed(settings.seed, question, k) for question in question_ids for k in range(n)]
     eos = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=input_ids.device)
-    decoder = Decoder(model, Prompts(input_ids, mask, limits), seeds, settings, eos, pad_token_id)
-    written: dict[int, list[Sample]] = {}
-    for one in decoder:
-        question = one.number // n
-        samples = written.setdefault(question, [])
-        _check_finite(one, question_ids[question])
-        samples.append(_sample(one, n, seeds[one.number]))
+    by_question: dict[int, list[Sample]] = {}
+    for number, tokens, logprob, finished in Decoder(
+        model, Prompts(input_ids, mask, limits), seeds, settings, eos, pad_token_id
+    ):
+        question, k = divmod(number, n)
+        if not math.isfinite(logprob):
+            raise InputError(
+                f"the model's probabilities are no numbers (question '{question_ids[question]}')",
+                field="model",
+                remedy="look for NaN in the weights of the student and its adapter; "
+                "in float16 they may overflow: take bfloat16 or float32",
+            )
+        samples = by_question.setdefault(question, [])
+        ids = tokens[:-1] if finished else tokens
+        samples.append(Sample(question, k, ids, logprob, len(tokens), seeds[number], finished))
         if len(samples) == n:
-            yield sorted(written.pop(question), key=lambda sample: sample.k)
+            yield sorted(by_question.pop(question), key=lambda sample: sample.k)
 
 
 def sample(
@@ -144,23 +115,6 @@ def sample(
     """All Q·n samples of `sample_each`, question by question."""
     each = sample_each(model, input_ids, attention_mask, question_ids, eos_token_id, pad_token_id, settings)
     return [one for question in sorted(each, key=lambda samples: samples[0].question_index) for one in question]
-
-
-def _check_finite(written: Written, question: str) -> None:
-    if not math.isfinite(written.logprob):
-        raise InputError(
-            f"the model's probabilities are no numbers (question '{question}')",
-            field="model",
-            remedy="look for NaN in the weights of the student and its adapter; "
-            "in float16 they may overflow: take bfloat16 or float32",
-        )
-
-
-def _sample(written: Written, n: int, seed: int) -> Sample:
-    question, k = divmod(written.number, n)
-    count = len(written.tokens)
-    ids = written.tokens[: count - written.finished]
-    return Sample(question, k, ids, written.logprob, count, seed, written.finished)
 
 
 def _token_limits(config: Any, prompt_lengths: Tensor, question_ids: Sequence[str], max_new_tokens: int) -> Tensor:

@@ -17,9 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-THRESHOLD = 0.95
-"""The paper's confidence."""
-
 
 def lead_probability(first: float, second: float) -> float:
     """The posterior probability that the leader is the more probable one of the two leading answers.
@@ -76,10 +73,3 @@ def lead_probabilities(classes: Sequence[int], weights: Sequence[float] | None =
         first, second = [*sorted(totals.values(), reverse=True), 0.0, 0.0][:2]
         found.append(lead_probability(first, second))
     return found
-
-
-def leader_is_safe(
-    classes: Sequence[int], weights: Sequence[float] | None = None, threshold: float = THRESHOLD
-) -> bool:
-    """Whether to stop sampling, given the samples so far (arguments as in `lead_probabilities`)."""
-    return bool(classes) and lead_probabilities(classes, weights)[-1] >= threshold

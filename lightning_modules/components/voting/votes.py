@@ -6,13 +6,9 @@ An answer is its class within the question, −1 where a sample states none. A t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-AdaptiveForm = Literal["s", "1+s", "1+2s"]
-"""How M_rank's score s becomes a weight; the paper's is "s", the reference also tries the other two."""
 
 TIE_TOLERANCE = 1e-9
 """Totals tie when they differ by at most this share of the larger: far above the rounding of a float64 sum of thousands
@@ -27,43 +23,28 @@ NEEDS: dict[str, str | None] = {
 }
 """Each method of voting, and which field of a sample it weighs by."""
 
-_FORMS: dict[AdaptiveForm, tuple[float, float]] = {"s": (0.0, 1.0), "1+s": (1.0, 1.0), "1+2s": (1.0, 2.0)}
-
-
-def self_consistency_weights(answers: Tensor) -> Tensor:
-    """SC: every sample of answers [Q, N] weighs 1 (Wang et al. 2023). Returns [Q, N] float64."""
-    return torch.ones_like(answers, dtype=torch.float64)
-
-
-def weighted_self_consistency_weights(logprob_mean: Tensor) -> Tensor:
-    """WS: the model's own length-normalised probability exp(log P / tokens), from logprob_mean [Q, N], as float64."""
-    return logprob_mean.double().exp()
-
-
-def adaptive_weights(score: Tensor, form: AdaptiveForm = "s") -> Tensor:
-    """ASC: M_rank's score [Q, N] in (0, 1) as a float64 weight, in the given form."""
-    offset, slope = _FORMS[form]
-    return offset + slope * score.double()
+_ASC_WEIGHTS = {"asc": (0.0, 1.0), "asc-1+s": (1.0, 1.0), "asc-1+2s": (1.0, 2.0)}
+"""Offset and slope that make a weight of M_rank's score; the first is the paper's, the reference tries all three."""
 
 
 def vote_weights(answers: Tensor, logprob_mean: Tensor | None = None, score: Tensor | None = None) -> dict[str, Tensor]:
     """The weights [Q, N] float64 of every method that the given fields allow, in the order of `NEEDS`.
 
     Args:
-        answers: [Q, N] int64 classes.
-        logprob_mean: [Q, N] log-probability per token, for `ws`.
-        score: [Q, N] M_rank's score, for `asc`, `asc-1+s` and `asc-1+2s`.
+        answers: [Q, N] int64 classes, for `sc` (Wang et al. 2023): every sample weighs 1.
+        logprob_mean: [Q, N] log P / tokens, for `ws`: the model's own length-normalised probability.
+        score: [Q, N] M_rank's score in (0, 1), for `asc`, `asc-1+s` and `asc-1+2s`.
     """
-    weights = {"sc": self_consistency_weights(answers)}
+    weights = {"sc": torch.ones_like(answers, dtype=torch.float64)}
     if logprob_mean is not None:
-        weights["ws"] = weighted_self_consistency_weights(logprob_mean)
+        weights["ws"] = logprob_mean.double().exp()
     if score is not None:
-        weights |= {"asc" if form == "s" else f"asc-{form}": adaptive_weights(score, form) for form in _FORMS}
+        weights |= {method: offset + slope * score.double() for method, (offset, slope) in _ASC_WEIGHTS.items()}
     return weights
 
 
 def vote(classes: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Settles one vote.
+    """The winners of one question's vote.
 
     Args:
         classes: Class of each sample's answer, −1 where it abstains.
@@ -78,7 +59,7 @@ def vote(classes: Sequence[int], weights: Sequence[float]) -> list[int]:
 
 
 def winning_classes(answers: Tensor, weights: Tensor) -> Tensor:
-    """Settles the votes of Q questions.
+    """The winners of Q questions' votes.
 
     Args:
         answers: [Q, N] int64 classes, −1 for abstentions and padding.
@@ -91,17 +72,17 @@ def winning_classes(answers: Tensor, weights: Tensor) -> Tensor:
     Raises:
         ValueError: If a weight of an answer is negative, infinite or NaN.
     """
-    answered = answers >= 0
-    counted = weights.double().masked_fill(~answered, 0.0)
+    answered = answers >= 0  # [Q, N]
+    counted = weights.double().masked_fill(~answered, 0.0)  # [Q, N]
     if not bool((counted.isfinite() & (counted >= 0)).all()):
         raise ValueError("the weights of votes must be finite and not negative")
-    places = answers.clamp(min=0)
-    empty = counted.new_zeros(len(answers), int(places.max()) + 1 if places.numel() else 1)
-    totals = empty.scatter_add(1, places, counted)
-    # A class that only weightless samples chose still stands for election, an unused class does not.
-    stands = empty.scatter_add(1, places, answered.double()) > 0
-    best = totals.amax(1, keepdim=True)
-    return stands & (totals >= best * (1 - TIE_TOLERANCE))
+    classes = answers.clamp(min=0)  # [Q, N]
+    zeros = counted.new_zeros(len(answers), int(classes.max()) + 1 if classes.numel() else 1)  # [Q, C]
+    totals = zeros.scatter_add(1, classes, counted)  # [Q, C]
+    # A class that only samples of weight 0 chose can win, a class that none chose cannot.
+    chosen = zeros.scatter_add(1, classes, answered.double()) > 0  # [Q, C]
+    best = totals.amax(1, keepdim=True)  # [Q, 1]
+    return chosen & (totals >= best * (1 - TIE_TOLERANCE))
 
 
 def vote_accuracy(answers: Tensor, weights: Tensor, gold: Tensor) -> Tensor:
@@ -115,7 +96,7 @@ def vote_accuracy(answers: Tensor, weights: Tensor, gold: Tensor) -> Tensor:
     Returns:
         [Q] float64: 1 / (number of tied winners) if the gold answer is among them, otherwise 0.
     """
-    winners = winning_classes(answers, weights)
+    winners = winning_classes(answers, weights)  # [Q, C]
     last = winners.shape[1] - 1
-    right = winners.gather(1, gold.clamp(0, last)[:, None])[:, 0] & (gold >= 0) & (gold <= last)
+    right = winners.gather(1, gold.clamp(0, last)[:, None])[:, 0] & (gold >= 0) & (gold <= last)  # [Q]
     return right.double() / winners.sum(1).clamp(min=1)

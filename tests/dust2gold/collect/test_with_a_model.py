@@ -19,7 +19,8 @@ from datamodules.components.encoding.prompts import prompt
 from datamodules.components.records.records import read_rationales
 from dust2gold import cli
 from dust2gold.core.students import EMBEDDED, locate_student
-from lightning_modules.components.sampling.sampler import SamplingSettings, sample
+from lightning_modules.components.sampling.sampler import sample
+from lightning_modules.components.sampling.settings import SamplingSettings
 from tests.endpoint import Endpoint, Write, serving
 
 QUESTIONS, N = 40, 4

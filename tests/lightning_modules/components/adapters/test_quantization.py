@@ -24,7 +24,7 @@ from lightning_modules.components.adapters.manifest import ADAPTER_MANIFEST, rea
 from lightning_modules.components.adapters.nat import UnitSettings
 from lightning_modules.components.adapters.quantization import quantization_config, quantization_of
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
-from lightning_modules.components.sharding import shard_layers
+from lightning_modules.fully_sharded import shard_layers
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel

@@ -19,7 +19,7 @@ from lightning_modules.components.distillation.teachers import (
     cached_teacher,
 )
 from lightning_modules.components.losses.output_head import Lesson, TopK
-from lightning_modules.components.losses.supervised import IGNORE, Targets, find_targets
+from lightning_modules.components.losses.targets import IGNORE, Targets, find_targets
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 

@@ -152,24 +152,6 @@ def test_bfloat16_base_keeps_adapters_and_units_in_float32(
     assert (logits[0] - logits[1]).norm() < 0.05 * logits[0].norm()
 
 
-def test_gradient_checkpointing_changes_nothing(
-    nat_directory: Path, new_stack: Callable[..., AdapterStack], make_batch: Any
-) -> None:
-    batch, gradients = make_batch(), []
-    for checkpointing in (False, True):
-        stack = new_stack("float64", gradient_checkpointing=checkpointing)
-        units = load_nat(stack, nat_directory, trainable=True).double()
-        stack.train()
-        calls: list[int] = []
-        first_layer(stack)[1].register_forward_hook(lambda m, args, out, calls=calls: calls.append(1))
-        torch.manual_seed(5)  # the same dropout
-        stack(batch["input_ids"], batch["attention_mask"]).square().mean().backward()
-        assert len(calls) == 1 + checkpointing
-        gradients.append([p.grad for m in (stack, units) for p in m.parameters() if p.requires_grad])
-    for plain, recomputed in zip(*gradients, strict=True):
-        paper.assert_exact(plain, recomputed)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_decoder_changes_nothing(nat_directory: Path, new_stack: Any, make_batch: Any) -> None:

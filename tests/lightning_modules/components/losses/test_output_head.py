@@ -23,7 +23,7 @@ from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.losses.model_head import ModelHead, find_head
 from lightning_modules.components.losses.output_head import CHUNK_BYTES, Head, OutputHead, TopK, chunk_bytes_on, chunks
-from lightning_modules.components.losses.supervised import at_targets, find_targets
+from lightning_modules.components.losses.targets import at_targets, find_targets
 
 V, D, N = 50, 8, 23
 SHAPE: dict[str, Any] = {

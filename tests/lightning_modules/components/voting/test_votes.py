@@ -7,15 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from lightning_modules.components.voting.votes import (
-    AdaptiveForm,
-    adaptive_weights,
-    self_consistency_weights,
-    vote,
-    vote_accuracy,
-    weighted_self_consistency_weights,
-    winning_classes,
-)
+from lightning_modules.components.voting.votes import NEEDS, vote, vote_accuracy, vote_weights, winning_classes
 
 
 def reference(answers: list[int], weights: list[Fraction], gold: int) -> Fraction:
@@ -65,7 +57,7 @@ def test_renaming_the_classes_changes_nothing() -> None:
 
 def test_a_tie_counts_fractionally_and_abstention_is_wrong() -> None:
     answers = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 2, -1, -1], [-1, -1, -1, -1, -1], [0, 0, 0, 1, -1]])
-    weights = self_consistency_weights(answers)
+    weights = vote_weights(answers)["sc"]
     gold = torch.tensor([1, 2, -2, -2])
     assert vote_accuracy(answers, weights, gold).tolist() == pytest.approx([1 / 2, 1 / 3, 0, 0])
     assert winning_classes(answers, weights).sum(1).tolist() == [2, 3, 0, 1]
@@ -92,31 +84,31 @@ def test_equal_weights_are_self_consistency() -> None:
     generator = torch.Generator().manual_seed(0)
     answers = torch.randint(-1, 4, (200, 16), generator=generator)
     gold = torch.randint(-2, 4, (200,), generator=generator)
-    expected = vote_accuracy(answers, self_consistency_weights(answers), gold)
     same = torch.full(answers.shape, 0.37)
-    for weights in (
-        weighted_self_consistency_weights(-same),
-        *(adaptive_weights(same, form) for form in ("s", "1+s", "1+2s")),
-    ):
-        assert vote_accuracy(answers, weights, gold).equal(expected)
+    expected, *others = (
+        vote_accuracy(answers, weights, gold) for weights in vote_weights(answers, -same, same).values()
+    )
+    assert len(others) == 4
+    assert all(accuracy.equal(expected) for accuracy in others)
 
 
 def test_weights() -> None:
-    logprobs = torch.tensor([[-0.5, -2.0]])
-    assert weighted_self_consistency_weights(logprobs).tolist()[0] == pytest.approx([math.exp(-0.5), math.exp(-2.0)])
-    score = torch.tensor([[0.25, 0.75]])
-    forms: dict[AdaptiveForm, list[float]] = {"s": [0.25, 0.75], "1+s": [1.25, 1.75], "1+2s": [1.5, 2.5]}
-    for form, expected in forms.items():
-        weights = adaptive_weights(score, form)
-        assert weights.tolist()[0] == expected
-        assert weights.dtype == torch.float64
+    answers, logprobs, score = torch.tensor([[0, 1]]), torch.tensor([[-0.5, -2.0]]), torch.tensor([[0.25, 0.75]])
+    weights = vote_weights(answers, logprobs, score)
+    expected = {"sc": [1, 1], "ws": [math.exp(-0.5), math.exp(-2.0)], "asc": [0.25, 0.75]}
+    expected |= {"asc-1+s": [1.25, 1.75], "asc-1+2s": [1.5, 2.5]}
+    assert list(weights) == list(expected) == list(NEEDS)
+    for name, values in expected.items():
+        assert weights[name].tolist()[0] == pytest.approx(values)
+        assert weights[name].dtype == torch.float64
+    assert list(vote_weights(answers)) == ["sc"]
 
 
 def test_a_heavier_minority_wins() -> None:
     answers, gold = torch.tensor([[0, 0, 0, 1]]), torch.tensor([1])
-    score = torch.tensor([[0.1, 0.1, 0.1, 0.9]])
-    assert vote_accuracy(answers, adaptive_weights(score), gold).tolist() == [1.0]
-    assert vote_accuracy(answers, adaptive_weights(score, "1+s"), gold).tolist() == [0.0]
+    weights = vote_weights(answers, score=torch.tensor([[0.1, 0.1, 0.1, 0.9]]))
+    assert vote_accuracy(answers, weights["asc"], gold).tolist() == [1.0]
+    assert vote_accuracy(answers, weights["asc-1+s"], gold).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])

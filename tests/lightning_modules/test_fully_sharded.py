@@ -28,8 +28,7 @@ from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.nat import UnitSettings
 from lightning_modules.components.adapters.stack import LoraSettings
 from lightning_modules.components.ranking.backbones import DecoderSettings, EncoderSettings
-from lightning_modules.components.sharding import check_sharded
-from lightning_modules.fully_sharded import FullyShardedStrategy
+from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel

@@ -1,4 +1,4 @@
-"""What the stages share that learn from right and wrong rationales at once: they say how likely each kind is."""
+"""The base of the stages that learn from right and wrong rationales at once: it logs how likely each kind is."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.base import StudentModule
-from lightning_modules.components.adapters.stack import AdapterStack
-from lightning_modules.components.losses.negatives import logprobs_by_verdict, on_right
-from lightning_modules.components.losses.supervised import Targets
+from lightning_modules.components.losses.targets import Targets, on_right
 
 POSITIVE_LOGPROB, NEGATIVE_LOGPROB = "positive_logprob", "negative_logprob"
 
 
-class BothVerdicts(StudentModule):
-    """Base of NT, UL, REDI, DPO and CL: one LoRA, and an eye on log P of right rationales.
+class RightWrongModule(StudentModule):
+    """Base of NT, UL, REDI, DPO and CL: one LoRA.
 
     Logs `positive_logprob` and `negative_logprob`: mean log P of a target token, in nats, of right and of wrong
     rationales.
@@ -28,10 +26,6 @@ class BothVerdicts(StudentModule):
         self.last_positive: Tensor | None = None
         """log P of the last batch's right rationales' targets, [N⁺]; `callbacks.collapse.CollapseAlarm` reads it."""
 
-    def build(self, stack: AdapterStack) -> None:
-        """One LoRA."""
-        self.add_or_load(stack)
-
     def weight_of(self, part: str, targets: Targets) -> int:
         """See `StudentModule.weight_of`."""
         if part not in (POSITIVE_LOGPROB, NEGATIVE_LOGPROB):
@@ -39,9 +33,10 @@ class BothVerdicts(StudentModule):
         right = int(on_right(targets).sum())
         return right if part == POSITIVE_LOGPROB else len(targets.tokens) - right
 
-    def watched(self, logprobs: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Means of log P by verdict, to be logged beside the loss; 0, with weight 0, where a batch lacks a verdict."""
-        self.last_positive, negative = logprobs_by_verdict(logprobs, targets)
+    def logprob_means(self, logprobs: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Means of log P by verdict, to log beside the loss; 0, with weight 0, where a batch lacks a verdict."""
+        right, logprobs = on_right(targets), logprobs.detach()  # [N] each
+        self.last_positive, negative = logprobs[right], logprobs[~right]  # [N⁺], [N⁻]
         return {
             name: values.sum() / max(1, len(values))
             for name, values in ((POSITIVE_LOGPROB, self.last_positive), (NEGATIVE_LOGPROB, negative))

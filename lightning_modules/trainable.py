@@ -1,4 +1,4 @@
-"""What every stage shares: an optimizer over the part that trains, and checkpoints of that part alone."""
+"""The base of every stage: an optimizer over the part that trains, its logging, and checkpoints of that part alone."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from transformers import get_scheduler
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.schedule import warmed_up
-from lightning_modules.components.sharding import check_sharded, shard_layers, shard_modules
-from lightning_modules.components.step_means import StepMeans
-from lightning_modules.fully_sharded import FullyShardedStrategy
+from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers, shard_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+"""Learning-rate schedules by the names of `schedule`, and what transformers calls them."""
 
-class PartlyTrained(L.LightningModule):
+
+class TrainableModule(L.LightningModule):
     """A module of which a part trains and the rest, the base, is frozen and never saved.
 
     Args:
@@ -37,7 +39,7 @@ class PartlyTrained(L.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps
-        self._means = StepMeans()
+        self._step_sums: dict[str, Tensor] = {}  # by name, [2] float64: weighted sum and weight of the optimizer step
 
     @abstractmethod
     def base_name(self) -> str:
@@ -52,7 +54,7 @@ class PartlyTrained(L.LightningModule):
         """What FSDP2 cuts up: a transformer, as it is called, and the trainable modules outside it."""
 
     def shard(self) -> None:
-        """Cuts up the model that `configure_model` has built, where the strategy is FSDP2's.
+        """Shards the model that `configure_model` has built, where the strategy is FSDP2's.
 
         Raises:
             InputError: If this model, or this strategy, cannot.
@@ -75,27 +77,26 @@ class PartlyTrained(L.LightningModule):
         """Logs `train/<name>` of an optimizer step, over its accumulated batches and all ranks, at its last batch.
 
         Args:
-            parts: Scalars of a batch; divided by `step` (docs/architecture.md) each weighs 1.
-            weights: What each counts for.
+            parts: Scalars of a batch, the same names on every rank.
+            weights: What the batch counts for in each mean; 1 where its sums were divided by `step` (`Denominators`).
         """
         if self._trainer is None:
             return
-        self._means.add(parts, weights)
+        for name, value in parts.items():
+            weighted = torch.stack([value.detach().double(), value.new_ones((), dtype=torch.float64)]) * weights[name]
+            self._step_sums[name] = self._step_sums[name] + weighted if name in self._step_sums else weighted
         if self.trainer.fit_loop._should_accumulate():
             return
-        for name, value in self._means.take(self._summed).items():
+        # One exchange between the ranks for all names; NaN where nothing counted.
+        totals: Tensor = self.trainer.strategy.reduce(torch.stack(list(self._step_sums.values())), reduce_op="sum")
+        for name, value in zip(self._step_sums, totals[:, 0] / totals[:, 1], strict=True):
             self.log(f"train/{name}", value.float(), prog_bar=name == "loss", batch_size=1)
+        self._step_sums = {}
 
     def log_validation(self, name: str, value: Tensor, weight: int) -> None:
-        """Logs `val/<name>`, the weighted mean over the epoch's batches of all ranks.
-
-        Args:
-            name: Of the scalar.
-            value: Of a batch.
-            weight: What the batch counts for; 0 leaves it out.
-        """
+        """Logs `val/<name>`, the weighted mean over the epoch's batches of all ranks; a weight of 0 leaves one out."""
         ranks = 1 if self._trainer is None else self.trainer.world_size
-        # Lightning averages the weights' sums over the ranks and keeps whole numbers of them: these divide.
+        # Lightning averages the sums of weights over the ranks and rounds down: `weight * ranks` is divisible.
         self.log(
             f"val/{name}",
             value,
@@ -106,10 +107,6 @@ class PartlyTrained(L.LightningModule):
             batch_size=weight * ranks,
         )
 
-    def _summed(self, values: Tensor) -> Tensor:
-        total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
-        return total
-
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
         """What DDP (which asks for this name) need not keep equal: the buffers are constants of the base.
@@ -119,10 +116,20 @@ class PartlyTrained(L.LightningModule):
         return [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over what trains, and its schedule per step."""
+        """The optimizer over what trains, with a linear warm-up from 0 and then `schedule` down to 0, step by step.
+
+        Raises:
+            InputError: If there is no such schedule.
+        """
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f"unknown schedule '{self.schedule}'",
+                field="model.schedule",
+                remedy=f"choose one of {', '.join(SCHEDULES)}",
+            )
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = warmed_up(optimizer, self.schedule, self.warmup_steps, steps)
+        scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,0 +1,119 @@
+"""The targets of a batch, and sums and means over them.
+
+A target is a token that something must predict; padding and (by default) the prompt hold none. `find_targets` finds the
+N targets of a batch once, an output head gives log P(target) [N] (`output_head.py`), and a loss sums up. The sum is not
+divided by the micro-batch's own count where the batch knows the count of the optimizer step, see `Denominators`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""Label of a position without a target (padding, prompt), as in Hugging Face."""
+
+
+class Denominators(NamedTuple):
+    """What sums over a (micro-)batch are divided by, to be means over the whole optimizer step; never 0.
+
+    Lightning averages the loss over accumulated micro-batches and DDP the gradients over ranks. With the step's counts
+    divided by (micro-batches × ranks), the step's gradient is that of one big batch, however it was cut.
+
+    Attributes:
+        tokens: Number of target tokens.
+        samples: Number of samples.
+    """
+
+    tokens: float
+    samples: float
+
+
+class Targets(NamedTuple):
+    """The N targets of a batch of S samples.
+
+    Attributes:
+        where: [B, T−1] bool, True where position t predicts a target at t + 1.
+        tokens: [N] int64, the target tokens.
+        sample: [N] int64, the number of each target's sample within the batch.
+        samples: S, how many samples the batch holds: B, or more in packed rows.
+        positive: [S] bool, each sample's verdict; None if the batch does not say.
+        all: Denominators of sums over all samples; infinite in a filler batch (`is_filler`).
+        positives: Of sums over the positive samples.
+        negatives: Of sums over the others.
+    """
+
+    where: Tensor
+    tokens: Tensor
+    sample: Tensor
+    samples: int
+    positive: Tensor | None
+    all: Denominators
+    positives: Denominators
+    negatives: Denominators
+
+
+def find_targets(batch: dict[str, Any]) -> Targets:
+    """Finds the targets of a batch.
+
+    Reads `labels` [B, T] (unshifted; IGNORE where there is no target) and, where the batch has them, `segments` [B, T]
+    (packed rows: the number of each token's sample, −1 at padding), `positive` [S], `ids`, and `step`: for "all",
+    "positive" and "negative" the (tokens, samples) to divide by, see `Denominators`.
+    """
+    shifted, segments, positive = batch["labels"][:, 1:], batch.get("segments"), batch.get("positive")  # [B, T−1]
+    where = shifted != IGNORE  # [B, T−1]
+    if segments is None:
+        sample, samples = where.nonzero()[:, 0], len(shifted)  # [N], S = B
+    else:
+        sample = segments[:, 1:][where]  # [N]
+        samples = len(batch["ids"]) if "ids" in batch else int(segments.max()) + 1
+    counts = batch.get("step") or _own_counts(sample, samples, positive)
+    denominators = (Denominators(*(float(n) or 1.0 for n in counts[k])) for k in ("all", "positive", "negative"))
+    return Targets(where, shifted[where], sample, samples, positive, *denominators)
+
+
+def _own_counts(sample: Tensor, samples: int, positive: Tensor | None) -> dict[str, tuple[int, int]]:
+    tokens = len(sample)
+    if positive is None:
+        return {"all": (tokens, samples), "positive": (0, 0), "negative": (0, 0)}
+    right = int(positive[sample].sum()), int(positive.sum())
+    return {"all": (tokens, samples), "positive": right, "negative": (tokens - right[0], samples - right[1])}
+
+
+def is_filler(batch: dict[str, Any]) -> bool:
+    """Whether a batch repeats rows of another one only so that all ranks have equally many; nothing of it counts."""
+    return "step" in batch and math.isinf(batch["step"]["all"][1])
+
+
+def at_targets(values: Tensor, targets: Targets) -> Tensor:
+    """Selects from `values` [B, T, ...], hidden states say, the positions that predict a target: [N, ...]."""
+    return values[:, :-1][targets.where]
+
+
+def sample_sums(values: Tensor, targets: Targets) -> Tensor:
+    """Sum of `values` [N] over the targets of each sample: [S]; 0 for a sample without targets."""
+    return values.new_zeros(targets.samples).index_add(0, targets.sample, values)
+
+
+def sample_means(values: Tensor, targets: Targets) -> Tensor:
+    """Mean of `values` [N] over the targets of each sample: [S]; 0 for a sample without targets."""
+    return sample_sums(values, targets) / sample_sums(torch.ones_like(values), targets).clamp_min(1)
+
+
+def verdicts(targets: Targets) -> Tensor:
+    """Which samples are right, [S] bool.
+
+    Raises:
+        ValueError: If the batch does not say.
+    """
+    if targets.positive is None:
+        raise ValueError("the batch has no verdicts: it needs the field 'positive'")
+    return targets.positive
+
+
+def on_right(targets: Targets) -> Tensor:
+    """Which targets belong to right rationales, [N] bool; raises as `verdicts`."""
+    return verdicts(targets)[targets.sample]

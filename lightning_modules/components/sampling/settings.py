@@ -1,0 +1,46 @@
+"""How to sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dust2gold.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to sample.
+
+    Args:
+        samples: Samples per question.
+        temperature: Divides the logits; 0 takes the most probable token (greedy).
+        top_p: Keeps the smallest set of most probable tokens whose mass reaches this, after the temperature.
+        max_new_tokens: Cap on the generated tokens, EOS included.
+        seed: Base seed, see `sample_seed`.
+        rows: Samples decoded at a time, which bounds the memory; others wait for the first to end. The samples do not
+            depend on it.
+
+    Raises:
+        InputError: If a value is out of range.
+    """
+
+    samples: int = 1
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_new_tokens: int = 512
+    seed: int = 0
+    rows: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_new_tokens", "rows"):
+            if getattr(self, name) < 1:
+                raise InputError(f"must be at least 1, found {getattr(self, name)}", field=name)
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(
+                f"must be finite and not negative, found {self.temperature}", field="temperature", remedy="0 is greedy"
+            )
+        if not 0 < self.top_p <= 1:
+            raise InputError(
+                f"must be in (0, 1], found {self.top_p}", field="top_p", remedy="1 keeps the whole distribution"
+            )

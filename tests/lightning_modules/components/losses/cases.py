@@ -1,0 +1,32 @@
+"""Batches and log-probabilities for the tests of losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.components.losses.targets import IGNORE
+
+
+def make_batch(lengths: list[int], verdicts: list[bool]) -> dict[str, Any]:
+    """Rows with so many targets each, after one token of prompt, padded."""
+    labels = torch.full((len(lengths), max(lengths) + 1), IGNORE)
+    for row, length in enumerate(lengths):
+        labels[row, 1 : length + 1] = 5
+    return {"labels": labels, "positive": torch.tensor(verdicts)}
+
+
+def random_logprobs(count: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return -torch.rand(count, generator=generator, dtype=torch.float64) * scale
+
+
+def by_sample(logprobs: Tensor, lengths: list[int]) -> list[list[float]]:
+    return [part.tolist() for part in logprobs.split(lengths)]
+
+
+def average(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0

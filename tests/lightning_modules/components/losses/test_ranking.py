@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lightning_modules.components.losses.ranking import RANKING_LOSSES, ranking_cross_entropy, ranking_loss
+
+
+def test_losses_by_hand() -> None:
+    positive, negative = [0.3, -2.0, 5.0], [-0.7, 1.5, 4.0]
+    sigma = [[1 / (1 + math.exp(-x)) for x in side] for side in (positive, negative)]
+    pairs = list(zip(*sigma, strict=True))
+    expected = {
+        "pairwise": sum((1 - p) ** 3 + n**7 for p, n in pairs) / 3,
+        "binary_cross_entropy": sum(-math.log(p) - math.log(1 - n) for p, n in pairs) / 6,
+    }
+    right, wrong = (torch.tensor(side, dtype=torch.float64) for side in (positive, negative))
+    for name, loss in RANKING_LOSSES.items():
+        assert loss(right, wrong).item() == pytest.approx(expected[name], abs=1e-13)
+        assert loss(right, wrong, 1.5).item() == pytest.approx(2 * expected[name], abs=1e-13)  # half a step's pairs
+
+
+def test_losses_at_their_limits() -> None:
+    assert ranking_loss(torch.ones(3), torch.zeros(3)) == 0
+    extreme = torch.tensor([-1e4], requires_grad=True)
+    ranking_cross_entropy(extreme, -extreme).backward()
+    assert extreme.grad is not None
+    assert extreme.grad.isfinite().all()
