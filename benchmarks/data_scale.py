@@ -98,13 +98,16 @@ def planned(kind: str) -> Callable[[Path, int], Callable[[], object]]:
 
 def indexed(file: Path, rows: int) -> Callable[[], object]:
     """Opening a teacher cache of so many samples of one row: what each process keeps of where they lie."""
-    from lightning_modules.components.distillation.record_file import RecordStore
+    import torch
 
-    store = RecordStore(file.parent / "cache", 4)
+    from lightning_modules.components.distillation.cache import SampleCache
+
+    layout = {"divergence": torch.empty(0)}
+    store = SampleCache(file.parent / "cache", layout)
     for number in range(rows):
-        store.add(number.to_bytes(16, "big"), 1, b"1234")
-    store.close()
-    return lambda: RecordStore(file.parent / "cache", 4)
+        store.add(number.to_bytes(16, "big"), {"divergence": torch.zeros(1)})
+    store.flush()
+    return lambda: SampleCache(file.parent / "cache", layout)
 
 
 READ_WHOLE = 85

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
 from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.losses.supervised import only_fills_a_turn
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings
 from lightning_modules.components.ranking.ranker import RANKING_LOSSES, Ranker, build_ranker, load_ranker
@@ -97,9 +98,9 @@ class RankModel(PartlyTrained):
         """The backbone's published weights."""
         return self.built.settings.source
 
-    def base_fingerprint(self) -> str:
+    def base_identity(self) -> BaseIdentity | None:
         """Of the backbone's frozen weights."""
-        return self.built.backbone.fingerprint
+        return self.built.backbone.identity
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Logits [rows] of a batch's rows."""

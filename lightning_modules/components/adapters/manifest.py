@@ -1,6 +1,6 @@
 """The manifest beside an adapter's weights, `dust2gold.json`: what it is, which base it belongs to, and checksums.
 
-Of a LoRA's config as of its weights: a lora_alpha that has changed in it makes another adapter of the same weights.
+A LoRA's config has a checksum as its weights do: with another lora_alpha the same weights are another adapter.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Any
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import sha256_of
+from lightning_modules.components.adapters.base_identity import BaseIdentity
 
 ADAPTER_MANIFEST = "dust2gold.json"
 ADAPTER_CONFIG = "adapter_config.json"
 
 
 def write_manifest(directory: Path, facts: dict[str, Any]) -> None:
-    """Writes the manifest: `facts`, and the checksums of the weights and LoRA configs in `directory` by now."""
+    """Writes `facts` and the checksums of the weights and LoRA configs that are in `directory` by now."""
     manifest = {**facts, "sha256": {name: sha256_of(file) for name, file in _signed_files(directory)}}
     (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -29,16 +30,14 @@ def _signed_files(directory: Path) -> list[tuple[str, Path]]:
 
 
 def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
-    """Compares the files of weights and the LoRA configs with the checksums that the manifest has of them.
+    """Compares weights and LoRA configs with the checksums in the manifest.
 
     Raises:
         InputError: If one differs, or the manifest's entry is not as it is written.
     """
     written = manifest.get("sha256", {})
     if not isinstance(written, dict):
-        raise InputError(
-            "damaged manifest (sha256)", file=directory / ADAPTER_MANIFEST, remedy="train the adapter again"
-        )
+        raise _damaged(directory, "sha256")
     for name, file in _signed_files(directory):
         if name in written and sha256_of(file) != written[name]:
             raise InputError(
@@ -62,5 +61,21 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         if not isinstance(manifest, dict):
             raise ValueError("no object")
     except (ValueError, RecursionError) as error:
-        raise InputError(f"damaged manifest ({error})", file=file, remedy="train the adapter again") from error
+        raise _damaged(directory, error) from error
     return manifest
+
+
+def base_of(directory: Path, manifest: dict[str, Any]) -> BaseIdentity | None:
+    """The base that a manifest names; None if it names none.
+
+    Raises:
+        InputError: If the manifest's entry is not as it is written.
+    """
+    try:
+        return None if manifest.get("base") is None else BaseIdentity.from_json(manifest["base"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(directory, error) from error
+
+
+def _damaged(directory: Path, what: object) -> InputError:
+    return InputError(f"damaged manifest ({what})", file=directory / ADAPTER_MANIFEST, remedy="train the adapter again")

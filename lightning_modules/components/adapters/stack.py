@@ -28,9 +28,15 @@ from torch import Tensor, nn
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.students import locate_student
+from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.decoding import evaluating, hidden_states
-from lightning_modules.components.adapters.fingerprints import BaseIdentity
-from lightning_modules.components.adapters.manifest import ADAPTER_CONFIG, check_weights, read_manifest, write_manifest
+from lightning_modules.components.adapters.manifest import (
+    ADAPTER_CONFIG,
+    base_of,
+    check_weights,
+    read_manifest,
+    write_manifest,
+)
 from lightning_modules.components.adapters.packing import check_packing
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
 from lightning_modules.components.losses.model_head import find_head
@@ -129,7 +135,6 @@ class AdapterStack(nn.Module):
         super().__init__()
         self.student = student
         self.identity = BaseIdentity.of(base)
-        self.fingerprint = self.identity.fingerprint
         base.requires_grad_(False)
         if gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -266,7 +271,7 @@ class AdapterStack(nn.Module):
 
     def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
         """Writes `dust2gold.json`: which base the adapter belongs to, its weights' checksums, what the caller knows."""
-        write_manifest(directory, {"student": self.student, **self.identity.facts(), **facts})
+        write_manifest(directory, {"student": self.student, "base": self.identity.to_json(), **facts})
 
     def _peft(self) -> PeftModel:
         if not isinstance(self.model, PeftModel):
@@ -302,13 +307,13 @@ class AdapterStack(nn.Module):
                 )
         manifest = read_manifest(directory)
         check_weights(directory, manifest)
-        trained_on = manifest.get("base_fingerprint", "")
-        if not self.identity.fits(manifest):
+        trained_on = base_of(directory, manifest)
+        if trained_on is not None and not self.identity.is_same(trained_on):
             raise InputError(
-                f"the adapter was trained on another base ('{manifest.get('student')}', {trained_on}) "
-                f"than this student ('{self.student}', {self.fingerprint})",
+                f"the adapter was trained on another base ('{manifest.get('student')}') "
+                f"than this student ('{self.student}'): their weights differ",
                 file=directory,
-                remedy="give --model.student the base it was trained on, --model.dtype as then, or train it again",
+                remedy="give --model.student the base it was trained on, or train it again",
             )
 
 
