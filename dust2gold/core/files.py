@@ -20,8 +20,6 @@ from typing import IO, Any, BinaryIO, TextIO, cast
 
 from dust2gold.core.errors import InputError
 
-_BLOCK, _BLOCKS = 1 << 16, 256
-
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[TextIO]:
@@ -255,22 +253,6 @@ def sha256_of(path: Path) -> str:
             digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
         with file.open("rb") as stream:
             _feed(digest, stream)
-    return digest.hexdigest()
-
-
-def sketch_of(path: Path) -> str:
-    """A hash as `sha256_of`, but of large files of their size and of blocks spread over them alone.
-
-    It tells weights from others, all of which differ after some training, in the time that a few megabytes take.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            for place in range(0, size, max(_BLOCK, size // _BLOCKS)):
-                stream.seek(place)
-                digest.update(stream.read(_BLOCK))
     return digest.hexdigest()
 
 

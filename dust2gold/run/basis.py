@@ -31,7 +31,7 @@ _TRAINER = Basis(
         "datamodules",
         "dust2gold/core",
         "lightning_modules",
-        "dust2gold/run/resumption.py",
+        "dust2gold/commands/resumption.py",
         "dust2gold/commands/trainer.py",
     ),
     ("lightning", "math-verify", "peft", "sympy", "tokenizers", "torch", "transformers"),

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dust2gold.core.provenance import short_hash
+from lightning_modules.components.adapters.manifest import damaged_manifest
 from lightning_modules.components.adapters.quantization import Quantization, quantization_of
 
 _VALUES = 4
@@ -89,6 +91,18 @@ class BaseIdentity:
                 file=sys.stderr,
             )
         return True
+
+
+def base_of(directory: Path, manifest: dict[str, Any]) -> BaseIdentity | None:
+    """The base that a manifest names; None if it names none.
+
+    Raises:
+        InputError: If the manifest's entry is not as it is written.
+    """
+    try:
+        return None if manifest.get("base") is None else BaseIdentity.from_json(manifest["base"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged_manifest(directory, error) from error
 
 
 def _some_values(weight: Tensor) -> Tensor:

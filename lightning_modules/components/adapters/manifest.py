@@ -1,6 +1,7 @@
-"""The manifest beside an adapter's weights, `dust2gold.json`: what it is, which base it belongs to, and checksums.
+"""What an adapter directory holds: PEFT's files, and `dust2gold.json` beside them.
 
-A LoRA's config has a checksum as its weights do: with another lora_alpha the same weights are another adapter.
+The manifest says what the adapter is, which base it belongs to, and checksums of weights and configs: with another
+lora_alpha the same weights are another adapter.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import Any
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import sha256_of
-from lightning_modules.components.adapters.base_identity import BaseIdentity
 
 ADAPTER_MANIFEST = "dust2gold.json"
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS, PICKLED_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
 
 def write_manifest(directory: Path, facts: dict[str, Any]) -> None:
@@ -29,6 +30,27 @@ def _signed_files(directory: Path) -> list[tuple[str, Path]]:
     return [(file.relative_to(directory).as_posix(), file) for file in files]
 
 
+def check_files(directory: Path) -> None:
+    """Refuses a directory that holds no adapter in PEFT's format with safetensors.
+
+    Raises:
+        InputError: If it does not.
+    """
+    if (directory / PICKLED_WEIGHTS).is_file() and not (directory / ADAPTER_WEIGHTS).is_file():
+        raise InputError(
+            "a pickle: reading it could run code, so it is refused",
+            file=directory / PICKLED_WEIGHTS,
+            remedy=f"write the adapter as {ADAPTER_WEIGHTS} (save_pretrained does) on a machine you trust",
+        )
+    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (directory / file).is_file():
+            raise InputError(
+                f"no adapter here ({file} is missing)",
+                file=directory,
+                remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
+            )
+
+
 def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
     """Compares weights and LoRA configs with the checksums in the manifest.
 
@@ -37,7 +59,7 @@ def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
     """
     written = manifest.get("sha256", {})
     if not isinstance(written, dict):
-        raise _damaged(directory, "sha256")
+        raise damaged_manifest(directory, "sha256")
     for name, file in _signed_files(directory):
         if name in written and sha256_of(file) != written[name]:
             raise InputError(
@@ -61,21 +83,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         if not isinstance(manifest, dict):
             raise ValueError("no object")
     except (ValueError, RecursionError) as error:
-        raise _damaged(directory, error) from error
+        raise damaged_manifest(directory, error) from error
     return manifest
 
 
-def base_of(directory: Path, manifest: dict[str, Any]) -> BaseIdentity | None:
-    """The base that a manifest names; None if it names none.
-
-    Raises:
-        InputError: If the manifest's entry is not as it is written.
-    """
-    try:
-        return None if manifest.get("base") is None else BaseIdentity.from_json(manifest["base"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(directory, error) from error
-
-
-def _damaged(directory: Path, what: object) -> InputError:
+def damaged_manifest(directory: Path, what: object) -> InputError:
+    """The error to raise."""
     return InputError(f"damaged manifest ({what})", file=directory / ADAPTER_MANIFEST, remedy="train the adapter again")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,21 +21,16 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.students import locate_student
-from lightning_modules.components.adapters.base_identity import BaseIdentity
+from lightning_modules.components.adapters.base_identity import BaseIdentity, base_of
 from lightning_modules.components.adapters.decoding import evaluating, hidden_states
-from lightning_modules.components.adapters.manifest import (
-    ADAPTER_CONFIG,
-    base_of,
-    check_weights,
-    read_manifest,
-    write_manifest,
-)
+from lightning_modules.components.adapters.layer_names import name_layers
+from lightning_modules.components.adapters.manifest import check_files, check_weights, read_manifest, write_manifest
 from lightning_modules.components.adapters.packing import check_packing
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
 from lightning_modules.components.losses.model_head import find_head
@@ -148,13 +142,7 @@ class AdapterStack(nn.Module):
         return output.logits  # type: ignore[no-any-return]
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
-        """Last hidden states [B, T, d], after the final norm; no logits are made.
-
-        Args:
-            input_ids: [B, T] int64.
-            attention_mask: [B, T], 1 at real tokens.
-            position_ids: [B, T] int64 of packed rows, starting at 0 in every sample: attention then stays inside each,
-                which is checked at the first use.
+        """Last hidden states [B, T, d], see `hidden_states`; whether packed samples stay apart is checked once.
 
         Raises:
             InputError: If rows are packed and the student does not keep their samples apart.
@@ -214,7 +202,7 @@ class AdapterStack(nn.Module):
                 raise ValueError(f"a LoRA is needed, this is {config.peft_type}")
             config.base_model_name_or_path = None  # `save` writes it; until then PEFT warns of any other spelling
             weights = load_peft_weights(str(directory), device="cpu")
-            _without_patterns(config, weights)
+            name_layers(config, weights)
             self._inject(name, config)
             self._fill(name, weights)
         except Exception as error:
@@ -254,7 +242,7 @@ class AdapterStack(nn.Module):
 
         Args:
             name: Of the adapter.
-            directory: Created if missing; `core.files.write_directory_atomically` writes it whole or not at all.
+            directory: Created if missing.
             facts: More entries of the manifest.
         """
         peft = self._peft()
@@ -292,19 +280,8 @@ class AdapterStack(nn.Module):
             raise ValueError(f"{len(absent)} weights are missing, {len(keys.unexpected_keys)} foreign, e.g. {wrong[0]}")
 
     def _check(self, directory: Path) -> None:
-        if (directory / WEIGHTS_NAME).is_file() and not (directory / SAFETENSORS_WEIGHTS_NAME).is_file():
-            raise InputError(
-                "a pickle: reading it could run code, so it is refused",
-                file=directory / WEIGHTS_NAME,
-                remedy=f"write the adapter as {SAFETENSORS_WEIGHTS_NAME} (save_pretrained does) on a machine you trust",
-            )
-        for file in (ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME):
-            if not (directory / file).is_file():
-                raise InputError(
-                    f"no adapter here ({file} is missing)",
-                    file=directory,
-                    remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
-                )
+        """Refuses what is no adapter, is damaged, or was trained on another base."""
+        check_files(directory)
         manifest = read_manifest(directory)
         check_weights(directory, manifest)
         trained_on = base_of(directory, manifest)
@@ -315,28 +292,3 @@ class AdapterStack(nn.Module):
                 file=directory,
                 remedy="give --model.student the base it was trained on, or train it again",
             )
-
-
-_ADAPTED = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?[AB](\.weight)?")
-_PLAIN = re.compile(r"[\w.^$\\-]*")
-
-
-def _without_patterns(config: LoraConfig, weights: dict[str, Tensor]) -> None:
-    """Names the layers of a config by what there are weights of: a regular expression could take years to match.
-
-    Raises:
-        ValueError: If one is left that repeats or chooses.
-    """
-    if isinstance(config.target_modules, str):
-        config.target_modules = sorted({found[1] for name in weights if (found := _ADAPTED.fullmatch(name))})
-        config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
-    layers = config.layers_pattern
-    for patterns in (
-        [config.exclude_modules] if isinstance(config.exclude_modules, str) else [],
-        [layers] if isinstance(layers, str) else layers or [],
-        config.rank_pattern or {},
-        config.alpha_pattern or {},
-    ):
-        for pattern in patterns:
-            if not _PLAIN.fullmatch(pattern):
-                raise ValueError(f"its config holds the regular expression {pattern!r}, where only names are read")

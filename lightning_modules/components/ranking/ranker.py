@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dust2gold.core.errors import InputError, reason
+from lightning_modules.components.adapters.base_identity import base_of
 from lightning_modules.components.adapters.manifest import (
     ADAPTER_MANIFEST,
-    base_of,
     check_weights,
     read_manifest,
     write_manifest,
