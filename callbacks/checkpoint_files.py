@@ -119,7 +119,7 @@ def _checked(content: BinaryIO) -> BinaryIO:
 def mark_finished(directory: Path) -> None:
     """Notes that the training which `last.ckpt` belongs to came to its end; another `last.ckpt` voids the note."""
     with write_atomically(directory / FINISHED) as stream:
-        json.dump({"schema": 1, "sha256": sha256_of(directory / LAST)}, stream)
+        json.dump({"sha256": sha256_of(directory / LAST)}, stream)
         stream.write("\n")
 
 

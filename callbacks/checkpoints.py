@@ -14,9 +14,10 @@ from callbacks.checkpoint_files import LAST, checkpoint_directory, install, is_f
 from callbacks.preemption import Preempted, SignalNotes
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import set_aside, sha256_of
+from dust2gold.core.provenance import Provenance
 
-SETTINGS_KEY = "run_settings"
-"""Where a checkpoint says what it was trained with: a short hash by the name of each setting."""
+PROVENANCE_KEY = "provenance"
+"""Where a checkpoint says what it was trained with: the facts of a `Provenance`."""
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -31,7 +32,7 @@ class RunCheckpoint(ModelCheckpoint):
         save_top_k: 0 keeps the last alone, 1 a copy under its step's name, -1 all of them.
 
     Attributes:
-        settings: What the run is trained with, kept in its checkpoints; see `SETTINGS_KEY`.
+        made: What the run is trained with, kept in its checkpoints; see `PROVENANCE_KEY`.
     """
 
     def __init__(self, every_n_train_steps: int = 200, save_top_k: int = 0) -> None:
@@ -41,7 +42,7 @@ class RunCheckpoint(ModelCheckpoint):
             save_last=True,
             enable_version_counter=False,  # a run begun anew replaces last.ckpt: last-v1.ckpt would never be found
         )
-        self.settings: dict[str, str] = {}
+        self.made: Provenance | None = None
         self._waiting = False
         self._signals = SignalNotes()
         self._step = 0
@@ -76,8 +77,9 @@ class RunCheckpoint(ModelCheckpoint):
         return self.dirpath is not None and Path(path).resolve().parent == Path(self.dirpath).resolve()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the settings."""
-        checkpoint[SETTINGS_KEY] = self.settings
+        """Adds what the run is trained with."""
+        if self.made is not None:
+            checkpoint[PROVENANCE_KEY] = dict(self.made.facts)
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listens for signals."""

@@ -36,7 +36,7 @@ class RandomStateKeeper(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps what `state_dict` saved until training starts."""
-        self._states = state_dict.get("ranks", [state_dict])
+        self._states = state_dict["ranks"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restores the state after everything that draws numbers while a run is set up."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 from lightning_modules.components.integration.unit import IntegrationUnit
@@ -126,9 +127,9 @@ class StudentModule(TrainableModule):
         """The student."""
         return self.student
 
-    def base_fingerprint(self) -> str:
+    def base_identity(self) -> BaseIdentity:
         """Of the frozen base."""
-        return self.adapters.fingerprint
+        return self.adapters.identity
 
     def configure_model(self) -> None:
         """Loads the base once and puts the adapters on it (called by Lightning on every entry point).

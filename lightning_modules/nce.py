@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import sha256_of
 from lightning_modules.base import StudentModule
 from lightning_modules.components.adapters.nat import load_nat
 from lightning_modules.components.adapters.stack import AdapterStack
@@ -102,8 +101,22 @@ class NCEModel(StudentModule):
         return self._teacher
 
     def on_train_epoch_start(self) -> None:
-        """Lets a cached teacher see what the other ranks' have learnt in the epoch before."""
+        """Lets a cached teacher see what the other ranks' have been told in the epoch before."""
+        self.teacher.flush()
+        self.trainer.strategy.barrier("teacher targets written")
         self.teacher.refresh()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run that goes on from the checkpoint finds all that was asked before it, of every rank."""
+        super().on_save_checkpoint(checkpoint)
+        if self._teacher is not None:
+            self._teacher.flush()
+            self.trainer.strategy.barrier("teacher targets written")
+
+    def teardown(self, stage: str) -> None:
+        """Writes what a cached teacher has not written yet."""
+        if self._teacher is not None:
+            self._teacher.flush()
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The calibrated loss; logs its parts and the mean of β."""
@@ -137,7 +150,8 @@ def _cached(module: NCEModel) -> Teacher:
         Path(trainer.default_root_dir) / "teacher",
         module.temperature,
         module.calibrated,
-        nat=sha256_of(Path(str(module.nat))),
+        trainer.global_rank,
+        nat=Path(str(module.nat)),
         precision=str(trainer.precision),
     )
 

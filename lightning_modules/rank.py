@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
 from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.losses.ranking import RANKING_LOSSES
 from lightning_modules.components.losses.targets import is_filler
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings
@@ -94,9 +95,9 @@ class RankModel(TrainableModule):
         """The backbone's published weights."""
         return self.built.settings.source
 
-    def base_fingerprint(self) -> str:
+    def base_identity(self) -> BaseIdentity | None:
         """Of the backbone's frozen weights."""
-        return self.built.backbone.fingerprint
+        return self.built.backbone.identity
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Logits [rows] of a batch's rows."""

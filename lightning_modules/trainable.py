@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers, shard_modules
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class TrainableModule(L.LightningModule):
         """The base as the user named it."""
 
     @abstractmethod
-    def base_fingerprint(self) -> str:
-        """A hash of the frozen weights, "" where there is nothing frozen to check."""
+    def base_identity(self) -> BaseIdentity | None:
+        """Of the frozen weights; None where there is nothing frozen to check."""
 
     @abstractmethod
     def shards(self) -> tuple[PreTrainedModel, list[nn.Module]]:
@@ -136,7 +137,8 @@ class TrainableModule(L.LightningModule):
         """Keeps what trains, drops the base and the frozen adapters."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        checkpoint["base_fingerprint"] = self.base_fingerprint()
+        here = self.base_identity()
+        checkpoint["base"] = None if here is None else here.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another base or another adapter shape.
@@ -144,10 +146,10 @@ class TrainableModule(L.LightningModule):
         Raises:
             InputError: If the checkpoint does not belong to this base and these settings.
         """
-        found, here = checkpoint.get("base_fingerprint"), self.base_fingerprint()
-        if found and here and found != here:
+        found, here = checkpoint.get("base"), self.base_identity()
+        if found is not None and here is not None and not here.is_same(BaseIdentity.from_json(found)):
             raise InputError(
-                f"the checkpoint was trained on another base ({found}) than '{self.base_name()}' ({here})",
+                f"the checkpoint was trained on another base than '{self.base_name()}': their weights differ",
                 remedy="name the base it was trained on, or start anew without --ckpt_path",
             )
         state, trained = checkpoint["state_dict"], {n: p for n, p in self.named_parameters() if p.requires_grad}

@@ -19,9 +19,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks.checkpoint_files import LAST, checkpoint_directory, install
 from callbacks.checkpoints import RunCheckpoint
 from dust2gold.commands.complaints import check_configs, explained
+from dust2gold.commands.resumption import find_checkpoint, fit_provenance
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
-from dust2gold.run.resumption import find_checkpoint, run_settings
 from dust2gold.run.secret_options import check_options
 
 _NOISE = (
@@ -119,11 +119,11 @@ class StageCLI(LightningCLI):
         """
         options, directory = self.config_init.fit, checkpoint_directory(self.trainer)
         keepers = [each for each in self.trainer.callbacks if isinstance(each, RunCheckpoint)]  # type: ignore[attr-defined]
-        settings = run_settings(self.config.fit.as_dict(), self.trainer.world_size)
+        made = fit_provenance(self.config.fit.as_dict(), self.trainer.world_size)
         for keeper in keepers:
-            keeper.settings = settings
+            keeper.made = made
         if options.ckpt_path in ("last", "same") or (options.ckpt_path is None and keepers):
-            alike = None if options.ckpt_path == "last" else settings
+            alike = None if options.ckpt_path == "last" else made
             options.ckpt_path = find_checkpoint(directory, alike, finished=options.ckpt_path == "same")
         elif options.ckpt_path == "none":
             options.ckpt_path = None

@@ -18,8 +18,6 @@ from typing import IO, Any, BinaryIO, TextIO, cast
 
 from dust2gold.core.errors import InputError
 
-_BLOCK, _BLOCKS = 1 << 16, 256
-
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[TextIO]:
@@ -182,20 +180,4 @@ def sha256_of(path: Path) -> str:
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
-    return digest.hexdigest()
-
-
-def sketch_of(path: Path) -> str:
-    """A quick `sha256_of`: of a large file it hashes only the size and blocks spread over the file.
-
-    Enough to tell weights apart, since training changes nearly all of them.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            for offset in range(0, size, max(_BLOCK, size // _BLOCKS)):
-                stream.seek(offset)
-                digest.update(stream.read(_BLOCK))
     return digest.hexdigest()

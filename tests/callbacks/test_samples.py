@@ -14,11 +14,13 @@ from typing import Any
 import lightning as L
 import pytest
 
-from callbacks.samples import SampleWriter, _made_from
+from callbacks.samples import SampleWriter, origin_of
+from datamodules.components.encoding import tokenization
 from datamodules.components.records.records import read_rationales
 from datamodules.rationales import RationaleDataModule
 from dust2gold.core.errors import InputError
 from dust2gold.core.locks import Lock
+from dust2gold.core.provenance import version_of
 from lightning_modules.components.sampling.rng import sample_seed
 from lightning_modules.components.sampling.sampler import Sample
 from lightning_modules.components.sampling.settings import SamplingSettings
@@ -187,7 +189,8 @@ def test_samples_of_other_numbers_are_other_samples(
 
     def key() -> str:
         data = RationaleDataModule(str(tiny_student), questions=str(tmp_path / "q.jsonl"))
-        return _made_from(SimpleNamespace(datamodule=data, ckpt_path=None, precision=precision), model, "negative")  # type: ignore[arg-type]
+        trainer: Any = SimpleNamespace(datamodule=data, ckpt_path=None, precision=precision)
+        return origin_of(trainer, model, "negative").made.key
 
     model, precision = student_model(), "32-true"
     model.student = str(student)
@@ -212,7 +215,31 @@ def test_parts_of_other_questions_are_not_reused(
     write_asked(tmp_path / "q.jsonl", 7)
     assert len(predict()) == 7
     assert (aside := tmp_path / "run" / "aside-1.jsonl").read_bytes() == before
-    assert f"kept the samples of another command, or damaged ones: {aside}" in capsys.readouterr().err
+    assert f"sampling anew: made otherwise (questions); kept: {aside}" in capsys.readouterr().err
+
+
+def test_answers_to_another_prompt_are_not_reused(
+    predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(stop_after=2)
+    part = tmp_path / "run" / "samples.part-0.jsonl"
+    before = part.read_bytes()
+    monkeypatch.setattr(tokenization, "prompt", lambda question: f"Q: {question}\nA:")
+    assert len(predict()) == 6
+    assert (aside := tmp_path / "run" / "aside-1.jsonl").read_bytes() == before
+    assert f"sampling anew: made otherwise (prompts); kept: {aside}" in capsys.readouterr().err
+    assert len(list(read_rationales(tmp_path / "run" / "samples.jsonl"))) == 12
+
+
+def test_samples_of_another_version_are_not_reused(
+    predict: Predict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(stop_after=2)
+    monkeypatch.setattr(
+        "dust2gold.core.provenance.version_of", lambda name: "0" if name == "torch" else version_of(name)
+    )
+    assert len(predict()) == 6
+    assert "sampling anew: made otherwise (version of torch)" in capsys.readouterr().err
 
 
 def test_a_smaller_limit_keeps_what_it_asks_for(predict: Predict, tmp_path: Path) -> None:

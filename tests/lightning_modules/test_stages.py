@@ -212,7 +212,7 @@ def test_foreign_checkpoints_are_refused(make_stage: Callable[..., StudentModule
     with pytest.raises(InputError, match="does not fit this stage"):
         make_stage("nat").on_load_checkpoint(checkpoint)
     with pytest.raises(InputError, match="another base"):
-        make_stage("negative").on_load_checkpoint({**checkpoint, "base_fingerprint": "0" * 16})
+        make_stage("negative").on_load_checkpoint({**checkpoint, "base": {**checkpoint["base"], "shapes": "0" * 16}})
 
 
 @pytest.mark.parametrize("name", STAGES)

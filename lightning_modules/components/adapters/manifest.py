@@ -1,6 +1,7 @@
-"""The manifest beside an adapter's weights, `dust2gold.json`: what it is, which base it belongs to, and checksums.
+"""What an adapter directory holds: PEFT's files, and `dust2gold.json` beside them.
 
-Of a LoRA's config as of its weights: a lora_alpha that has changed in it makes another adapter of the same weights.
+The manifest says what the adapter is, which base it belongs to, and checksums of weights and configs: with another
+lora_alpha the same weights are another adapter.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from dust2gold.core.files import sha256_of
 
 ADAPTER_MANIFEST = "dust2gold.json"
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS, PICKLED_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 
 
 def write_manifest(directory: Path, facts: dict[str, Any]) -> None:
-    """Writes the manifest: `facts`, and the checksums of the weights and LoRA configs in `directory` by now."""
+    """Writes `facts` and the checksums of the weights and LoRA configs that are in `directory` by now."""
     manifest = {**facts, "sha256": {name: sha256_of(file) for name, file in _signed_files(directory)}}
     (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -28,17 +30,36 @@ def _signed_files(directory: Path) -> list[tuple[str, Path]]:
     return [(file.relative_to(directory).as_posix(), file) for file in files]
 
 
+def check_files(directory: Path) -> None:
+    """Refuses a directory that holds no adapter in PEFT's format with safetensors.
+
+    Raises:
+        InputError: If it does not.
+    """
+    if (directory / PICKLED_WEIGHTS).is_file() and not (directory / ADAPTER_WEIGHTS).is_file():
+        raise InputError(
+            "a pickle: reading it could run code, so it is refused",
+            file=directory / PICKLED_WEIGHTS,
+            remedy=f"write the adapter as {ADAPTER_WEIGHTS} (save_pretrained does) on a machine you trust",
+        )
+    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (directory / file).is_file():
+            raise InputError(
+                f"no adapter here ({file} is missing)",
+                file=directory,
+                remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
+            )
+
+
 def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
-    """Compares the files of weights and the LoRA configs with the checksums that the manifest has of them.
+    """Compares weights and LoRA configs with the checksums in the manifest.
 
     Raises:
         InputError: If one differs, or the manifest's entry is not as it is written.
     """
     written = manifest.get("sha256", {})
     if not isinstance(written, dict):
-        raise InputError(
-            "damaged manifest (sha256)", file=directory / ADAPTER_MANIFEST, remedy="train the adapter again"
-        )
+        raise damaged_manifest(directory, "sha256")
     for name, file in _signed_files(directory):
         if name in written and sha256_of(file) != written[name]:
             raise InputError(
@@ -62,5 +83,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         if not isinstance(manifest, dict):
             raise ValueError("no object")
     except (ValueError, RecursionError) as error:
-        raise InputError(f"damaged manifest ({error})", file=file, remedy="train the adapter again") from error
+        raise damaged_manifest(directory, error) from error
     return manifest
+
+
+def damaged_manifest(directory: Path, what: object) -> InputError:
+    """The error to raise."""
+    return InputError(f"damaged manifest ({what})", file=directory / ADAPTER_MANIFEST, remedy="train the adapter again")

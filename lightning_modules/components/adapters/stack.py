@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,15 +21,16 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.students import locate_student
+from lightning_modules.components.adapters.base_identity import BaseIdentity, base_of
 from lightning_modules.components.adapters.decoding import hidden_states
-from lightning_modules.components.adapters.fingerprints import BaseIdentity
-from lightning_modules.components.adapters.manifest import ADAPTER_CONFIG, check_weights, read_manifest, write_manifest
+from lightning_modules.components.adapters.layer_names import name_layers
+from lightning_modules.components.adapters.manifest import check_files, check_weights, read_manifest, write_manifest
 from lightning_modules.components.adapters.packing import check_packing
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
 from lightning_modules.components.evaluation import evaluating
@@ -130,7 +130,6 @@ class AdapterStack(nn.Module):
         super().__init__()
         self.student = student
         self.identity = BaseIdentity.of(base)
-        self.fingerprint = self.identity.fingerprint
         base.requires_grad_(False)
         if gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -144,13 +143,7 @@ class AdapterStack(nn.Module):
         return output.logits  # type: ignore[no-any-return]
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
-        """Last hidden states [B, T, d], after the final norm; no logits are made.
-
-        Args:
-            input_ids: [B, T] int64.
-            attention_mask: [B, T], 1 at real tokens.
-            position_ids: [B, T] int64 of packed rows, starting at 0 in every sample: attention then stays inside each,
-                which is checked at the first use.
+        """Last hidden states [B, T, d], see `hidden_states`; whether packed samples stay apart is checked once.
 
         Raises:
             InputError: If rows are packed and the student does not keep their samples apart.
@@ -210,7 +203,7 @@ class AdapterStack(nn.Module):
                 raise ValueError(f"a LoRA is needed, this is {config.peft_type}")
             config.base_model_name_or_path = None  # `save` writes it; until then PEFT warns of any other spelling
             weights = load_peft_weights(str(directory), device="cpu")
-            _without_patterns(config, weights)
+            name_layers(config, weights)
             self._inject(name, config)
             self._fill(name, weights)
         except Exception as error:
@@ -250,7 +243,7 @@ class AdapterStack(nn.Module):
 
         Args:
             name: Of the adapter.
-            directory: Created if missing; `core.files.write_directory_atomically` writes it whole or not at all.
+            directory: Created if missing.
             facts: More entries of the manifest.
         """
         peft = self._peft()
@@ -267,7 +260,7 @@ class AdapterStack(nn.Module):
 
     def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
         """Writes `dust2gold.json`: which base the adapter belongs to, its weights' checksums, what the caller knows."""
-        write_manifest(directory, {"student": self.student, **self.identity.facts(), **facts})
+        write_manifest(directory, {"student": self.student, "base": self.identity.to_json(), **facts})
 
     def _peft(self) -> PeftModel:
         if not isinstance(self.model, PeftModel):
@@ -288,51 +281,15 @@ class AdapterStack(nn.Module):
             raise ValueError(f"{len(absent)} weights are missing, {len(keys.unexpected_keys)} foreign, e.g. {wrong[0]}")
 
     def _check(self, directory: Path) -> None:
-        if (directory / WEIGHTS_NAME).is_file() and not (directory / SAFETENSORS_WEIGHTS_NAME).is_file():
-            raise InputError(
-                "a pickle: reading it could run code, so it is refused",
-                file=directory / WEIGHTS_NAME,
-                remedy=f"write the adapter as {SAFETENSORS_WEIGHTS_NAME} (save_pretrained does) on a machine you trust",
-            )
-        for file in (ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME):
-            if not (directory / file).is_file():
-                raise InputError(
-                    f"no adapter here ({file} is missing)",
-                    file=directory,
-                    remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
-                )
+        """Refuses what is no adapter, is damaged, or was trained on another base."""
+        check_files(directory)
         manifest = read_manifest(directory)
         check_weights(directory, manifest)
-        trained_on = manifest.get("base_fingerprint", "")
-        if not self.identity.fits(manifest):
+        trained_on = base_of(directory, manifest)
+        if trained_on is not None and not self.identity.is_same(trained_on):
             raise InputError(
-                f"the adapter was trained on another base ('{manifest.get('student')}', {trained_on}) "
-                f"than this student ('{self.student}', {self.fingerprint})",
+                f"the adapter was trained on another base ('{manifest.get('student')}') "
+                f"than this student ('{self.student}'): their weights differ",
                 file=directory,
-                remedy="give --model.student the base it was trained on, --model.dtype as then, or train it again",
+                remedy="give --model.student the base it was trained on, or train it again",
             )
-
-
-_ADAPTED = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?[AB](\.weight)?")
-_PLAIN = re.compile(r"[\w.^$\\-]*")
-
-
-def _without_patterns(config: LoraConfig, weights: dict[str, Tensor]) -> None:
-    """Names the layers of a config by what there are weights of: a regular expression could take years to match.
-
-    Raises:
-        ValueError: If one is left that repeats or chooses.
-    """
-    if isinstance(config.target_modules, str):
-        config.target_modules = sorted({found[1] for name in weights if (found := _ADAPTED.fullmatch(name))})
-        config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
-    layers = config.layers_pattern
-    for patterns in (
-        [config.exclude_modules] if isinstance(config.exclude_modules, str) else [],
-        [layers] if isinstance(layers, str) else layers or [],
-        config.rank_pattern or {},
-        config.alpha_pattern or {},
-    ):
-        for pattern in patterns:
-            if not _PLAIN.fullmatch(pattern):
-                raise ValueError(f"its config holds the regular expression {pattern!r}, where only names are read")

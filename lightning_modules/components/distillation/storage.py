@@ -1,4 +1,4 @@
-"""A teacher's lessons as bytes: one fixed-size row per target token.
+"""What teachers say of a target token, as rows of fixed width, to be kept in a file.
 
 | storage | per token | what is lost |
 |---|---|---|
@@ -11,60 +11,55 @@ and four bytes for the divergence, from which β comes, of a sample or of a toke
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
+from lightning_modules.components.distillation.cache import Columns
 from lightning_modules.components.losses.output_head import Lesson, TopK
-
-_DIVERGENCE = ("divergence", "<f4")
 
 
 class Storage(ABC):
-    """Writes lessons as rows of a NumPy record type and reads them back.
+    """Turns what teachers say into columns and back.
 
     Attributes:
-        row: The record type.
+        columns: The columns, without rows.
     """
 
-    row: np.dtype[Any]
+    columns: Columns
 
     @property
     def row_bytes(self) -> int:
         """Bytes per target token."""
-        return self.row.itemsize
+        return sum(column.element_size() * math.prod(column.shape[1:]) for column in self.columns.values())
 
-    def encode(self, lesson: Lesson, rows: slice) -> bytes:
-        """The lesson of some target tokens.
+    def encode(self, lesson: Lesson) -> Columns:
+        """What is kept of N target tokens.
 
         Raises:
             InputError: If a number is too large for the storage.
         """
-        array = np.empty(rows.stop - rows.start, self.row)
+        made = self._summary_columns(lesson)
         if lesson.divergence is not None:
-            array["divergence"] = _numpy(lesson.divergence[rows])
-        self._fill(array, lesson, rows)
-        return array.tobytes()
+            made["divergence"] = lesson.divergence
+        return {name: made[name].detach().cpu().to(column.dtype) for name, column in self.columns.items()}
 
-    def decode(self, payloads: Sequence[memoryview], device: torch.device) -> Lesson:
-        """The inverse of `encode`, of several samples one after the other."""
-        array = np.concatenate([np.frombuffer(p, self.row) for p in payloads] or [np.empty(0, self.row)])
-        has_divergence = "divergence" in (self.row.names or ())
-        divergence = torch.from_numpy(array["divergence"].copy()).to(device) if has_divergence else None
-        return Lesson(self._summary(array, device), divergence)
+    def decode(self, columns: Columns, device: torch.device) -> Lesson:
+        """The inverse of `encode`."""
+        moved = {name: column.to(device) for name, column in columns.items()}
+        return Lesson(self._summary(moved), moved.get("divergence"))
 
     @abstractmethod
-    def _fill(self, array: np.ndarray[Any, Any], lesson: Lesson, rows: slice) -> None:
-        """Writes the summary into the array."""
+    def _summary_columns(self, lesson: Lesson) -> Columns:
+        """The summary's columns, in any dtype."""
 
     @abstractmethod
-    def _summary(self, array: np.ndarray[Any, Any], device: torch.device) -> Tensor | TopK:
-        """Reads it."""
+    def _summary(self, columns: Columns) -> Tensor | TopK:
+        """Reads the summary."""
 
 
 class SummaryStorage(Storage):
@@ -73,25 +68,26 @@ class SummaryStorage(Storage):
     Args:
         width: d.
         calibrated: Keep the divergence too.
-        dtype: NumPy's name of the number type.
+        dtype: Of the numbers.
     """
 
-    def __init__(self, width: int, calibrated: bool, dtype: str) -> None:
-        self.row = np.dtype([*([_DIVERGENCE] if calibrated else []), ("summary", dtype, (width,))])
+    def __init__(self, width: int, calibrated: bool, dtype: torch.dtype) -> None:
+        self.columns = {"summary": torch.empty(0, width, dtype=dtype), **_divergence(calibrated)}
 
-    def _fill(self, array: np.ndarray[Any, Any], lesson: Lesson, rows: slice) -> None:
+    def _summary_columns(self, lesson: Lesson) -> Columns:
         assert isinstance(lesson.summary, Tensor)
-        with np.errstate(over="ignore"):
-            array["summary"] = _numpy(lesson.summary[rows])
-        if not np.isfinite(array["summary"]).all():
+        dtype = self.columns["summary"].dtype
+        summary = lesson.summary.to(dtype)  # [N, d]
+        if not summary.isfinite().all():
             raise InputError(
-                f"the teacher's summary does not fit into {array['summary'].dtype}",
+                f"the teacher's summary does not fit into {str(dtype).removeprefix('torch.')}",
                 field="model.cache.storage",
                 remedy="take float32, or look whether the teacher's weights are finite",
             )
+        return {"summary": summary}
 
-    def _summary(self, array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-        return torch.from_numpy(array["summary"].copy()).to(device).float()
+    def _summary(self, columns: Columns) -> Tensor:
+        return columns["summary"].float()
 
 
 class TopKStorage(Storage):
@@ -109,27 +105,28 @@ class TopKStorage(Storage):
     def __init__(self, vocabulary: int, calibrated: bool, k: int) -> None:
         if k > vocabulary:
             raise InputError(f"{k} is more than the vocabulary of {vocabulary}", field="model.cache.top_k")
-        token = "<u2" if vocabulary <= 2**16 else "<u4"
-        fields = [("tokens", token, (k,)), ("probabilities", "<f2", (k,))]
-        self.row = np.dtype([*([_DIVERGENCE] if calibrated else []), *fields])
+        token = torch.uint16 if vocabulary <= 2**16 else torch.int32
+        self.columns = {
+            "tokens": torch.empty(0, k, dtype=token),
+            "probabilities": torch.empty(0, k, dtype=torch.float16),
+            **_divergence(calibrated),
+        }
 
-    def _fill(self, array: np.ndarray[Any, Any], lesson: Lesson, rows: slice) -> None:
+    def _summary_columns(self, lesson: Lesson) -> Columns:
         assert isinstance(lesson.summary, TopK)
-        array["tokens"] = _numpy(lesson.summary.tokens[rows])
-        array["probabilities"] = _numpy(lesson.summary.probabilities[rows])
+        return {"tokens": lesson.summary.tokens, "probabilities": lesson.summary.probabilities}  # [N, k] each
 
-    def _summary(self, array: np.ndarray[Any, Any], device: torch.device) -> TopK:
-        tokens = torch.from_numpy(array["tokens"].astype(np.int64))
-        return TopK(tokens.to(device), torch.from_numpy(array["probabilities"].copy()).to(device).float())
+    def _summary(self, columns: Columns) -> TopK:
+        return TopK(columns["tokens"].long(), columns["probabilities"].float())
 
 
-def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
-    return tensor.detach().cpu().numpy()
+def _divergence(calibrated: bool) -> Columns:
+    return {"divergence": torch.empty(0)} if calibrated else {}
 
 
 STORAGES: dict[str, Callable[[int, int, bool, int], Storage]] = {
-    "float16": lambda vocabulary, width, calibrated, k: SummaryStorage(width, calibrated, "<f2"),
-    "float32": lambda vocabulary, width, calibrated, k: SummaryStorage(width, calibrated, "<f4"),
+    "float16": lambda vocabulary, width, calibrated, k: SummaryStorage(width, calibrated, torch.float16),
+    "float32": lambda vocabulary, width, calibrated, k: SummaryStorage(width, calibrated, torch.float32),
     "top_k": lambda vocabulary, width, calibrated, k: TopKStorage(vocabulary, calibrated, k),
 }
 """Storages by name, made from (V, d, calibrated, k)."""

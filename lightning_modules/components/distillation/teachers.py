@@ -23,10 +23,11 @@ from torch import Tensor
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
+from dust2gold.core.provenance import Provenance
 from dust2gold.core.text import spelled
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE
 from lightning_modules.components.adapters.stack import AdapterStack
-from lightning_modules.components.distillation.record_file import RecordStore
+from lightning_modules.components.distillation.cache import Columns, SampleCache
 from lightning_modules.components.distillation.storage import STORAGES, Storage
 from lightning_modules.components.losses.output_head import Lesson
 from lightning_modules.components.losses.targets import IGNORE, Targets, at_targets
@@ -67,8 +68,11 @@ class Teacher(ABC):
     def lesson(self, batch: dict[str, Any], targets: Targets) -> Lesson:
         """What M_NAT and M_neg say at the batch's N targets."""
 
-    def refresh(self) -> None:  # noqa: B027  # an online teacher has nothing to look up
-        """Looks for what other processes have learnt; called between epochs."""
+    def flush(self) -> None:  # noqa: B027  # an online teacher keeps nothing
+        """Writes what is not written yet; called when a checkpoint is saved, between epochs and at the end."""
+
+    def refresh(self) -> None:  # noqa: B027
+        """Looks for what other processes have written; called between epochs."""
 
 
 class OnlineTeacher(Teacher):
@@ -102,63 +106,58 @@ class OnlineTeacher(Teacher):
 
 
 class CachedTeacher(Teacher):
-    """Asks an online teacher once per sample and remembers.
+    """Asks an online teacher once per sample and keeps its answer.
 
     A sample is known by its tokens and where its targets stand, so changed, added or reordered data need nothing but
-    what is new. What else decides the lesson (adapters, base, temperature, storage) names the directory.
+    what is new. What else decides the answer (adapters, base, temperature, storage) names the directory.
 
     Args:
         teacher: Who is asked.
-        storage: How lessons become bytes.
-        directory: Holds one directory per set of facts.
-        facts: What the lessons depend on beside the sample.
-        tidy: Remove the directories of other facts.
+        storage: What is kept of an answer.
+        cache: Where.
 
     Attributes:
         hits: Samples found so far.
         misses: Samples asked for so far.
     """
 
-    def __init__(
-        self, teacher: Teacher, storage: Storage, directory: Path, facts: dict[str, Any], tidy: bool = False
-    ) -> None:
+    def __init__(self, teacher: Teacher, storage: Storage, cache: SampleCache) -> None:
         self.teacher = teacher
         self.storage = storage
-        own = directory / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        if tidy:
-            _remove_others(own, facts)
-        self.store = RecordStore(own, storage.row_bytes)
-        with write_atomically(own / FACTS_FILE) as stream:
-            json.dump(facts, stream, indent=2)
+        self.cache = cache
         self.hits = self.misses = 0
-        if len(self.store):
-            print(f"{own}: the teachers' lessons of {len(self.store):,} samples are there", file=sys.stderr)
 
     def lesson(self, batch: dict[str, Any], targets: Targets) -> Lesson:
         """See `Teacher.lesson`."""
         keys = list(sample_keys(batch, targets))
-        missing = [key for key, _ in keys if key not in self.store]
-        self.hits, self.misses = self.hits + len(keys) - len(missing), self.misses + len(missing)
-        if missing:
-            self._ask(batch, targets, keys)
-        rows = [self._row_bytes_of(key, count) for key, count in keys]
-        return self.storage.decode(rows, targets.tokens.device)
+        missing = sum(self.cache.get(key) is None for key, _ in keys)
+        self.hits, self.misses = self.hits + len(keys) - missing, self.misses + missing
+        found = [self.cache.get(key) for key, _ in keys] if not missing else self._ask(batch, targets, keys)
+        columns = {  # [N, ...]
+            name: torch.cat([empty, *(sample[name] for sample in found if sample is not None)])
+            for name, empty in self.storage.columns.items()
+        }
+        return self.storage.decode(columns, targets.tokens.device)
+
+    def flush(self) -> None:
+        """See `Teacher.flush`."""
+        self.cache.flush()
 
     def refresh(self) -> None:
         """See `Teacher.refresh`."""
-        self.store.refresh()
+        self.cache.refresh()
 
-    def _ask(self, batch: dict[str, Any], targets: Targets, keys: list[tuple[bytes, int]]) -> None:
-        lesson, start = self.teacher.lesson(batch, targets), 0
+    def _ask(self, batch: dict[str, Any], targets: Targets, keys: list[tuple[bytes, int]]) -> list[Columns]:
+        """Of each sample what is kept of it, after adding those that are missing."""
+        answer, start, found = self.storage.encode(self.teacher.lesson(batch, targets)), 0, []
         for key, count in keys:
-            if key not in self.store:
-                self.store.add(key, count, self.storage.encode(lesson, slice(start, start + count)))
+            columns = self.cache.get(key)
+            if columns is None:
+                columns = {name: column[start : start + count].clone() for name, column in answer.items()}
+                self.cache.add(key, columns)
+            found.append(columns)
             start += count
-
-    def _row_bytes_of(self, key: bytes, count: int) -> memoryview:
-        rows, payload = self.store.get(key)
-        assert rows == count, "the key tells the number of targets"
-        return payload
+        return found
 
 
 def sample_keys(batch: dict[str, Any], targets: Targets) -> Iterator[tuple[bytes, int]]:
@@ -177,46 +176,60 @@ def sample_keys(batch: dict[str, Any], targets: Targets) -> Iterator[tuple[bytes
 
 
 def cached_teacher(
-    stack: AdapterStack, settings: CacheSettings, directory: Path, temperature: float, calibrated: bool, **facts: Any
+    stack: AdapterStack,
+    settings: CacheSettings,
+    directory: Path,
+    temperature: float,
+    calibrated: bool,
+    rank: int = 0,
+    **facts: Any,
 ) -> CachedTeacher:
     """A cached teacher for the adapters on a stack.
 
     Args:
         stack: With the teachers' adapters.
-        settings: How to remember.
-        directory: Where, unless the settings say.
+        settings: What to keep.
+        directory: Where, unless the settings say; caches of other teachers are removed from it.
         temperature: As in `OnlineTeacher`.
         calibrated: As in `OnlineTeacher`.
-        facts: Whatever else decides the teachers' numbers: a hash of the adapters, the precision.
+        rank: Of this process.
+        facts: Whatever else decides the teachers' numbers: the adapters' directory, the precision.
     """
-    head, top_k = stack.head, settings.top_k if settings.storage == "top_k" else None
+    top_k = settings.top_k if settings.storage == "top_k" else None
     vocabulary, width = stack.base.get_output_embeddings().weight.shape
     storage = STORAGES[settings.storage](int(vocabulary), int(width), calibrated, settings.top_k)
-    facts = {
-        "format": 2,
-        "base": stack.fingerprint,
-        "dtype": str(stack.base.dtype),
-        "head": type(head).__name__,
-        "temperature": temperature,
-        "calibrated": calibrated,
-        "storage": settings.storage,
-        "top_k": top_k,
-        **facts,
-    }
-    place = directory if settings.directory is None else Path(settings.directory)
-    teacher = OnlineTeacher(stack, temperature, calibrated, top_k)
-    return CachedTeacher(teacher, storage, place, facts, tidy=settings.directory is None)
+    made = Provenance.of(
+        {
+            "base": stack.identity.key,
+            "head": type(stack.head).__name__,
+            "temperature": temperature,
+            "calibrated": calibrated,
+            "storage": settings.storage,
+            "top_k": top_k,
+            **facts,
+        },
+        libraries=("peft", "torch", "transformers"),
+    )
+    parent = directory if settings.directory is None else Path(settings.directory)
+    own = parent / made.key
+    if settings.directory is None:
+        _remove_others(own, made)
+    with write_atomically(own / FACTS_FILE) as stream:
+        json.dump(dict(made.facts), stream, indent=2)
+    cache = SampleCache(own, storage.columns, rank)
+    if len(cache):
+        print(f"{own}: teacher targets of {len(cache):,} samples are there", file=sys.stderr)
+    return CachedTeacher(OnlineTeacher(stack, temperature, calibrated, top_k), storage, cache)
 
 
-def _remove_others(own: Path, facts: dict[str, Any]) -> None:
-    """Removes caches that other facts made, saying which facts changed."""
+def _remove_others(own: Path, made: Provenance) -> None:
+    """Removes caches made from something else, saying what differs."""
     for file in own.parent.glob(f"*/{FACTS_FILE}"):
         if file.parent == own:
             continue
         try:
-            earlier = json.loads(file.read_text(encoding="utf-8"))
-            changed = [name for name in facts if earlier.get(name) != facts[name]]
-        except (OSError, ValueError):
+            changed = made.differences(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError):
             changed = ["its facts are unreadable"]
         print(f"{file.parent}: of other teachers ({spelled(', '.join(changed))}); removed", file=sys.stderr)
         shutil.rmtree(file.parent, ignore_errors=True)

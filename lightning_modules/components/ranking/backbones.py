@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.students import locate_student
-from lightning_modules.components.adapters.fingerprints import base_fingerprint
+from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 
@@ -37,11 +37,11 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         hidden_size: d.
-        fingerprint: Hash of the frozen weights; "" where all of them train.
+        identity: Of the frozen weights; None where all of them train.
     """
 
     hidden_size: int
-    fingerprint: str
+    identity: BaseIdentity | None
 
     @property
     @abstractmethod
@@ -72,7 +72,7 @@ class DecoderBackbone(Backbone):
         super().__init__()
         self.stack = stack
         self.hidden_size = int(stack.model.config.get_text_config().hidden_size)
-        self.fingerprint = stack.fingerprint
+        self.identity = stack.identity
 
     @property
     def transformer(self) -> PreTrainedModel:
@@ -104,7 +104,7 @@ class EncoderBackbone(Backbone):
         self.model = model
         self.hidden_size = int(model.config.hidden_size)
         self.trained = _trains(model)
-        self.fingerprint = "" if self.trained else base_fingerprint(model)
+        self.identity = None if self.trained else BaseIdentity.of(model)
 
     @property
     def transformer(self) -> PreTrainedModel:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dust2gold.core.errors import InputError, reason
+from lightning_modules.components.adapters.base_identity import base_of
 from lightning_modules.components.adapters.manifest import (
     ADAPTER_MANIFEST,
     check_weights,
@@ -94,7 +95,7 @@ class Ranker(nn.Module):
         save_file(state, directory / HEAD_FILE)
         facts = {
             "kind": "ranker",
-            "base_fingerprint": self.backbone.fingerprint,
+            "base": None if self.backbone.identity is None else self.backbone.identity.to_json(),
             "head_layers": len(self.head.layers),
             "backbone": {"kind": self.settings.kind, **self.settings.to_json()},
         }
@@ -126,7 +127,7 @@ def load_ranker(directory: str | Path, settings: BackboneSettings | None = None)
         )
     try:
         facts = dict(manifest["backbone"])
-        kind, trained_on, layers = facts.pop("kind"), manifest["base_fingerprint"], int(manifest["head_layers"])
+        kind, layers = facts.pop("kind"), int(manifest["head_layers"])
         settings = settings or BACKBONES[kind].from_json(facts)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -134,10 +135,10 @@ def load_ranker(directory: str | Path, settings: BackboneSettings | None = None)
         ) from error
     check_weights(directory, manifest)
     ranker = Ranker(settings, settings.build(trained=directory), layers)
-    if settings.kind != kind or (trained_on and ranker.backbone.fingerprint not in ("", trained_on)):
+    here, trained_on = ranker.backbone.identity, base_of(directory, manifest)
+    if settings.kind != kind or (here is not None and trained_on is not None and not here.is_same(trained_on)):
         raise InputError(
-            f"the ranker was trained on another base ({kind}, {trained_on}) "
-            f"than '{settings.source}' ({settings.kind}, {ranker.backbone.fingerprint})",
+            f"the ranker was trained on another base ({kind}) than '{settings.source}' ({settings.kind})",
             file=directory,
             remedy="name the base it was trained on, or train RANK again",
         )

@@ -1,0 +1,180 @@
+"""Samples under keys in safetensors files, which several processes write and all of them read.
+
+A process keeps what it adds in memory and writes it as a new file, `part-<rank>-<random>.safetensors`, at `flush` and
+whenever 64 MiB have come together. Files are never changed. One holds n samples of N rows in all:
+
+    keys [n, 16] uint8 · counts [n] int64, each sample's rows · checksums [n] int64 · columns [N, ...]
+
+A killed process loses what it had not flushed. Files are mapped into memory; a sample is compared with its checksum
+(CRC-32) when it is first asked for. A damaged file is removed, and its samples are computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+import uuid
+import zlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from dust2gold.core.errors import reason
+from dust2gold.core.files import write_bytes_atomically
+from dust2gold.core.text import spelled
+
+Columns = dict[str, Tensor]
+"""Tensors [N, ...] on the CPU, of as many rows as there are target tokens."""
+
+_KEY_BYTES = 16
+_STALE = 3600  # seconds after which an unfinished file is of a killed process
+
+
+class SampleCache:
+    """The files of one directory, and what this process has added since its last flush.
+
+    Args:
+        directory: Where.
+        layout: The columns, without rows.
+        rank: Of this process, for the names of its files.
+        flush_bytes: Flush when so much has been added.
+    """
+
+    def __init__(self, directory: Path, layout: Columns, rank: int = 0, flush_bytes: int = 64 << 20) -> None:
+        self.directory = directory
+        self.layout = layout
+        self.rank = rank
+        self.flush_bytes = flush_bytes
+        self._added: dict[bytes, Columns] = {}
+        self._added_bytes = 0
+        self._seen: set[Path] = set()
+        self._places: dict[bytes, tuple[_Part, int]] = {}  # each sample's file and number in it
+        for unfinished in directory.glob(".part-*"):
+            with contextlib.suppress(OSError):  # another process may do the same
+                if time.time() - unfinished.stat().st_mtime > _STALE:
+                    shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
+        self.refresh()
+
+    def __len__(self) -> int:
+        """Number of samples, those included that turn out damaged when they are asked for."""
+        return len(self._added) + len(self._places)
+
+    def get(self, key: bytes) -> Columns | None:
+        """A sample's columns; None if it is not there."""
+        if key in self._added:
+            return self._added[key]
+        if key not in self._places:
+            return None
+        part, number = self._places[key]
+        columns = part.sample(key, number)
+        if columns is None:
+            self._remove(part.path, "a checksum does not hold")
+        return columns
+
+    def add(self, key: bytes, columns: Columns) -> None:
+        """Adds a sample.
+
+        Raises:
+            InputError: If the files cannot be written.
+        """
+        self._added[key] = columns
+        self._added_bytes += sum(column.nbytes for column in columns.values())
+        if self._added_bytes >= self.flush_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what has been added.
+
+        Raises:
+            InputError: If the disk is full, or the directory cannot be written.
+        """
+        if not self._added:
+            return
+        samples = list(self._added.values())
+        tensors = {name: torch.cat([sample[name] for sample in samples]) for name in self.layout}  # [N, ...]
+        tensors["keys"] = torch.tensor([list(key) for key in self._added], dtype=torch.uint8)  # [n, 16]
+        tensors["counts"] = torch.tensor([_rows(sample) for sample in samples])  # [n]
+        tensors["checksums"] = torch.tensor([_checksum(key, sample) for key, sample in self._added.items()])  # [n]
+        path = self.directory / f"part-{self.rank}-{uuid.uuid4().hex}.safetensors"
+        write_bytes_atomically(path, save(tensors))
+        self._added, self._added_bytes = {}, 0
+        self._open(path)
+
+    def refresh(self) -> None:
+        """Finds what other processes have written since."""
+        for path in sorted({*self.directory.glob("part-*.safetensors")} - self._seen):
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        self._seen.add(path)
+        try:
+            part = _Part(path, self.layout)
+        except FileNotFoundError:  # another process found it damaged
+            return
+        except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+            self._remove(path, reason(error))
+            return
+        for number, key in enumerate(part.keys()):
+            self._places.setdefault(key, (part, number))
+
+    def _remove(self, path: Path, problem: str) -> None:
+        self._places = {key: place for key, place in self._places.items() if place[0].path != path}
+        path.unlink(missing_ok=True)
+        said = f"warning: {path}: damaged ({problem}); removed, its samples are computed again"
+        print(spelled(said), file=sys.stderr)
+
+
+class _Part:
+    """A file, mapped into memory.
+
+    Args:
+        path: Of the file.
+        layout: The columns it must have.
+
+    Raises:
+        SafetensorError, KeyError, ValueError: If it is not as it was written.
+    """
+
+    def __init__(self, path: Path, layout: Columns) -> None:
+        self.path = path
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        self._keys, counts, self._checksums = (tensors.pop(name) for name in ("keys", "counts", "checksums"))
+        self._ends = counts.cumsum(0)  # [n]
+        self._columns: Columns = {name: tensors[name] for name in layout}
+        self._checked: set[int] = set()
+        rows = int(self._ends[-1])
+        for name, column in self._columns.items():
+            if (column.dtype, column.shape) != (layout[name].dtype, (rows, *layout[name].shape[1:])):
+                raise ValueError(f"{name} has another shape")
+
+    def keys(self) -> list[bytes]:
+        """The samples' keys."""
+        whole = self._keys.numpy().tobytes()
+        return [whole[start : start + _KEY_BYTES] for start in range(0, len(whole), _KEY_BYTES)]
+
+    def sample(self, key: bytes, number: int) -> Columns | None:
+        """The columns of a sample; None if they are damaged."""
+        start = int(self._ends[number - 1]) if number else 0
+        columns = {name: column[start : int(self._ends[number])] for name, column in self._columns.items()}
+        if number not in self._checked:
+            if _checksum(key, columns) != int(self._checksums[number]):
+                return None
+            self._checked.add(number)
+        return columns
+
+
+def _rows(columns: Columns) -> int:
+    return len(next(iter(columns.values())))
+
+
+def _checksum(key: bytes, columns: Columns) -> int:
+    check = zlib.crc32(key)
+    for name in sorted(columns):
+        check = zlib.crc32(columns[name].contiguous().numpy(), check)
+    return check
