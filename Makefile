@@ -71,7 +71,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing the pinned versions into $(VENV); this takes minutes the first time (PyTorch is large)"
 	@install() { $(RUN) -m pip install --disable-pip-version-check --no-input -c constraints.txt $(PIP_ARGS) "$$@" \
 		| sed -unE -e 's/^ *Downloading ([^ ]+) (\(.*\))$$/  fetching \1 \2/p' -e 's/^Installing collected.*/  unpacking/p'; }; \
-	{ install setuptools && install --no-build-isolation -e '.[dev,smollm2,hub,collect]'; } \
+	{ install setuptools && install --no-build-isolation -e '.[dev,smollm2,collect]'; } \
 		|| { echo "The install stopped early; the same command goes on from here." >&2; exit 1; }
 	@touch $@
 	@echo "Installed"

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.components.batching.groups import Grouping, require_both_verdicts
+from datamodules.components.batching.groups import Grouping, group_counts, group_lengths
 from datamodules.components.batching.plan import RowBatches
-from datamodules.components.encoding.examples import Example, Examples
+from datamodules.components.batching.sampler import Batch, GroupBatchSampler
 from datamodules.components.encoding.tokenization import pad
+from datamodules.components.table import Example, Examples
 from datamodules.rationales import RationaleDataModule
 from dust2gold.core.errors import InputError
 
@@ -23,57 +24,25 @@ class ContrastDataModule(RationaleDataModule):
     right rationale train nothing; those without a wrong one do with `right_only`.
 
     Args:
-        tokenizer: The student's name: a directory, a hub name, or `embedded`.
-        train: Files of rationales of both verdicts, all of them together (positive.jsonl, negative.jsonl).
-        validation: Files to validate on; without them, `validation_fraction` of the training questions.
-        validation_fraction: Share of the questions held out, chosen by a hash of their id.
-        questions: File of questions for `test` and `predict`.
-        limit_questions: Use only the first so many questions.
+        *args: The first options of `TrainingDataModule`.
         rationales_per_question: Most rationales of a group: 2 makes pairs.
         groups_per_question: Most groups of a question an epoch, each with another pair in it.
         right_only: Let questions without a wrong rationale give a group of right ones (CL: MLE without contrast).
         batch_size: Groups a batch and device.
-        question_batch_size: Questions handed to the sampler together in `test` and `predict`.
-        max_length: Most tokens of prompt and rationale together.
-        drop_longer: Leave out longer rationales, and say how many, instead of refusing.
-        max_characters: Leave out rationales of more characters, question included, and say how many.
-        seed: Of the groups and the order of the batches.
-        num_workers: Processes that collate batches.
+        **kwargs: The other options of `RationaleDataModule`, but for its layouts of a batch.
     """
 
     def __init__(
         self,
-        tokenizer: str = "embedded",
-        train: list[str] | str | None = None,
-        validation: list[str] | str | None = None,
-        validation_fraction: float = 0.05,
-        questions: str | None = None,
-        limit_questions: int | None = None,
+        *args: Any,
         rationales_per_question: int = 2,
         groups_per_question: int = 1,
         right_only: bool = False,
         batch_size: int = 8,
-        question_batch_size: int = 256,
-        max_length: int = 1024,
-        drop_longer: bool = False,
-        max_characters: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            tokenizer,
-            train,
-            validation,
-            validation_fraction,
-            questions,
-            limit_questions,
-            batch_size,
-            question_batch_size=question_batch_size,
-            max_length=max_length,
-            drop_longer=drop_longer,
-            max_characters=max_characters,
-            seed=seed,
-            num_workers=num_workers,
+            *args, batch_size=batch_size, tokens_per_batch=None, packing=False, loss_on_prompt=False, **kwargs
         )
         for name, value, least in (
             ("rationales_per_question", rationales_per_question, 2),
@@ -84,8 +53,6 @@ class ContrastDataModule(RationaleDataModule):
         self.rationales_per_question = rationales_per_question
         self.groups_per_question = groups_per_question
         self.right_only = right_only
-        self.train_groups: Grouping[Example] | None = None
-        self.validation_groups: Grouping[Example] | None = None
 
     def setup(self, stage: str) -> None:
         """Reads and encodes what the entry point needs.
@@ -94,40 +61,36 @@ class ContrastDataModule(RationaleDataModule):
             InputError: As `RationaleDataModule.setup`, or if no question has both verdicts.
         """
         super().setup(stage)
-        if stage in ("fit", "validate") and self.train_groups is None:
-            self.train_groups = self._grouping(self.train_examples, "train")
-            # A small fraction of few questions may hold none with both verdicts; then there is no validation.
-            self.validation_groups = self._grouping(
-                self.validation_examples, "validation" if self.validation_files else None
-            )
+        if stage in ("fit", "validate"):
+            self.train_groups = self._grouping(self.train_examples)
+            self.train_groups.require_both_verdicts("train")
+            self.validation_groups = self._grouping(self.validation_examples)
+            if self.validation_files:  # a small fraction of few questions may hold none: then there is no validation
+                self.validation_groups.require_both_verdicts("validation")
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches of groups of similar lengths, the same for the same seed and epoch."""
-        if self.train_groups is None:
-            raise RuntimeError("setup() has not run yet")
-        counts = self.counted(self.train_examples)
-        return self.grouped_loader(self.train_groups, self.batch_size, self._collate_groups, counts)
+        examples = self.train_examples
+        sampler = GroupBatchSampler(
+            self.train_groups, self.batch_size, examples.lengths, counts=self.counts(examples), **self.sharding()
+        )
+        return self.training_loader(examples, sampler, self._collate_groups)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation groups, the same in every epoch; no batch where there are none."""
-        if self.validation_groups is None:
-            raise RuntimeError("setup() has not run yet")
-        counts = self.counted(self.validation_examples)
-        return self.fixed_groups_loader(self.validation_groups, self.batch_size, self._collate_groups, counts)
+        examples, groups = self.validation_examples, self.validation_groups.draw(0)
+        lengths, counts = group_lengths(examples.lengths, groups), group_counts(self.counts(examples), groups)
+        return self.validation_loader(examples, lengths, self.eval_batch_size, self._collate_groups, counts, groups)
 
-    def _grouping(self, examples: Examples, field: str | None) -> Grouping[Example]:
-        grouping = Grouping(
-            examples, self.groups_per_question, self.seed, self.rationales_per_question, self.right_only
-        )
-        if field is not None:
-            require_both_verdicts(grouping, field)
-        return grouping
+    def _grouping(self, examples: Examples) -> Grouping:
+        of_each = examples.question_ids, examples.positive
+        return Grouping(*of_each, self.groups_per_question, self.seed, self.rationales_per_question, self.right_only)
 
-    def _collate_groups(self, groups: list[tuple[Example, ...]]) -> dict[str, Any]:
-        examples = [example for group in groups for example in group]
-        prompts = [[1] * len(e.encoded.prompt) + [0] * len(e.encoded.completion) for e in examples]
+    def _collate_groups(self, examples: list[Example], batch: Batch) -> dict[str, Any]:
+        sizes = batch.sizes or []
+        prompts = [[1] * e.prompt + [0] * (len(e.tokens) - e.prompt) for e in examples]
         return {
-            **self._collate(RowBatches(len(examples)), examples),
-            "groups": torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups])),
-            "prompt_mask": pad(prompts, 0),
+            **self._collate(RowBatches(len(examples)), examples, batch),
+            "groups": torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)),  # [B]
+            "prompt_mask": pad(prompts, 0),  # [B, T]
         }

@@ -290,7 +290,6 @@ def test_going_on_in_steps_of_the_same_size_is_the_undisturbed_run(
     project.run(project.fit("neg", "whole", first), first[0])
     stopped(project, "run", first, first[1])
     project.run(project.fit("neg", "run", then), then[0])
-    assert "the steps and their rows are the same" in said(project.home / "run")
     assert [n for n, _ in sorted(shares(project.home / "run", "trained")[0])].count(0) <= 20
     _, trained = differences_of_weights(project.home / "whole", project.home / "run")
     assert trained <= 1e-5
@@ -307,27 +306,16 @@ def steps_of(root: Path) -> int:
     return int(read_checkpoint(root / "checkpoints/last.ckpt")["global_step"])
 
 
-@pytest.mark.parametrize(
-    ("first", "after", "then"),
-    [
-        ((1, 1), 3, (2, 1)),
-        pytest.param((2, 1), 2, (1, 1), marks=pytest.mark.slow),
-        pytest.param((2, 1), 4, (1, 1), marks=pytest.mark.slow),  # at the epoch's end
-        pytest.param((1, 1), 9, (2, 1), marks=pytest.mark.slow),  # in the second epoch
-    ],
-)
-def test_going_on_in_steps_of_another_size_trains_each_row_once_an_epoch(
-    project: Project, first: tuple[int, int], after: int, then: tuple[int, int]
-) -> None:
-    more = ["--data.validation", "[]", "--data.validation_fraction", "0", "--model.schedule", "cosine"]
-    stopped(project, "run", first, after, *more)
-    project.run(project.fit("neg", "run", then, *more), then[0])
-    assert "the epoch's other rows follow, each once" in said(project.home / "run")
-    rows = sorted(row for share in shares(project.home / "run", "trained") for row in share)
-    assert rows == sorted((epoch, f"q{q}/{k}") for epoch in range(2) for q in range(10) for k in (1, 3))
-    schedule = read_checkpoint(project.home / "run/checkpoints/last.ckpt")["lr_schedulers"][0]
-    assert schedule["last_epoch"] == 2 * (4 if then[0] == 2 else 7)  # it ends where the training ends
-    assert schedule["_last_lr"] == pytest.approx([0.0])
+def test_going_on_in_steps_of_another_size_is_refused(project: Project) -> None:
+    stopped(project, "run", (1, 1), 3)
+    for then in ((2, 1), (1, 2)):
+        words = project.fit("neg", "run", then)
+        assert together(partial(cli.main, words), project.home / "run/processes", then[0]) == [1] * then[0]
+        assert (
+            "the checkpoint was made by 1 process(es) accumulating 1 batch(es), 1 an optimizer step;"
+            f" here are {then[0]} accumulating {then[1]}, 2 a step"
+        ) in said(project.home / "run")
+    project.run(project.fit("neg", "run", (1, 1)))
 
 
 # Sampling, grading, scoring, voting.

@@ -12,9 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.components.batching.counts import NOTHING, count_targets
-from datamodules.components.batching.groups import Candidate, GroupBatchSampler, Grouping
-from datamodules.components.encoding.tokenization import Encoded, load_tokenizer
+from datamodules.components.encoding.tokenization import load_tokenizer
 from datamodules.components.records.records import write_rationales
 from datamodules.contrasts import ContrastDataModule
 from dust2gold.core.errors import InputError
@@ -88,27 +86,6 @@ def test_questions_with_right_rationales_only(make: Callable[..., ContrastDataMo
     assert not any(name.startswith("q13/") for name in ids)
 
 
-def test_a_group_of_many_is_a_draw_with_both_verdicts() -> None:
-    candidates = [Candidate("q", Encoded([], [n]), n < 2) for n in range(10)]
-    grouping = Grouping(candidates, 1, seed=0, size=4)
-    groups = [grouping.draw(number)[0] for number in range(2000)]
-    counts = Counter(place for group in groups for place in group)
-    for group in groups:
-        assert len(set(group)) == len(group) == 4
-        assert grouping[group][0].positive
-        assert not grouping[group][1].positive
-    # One of two right places is drawn for sure, the other as 2 of the 8 that remain: 1/2 + 1/2 · 2/8; wrong ones alike.
-    assert all(abs(counts[place] / 2000 - 0.625) < 0.05 for place in range(2))
-    assert all(abs(counts[place] / 2000 - (1 / 8 + 7 / 8 * 2 / 8)) < 0.05 for place in range(2, 10))
-
-
-def test_several_groups_of_a_question_hold_different_pairs() -> None:
-    candidates = [Candidate("q", Encoded([], [n]), n < 2) for n in range(5)]
-    for size in (2, 4):
-        groups = Grouping(candidates, 100, seed=0, size=size).draw(0)
-        assert len({group[:2] for group in groups}) == len(groups) == 6
-
-
 def test_pairs_are_drawn_anew_each_epoch_by_the_seed(make: Callable[..., ContrastDataModule]) -> None:
     def ids(data: ContrastDataModule, number: int) -> list[str]:
         return [name for batch in epoch(data, number) for name in batch["ids"]]
@@ -129,24 +106,6 @@ def test_batches_know_the_counts_of_their_step(make: Callable[..., ContrastDataM
             "negative": (where[~positive].sum(), (~positive).sum()),
         }
         assert batch["step"] == {name: (int(t), int(s)) for name, (t, s) in expected.items()}
-
-
-def test_ranks_and_accumulated_batches_share_a_step() -> None:
-    candidates = [Candidate(f"q{q}", Encoded([0] * q, [n]), n < 2) for q in range(9) for n in range(5)]
-    counts = count_targets([c.length for c in candidates], [c.positive for c in candidates])
-    grouping = Grouping(candidates, 2, seed=0, size=3)
-    ranks = [list(GroupBatchSampler(grouping, 2, rank, 2, counts, accumulate=2)) for rank in range(2)]
-    assert len(ranks[0]) == len(ranks[1])
-    counted = [batch for rank in ranks for batch in rank if batch.step != NOTHING]
-    assert sorted(g for batch in counted for g in batch.rows) == sorted(grouping.draw(0))
-    for start in range(0, len(ranks[0]), 2):
-        together = [batch for rank in ranks for batch in rank[start : start + 2] if batch.step != NOTHING]
-        members = [candidates[place] for batch in together for group in batch.rows for place in group]
-        right = [c for c in members if c.positive]
-        for batch in together:
-            assert batch.step is not None
-            assert batch.step["all"] == (sum(c.length for c in members) / 4, len(members) / 4)
-            assert batch.step["positive"] == (sum(c.length for c in right) / 4, len(right) / 4)
 
 
 def test_validation_questions_never_train(make: Callable[..., ContrastDataModule], files: list[str]) -> None:

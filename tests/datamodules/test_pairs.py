@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.components.batching.groups import Candidate, GroupBatchSampler, Grouping, QuestionPairs
-from datamodules.components.encoding.tokenization import Encoded, load_tokenizer
+from datamodules.components.encoding.tokenization import load_tokenizer
 from datamodules.components.records.records import Rationale, Verdict, write_rationales
 from datamodules.pairs import PairDataModule
 from dust2gold.core.errors import InputError
@@ -59,67 +57,10 @@ def make(tiny_student: Path, files: list[str]) -> Callable[..., PairDataModule]:
     return build
 
 
-def test_pairs_are_right_and_wrong_of_one_question_and_distinct() -> None:
-    verdicts = [True, True, False, False, False]
-    candidates = [Candidate(f"q{q}", Encoded([q], [n]), v) for q in range(4) for n, v in enumerate(verdicts)]
-    candidates += [Candidate("lonely", Encoded([9], [1]), True)]
-    pairing = Grouping(candidates, groups_per_question=4, seed=0)
-    epochs = [pairing.draw(epoch) for epoch in range(3)]
-    for pairs in epochs:
-        assert len(pairs) == len(set(pairs)) == len(pairing) == 16
-        for right, wrong in (pairing[pair] for pair in pairs):
-            assert right.positive
-            assert not wrong.positive
-            assert right.question_id == wrong.question_id != "lonely"
-    assert pairing.draw(1) == epochs[1] != epochs[0]
-    assert Grouping(candidates, 4, seed=1).draw(0) != epochs[0]
-
-
-def test_all_pairs_of_a_question_that_has_few() -> None:
-    candidates = [Candidate("q", Encoded([], [n]), n < 2) for n in range(5)]
-    pairing = Grouping(candidates, groups_per_question=100, seed=0)
-    assert sorted(pairing.draw(0)) == list(itertools.product(range(2), range(2, 5)))
-
-
-def test_every_pair_is_drawn_equally_often() -> None:
-    candidates = [Candidate("q", Encoded([], [n]), n < 2) for n in range(5)]
-    pairing = Grouping(candidates, groups_per_question=2, seed=3)
-    counts = torch.zeros(5, 5)
-    for epoch in range(3000):
-        for right, wrong in pairing.draw(epoch):
-            counts[right, wrong] += 1
-    # 3000 epochs, each of the 6 pairs with probability 1/3: standard deviation 26
-    assert (counts[:2, 2:] - 1000).abs().max() < 4 * 26
-
-
-def test_ranks_share_an_epoch_and_a_resumed_one_goes_on() -> None:
-    candidates = [Candidate(f"q{q}", Encoded([0] * q, [n]), n < 2) for q in range(9) for n in range(5)]
-    pairing = Grouping(candidates, groups_per_question=3, seed=0)
-    ranks = [GroupBatchSampler(pairing, 4, rank, 2) for rank in range(2)]
-    for sampler in ranks:
-        sampler.sampler.set_epoch(2)
-    seen = [pair for sampler in ranks for batch in sampler for pair in batch.rows]
-    assert len(ranks[0]) == len(ranks[1]) == 4
-    assert set(seen) == set(pairing.draw(2))
-
-    whole = GroupBatchSampler(pairing, 4)
-    expected = []
-    for epoch in range(3):
-        whole.set_epoch(epoch)
-        expected += list(whole)
-    resumed = GroupBatchSampler(pairing, 4)
-    resumed.resume(whole.place(1, 3))
-    rest = list(resumed)
-    resumed.set_epoch(2)
-    rest += list(resumed)
-    assert rest == expected[len(whole) + 3 :]
-
-
 def test_batch_reads_each_rationale_once_and_pairs_right_with_wrong_ones_of_its_question(
     make: Callable[..., PairDataModule], tiny_student: Path
 ) -> None:
     data, tokenizer = make(validation_fraction=0.0), load_tokenizer(str(tiny_student))
-    assert data.train_pairs is not None
     right_texts = {rationale(q, k, "positive").rationale for q in range(12) for k in range(2)}
     seen = []
     for batch in data.train_dataloader():
@@ -147,15 +88,6 @@ def test_batch_reads_each_rationale_once_and_pairs_right_with_wrong_ones_of_its_
     assert len(seen) == len(set(seen)) == 12 * 4
 
 
-def test_pairs_of_a_question_stay_together_and_are_those_drawn_one_by_one() -> None:
-    candidates = [Candidate(f"q{q}", Encoded([q], [k]), k % 3 == 0) for q in range(5) for k in range(6)]
-    together, single = QuestionPairs(candidates, 3, seed=2), Grouping(candidates, 3, seed=2)
-    for epoch in range(3):
-        groups = together.draw(epoch)
-        assert len(groups) == len(together) == 5
-        assert [pair for group in groups for pair in zip(group[::2], group[1::2], strict=True)] == single.draw(epoch)
-
-
 def test_batch_size_counts_pairs(make: Callable[..., PairDataModule]) -> None:
     sizes = [len(batch["pairs"]) for batch in make(validation_fraction=0.0, batch_size=10).train_dataloader()]
     assert sizes == [8] * 6  # of 12 questions with 4 pairs each, two a batch
@@ -166,8 +98,6 @@ def test_batch_size_counts_pairs(make: Callable[..., PairDataModule]) -> None:
 
 def test_validation_questions_never_train(make: Callable[..., PairDataModule]) -> None:
     data = make(validation_fraction=0.4)
-    assert data.train_pairs is not None
-    assert data.validation_pairs is not None
     trained, held = set(data.train_pairs.questions), set(data.validation_pairs.questions)
     assert trained
     assert held
@@ -179,8 +109,6 @@ def test_validation_questions_never_train(make: Callable[..., PairDataModule]) -
 
 def test_validation_files_and_no_validation(make: Callable[..., PairDataModule], files: list[str]) -> None:
     data = make(validation=files)
-    assert data.train_pairs is not None
-    assert data.validation_pairs is not None
     assert data.train_pairs.questions.keys() == data.validation_pairs.questions.keys()
     assert make(validation_fraction=0.0).val_dataloader() == []
 
@@ -189,8 +117,7 @@ def test_ungradable_rationales_are_left_out_and_counted(
     make: Callable[..., PairDataModule], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make(validation_fraction=0.0)
-    assert data.train_pairs is not None
-    assert sum(c.question_id == "q13" for c in data.train_pairs.candidates) == 1
+    assert data.train_examples.question_ids.count("q13") == 1
     assert "left out 1 ungradable" in capsys.readouterr().err
 
 
@@ -207,7 +134,6 @@ def test_a_longer_rationale_names_its_place_and_the_way_out(
     assert error.remedy is not None
     assert "--data.max_length" in error.remedy
     data = make(max_length=100, drop_longer=True, validation_fraction=0.0)
-    assert data.train_pairs is not None
     assert list(data.train_pairs.questions) == ["q3"]
     assert "left out 1 rationales" in capsys.readouterr().err
 

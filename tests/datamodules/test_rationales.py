@@ -18,7 +18,6 @@ from datamodules.components.batching.collate import IGNORE
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.encoding.tokenization import encode
 from datamodules.components.records.records import Rationale, write_questions, write_rationales
-from datamodules.components.records.splits import held_out
 from datamodules.rationales import RationaleDataModule
 from dust2gold.core.errors import InputError
 from tests.records import question, rationale, write_asked, write_positive
@@ -124,14 +123,14 @@ def test_every_layout_trains_on_the_same_targets(
         total, right = [0, 0], [0, 0]
         for number, (name, positive) in enumerate(zip(batch["ids"], batch["positive"].tolist(), strict=True)):
             own = batch["segments"] == number if "segments" in batch else rows_of(batch, number)
-            encoded = by_id[name].encoded
-            assert batch["input_ids"][own].tolist() == encoded.ids
+            example = by_id[name]
+            assert batch["input_ids"][own].tolist() == example.tokens
             if "segments" in batch:
-                assert batch["position_ids"][own].tolist() == list(range(len(encoded.ids)))
+                assert batch["position_ids"][own].tolist() == list(range(len(example.tokens)))
                 assert batch["labels"][own][0] == IGNORE
-            hidden = 1 if loss_on_prompt else len(encoded.prompt)
-            assert batch["labels"][own][hidden:].tolist() == encoded.ids[hidden:]
-            tokens = len(encoded.ids) - hidden
+            hidden = 1 if loss_on_prompt else example.prompt
+            assert batch["labels"][own][hidden:].tolist() == example.tokens[hidden:]
+            tokens = len(example.tokens) - hidden
             total = [total[0] + tokens, total[1] + 1]
             right = [right[0] + tokens, right[1] + 1] if positive else right
         assert batch["step"]["all"] == tuple(total)
@@ -216,14 +215,6 @@ def test_validation_questions_are_apart_and_do_not_move(student: str, tmp_path: 
     assert splits[2][0] <= splits[0][0]  # other questions in the file change nothing for those that stay
     assert splits[2][1] <= splits[0][1]
     assert 3 <= len(splits[0][1]) <= 20
-
-
-def test_held_out_share() -> None:
-    names = [f"math-train-{i:05d}" for i in range(4000)]
-    assert sum(held_out(name, 0.1) for name in names) == pytest.approx(400, abs=60)
-    assert not any(held_out(name, 0.0) for name in names)
-    assert all(held_out(name, 1.0) for name in names)
-    assert {n for n in names if held_out(n, 0.05)} < {n for n in names if held_out(n, 0.1)}
 
 
 def test_validation_files_take_the_place_of_the_split(student: str, tmp_path: Path) -> None:

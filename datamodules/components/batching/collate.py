@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from datamodules.components.encoding.tokenization import pad, pad_with_mask
+from datamodules.components.table import Example
 
 IGNORE = -100
 """Label of a position without a target, as in Hugging Face."""
@@ -23,6 +24,12 @@ class Labelled(NamedTuple):
 
     ids: list[int]
     labels: list[int]
+
+    @classmethod
+    def of(cls, example: Example, loss_on_prompt: bool) -> Labelled:
+        """The targets are the rationale and EOS, and the prompt if asked for."""
+        prompt, completion = example.tokens[: example.prompt], example.tokens[example.prompt :]
+        return cls(example.tokens, (prompt if loss_on_prompt else [IGNORE] * len(prompt)) + completion)
 
     @property
     def targets(self) -> int:

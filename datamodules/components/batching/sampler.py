@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from datamodules.components.batching.counts import NOTHING, Step, step_counts
-from datamodules.components.batching.plan import Batching
+from datamodules.components.batching.groups import Group, Grouping, group_counts, group_lengths
+from datamodules.components.batching.plan import Batching, RowBatches
+from datamodules.components.table import Example, Examples
 from dust2gold.core.errors import InputError
 
 
@@ -18,36 +20,22 @@ class Batch(NamedTuple):
     """What a data set is asked for.
 
     Attributes:
-        rows: What the data set knows the rows by: their numbers, or groups of such.
+        rows: Numbers of rows; those of a group stand together.
         step: Counts of the optimizer step that the batch belongs to; None where nobody counted the rows.
+        sizes: Rows of each group; None where there are no groups.
     """
 
-    rows: list[Any]
+    rows: list[int]
     step: Step | None
+    sizes: list[int] | None = None
 
-
-class Leg(NamedTuple):
-    """A stretch of an epoch that was trained with steps of one size.
-
-    Attributes:
-        share: Batches an optimizer step, all ranks and accumulated ones together.
-        done: Batches trained so.
-    """
-
-    share: int
-    done: int
-
-
-class Place(NamedTuple):
-    """Where training stands, whatever the number of processes that read it.
-
-    Attributes:
-        epoch: The epoch, from 0.
-        legs: Of this epoch, one after the other; several if it was resumed with steps of another size.
-    """
-
-    epoch: int = 0
-    legs: tuple[Leg, ...] = ()
+    @classmethod
+    def of(cls, numbers: list[int], step: Step | None, groups: Sequence[Group] | None) -> Batch:
+        """A batch of rows, or of groups, by their numbers."""
+        if groups is None:
+            return cls(numbers, step)
+        chosen = [groups[number] for number in numbers]
+        return cls([row for group in chosen for row in group], step, [len(group) for group in chosen])
 
 
 class TrainingSampler:
@@ -58,11 +46,8 @@ class TrainingSampler:
     that one process sees with n times the accumulation. Where the number of batches does not divide, the last ones are
     halved until it does; if nothing is left to halve, some ranks repeat a row that counts for nothing (`NOTHING`).
 
-    After a resume with steps of another size the epoch's remaining batches keep their order and are cut into steps of
-    the new size.
-
     Args:
-        lengths: Length of each row, in tokens.
+        lengths: Length of each row, in tokens [n].
         batching: What makes a batch.
         seed: Of the order.
         rank: This process.
@@ -95,10 +80,10 @@ class TrainingSampler:
         self.counts = counts
         self.accumulate = accumulate
         self.share = world * accumulate
+        self.groups: Sequence[Group] | None = None  # what the rows are, where they are groups
         self.epoch = 0
-        self._resumed = Place()  # its legs are those of other splits
-        self._skip = self._first = 0
-        self.planned = len(batching.plan(self.lengths, self._generator(), self.share)) if len(lengths) else 0
+        self._resumed = (0, 0)  # epoch, batches of it that are done
+        self.planned = len(batching.plan(self.lengths, self._rng(), self.share)) if len(lengths) else 0
         self._length = -(-self.planned // self.share) * accumulate
         self.limit = min(limit, self._length) if isinstance(limit, int) else int(limit * self._length)
 
@@ -111,43 +96,29 @@ class TrainingSampler:
         """Chooses the order of the next pass."""
         self.epoch = epoch
 
-    def resume(self, place: Place) -> None:
-        """Goes on at a place, which may have been reached with another split."""
-        legs = list(place.legs)
-        done = legs.pop().done if legs and legs[-1].share == self.share else 0
-        if done % self.world:  # of a step that is not whole
-            done -= done % self.share
-        self._resumed = Place(place.epoch, tuple(Leg(s, whole) for s, n in legs if (whole := n - n % s)))
-        self.epoch = place.epoch
-        self._first = self._length - len(self._plan()) // self.world
-        self._skip = done // self.world
-
-    @property
-    def start(self) -> int:
-        """Batches of this rank's epoch that lie behind the place it was resumed at."""
-        return self._first + self._skip
-
-    def place(self, epoch: int, batch: int) -> Place:
-        """The place before this rank's so-manieth batch of an epoch, to `resume` at."""
-        resumed = epoch == self._resumed.epoch
-        first, legs = (self._first, self._resumed.legs) if resumed else (0, ())
-        return Place(epoch, (*legs, Leg(self.share, (batch - first) * self.world)))
+    def resume(self, epoch: int, batch: int) -> None:
+        """Goes on in an epoch after so many batches of this rank."""
+        self._resumed = (epoch, batch)
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Batch]:
-        return islice(self._batches(), self._skip if self.epoch == self._resumed.epoch else 0, None)
+        epoch, done = self._resumed
+        return islice(self._batches(), done if self.epoch == epoch else 0, None)
 
     def _batches(self) -> Iterator[Batch]:
-        batches = self._plan()
-        place = self._length - len(batches) // self.world
+        batches, place = self._plan(), 0
         while batches:
             size = min(self.accumulate, self.limit - place) if place < self.limit else self.accumulate
             window, batches = batches[: size * self.world], batches[size * self.world :]
             counts, place = self._count(window), place + size
             for rows in window[self.rank :: self.world]:
-                yield Batch(rows, counts) if rows else Batch([int(self.lengths.argmin())], NOTHING)
+                if rows:
+                    yield Batch.of(rows, counts, self.groups)
+                else:
+                    yield Batch.of([int(self.lengths.argmin())], NOTHING, self.groups)
 
     def _count(self, window: list[list[int]]) -> Step | None:
         rows = [row for batch in window for row in batch]
@@ -156,21 +127,55 @@ class TrainingSampler:
         return step_counts(self.counts[torch.tensor(rows)], self.share)
 
     def _plan(self) -> list[list[int]]:
-        """What is left of the epoch after the legs of other splits, step by step; an empty batch fills a turn."""
+        """All batches of the epoch, step by step; an empty one fills a turn."""
         if not len(self.lengths):
             return []
-        legs = self._resumed.legs if self.epoch == self._resumed.epoch else ()
-        shares, generator = [*(leg.share for leg in legs), self.share], self._generator()
-        batches = _filled(self.batching.plan(self.lengths, generator, shares[0]), shares[0])
-        steps = torch.arange(len(batches)).view(-1, shares[0])
-        order = steps[torch.randperm(len(steps), generator=generator)].flatten()
-        batches = [batches[number] for number in order.tolist()]
-        for leg, share in zip(legs, shares[1:], strict=True):
-            batches = _filled([batch for batch in batches[leg.done :] if batch], share)
-        return batches
+        rng = self._rng()
+        batches = _filled(self.batching.plan(self.lengths, rng, self.share), self.share)
+        steps = torch.arange(len(batches)).view(-1, self.share)  # [steps, share]
+        order = steps[torch.randperm(len(steps), generator=rng)].flatten()
+        return [batches[number] for number in order.tolist()]
 
-    def _generator(self) -> torch.Generator:
+    def _rng(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+
+
+class GroupBatchSampler(TrainingSampler):
+    """Batches of groups of similar length, drawn anew each epoch.
+
+    Args:
+        grouping: Draws the groups.
+        batch_size: Groups a batch.
+        lengths: Of each rationale, in tokens [n].
+        rank: As in `TrainingSampler`, like the following.
+        world: Number of processes.
+        counts: [n, 3, 2] of the rationales.
+        accumulate: Batches of a rank that make an optimizer step.
+        limit: The Trainer's `limit_train_batches`.
+    """
+
+    def __init__(
+        self,
+        grouping: Grouping,
+        batch_size: int,
+        lengths: Sequence[int] | Tensor,
+        rank: int = 0,
+        world: int = 1,
+        counts: Tensor | None = None,
+        accumulate: int = 1,
+        limit: int | float = 1.0,
+    ) -> None:
+        self.grouping = grouping
+        self._rationales = (lengths, counts)
+        batching = RowBatches(batch_size)
+        super().__init__([0] * len(grouping), batching, grouping.seed, rank, world, None, accumulate, limit)
+
+    def __iter__(self) -> Iterator[Batch]:
+        lengths, counts = self._rationales
+        self.groups = self.grouping.draw(self.epoch)
+        self.lengths = group_lengths(lengths, self.groups)
+        self.counts = None if counts is None else group_counts(counts, self.groups)
+        yield from super().__iter__()
 
 
 class EvaluationSampler:
@@ -214,6 +219,7 @@ class ValidationSampler(EvaluationSampler):
         world: Number of processes.
         counts: [n, 3, 2] of the rows (`count_targets`).
         limit: Batches (int) or share of the batches (float) of a rank that are used: `limit_val_batches`.
+        groups: What the rows are, where they are groups.
     """
 
     def __init__(
@@ -224,8 +230,10 @@ class ValidationSampler(EvaluationSampler):
         world: int = 1,
         counts: Tensor | None = None,
         limit: int | float = 1.0,
+        groups: Sequence[Group] | None = None,
     ) -> None:
         super().__init__(lengths, batch_size, rank, world)
+        self._groups = groups
         turns = min(limit, self._most) if isinstance(limit, int) else int(limit * self._most)
         used = self._order[: turns * batch_size * world]
         self._step = None if counts is None or not len(used) else step_counts(counts[used], turns * world)
@@ -234,27 +242,29 @@ class ValidationSampler(EvaluationSampler):
         return self._most
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # what `Planned` is asked for
-        filler = Batch(self._order[-1:].tolist(), NOTHING)
-        turns = [Batch(rows, self._step) for rows in self._batches if rows]
+        filler = Batch.of(self._order[-1:].tolist(), NOTHING, self._groups)
+        turns = [Batch.of(rows, self._step, self._groups) for rows in self._batches if rows]
         return iter([*turns, *[filler] * (self._most - len(turns))])
 
 
 class Planned:
-    """A data set that is asked for whole batches, and hands on the counts of the step beside the rows.
+    """A data set that is asked for whole batches, and hands on the batch beside the rows.
 
     Args:
-        rows: A list, or any map-style data set.
+        examples: What the rows are.
     """
 
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.examples)
 
-    def __getitems__(self, batch: Batch) -> tuple[list[Any], Step | None]:
+    def __getitems__(self, batch: Batch) -> tuple[list[Example], Batch]:
         """Torch's fetcher gives this method, where there is one, the sampler's batch as it is."""
-        return [self.rows[row] for row in batch.rows], batch.step
+        once = list(dict.fromkeys(batch.rows))
+        found = dict(zip(once, self.examples.take(once), strict=True))
+        return [found[row] for row in batch.rows], batch
 
 
 def _filled(batches: list[list[int]], share: int) -> list[list[int]]:

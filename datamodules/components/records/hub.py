@@ -51,8 +51,8 @@ class HubTable:
         """Writes the rows into `directory`, whole or not at all, and returns the file.
 
         Raises:
-            InputError: If `datasets` is not installed, the hub cannot be reached, there is no such data set, subset or
-                split, or the file cannot be written.
+            InputError: If the hub cannot be reached, there is no such data set, subset or split, or the file cannot be
+                written.
         """
         path = directory / self.file_name
         rows = (row for subset in self.subsets or (None,) for row in self._rows(subset, path))
@@ -61,12 +61,9 @@ class HubTable:
         return path
 
     def _rows(self, subset: str | None, kept: Path) -> Iterator[dict[str, Any]]:
-        try:
-            from datasets import load_dataset
-            from datasets.exceptions import DatasetsError
-        except ImportError as error:
-            problem = "the library `datasets` is not installed"
-            raise InputError(problem, field="--input", remedy="pip install 'dust2gold[hub]'") from error
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
+
         name = str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name  # which names its cache
         try:
             table = load_dataset(name, subset, split=self.split, revision=self.revision)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.components.batching.collate import IGNORE, Labelled, next_fit, packed, padded
+from datamodules.components.batching.collate import Labelled
 from datamodules.components.batching.plan import Packing, RowBatches, TokenBudget, best_fit, choose_batching
 from dust2gold.core.errors import InputError
 
@@ -57,29 +57,6 @@ def test_best_fit_opens_a_row_only_if_it_must(lengths: list[int], width: int) ->
     assert max(filled) <= width
     for place, row in enumerate(rows):
         assert all(earlier + lengths[row[0]] > width for earlier in filled[:place])
-
-
-@given(LENGTHS, st.integers(1, 200))
-def test_next_fit_keeps_the_order(lengths: list[int], width: int) -> None:
-    rows = next_fit(lengths, width)
-    assert [number for row in rows for number in row] == list(range(len(lengths)))
-    for row, following in pairwise(rows):
-        assert sum(lengths[n] for n in row) + lengths[following[0]] > width
-    assert all(len(row) == 1 or sum(lengths[n] for n in row) <= width for row in rows)
-
-
-def test_packed_batch_by_hand() -> None:
-    samples = [Labelled([1, 2, 3], [IGNORE, IGNORE, 3]), Labelled([4, 5], [4, 5]), Labelled([6, 7, 8], [6, 7, 8])]
-    batch = {name: values.tolist() for name, values in packed(samples, pad_id=0, width=5).items()}
-    assert batch == {
-        "input_ids": [[1, 2, 3, 4, 5], [6, 7, 8, 0, 0]],
-        "attention_mask": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]],
-        "labels": [[IGNORE, IGNORE, 3, IGNORE, 5], [IGNORE, 7, 8, IGNORE, IGNORE]],
-        "position_ids": [[0, 1, 2, 0, 1], [0, 1, 2, 0, 0]],
-        "segments": [[0, 0, 0, 1, 1], [2, 2, 2, -1, -1]],
-    }
-    assert [sample.targets for sample in samples] == [1, 1, 2]
-    assert padded(samples, 0)["labels"].tolist() == [[IGNORE, IGNORE, 3], [4, 5, IGNORE], [6, 7, 8]]
 
 
 def test_options_choose() -> None:

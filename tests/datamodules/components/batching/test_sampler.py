@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from datamodules.components.batching.counts import NOTHING, count_targets
 from datamodules.components.batching.plan import Batching, Packing, RowBatches, TokenBudget
 from datamodules.components.batching.sampler import (
+    Batch,
     EvaluationSampler,
-    Place,
     Planned,
     TrainingSampler,
     ValidationSampler,
@@ -71,10 +71,8 @@ def test_rows_keep_the_order_of_earlier_versions() -> None:
     assert epoch(sampler, 1) == [[3, 6, 1], [8, 0, 9], [2], [4, 5, 7]]
 
 
-def dealt(
-    lengths: list[int], batching: Batching, split: tuple[int, int], number: int, place: Place | None = None
-) -> list[list[list[int]]]:
-    """The optimizer steps of an epoch, or of its rest after a place: the batches of each, those that count.
+def dealt(lengths: list[int], batching: Batching, split: tuple[int, int], number: int) -> list[list[list[int]]]:
+    """The optimizer steps of an epoch: the batches of each, those that count.
 
     Args:
         split: (ranks, accumulated batches).
@@ -83,11 +81,9 @@ def dealt(
     counts = count_targets(lengths, [True] * len(lengths))
     ranks = [TrainingSampler(lengths, batching, 0, rank, world, counts, accumulate) for rank in range(world)]
     for rank in ranks:
-        if place is not None:
-            rank.resume(place)
         rank.set_epoch(number)
     batches = [list(rank) for rank in ranks]
-    assert {len(mine) for mine in batches} == {len(ranks[0]) - (0 if place is None else ranks[0].start)}
+    assert {len(mine) for mine in batches} == {len(ranks[0])}
     assert len(batches[0]) % accumulate == 0
     turns = [batch for turn in zip(*batches, strict=True) for batch in turn]
     steps = [turns[start : start + world * accumulate] for start in range(0, len(turns), world * accumulate)]
@@ -108,35 +104,6 @@ def test_ranks_share_the_rows_in_equal_steps(
     steps = dealt(lengths, BATCHINGS[kind](size), split, number)
     assert sorted(row for step in steps for batch in step for row in batch) == list(range(len(lengths)))
     assert steps == dealt(lengths, BATCHINGS[kind](size), (1, split[0] * split[1]), number)
-
-
-@every_batching
-@given(
-    lengths=LENGTHS,
-    size=SIZES,
-    legs=st.lists(st.tuples(st.sampled_from(SPLITS), st.integers(1, 9)), max_size=3),
-    last=st.sampled_from(SPLITS),
-)
-def test_an_epoch_resumed_with_other_splits_trains_each_row_once(
-    kind: str, lengths: list[int], size: int, legs: list[tuple[tuple[int, int], int]], last: tuple[int, int]
-) -> None:
-    trained: list[list[list[int]]] = []
-    place, shares = Place(1), []
-    for split, steps in [*legs, (last, 1000)]:
-        sampler = TrainingSampler(lengths, BATCHINGS[kind](size), world=split[0], accumulate=split[1])
-        sampler.resume(place)
-        rest = dealt(lengths, BATCHINGS[kind](size), split, 1, place)
-        assert len(sampler) - sampler.start == len(rest) * split[1]  # Lightning ends an epoch by this count
-        trained += rest[:steps]
-        place = sampler.place(1, sampler.start + min(steps, len(rest)) * split[1])
-        shares.append(split[0] * split[1])
-    assert sorted(row for step in trained for batch in step for row in batch) == list(range(len(lengths)))
-    if len(set(shares)) == 1:
-        assert trained == dealt(lengths, BATCHINGS[kind](size), last, 1)
-    following = TrainingSampler(lengths, BATCHINGS[kind](size), world=last[0], accumulate=last[1])
-    following.resume(place)
-    undisturbed = TrainingSampler(lengths, BATCHINGS[kind](size), world=last[0], accumulate=last[1])
-    assert epoch(following, 2) == epoch(undisturbed, 2)
 
 
 @every_batching
@@ -164,7 +131,7 @@ def test_resuming_goes_on_exactly(kind: str, lengths: list[int], size: int, worl
     everything = [batch for number in range(3) for batch in epoch(undisturbed, number)]
     done = data.draw(st.integers(0, 3 * steps - 1))
     resumed = TrainingSampler(lengths, BATCHINGS[kind](size), 3, rank, world)
-    resumed.resume(undisturbed.place(*divmod(done, steps)))
+    resumed.resume(*divmod(done, steps))
     rest = [batch.rows for batch in resumed]  # Lightning draws the first batch before it names the epoch
     for number in range(done // steps + 1, 3):
         rest += epoch(resumed, number)
@@ -262,10 +229,16 @@ def test_step_counts_what_all_ranks_and_accumulated_batches_train_on(
             assert [batch.step[name] for batch in window] == [pytest.approx(expected)] * len(window)
 
 
-def test_a_plan_hands_rows_and_counts_on() -> None:
-    [batches] = counted(1, 1, rows=4)
-    data = Planned(["a", "b", "c", "d"])
-    assert len(data) == 4
-    rows, step = data.__getitems__(batches[0])
-    assert rows == ["abcd"[row] for row in batches[0].rows]
-    assert step is batches[0].step
+def test_a_batch_is_fetched_whole_and_each_row_once() -> None:
+    class Letters:
+        asked: list[int]
+
+        def take(self, numbers: list[int]) -> list[str]:
+            self.asked = numbers
+            return ["abcd"[number] for number in numbers]
+
+    letters: Any = Letters()
+    batch = Batch.of([1, 0], None, [(3, 1), (2, 1, 0)])
+    assert batch == Batch([2, 1, 0, 3, 1], None, [3, 2])
+    assert Planned(letters).__getitems__(batch) == (["c", "b", "a", "d", "b"], batch)
+    assert letters.asked == [2, 1, 0, 3]

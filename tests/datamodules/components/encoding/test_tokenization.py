@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.components.encoding.prompts import prompt
-from datamodules.components.encoding.tokenization import (
-    Encoded,
-    LengthLimit,
-    context_of,
-    encode,
-    load_tokenizer,
-    pad,
-    pad_with_mask,
-)
+from datamodules.components.encoding.tokenization import context_of, encode, load_tokenizer, pad, pad_with_mask
 from dust2gold.core.errors import InputError
 
 
@@ -101,25 +93,6 @@ def test_padding_is_undone_by_the_mask(rows: list[list[int]], left: bool) -> Non
 
 def test_padding_value_is_free() -> None:
     assert pad([[1], [2, 3]], -100).tolist() == [[1, -100], [2, 3]]
-
-
-def test_length_limits(tiny_student: Path) -> None:
-    assert context_of(str(tiny_student)) == 256
-    text, question = Encoded([1] * 6, [2] * 4), Encoded([1] * 10, [])
-    assert LengthLimit(10, drop=False).admits(text, "a", "f", 1)
-    dropping = LengthLimit(9, drop=True)
-    assert not dropping.admits(text, "a", "f", 1)
-    assert not dropping.admits(text, "b", "f", 2)
-    assert dropping.dropped == 2
-    with pytest.raises(InputError) as caught:
-        LengthLimit(9, drop=False).admits(text, "a", "f", 3)
-    assert (caught.value.file, caught.value.line, caught.value.field) == ("f", 3, "rationale")
-    assert "10 tokens, more than --data.max_length 9" in str(caught.value)
-    assert "--data.drop_longer true" in str(caught.value)
-    with pytest.raises(InputError, match="more than the student's context of 8") as caught:
-        LengthLimit(1024, drop=False, context=8).admits(question, "q", "f", 4)
-    assert caught.value.field == "question"
-    assert "drop_longer" not in str(caught.value)  # questions are never dropped silently
 
 
 def test_a_config_that_cannot_be_read_is_no_student_without_limits(tiny_student: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import builtins
 import json
 from pathlib import Path
 from typing import Any
@@ -94,19 +93,6 @@ def test_without_a_hub_the_way_out_is_named(tmp_path: Path) -> None:
         table.fetch(tmp_path)
     with pytest.raises(InputError, match="check the name"):
         HubTable(str(tmp_path / "none")).fetch(tmp_path)
-
-
-def test_without_the_library_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def refuse(name: str, *arguments: Any) -> Any:
-        if name == "datasets":
-            raise ImportError(name)
-        return original(name, *arguments)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(InputError, match=r"dust2gold\[hub\]"):
-        HubTable("openai/gsm8k").fetch(tmp_path)
 
 
 def test_options_of_a_hub_are_refused_for_a_file() -> None:

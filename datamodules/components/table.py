@@ -1,0 +1,262 @@
+"""Rationales of a file as a table of token ids (Arrow), in memory or made once in a directory and mapped from there.
+
+    table = open_table(load_tokenizer("embedded"), Path("positive.jsonl"), Path("encoded"))   # or all in memory
+    examples = Examples(table)
+    train, held = examples.split(0.05)              # by the question's id
+    train.lengths, train.take([3, 17])              # a column of all, two whole examples
+
+A table depends on the file's contents, the tokenizer and the prompt alone, which its key hashes: limits on the length
+choose among its rows (`limits`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+from filelock import FileLock
+from torch import Tensor
+from tqdm import tqdm
+
+from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.tokenization import encode, eos_of, opening_of
+from datamodules.components.records.records import Rationale
+from datamodules.components.records.splits import held_out
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import open_text, sha256_of, write_directory_atomically
+from dust2gold.core.jsonl import count_lines, read_json_lines
+from dust2gold.core.provenance import Provenance, short_hash
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "question_id": pa.string(),
+        "verdict": pa.string(),
+        "line": pa.int64(),  # in the file, from 1
+        "characters": pa.int64(),  # of question and rationale
+        "length": pa.int64(),  # in tokens, prompt and EOS included
+        "prompt": pa.int64(),  # how many of the tokens are the prompt's
+        "tokens": pa.list_(pa.int32()),
+    }
+)
+TABLE_FILE, PROVENANCE_FILE = "table.arrow", "made-from.json"
+_CHUNK = 1024
+"""Rationales encoded together, and written as one batch of the Arrow stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One encoded rationale.
+
+    Attributes:
+        id: The rationale's.
+        question_id: Its question's.
+        positive: Its verdict.
+        tokens: BOS (where the tokenizer has one), prompt, rationale and EOS.
+        prompt: How many of the tokens stand before the rationale.
+    """
+
+    id: str
+    question_id: str
+    positive: bool
+    tokens: list[int]
+    prompt: int
+
+
+class Examples:
+    """Some rows of a table.
+
+    Args:
+        table: Of `SCHEMA`.
+        rows: Their numbers [n] int64; default all.
+    """
+
+    def __init__(self, table: Dataset, rows: Tensor | None = None) -> None:
+        self.table = table
+        self.rows = torch.arange(len(table)) if rows is None else rows
+
+    @classmethod
+    def joined(cls, parts: Sequence[Examples]) -> Examples:
+        """The examples of several tables, one after another."""
+        from datasets import concatenate_datasets
+
+        if len(parts) == 1:
+            return parts[0]
+        starts = torch.tensor([0, *(len(part.table) for part in parts[:-1])]).cumsum(0).tolist()
+        rows = torch.cat([part.rows + start for part, start in zip(parts, starts, strict=True)])
+        return cls(concatenate_datasets([part.table for part in parts]), rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Example:
+        return self.take([number])[0]
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[number] for number in range(len(self)))
+
+    def take(self, numbers: Sequence[int]) -> list[Example]:
+        """Whole examples, by their numbers among these."""
+        if not len(numbers):
+            return []
+        found = self.table[self.rows[torch.as_tensor(numbers)].tolist()]
+        positive = [verdict == "positive" for verdict in found["verdict"]]
+        columns = found["id"], found["question_id"], positive, found["tokens"], found["prompt"]
+        return [Example(*values) for values in zip(*columns, strict=True)]
+
+    def where(self, mask: Tensor) -> Examples:
+        """Those at which `mask` [n] bool is true."""
+        return Examples(self.table, self.rows[mask])
+
+    def split(self, fraction: float) -> tuple[Examples, Examples]:
+        """(the others, those of a share of the questions), chosen by a hash of the question's id."""
+        held = torch.tensor([held_out(name, fraction) for name in self.question_ids], dtype=torch.bool)
+        return self.where(~held), self.where(held)
+
+    def numbers(self, name: str) -> Tensor:
+        """A column of integers [n] int64."""
+        return torch.tensor(self._column(name).to_numpy(), dtype=torch.int64)[self.rows]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each [n] int64, prompt and EOS included."""
+        return self.numbers("length")
+
+    @property
+    def question_ids(self) -> list[str]:
+        """Whose rationale each is."""
+        names = self._column("question_id").to_pylist()
+        return [names[row] for row in self.rows.tolist()]
+
+    @property
+    def positive(self) -> Tensor:
+        """Which are right [n] bool."""
+        return self._has_verdict("positive")
+
+    @property
+    def ungradable(self) -> Tensor:
+        """Which nobody could grade [n] bool."""
+        return self._has_verdict("ungradable")
+
+    def targets(self, loss_on_prompt: bool = False) -> Tensor:
+        """Tokens of each that are predicted [n] int64: all but the first, or those after the prompt."""
+        return self.lengths - (1 if loss_on_prompt else self.numbers("prompt").clamp_min(1))
+
+    def _has_verdict(self, verdict: str) -> Tensor:
+        found = [each == verdict for each in self._column("verdict").to_pylist()]
+        return torch.tensor(found, dtype=torch.bool)[self.rows]
+
+    def _column(self, name: str) -> Any:
+        return self.table.data.column(name)
+
+
+def open_table(tokenizer: PreTrainedTokenizerBase, file: Path, directory: Path | None = None) -> Dataset:
+    """The table of a file of rationales: encoded into memory, or mapped from `directory`, where it is made if need be.
+
+    Of processes that ask at the same time one makes it, and the others wait. A damaged table is made again.
+
+    Raises:
+        InputError: If the file is missing or damaged, or the directory cannot be written.
+    """
+    from datasets import Dataset
+
+    if directory is None:
+        sink = pa.BufferOutputStream()
+        _write(tokenizer, file, sink)
+        return Dataset.from_buffer(sink.getvalue())
+    made_from = _provenance(tokenizer, file)
+    target = directory / made_from.key
+    if not _is_sound(target):
+        with _locked(directory, target.name):
+            if not _is_sound(target):  # no other process has made it meanwhile
+                _make(tokenizer, file, target, made_from)
+    return Dataset.from_file(str(target / TABLE_FILE))
+
+
+def _provenance(tokenizer: PreTrainedTokenizerBase, file: Path) -> Provenance:
+    with open_text(file):  # tells of a missing one
+        pass
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    model = json.dumps(sorted(tokenizer.get_vocab().items())) if fast is None else fast.to_str()
+    facts = {
+        "schema": str(SCHEMA),
+        "file": sha256_of(file),  # whole, however large: a changed verdict is one word
+        "prompt": prompt("{question}"),
+        "tokenizer": short_hash([type(tokenizer).__name__, opening_of(tokenizer), eos_of(tokenizer), model]),
+    }
+    return Provenance.of(facts, libraries=("tokenizers", "transformers"))
+
+
+def _is_sound(target: Path) -> bool:
+    """Whether a whole table lies there, as it was written."""
+    try:
+        noted = json.loads((target / PROVENANCE_FILE).read_text(encoding="utf-8"))
+        return bool(noted["sha256"] == sha256_of(target / TABLE_FILE))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, key: str) -> Iterator[None]:
+    file = directory / f".{key}.lock"
+    lock = FileLock(file)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise InputError(
+            f"cannot write ({error.strerror or error})",
+            file=file,
+            field="data.encoded",
+            remedy="name a directory that can be written",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(tokenizer: PreTrainedTokenizerBase, file: Path, target: Path, made_from: Provenance) -> None:
+    if target.exists():
+        print(f"{target} is damaged: encoding {file} again", file=sys.stderr)
+    with write_directory_atomically(target) as part:
+        with (part / TABLE_FILE).open("wb") as stream:
+            _write(tokenizer, file, stream)
+        noted = {"sha256": sha256_of(part / TABLE_FILE), "file": file.name, "facts": dict(made_from.facts)}
+        (part / PROVENANCE_FILE).write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
+
+
+def _write(tokenizer: PreTrainedTokenizerBase, file: Path, sink: Any) -> None:
+    """Encodes a file into an Arrow stream; no more than a chunk of it is held at a time."""
+    values = read_json_lines(file)
+    # The bar is closed before an error is told: cleared later, it would write behind the message.
+    with (
+        pa.ipc.new_stream(sink, SCHEMA) as writer,
+        tqdm(total=count_lines(file), desc=f"encode {file.name}", leave=False, unit="") as bar,
+    ):
+        while chunk := [(line, Rationale.from_json(value, file, line)) for line, value in islice(values, _CHUNK)]:
+            encodings = list(encode(tokenizer, ((r.question, r.rationale) for _, r in chunk)))
+            columns: dict[str, list[Any]] = {
+                "id": [r.id for _, r in chunk],
+                "question_id": [r.question_id for _, r in chunk],
+                "verdict": [r.verdict for _, r in chunk],
+                "line": [line for line, _ in chunk],
+                "characters": [len(r.question) + len(r.rationale) for _, r in chunk],
+                "length": [len(encoded.ids) for encoded in encodings],
+                "prompt": [len(encoded.prompt) for encoded in encodings],
+                "tokens": [encoded.ids for encoded in encodings],
+            }
+            writer.write_batch(pa.RecordBatch.from_pydict(columns, SCHEMA))
+            bar.update(len(chunk))

@@ -1,0 +1,149 @@
+"""What all stages share that train on rationales: their files, limits and splits, as tables of token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch.trainer.states import TrainerFn
+
+from datamodules.components.encoding.tokenization import context_of, load_tokenizer
+from datamodules.components.limits import Limits
+from datamodules.components.table import Examples, open_table
+from datamodules.resumable import ResumableDataModule
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import as_paths
+
+
+class TrainingDataModule(ResumableDataModule):
+    """Reads rationales to train on and to validate on.
+
+    Args:
+        tokenizer: The student's name: a directory, a hub name, or `embedded`.
+        train: Files of rationales to train on (positive.jsonl, negative.jsonl, …), all of them.
+        validation: Files of rationales to validate on; without them, `validation_fraction` of the training questions.
+        validation_fraction: Share of the questions of `train` held out, chosen by a hash of their id.
+        batch_size: Rationales a training batch and device (paper: 128 over 8 GPUs); with `packing`, rows.
+        eval_batch_size: The same of a validation batch; default as `batch_size`.
+        max_length: Most tokens of prompt and rationale together.
+        drop_longer: Leave out longer rationales, and say how many, instead of refusing.
+        max_characters: Leave out rationales of more characters, question included, and say how many (reference:
+            1,600; NCE 1,200).
+        allow_ungradable: Train on rationales whose verdict is `ungradable` too.
+        encoded: Directory to keep encoded rationales in: encoded once, and from then on mapped into memory by every
+            process and run, instead of encoded and held by each.
+        seed: Of the order of the batches.
+        num_workers: Processes that collate batches.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str = "embedded",
+        train: list[str] | str | None = None,
+        validation: list[str] | str | None = None,
+        validation_fraction: float = 0.05,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        max_length: int = 1024,
+        drop_longer: bool = False,
+        max_characters: int | None = None,
+        allow_ungradable: bool = False,
+        encoded: str | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(seed, num_workers)
+        self.tokenizer_name = tokenizer
+        self.train_files = as_paths(train)
+        self.validation_files = as_paths(validation)
+        self.validation_fraction = validation_fraction
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.max_length = max_length
+        self.drop_longer = drop_longer
+        self.max_characters = max_characters
+        self.allow_ungradable = allow_ungradable
+        self.encoded = None if encoded is None else Path(encoded)
+        self._examples: tuple[Examples, Examples] | None = None
+
+    @property
+    def train_examples(self) -> Examples:
+        """What is trained on."""
+        return self._read_examples()[0]
+
+    @property
+    def validation_examples(self) -> Examples:
+        """What is validated on."""
+        return self._read_examples()[1]
+
+    def prepare_data(self) -> None:
+        """Encodes what `encoded` does not hold yet, in one process of a machine; the others wait until it is done."""
+        training = self.trainer is not None and self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING)
+        if self.encoded is not None and training:
+            tokenizer = load_tokenizer(self.tokenizer_name)
+            for file in [*self.train_files, *self.validation_files]:
+                open_table(tokenizer, file, self.encoded)
+
+    def setup(self, stage: str) -> None:
+        """Reads and encodes what the entry point needs.
+
+        Raises:
+            InputError: If a file is missing or damaged, holds nothing to use, or a text is too long.
+        """
+        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        if stage not in ("fit", "validate") or self._examples is not None:
+            return
+        if not self.train_files:
+            remedy = "give --data.train FILES (positive.jsonl, negative.jsonl, …)"
+            raise InputError("nothing to train on", field="data.train", remedy=remedy)
+        examples = self._read(self.train_files)
+        if self.validation_files:
+            self._examples = examples, self._read(self.validation_files)
+            return
+        train, held = examples.split(self.validation_fraction)
+        if len(held) and not len(train):
+            problem, remedy = "all questions were held out for validation", "lower --data.validation_fraction"
+            raise InputError(problem, field="data.validation_fraction", remedy=remedy)
+        self._examples = train, held
+
+    def usable(self, examples: Examples, file: Path) -> Examples:
+        """The rationales of a file whose verdicts this stage can use.
+
+        Raises:
+            InputError: If one is ungradable, unless `allow_ungradable`.
+        """
+        ungradable = examples.where(examples.ungradable)
+        if len(ungradable) and not self.allow_ungradable:
+            raise InputError(
+                f"'{ungradable[0].id}' is ungradable",
+                file=file,
+                line=int(ungradable.numbers("line")[0]),
+                field="verdict",
+                remedy="train on positive.jsonl or negative.jsonl, or give --data.allow_ungradable true",
+            )
+        return examples
+
+    def require_some(self, examples: Examples, file: Path) -> None:
+        """Refuses a file of which the limits leave nothing."""
+        if not len(examples):
+            raise InputError(
+                "holds no rationale to train on",
+                file=file,
+                remedy="all are too long: raise --data.max_length or --data.max_characters"
+                if file.stat().st_size
+                else "check summary.json beside it: the teacher may have no right or no wrong samples",
+            )
+
+    def _read(self, files: list[Path]) -> Examples:
+        limits = Limits(self.max_length, self.drop_longer, context_of(self.tokenizer_name), self.max_characters)
+        parts: list[Examples] = []
+        for file in files:
+            examples = self.usable(Examples(open_table(self.tokenizer, file, self.encoded)), file)
+            parts.append(limits.apply(examples, file))
+            self.require_some(parts[-1], file)
+        limits.report()
+        return Examples.joined(parts)
+
+    def _read_examples(self) -> tuple[Examples, Examples]:
+        if self._examples is None:
+            raise RuntimeError("setup() has not run yet")
+        return self._examples

@@ -1,0 +1,111 @@
+"""What the DataModules of training share: their options, their tables, what they leave out."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from datamodules.components.records.records import write_rationales
+from datamodules.contrasts import ContrastDataModule
+from datamodules.pairs import PairDataModule
+from datamodules.rationales import RationaleDataModule
+from datamodules.training import TrainingDataModule
+from dust2gold.core.errors import InputError
+from tests.records import rationale
+
+STAGES: list[type[TrainingDataModule]] = [RationaleDataModule, ContrastDataModule, PairDataModule]
+SHARED = set(inspect.signature(TrainingDataModule).parameters)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """A file of right and one of wrong rationales, with an ungradable and a long one."""
+    write_rationales(tmp_path / "right.jsonl", [rationale(q, 2 * k) for q in range(8) for k in range(2)])
+    wrong = [rationale(q, 1) for q in range(8)]
+    wrong += [rationale(9, 1, verdict="ungradable", answer=None), rationale(3, 5, rationale="long " * 60)]
+    write_rationales(tmp_path / "wrong.jsonl", wrong)
+    return [str(tmp_path / "right.jsonl"), str(tmp_path / "wrong.jsonl")]
+
+
+def options(stage: type[TrainingDataModule]) -> set[str]:
+    """The names that the command line offers."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(stage, "data")
+    return {action.dest.removeprefix("data.") for action in parser._actions if action.dest.startswith("data.")}
+
+
+def test_options_are_shared_and_documented_once() -> None:
+    questions = {"questions", "limit_questions", "question_batch_size"}
+    assert options(RationaleDataModule) == SHARED | questions | {"tokens_per_batch", "packing", "loss_on_prompt"}
+    groups = {"rationales_per_question", "groups_per_question", "right_only"}
+    assert options(ContrastDataModule) == SHARED | questions | groups
+    pairs = {"predict", "pairs_per_question", "score_batch_size"}
+    assert options(PairDataModule) == SHARED - {"allow_ungradable"} | pairs  # RANK's pairs need a verdict
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_maps_one_set_of_tables(
+    stage: type[TrainingDataModule], files: list[str], tiny_student: Path, tmp_path: Path
+) -> None:
+    def batches(**more: Any) -> list[dict[str, Any]]:
+        if stage is not PairDataModule:
+            more["allow_ungradable"] = True
+        settings = {"validation_fraction": 0.3, "batch_size": 3, "eval_batch_size": 2, "max_characters": 300, **more}
+        data = stage(str(tiny_student), files, **settings)
+        data.setup("fit")
+        return [*data.train_dataloader(), *data.val_dataloader()]
+
+    expected, encoded = batches(), str(tmp_path / "encoded")
+    tables: list[dict[Path, int]] = []
+    for other in STAGES:  # whoever comes first makes them for all
+        data = other(str(tiny_student), files, encoded=encoded, drop_longer=True, max_length=120)
+        data.allow_ungradable = True
+        data.setup("fit")
+        tables.append({path: path.stat().st_ino for path in Path(encoded).glob("[!.]*/*")})
+    assert tables[0] == tables[1] == tables[2]
+    assert len(tables[0]) == 4
+    found = batches(encoded=encoded)
+    assert len(found) == len(expected) > 4
+    for batch, other_batch in zip(found, expected, strict=True):
+        assert all(
+            torch.equal(value, batch[name]) if isinstance(value, torch.Tensor) else value == batch[name]
+            for name, value in other_batch.items()
+        )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_limits_lengths(
+    stage: type[TrainingDataModule], files: list[str], tiny_student: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = stage(str(tiny_student), files, max_length=120, **{} if stage is PairDataModule else {"allow_ungradable": 1})
+    with pytest.raises(InputError) as caught:
+        data.setup("fit")
+    assert (caught.value.file, caught.value.line, caught.value.field) == (files[1], 10, "rationale")
+    data.max_characters = 200
+    data.setup("fit")
+    assert "left out 1 rationales of more than 200 characters" in capsys.readouterr().err
+    assert "q3/5" not in {example.id for example in data.train_examples}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ungradable_rationales_never_train_silently(
+    stage: type[TrainingDataModule], files: list[str], tiny_student: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = stage(str(tiny_student), files, drop_longer=True)
+    if stage is PairDataModule:
+        data.setup("fit")
+        assert f"{files[1]}: left out 1 ungradable rationales" in capsys.readouterr().err
+        return
+    with pytest.raises(InputError) as caught:
+        data.setup("fit")
+    assert (caught.value.line, caught.value.field) == (9, "verdict")
+
+
+def test_examples_are_there_after_setup(tiny_student: Path) -> None:
+    with pytest.raises(RuntimeError, match="setup"):
+        RationaleDataModule(str(tiny_student)).train_examples  # noqa: B018
