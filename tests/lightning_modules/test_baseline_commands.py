@@ -28,7 +28,7 @@ def test_a_baseline_trains_and_answers(
         "--config",
         str(REPOSITORY / f"configs/{name}.yaml"),
         "--config",
-        str(REPOSITORY / f"configs/demo/{name}.yaml"),
+        str(REPOSITORY / "configs/demo/student.yaml"),
         "--model.student",
         str(tiny_student),
         "--data.tokenizer",
