@@ -43,18 +43,9 @@ class Verb:
 
 VERBS = {
     "run": Verb(
-        "run a whole pipeline: stages that are up to date are skipped",
-        "dust2gold.commands.verbs",
-        "add_run_arguments",
-        "run_main",
-        executes=True,
+        "run a whole pipeline: stages that are up to date are skipped", "dust2gold.commands.run", executes=True
     ),
-    "report": Verb(
-        "write the tables, figures and numbers of a run",
-        "dust2gold.commands.verbs",
-        "add_report_arguments",
-        "report_main",
-    ),
+    "report": Verb("write the tables, figures and numbers of a run", "dust2gold.commands.report"),
     "prepare": Verb("grade teacher samples into D_pos and D_neg", "dust2gold.commands.prepare"),
     "collect": Verb(
         "sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",

@@ -14,8 +14,10 @@ from pathlib import Path
 import yaml
 
 from datamodules.components.records.records import write_rationales
+from dust2gold.run.stage import Stage
 from tests import endpoint
 from tests.forks import ending, finish, fork, last_words
+from tests.own_stages import write_stages
 from tests.records import rationale, write_asked, write_positive
 from tests.students import write_tiny_student
 
@@ -239,46 +241,28 @@ def serve_apart(note: Path) -> str:
 
 
 def running(home: Path) -> Case:
-    """A pipeline of data, M_neg, its answers to the test questions and samples."""
-    student = f"--model.student {home}/student --data.tokenizer {home}/student"
-    stages = [
-        {
-            "name": "data",
-            "about": "data",
-            "needs": [],
-            "directory": ["{run}/raw", "{run}/data", "{run}/test"],
-            "commands": [
-                "generate --output {run}/raw --train-questions 12 --test-questions 6 --samples 2 --levels 1,1,2",
-                "prepare --input {run}/raw/train.jsonl --format tdg --source t --output {run}/data",
-                "prepare --input {run}/raw/test.jsonl --format math --source t --output {run}/test",
-            ],
-            "outputs": ["{run}/data", "{run}/test"],
-        },
-        {
-            "name": "neg",
-            "about": "neg",
-            "needs": ["data"],
-            "commands": [
-                f"fit --config {home}/neg.yaml {student} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 "
-                "--data.drop_longer true --trainer.max_epochs 2 --trainer.default_root_dir {run}/neg",
-                f"test --config {home}/neg.yaml {student} --model.adapter {{run}}/neg/adapter "
-                "--data.questions {run}/test/questions.jsonl --model.sampling.max_new_tokens 8 "
-                "--trainer.default_root_dir {run}/neg",
-            ],
-            "outputs": ["{run}/neg/adapter", "{run}/neg/predictions.jsonl"],
-        },
-        {
-            "name": "samples",
-            "about": "samples",
-            "needs": ["data", "neg"],
-            "commands": [
-                f"predict --config {home}/neg.yaml {student} --model.adapter {{run}}/neg/adapter "
-                "--data.questions {run}/data/questions.jsonl --model.sampling.max_new_tokens 8 "
-                "--data.question_batch_size 3 --trainer.default_root_dir {run}/samples"
-            ],
-            "outputs": ["{run}/samples/samples.jsonl"],
-        },
-    ]
-    (home / "pipe.yaml").write_text(yaml.safe_dump({"run": "run", "stages": stages}), encoding="utf-8")
+    """A run of data, M_neg, its answers to the test questions and samples."""
+    words = f"--config {home}/neg.yaml --model.student {home}/student --data.tokenizer {home}/student"
+    answered = f"{words} --model.adapter {{run}}/neg/adapter --model.sampling.max_new_tokens 8"
+    data = (
+        "generate --output {run}/raw --train-questions 12 --test-questions 6 --samples 2 --levels 1,1,2",
+        "prepare --input {run}/raw/train.jsonl --format tdg --source t --output {run}/data",
+        "prepare --input {run}/raw/test.jsonl --format math --source t --output {run}/test",
+    )
+    neg = (
+        f"fit {words} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 "
+        "--data.drop_longer true --trainer.max_epochs 2 --trainer.default_root_dir {run}/neg",
+        f"test {answered} --data.questions {{run}}/test/questions.jsonl --trainer.default_root_dir {{run}}/neg",
+    )
+    samples = (
+        f"predict {answered} --data.questions {{run}}/data/questions.jsonl --data.question_batch_size 3 "
+        "--trainer.default_root_dir {run}/samples",
+    )
+    options = write_stages(
+        home / "stages.py",
+        Stage("data", "data", data, directories=("raw", "data", "test"), outputs=("data", "test")),
+        Stage("neg", "neg", neg, ("data",), outputs=("neg/adapter", "neg/predictions.jsonl")),
+        Stage("samples", "samples", samples, ("data", "neg"), outputs=("samples/samples.jsonl",)),
+    )
     made = ("*/adapter*/*.safetensors", "*/predictions.jsonl", "*/samples.jsonl", "data/*.jsonl", "test/*.jsonl")
-    return Case("run", lambda root: ["run", "--config", str(home / "pipe.yaml"), "--run", str(root)], made)
+    return Case("run", lambda root: ["run", *options, "--run", str(root)], made)

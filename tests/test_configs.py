@@ -1,4 +1,4 @@
-"""Every YAML under configs/ makes what it says: stages and overlays are instantiated, pipelines' commands parsed."""
+"""Every YAML under configs/ makes what it says: stages and overlays are instantiated, runs' commands parsed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from dust2gold.commands.complaints import explained
 from dust2gold.commands.settings_cli import parse_settings, settings_parser
 from dust2gold.commands.trainer import StageCLI
 from dust2gold.core.errors import InputError
-from dust2gold.run.config import load_pipeline
+from dust2gold.run.settings import RunSettings, load_settings
+from dust2gold.run.tables import run_stages
 from tests.commands import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -30,24 +31,30 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 REPOSITORY = Path(__file__).parents[1]
 FILES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 KEYS = {file: set(yaml.safe_load(file.read_text(encoding="utf-8"))) for file in FILES}
-PIPELINES = [file for file in FILES if "run" in KEYS[file]]
-INCLUDED = [file for file in FILES if "stages" in KEYS[file] and file not in PIPELINES]
+RUNS = [file for file in FILES if "run" in KEYS[file]]
 STAGES = [file for file in FILES if "model" in KEYS[file] and file.parent.name == "configs"]
 COLLECTIONS = [file for file in FILES if "endpoint" in KEYS[file]]
 PROMPTS = [file for file in FILES if file.parent.name == "prompts"]
 STUDENT_PROMPT = next(file for file in PROMPTS if file.name == "student.yaml")
 TRAINERS = [file for file in FILES if file.parent.name == "trainer"]
-OVERLAYS = [file for file in FILES if file.parent.name != "configs" and file not in [*INCLUDED, *PROMPTS, *TRAINERS]]
+OVERLAYS = [file for file in FILES if file.parent.name != "configs" and file not in [*PROMPTS, *TRAINERS]]
 
 
 def name(file: Path) -> str:
     return str(file.relative_to(REPOSITORY / "configs"))
 
 
+def stage_of(file: Path) -> Path:
+    """The stage that a file is or lies over: that of the same name, of student.yaml any of a student's."""
+    return REPOSITORY / "configs" / ("neg.yaml" if file.name == "student.yaml" else file.name)
+
+
 def layers(file: Path) -> list[str]:
-    """The `--config` options that bring a file into play: an overlay lies over the stage of the same name."""
-    base = [] if file in STAGES else ["--config", str(REPOSITORY / "configs" / file.name)]
-    return [*base, "--config", str(file)]
+    """The `--config` options that bring a file into play, as `run` gives them."""
+    sizes = file.with_name("student.yaml")
+    below = [sizes] if file in OVERLAYS and file.name != "rank.yaml" and file != sizes else []
+    files = [*({stage_of(file)} - {file}), *below, file]
+    return [word for each in files for word in ("--config", str(each))]
 
 
 @pytest.fixture
@@ -70,16 +77,16 @@ def instantiate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 def test_no_file_is_left_out() -> None:
-    assert sorted([*PIPELINES, *INCLUDED, *STAGES, *OVERLAYS, *TRAINERS, *COLLECTIONS, *PROMPTS]) == FILES
+    assert sorted([*RUNS, *STAGES, *OVERLAYS, *TRAINERS, *COLLECTIONS, *PROMPTS]) == FILES
     assert {file.stem for file in STAGES} >= {"neg", "nat", "nce", "rank", "vote"}
-    assert all(file.name in {stage.name for stage in STAGES} for file in OVERLAYS)
+    assert all(stage_of(file) in STAGES for file in OVERLAYS)
 
 
 @pytest.mark.parametrize("file", [*STAGES, *OVERLAYS], ids=name)
 def test_stage_is_instantiated(file: Path, instantiate: Callable[..., LightningCLI]) -> None:
     made = instantiate(*layers(file))
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    base = yaml.safe_load((REPOSITORY / "configs" / file.name).read_text(encoding="utf-8"))
+    base = yaml.safe_load(stage_of(file).read_text(encoding="utf-8"))
     for part, kind in ((made.model, "model"), (made.datamodule, "data")):
         assert f"{type(part).__module__}.{type(part).__name__}" == base[kind]["class_path"]
     for key, value in config.get("data", {}).get("init_args", {}).items():
@@ -123,11 +130,11 @@ def test_trainer_is_laid_over_a_stage(file: Path, below: str, instantiate: Calla
 HERE = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.precision", "32-true"]
 
 
-@pytest.mark.parametrize("file", PIPELINES, ids=name)
-def test_each_command_of_a_pipeline_parses(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", RUNS, ids=name)
+def test_each_command_of_a_run_parses(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    stages = load_pipeline(file).stages
-    commands = [command for stage in stages for command in stage.commands]
+    stages = run_stages(load_settings(str(file), {}, RunSettings))
+    commands = [command for stage in stages for command in stage.words]
     assert {command[0] for command in commands} >= {"prepare", "fit", "predict", "test", "augment", "report"}
     for command in commands:
         parse(list(command))

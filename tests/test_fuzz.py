@@ -23,7 +23,8 @@ from datamodules.components.records.readers import FORMATS, compares_by_value, r
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.core.errors import InputError
 from dust2gold.report.analyses.predictions import read_predictions
-from dust2gold.run.config import load_pipeline
+from dust2gold.run.settings import RunSettings, load_settings
+from dust2gold.run.tables import run_stages
 from lightning_modules.components.voting.votes import vote
 from tests.records import question, rationale
 
@@ -57,11 +58,16 @@ ROWS: dict[str, dict[str, Any]] = {
     "records": rationale(0).to_json(),
 }
 
-PIPELINE: dict[str, Any] = {
+RUN: dict[str, Any] = {
     "run": "runs/t",
-    "variables": {"a": "1", "b": "{a}"},
-    "templates": {"t": {"parameters": {"x": None}, "commands": ["report {x} {*b}"], "outputs": ["{run}/o"]}},
-    "stages": [{"name": "s", "about": "a", "needs": [], "template": "t", "with": {"x": "{b}"}, "inputs": ["c"]}],
+    "student": "a b",
+    "samples": 4,
+    "slips": 0.5,
+    "tables": True,
+    "test_limit": None,
+    "rank_data": ["a", "b"],
+    "test_data": "c",
+    "teacher_data": "d",
 }
 
 PROMPT: dict[str, Any] = {
@@ -168,19 +174,19 @@ def test_predictions(tmp_path: Path, row: Any) -> None:
 
 
 @fuzz
-@given(mutated(PIPELINE))
-def test_pipelines(tmp_path: Path, value: Any) -> None:
+@given(mutated(RUN))
+def test_settings_of_runs(tmp_path: Path, value: Any) -> None:
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8")
     with ours_alone():
-        load_pipeline(tmp_path / "p.yaml")
+        run_stages(load_settings(str(tmp_path / "p.yaml"), {}, RunSettings))
 
 
 @fuzz
 @given(st.text(st.sampled_from("{}[]:-*&!|>%@`\"' \n\tab0"), max_size=40))
-def test_any_text_as_a_pipeline(tmp_path: Path, text: str) -> None:
+def test_any_text_as_the_settings_of_a_run(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
     with ours_alone():
-        load_pipeline(tmp_path / "p.yaml")
+        load_settings(str(tmp_path / "p.yaml"), {}, RunSettings)
 
 
 @fuzz

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules.components.records.records import Question, Rationale, write_questions, write_rationales
 from dust2gold import cli
-from dust2gold.run.manifest import Manifests, write_manifest
+from dust2gold.run.record import Records
 from tests import endpoint
 from tests.records import question, rationale
 
@@ -278,29 +278,33 @@ def test_collect(wall: Wall, call: Callable[..., int], monkeypatch: pytest.Monke
             call("collect", "--config", "c.yaml", "--limit", "1")
 
 
-def test_stages_and_files_of_a_pipeline(wall: Wall, call: Callable[..., int]) -> None:
+def test_stages_and_files_of_a_run(wall: Wall, call: Callable[..., int]) -> None:
     def run(code: int | None = 1, **changes: Any) -> int:
-        stage = {"name": "s", "commands": ["generate --output {run}/s --train-questions 2 --test-questions 1"]}
-        Path("p.yaml").write_text(
-            yaml.safe_dump({"run": "run", "stages": [{**stage, **changes}]}, allow_unicode=True), encoding="utf-8"
-        )
-        return call("run", "--config", "p.yaml", code=code)
+        stage = {
+            "name": "s",
+            "about": "",
+            "commands": ("generate --output run/s --train-questions 2 --test-questions 1",),
+        }
+        own = "from dust2gold.run.stage import Stage\ndef stages(settings):\n    return [Stage(**{})]\n"
+        Path("own.py").write_text(own.format(ascii({**stage, **changes})), encoding="utf-8")
+        Path("p.yaml").write_text("run: run\n", encoding="utf-8")
+        return call("run", "--config", "p.yaml", "--stages", "own.py", code=code)
 
     run(0)
     os.symlink(wall.outside, "run/link")
     os.symlink("loop", "run/loop")
     for name in wall.names:
         run(None if name in ("CON",) else 1, name=name)
-        run(None, outputs=["{run}/" + name, "{run}/s"])
-        run(None, directory=["{run}/" + name])
-        run(None, inputs=[name])
-    for directory in ("{run}/link", "{run}/link/x", "{run}/loop", "{run}/loop/x", "{run}", "..", str(wall.outside)):
-        run(1, directory=[directory])
-    manifest = Manifests(Path("run")).read("s")
-    assert manifest is not None
+        run(None, outputs=(name, "s"))
+        run(None, directories=(name,))
+        run(None, inputs=(name,))
+    for directory in ("link", "link/x", "loop", "loop/x", ".", "..", str(wall.outside)):
+        run(1, directories=(directory,))
+    record = Records(Path("run")).read("s")
+    assert record is not None
     for name in ("../../../x", str(wall.outside / "x")):
-        manifest.stage = name
-        write_manifest(Path("run/.stages/s.json"), manifest)
+        record.stage = name
+        record.write(Path("run/.stages/s.json"))
         run(0, about=name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from lightning.pytorch.loggers import CSVLogger
 from dust2gold import cli
 from dust2gold.core.errors import InputError
 from dust2gold.run.secret_options import check_command, check_options
+from dust2gold.run.stage import Stage
 from tests import endpoint
+from tests.own_stages import write_stages
 from tests.records import write_asked
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -42,7 +45,7 @@ WRITTEN = {
 }
 
 
-def commands(student: Path, questions: str, prompt: Path, base_url: str) -> list[dict[str, object]]:
+def commands(student: Path, questions: str, prompt: Path, base_url: str) -> list[Stage]:
     """Stages from collecting to exporting."""
     words = (
         f"--config {REPOSITORY}/configs/neg.yaml --model.student {student} --data.tokenizer {student} "
@@ -60,10 +63,10 @@ def commands(student: Path, questions: str, prompt: Path, base_url: str) -> list
     test, predict = (f"{verb} {words}{asked}--trainer.default_root_dir {{run}}/" for verb in ("test", "predict"))
     report, export = "report {run}", "export --run {run} --stage neg --output {run}/out"
     return [
-        {"name": "data", "commands": [collect]},
-        {"name": "neg", "needs": ["data"], "commands": [fit, f"{test}neg"]},
-        {"name": "samples", "needs": ["neg"], "commands": [f"{predict}samples"]},
-        {"name": "report", "needs": ["*"], "commands": [report, export], "directory": ["{run}/report", "{run}/out"]},
+        Stage("data", "data", (collect,)),
+        Stage("neg", "neg", (fit, f"{test}neg"), ("data",)),
+        Stage("samples", "samples", (f"{predict}samples",), ("neg",)),
+        Stage("report", "report", (report, export), ("*",), directories=("report", "out")),
     ]
 
 
@@ -84,9 +87,7 @@ def test_no_file_of_a_run_holds_the_key(
         server.script = [refuses, endpoint.Misbehaviour(change=repeat), refuses, endpoint.Misbehaviour(body=spelled)]
         questions = write_asked(tmp_path / "asked.jsonl", 12)
         stages = commands(tiny_student, questions, tmp_path / "prompt.yaml", server.base_url)
-        pipeline = {"run": str(tmp_path / "run"), "stages": stages}
-        (tmp_path / "p.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
-        assert cli.main(["run", "--config", str(tmp_path / "p.yaml")]) == 0
+        assert cli.main(["run", *write_stages(tmp_path / "p.py", *stages), "--run", str(tmp_path / "run")]) == 0
         assert any(KEY in headers.get("authorization", "") for _, headers, _, _ in server.asked)
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {file.name for file in files} >= WRITTEN
@@ -153,9 +154,8 @@ def test_a_key_in_an_option_is_refused(
         str(run / "neg"),
         *(word.replace("DIR", str(run)) for word in words),
     ]
-    pipeline = {"run": "run", "stages": [{"name": "neg", "commands": [fit], "directory": "run/neg"}]}
-    Path("p.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
-    assert cli.main(fit if alone else ["run", "--config", "p.yaml"]) == 1
+    stages = write_stages(Path("p.py"), Stage("neg", "neg", (shlex.join(fit),)))
+    assert cli.main(fit if alone else ["run", *stages]) == 1
     printed = capfd.readouterr()
     assert "holds a key or a password" in printed.err
     assert KEY not in printed.out + printed.err

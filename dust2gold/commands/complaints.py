@@ -9,9 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from dust2gold.core.configs import config_files, read_yaml
 from dust2gold.core.errors import InputError
-from dust2gold.run.fields import read_yaml
-from dust2gold.run.stage import config_files
 
 _KEY = re.compile(r'(?:- )?Parser key "([^"]+)":\s*(.*)')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")

@@ -1,1 +1,1 @@
-"""The whole way on one command: `run` walks a graph of stages made of our own command lines, `report` tabulates."""
+"""`run`: the method's stages as Python, and what skips, resumes and repeats them."""

@@ -13,7 +13,7 @@ from types import FrameType
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_in_place
-from dust2gold.run.fingerprint import CODE_ROOT
+from dust2gold.run.sources import CODE_ROOT
 from dust2gold.run.stage import as_typed
 
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
@@ -28,18 +28,18 @@ class Children:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._signal: int | None = None
 
-    def execute(self, command: Sequence[str], log: Path | None = None, place: Mapping[str, str] | None = None) -> int:
+    def execute(self, command: Sequence[str], log: Path | None = None, share: Mapping[str, str] | None = None) -> int:
         """Runs one command line and returns its exit status, negative for the signal that killed it.
 
         Args:
             command: Given without `python cli.py`.
             log: What its output is appended to, instead of the terminal; of a failure the last lines are shown.
-            place: Environment variables that say where it runs, see `places`.
+            share: Environment variables of its share of the machine, see `shares`.
         """
         if self._signal is not None:
             return 128 + self._signal
         words = [sys.executable, str(CODE_ROOT / "cli.py"), *command]
-        environment = {**os.environ, **(place or {})}
+        environment = {**os.environ, **(share or {})}
         if log is None:
             with self.forwarding():
                 return self._wait(subprocess.Popen(words, env=environment, close_fds=False))
@@ -80,7 +80,7 @@ class Children:
             process.send_signal(number)
 
 
-def places(jobs: int) -> list[dict[str, str]]:
+def shares(jobs: int) -> list[dict[str, str]]:
     """Environment variables that share this machine among `jobs` commands at a time: its cores and GPUs.
 
     A command gets its share of the cores for computing, unless OMP_NUM_THREADS says otherwise, and its share of
@@ -97,8 +97,8 @@ def places(jobs: int) -> list[dict[str, str]]:
             field="--jobs",
             remedy=f"give --jobs {len(devices)} or less, or CUDA_VISIBLE_DEVICES= to compute on the CPU",
         )
-    shares = [{"CUDA_VISIBLE_DEVICES": ",".join(devices[job::jobs])} if devices else {} for job in range(jobs)]
-    return [{"OMP_NUM_THREADS": threads, **share} for share in shares]
+    visible = [{"CUDA_VISIBLE_DEVICES": ",".join(devices[job::jobs])} if devices else {} for job in range(jobs)]
+    return [{"OMP_NUM_THREADS": threads, **own} for own in visible]
 
 
 def _gpus() -> list[str]:

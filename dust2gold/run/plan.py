@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from dust2gold.core.configs import find_config
 from dust2gold.core.errors import InputError
+from dust2gold.core.provenance import Provenance, content_hash, short_hash
 from dust2gold.core.students import locate_student
-from dust2gold.run.basis import Installed
-from dust2gold.run.config import Pipeline
-from dust2gold.run.fields import way_to
-from dust2gold.run.fingerprint import ABSENT, ContentHashes, Fingerprint, fingerprint_of
-from dust2gold.run.manifest import Manifest, Manifests
-from dust2gold.run.shelf import Shelf
-from dust2gold.run.stage import Stage, as_typed
+from dust2gold.run.record import Records, StageRecord
+from dust2gold.run.sources import facts_of
+from dust2gold.run.stage import Stage, as_typed, check_directories, in_order
+from dust2gold.run.stale import StaleWork
+
+ABSENT = "absent"
+"""Stands for the hash of a path where nothing exists."""
 
 _REASONS_SHOWN = 3
 
@@ -44,38 +46,69 @@ class Decision:
     completed: tuple[bool, ...]
 
 
-class Planner:
-    """Compares stages with their manifests and with the files as they are.
+class Plan:
+    """Compares stages with their records and with the files as they are.
 
     Args:
-        pipeline: The pipeline.
-        installed: The code and the libraries; by default those that are running.
+        stages: The stages of the run, in any order.
+        run: The run directory.
+
+    Attributes:
+        stages: The stages, each after those it needs, otherwise in the order given.
+
+    Raises:
+        InputError: If stages do not fit together, or one's directory is not its own.
     """
 
-    def __init__(self, pipeline: Pipeline, installed: Installed | None = None) -> None:
-        self.pipeline = pipeline
-        self.manifests = Manifests(pipeline.run)
-        self.shelf = Shelf(pipeline.run)
-        self._hashes = ContentHashes(pipeline.run / ".stages" / "hashes")
-        self._installed = Installed() if installed is None else installed
-        self._by_name = {stage.name: stage for stage in pipeline.stages}
+    def __init__(self, stages: Sequence[Stage], run: Path) -> None:
+        if Path.cwd().resolve().is_relative_to(run.resolve()):
+            remedy = "name a directory of its own, as runs/demo"
+            raise InputError(f"'{run}' holds the working directory", field="run", remedy=remedy)
+        self.run = run
+        self.stages = in_order(stages)
+        check_directories(self.stages, run)
+        self.records = Records(run)
+        self.stale = StaleWork(run)
+        self._by_name = {stage.name: stage for stage in self.stages}
 
-    def fingerprint(self, stage: Stage) -> Fingerprint:
-        """Takes the fingerprint of a stage whose needed stages have manifests."""
-        needs: dict[str, str] = {}
-        made: dict[str, str] = {}
+    def label(self, stage: Stage) -> str:
+        """The beginning of a stage's lines: its number among all stages and its name."""
+        total = len(self.stages)
+        return f"[{self.stages.index(stage) + 1:>{len(str(total))}}/{total}] {stage.name}"
+
+    def selected(self, only: Sequence[str], start: str | None) -> tuple[Stage, ...]:
+        """The stages asked for, in order: all, those of `--only`, or those from that of `--from` on.
+
+        Raises:
+            InputError: If a name is no stage.
+        """
+        names = list(self._by_name)
+        for flag, asked in (("--only", only), ("--from", () if start is None else (start,))):
+            for name in asked:
+                if name not in names:
+                    raise InputError(f"{flag} {name}: no such stage", remedy=f"stages: {', '.join(names)}")
+        if only:
+            return tuple(stage for stage in self.stages if stage.name in only)
+        return self.stages if start is None else self.stages[names.index(start) :]
+
+    def made_from(self, stage: Stage) -> Provenance:
+        """What a stage whose needed stages have records would be made from."""
+        facts = {f"command {number}": short_hash(words) for number, words in enumerate(stage.words, 1)}
+        facts |= {f"config {name}": _hash(find_config(name)) for name in stage.configs}
+        facts |= {f"input {name}": _hash(Path(name)) for name in stage.inputs}
+        for name in stage.students:
+            path = Path(locate_student(name))
+            facts |= {f"input {name}": _hash(path)} if path.is_dir() else {}  # the others are hub names
         for name in stage.needs:
-            manifest = self.manifests.read(name)
-            if manifest is not None:
-                needs[name] = manifest.fingerprint.key
-                made.update(manifest.outputs)
-        verbs = {command[0] for command in stage.commands}
-        code, libraries = self._installed.code(verbs), self._installed.libraries(verbs)
-        return fingerprint_of(stage, needs, made, self._hashes, code, libraries)
+            record = self.records.read(name)
+            if record is not None:
+                facts[f"stage {name}"] = record.made_from.key
+                facts |= {f"input {output}": found for output, found in record.outputs.items()}
+        return Provenance({**facts, **facts_of(stage.verbs)})
 
     def outputs(self, stage: Stage) -> dict[str, str]:
-        """Returns the hash of each declared output, `ABSENT` where there is none."""
-        return {name: self._hashes.of(Path(name)) for name in stage.outputs}
+        """The hash of each declared output, `ABSENT` where there is none."""
+        return {str(self.run / name): _hash(self.run / name) for name in stage.outputs}
 
     def decide(self, stage: Stage, *, redo: bool = False) -> Decision:
         """Decides about a stage once those it needs are as they will be.
@@ -84,40 +117,39 @@ class Planner:
             stage: The stage.
             redo: Whether it was asked for though nothing may have changed.
         """
-        manifest = self.manifests.read(stage.name)
+        record = self.records.read(stage.name)
         afresh = (False,) * len(stage.commands)
-        if manifest is not None and (redo or manifest.state == "redo"):
+        if record is not None and (redo or record.state == "redo"):
             return Decision(Action.RUN, "asked for anew", afresh)
-        fingerprint = self.fingerprint(stage)
-        changes = [] if manifest is None else fingerprint.differences(manifest.fingerprint)
-        kept = self.shelf.kept(stage, fingerprint.key) if changes or manifest is None else None
+        made_from = self.made_from(stage)
+        changes = [] if record is None else _changes(made_from, record.made_from)
+        kept = self.stale.find(stage, made_from.key) if changes or record is None else None
         if kept is not None:
-            completed = tuple(record.done for record in kept.commands)
-            return Decision(Action.RESTORE, "what it made before fits again", completed)
-        if manifest is None:
+            return Decision(Action.RESTORE, "what it made before fits again", kept.completed)
+        if record is None:
             return Decision(Action.RUN, "not done yet", afresh)
         if changes:
             more = len(changes) - _REASONS_SHOWN
-            shown = changes[:_REASONS_SHOWN] + ([f"{more} more"] if more > 0 else [])
-            going_on = manifest.state == "running" and stage.goes_on
-            shown += ["interrupted: its commands go on from what still fits"] if going_on else []
+            shown = [f"changed: {', '.join(changes[:_REASONS_SHOWN])}" + (f" and {more} more" if more > 0 else "")]
+            resumes = record.state == "running" and stage.resumes
+            shown += ["interrupted: its commands go on from what still fits"] if resumes else []
             return Decision(Action.RUN, "; ".join(shown), afresh)
-        if manifest.state == "running":
-            completed = tuple(record.done for record in manifest.commands)
-            reason = f"interrupted, {sum(completed)} of {len(completed)} commands completed"
-            return Decision(Action.RESUME, reason, completed)
-        broken = self._broken_output(stage, manifest)
+        if record.state == "running":
+            done = sum(record.completed)
+            reason = f"interrupted, {done} of {len(record.commands)} commands completed"
+            return Decision(Action.RESUME, reason, record.completed)
+        broken = self._broken_output(stage, record)
         if broken is not None:
             return Decision(Action.RUN, broken, afresh)
         return Decision(Action.SKIP, "unchanged", (True,) * len(stage.commands))
 
-    def _broken_output(self, stage: Stage, manifest: Manifest) -> str | None:
+    def _broken_output(self, stage: Stage, record: StageRecord) -> str | None:
         for name, found in self.outputs(stage).items():
             if found == ABSENT:
                 return f"output missing: {name}"
-            if name not in manifest.outputs:
+            if name not in record.outputs:
                 return f"output not recorded: {name}"
-            if found != manifest.outputs[name]:
+            if found != record.outputs[name]:
                 return f"output changed since: {name}"
         return None
 
@@ -131,67 +163,61 @@ class Planner:
             InputError: If a config, input or student is missing that no stage can make, or a needed stage is not done.
         """
         names = {stage.name for stage in stages}
-        needed = {need: stage for stage in stages for need in stage.needs if need not in names}
         for stage in stages:
-            self._check_files(stage)
+            inputs = [("input", name, Path(name)) for name in stage.inputs]
+            for word, name, path in [*(("config", name, find_config(name)) for name in stage.configs), *inputs]:
+                if not path.exists() and not path.resolve().is_relative_to(self.run.resolve()):
+                    remedy = "check the path; relative paths start at the working directory"
+                    raise stage.error(f"{word} '{name}' does not exist", remedy)
+            for name in stage.students:
+                locate_student(name)
+        needed = {need: stage for stage in stages for need in stage.needs if need not in names}
         return [note for need, stage in needed.items() for note in self._check_need(self._by_name[need], stage)]
 
-    def _check_files(self, stage: Stage) -> None:
-        run = self.pipeline.run.resolve()
-        for word, paths in (("config", stage.configs), ("input", stage.inputs)):
-            for name in paths:
-                path = Path(name)
-                if not path.exists() and not path.resolve().is_relative_to(run):
-                    raise InputError(
-                        f"stage '{stage.name}': {word} '{name}' does not exist", file=stage.file, remedy=way_to(path)
-                    )
-        for name in stage.students:
-            locate_student(name)
-
     def _check_need(self, need: Stage, stage: Stage) -> list[str]:
-        manifest = self.manifests.read(need.name)
-        problem = "is not done" if manifest is None or manifest.state != "done" else self._broken_output(need, manifest)
+        record = self.records.read(need.name)
+        problem = "is not done" if record is None or record.state != "done" else self._broken_output(need, record)
         if problem is not None:
-            raise InputError(
-                f"stage '{stage.name}' needs '{need.name}': {problem}",
-                file=stage.file,
-                remedy=f"add it (--only {need.name},{stage.name}) or run the pipeline without --only and --from",
+            raise stage.error(
+                f"needs '{need.name}': {problem}",
+                f"add it (--only {need.name},{stage.name}) or run without --only and --from",
             )
         decision = self.decide(need)
         return [f"'{need.name}' is used as it stands ({decision.reason})"] if decision.action is not Action.SKIP else []
 
+    def show(self, stages: Sequence[Stage], *, redo: bool, tell: Callable[[str], None]) -> None:
+        """Prints what `run` would do, with each command as the user would type it, and changes nothing.
 
-def label(pipeline: Pipeline, stage: Stage) -> str:
-    """Returns the beginning of a stage's lines: its number among all stages and its name."""
-    total = len(pipeline.stages)
-    number = pipeline.stages.index(stage) + 1
-    return f"[{number:>{len(str(total))}}/{total}] {stage.name}"
-
-
-def show_plan(planner: Planner, stages: Sequence[Stage], *, redo: bool, tell: Callable[[str], None]) -> None:
-    """Prints what `run` would do, with each command as the user would type it, and changes nothing.
-
-    Args:
-        planner: The planner.
-        stages: The stages asked for.
-        redo: Whether they were asked for though nothing may have changed.
-        tell: Prints a line.
-    """
-    unsettled: set[str] = set()
-    for stage in stages:
-        decision = _foresee(planner, stage, unsettled, redo)
-        if decision.action is not Action.SKIP:
-            unsettled.add(stage.name)
-        tell(f"{label(planner.pipeline, stage)}: {stage.about}")
-        tell(f"    {decision.action.value}: {decision.reason}")
-        for command, completed in zip(stage.commands, decision.completed, strict=True):
-            tell(f"    {'# completed: ' if completed else ''}{as_typed(command)}")
-    tell(f"{len(unsettled)} of {len(stages)} stages would run")
+        Args:
+            stages: The stages asked for.
+            redo: Whether they were asked for though nothing may have changed.
+            tell: Prints a line.
+        """
+        running: set[str] = set()
+        for stage in stages:
+            waits = [need for need in stage.needs if need in running]
+            if waits and not redo:  # what they will make is not known yet
+                decision = Decision(Action.RUN, f"after {', '.join(waits)}", (False,) * len(stage.commands))
+            else:
+                decision = self.decide(stage, redo=redo)
+            if decision.action is not Action.SKIP:
+                running.add(stage.name)
+            tell(f"{self.label(stage)}: {stage.about}")
+            tell(f"    {decision.action.value}: {decision.reason}")
+            for words, completed in zip(stage.words, decision.completed, strict=True):
+                tell(f"    {'# completed: ' if completed else ''}{as_typed(words)}")
+        tell(f"{len(running)} of {len(stages)} stages would run")
 
 
-def _foresee(planner: Planner, stage: Stage, unsettled: Collection[str], redo: bool) -> Decision:
-    """Decides about a stage whose needed stages may still have to run: what they will make is not known yet."""
-    waits = [need for need in stage.needs if need in unsettled]
-    if waits and not redo:
-        return Decision(Action.RUN, f"after {', '.join(waits)}", (False,) * len(stage.commands))
-    return planner.decide(stage, redo=redo)
+def _hash(path: Path) -> str:
+    return content_hash(path) or ABSENT
+
+
+def _changes(now: Provenance, then: Provenance) -> list[str]:
+    """The facts that differ; of libraries also their versions."""
+    return [
+        f"{name} ({then.facts.get(name, 'not counted')}, now {now.facts.get(name, 'not counted')})"
+        if name.startswith("version of ")
+        else name
+        for name in now.differences(then.facts)
+    ]

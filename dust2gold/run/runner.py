@@ -1,20 +1,28 @@
-"""Runs the stages that must run, in order, and records each step so that an interruption costs one command at most."""
+"""Runs the stages that must run, and records each step so that an interruption costs one command at most."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
 
 from dust2gold.core.errors import InputError
-from dust2gold.run.durations import duration
-from dust2gold.run.fingerprint import ABSENT
-from dust2gold.run.lock import only_run_in
-from dust2gold.run.manifest import CommandRecord, Manifest
-from dust2gold.run.plan import Action, Decision, Planner, label
-from dust2gold.run.selection import Request, selected
+from dust2gold.core.files import open_in_place
+from dust2gold.core.locks import hold
+from dust2gold.run.children import Children, shares
+from dust2gold.run.plan import ABSENT, Action, Decision, Plan
+from dust2gold.run.record import CommandRecord, StageRecord, duration
+from dust2gold.run.request import Request
 from dust2gold.run.stage import Stage, as_typed
 
 Execute = Callable[[list[str]], "int | None"]
@@ -27,32 +35,53 @@ _PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)
 """How a command ends that a scheduler stopped."""
 
 
+@dataclass(frozen=True)
+class _Job:
+    stage: Stage
+    record: StageRecord
+    share: dict[str, str]
+
+
 class Runner:
-    """Runs a pipeline.
+    """Runs stages, each when those it needs are done: one after the other, or up to `request.jobs` at a time.
+
+    Side by side, each command has a Python of its own that writes to `<run>/logs/<stage>.log`; a stage that is alone
+    has the terminal and the whole machine. After a failure no other stage begins; those under way end first.
 
     Args:
-        planner: Decides what must run.
+        plan: The stages, and what must run.
         request: What the user asked for.
-        execute: Runs one command line.
+        execute: Runs one command line on the terminal.
+        children: Runs command lines in Pythons of their own.
         tell: Prints a line for the user.
+
+    Attributes:
+        skipped: The stages that `run` left as they were, so far.
+
+    Raises:
+        InputError: If a stage asked for does not exist, or there are GPUs, but fewer than jobs.
     """
 
-    def __init__(self, planner: Planner, request: Request, execute: Execute, tell: Callable[[str], None]) -> None:
-        self._planner = planner
+    def __init__(
+        self, plan: Plan, request: Request, execute: Execute, children: Children, tell: Callable[[str], None]
+    ) -> None:
+        self.plan = plan
+        self.skipped: list[Stage] = []
         self._request = request
         self._execute = execute
+        self._children = children
         self._tell = tell
-        self._stages = selected(planner.pipeline, request)
-        self._remaining = [stage.name for stage in self._stages]
+        self._stages = plan.selected(request.only, request.start)
+        self._remaining = list(self._stages)
+        self._jobs: dict[Future[None], _Job] = {}
+        self._shares = shares(request.jobs) if request.jobs > 1 else []
         self._asked = False
-        self.skipped: list[Stage] = []
-        """The stages that `run` left as they were, so far."""
 
     @property
     def resuming(self) -> str:
         """The command that carries on from here; with several seeds other runs may still have to do every stage."""
-        names = [stage.name for stage in self._stages] if self._request.seeds else self._remaining
-        return self._request.resuming(names)
+        stages = self._stages if self._request.seeds else self._remaining
+        return self._request.resuming([stage.name for stage in stages])
 
     def run(self) -> None:
         """Runs, resumes or skips each stage asked for.
@@ -63,12 +92,13 @@ class Runner:
             KeyboardInterrupt: If the user stops it. The stage stays `running` and resumes.
         """
         started = time.monotonic()
-        with only_run_in(self._planner.pipeline.run):
-            for note in self._planner.check(self._stages):
+        with only_run_in(self.plan.run), ThreadPoolExecutor(self._request.jobs) as pool:
+            for note in self.plan.check(self._stages):
                 self._tell(f"note: {note}")
             if self._request.redo and not self._asked:
                 self.ask_anew()
-            self._settle_all()
+            while self._remaining:
+                self._advance(pool)
         count = len(self._stages)
         self._tell(f"{count} {'stage' if count == 1 else 'stages'} in {duration(time.monotonic() - started)}")
 
@@ -79,30 +109,80 @@ class Runner:
         """
         self._asked = True
         for stage in self._stages:
-            manifest = self._planner.manifests.read(stage.name)
-            if manifest is not None:
-                manifest.state = "redo"
-                self._planner.manifests.write(manifest)
+            record = self.plan.records.read(stage.name)
+            if record is not None:
+                record.state = "redo"
+                self.plan.records.write(record)
 
-    def _settle_all(self) -> None:
-        for stage in self._stages:
-            self._settle(stage)
-            self._remaining.remove(stage.name)
+    def _advance(self, pool: ThreadPoolExecutor) -> None:
+        """Does one stage here, or begins what can begin side by side and waits until something has ended."""
+        pending, begun = {stage.name for stage in self._remaining}, [job.stage for job in self._jobs.values()]
+        ready = [stage for stage in self._remaining if stage not in begun and pending.isdisjoint(stage.needs)]
+        if not self._jobs and (self._request.jobs == 1 or len(ready) == 1):
+            record = self._opened(ready[0])
+            if record is not None:
+                self._carry_out(ready[0], record, self._execute)
+                self._close(ready[0], record)
+            self._remaining.remove(ready[0])
+            return
+        try:
+            with self._children.forwarding():
+                self._begin_jobs(pool, ready)
+                self._end_some_jobs()
+        except BaseException:
+            self._end_all_jobs()
+            raise
 
-    def _settle(self, stage: Stage) -> None:
-        manifest = self._opened(stage)
-        if manifest is not None:
-            self._carry_out(stage, manifest, self._execute)
-            self._closed(stage, manifest)
+    def _begin_jobs(self, pool: ThreadPoolExecutor, ready: list[Stage]) -> None:
+        for stage in ready[: len(self._shares)]:
+            record = self._opened(stage)
+            if record is None:
+                self._remaining.remove(stage)
+                continue
+            job = _Job(stage, record, self._shares.pop(0))
+            log = self.plan.run / "logs" / f"{stage.name}.log"
+            self._tell(f"    its output: {log}")
+            execute = partial(self._children.execute, log=log, share=job.share)
+            self._jobs[pool.submit(self._carry_out, stage, record, execute)] = job
 
-    def _opened(self, stage: Stage) -> Manifest | None:
-        """Decides about a stage whose needed stages are settled; its manifest if it must run, None if it need not."""
-        head = label(self._planner.pipeline, stage)
-        decision = self._planner.decide(stage)
+    def _end_some_jobs(self) -> None:
+        """Waits until at least one job has ended, and raises what it raised."""
+        if not self._jobs:
+            return
+        names = ", ".join(job.stage.name for job in self._jobs.values())
+        done = len(self._stages) - len(self._remaining)
+        with tqdm(total=len(self._stages), initial=done, desc=names, unit="stage", leave=False, disable=None) as bar:
+            while not (ended := wait(self._jobs, timeout=1, return_when=FIRST_COMPLETED).done):
+                bar.refresh()
+        for future in ended:
+            self._end(future)
+
+    def _end(self, future: Future[None]) -> None:
+        future.result()
+        job = self._jobs.pop(future)
+        self._shares.append(job.share)
+        self._close(job.stage, job.record)
+        self._remaining.remove(job.stage)
+
+    def _end_all_jobs(self) -> None:
+        """Waits for the jobs under way, so that what they complete is recorded; the first failure is told already."""
+        under_way = [job.stage.name for future, job in self._jobs.items() if not future.done()]
+        if under_way:
+            self._tell(f"waiting for {', '.join(under_way)}")
+        with self._children.forwarding():
+            for future in list(self._jobs):
+                wait([future])
+                if future.exception() is None:
+                    self._end(future)
+
+    def _opened(self, stage: Stage) -> StageRecord | None:
+        """Decides about a stage whose needed stages are done; its record if it must run, None if it need not."""
+        head = self.plan.label(stage)
+        decision = self.plan.decide(stage)
         if decision.action is Action.RESTORE:
-            self._restore(stage)
+            self.plan.stale.bring_back(stage, self.plan.made_from(stage).key)
             self._tell(f"{head}: {decision.reason}")
-            decision = self._planner.decide(stage)
+            decision = self.plan.decide(stage)
         if decision.action is Action.SKIP:
             self._tell(f"{head}: {stage.about} - skipped ({decision.reason})")
             self.skipped.append(stage)
@@ -110,53 +190,37 @@ class Runner:
         self._tell(f"{head}: {stage.about} - {decision.action.value} ({decision.reason})")
         return self._begin(stage, decision)
 
-    def _carry_out(self, stage: Stage, manifest: Manifest, execute: Execute) -> None:
-        for number, record in enumerate(manifest.commands, 1):
-            if not record.done:
-                self._attempt(stage, number, record, manifest, execute)
-
-    def _closed(self, stage: Stage, manifest: Manifest) -> None:
-        self._finish(stage, manifest)
-        self._tell(f"{label(self._planner.pipeline, stage)}: done in {duration(manifest.seconds)}")
-
-    def _restore(self, stage: Stage) -> None:
-        """Brings back what fits again; what stands in its place goes where it was, and is as safe there."""
-        shelf, manifests = self._planner.shelf, self._planner.manifests
-        kept, present = shelf.kept(stage, self._planner.fingerprint(stage).key), manifests.read(stage.name)
-        if kept is None:
-            return
-        if present is not None:
-            shelf.put(stage, present)
-            manifests.forget(stage.name)  # killed from here on, `run` finds no manifest, and goes on below
-        shelf.take_back(stage, kept.fingerprint.key)
-        manifests.write(kept)
-        shelf.discard(stage, kept.fingerprint.key)
-
-    def _begin(self, stage: Stage, decision: Decision) -> Manifest:
-        earlier = self._planner.manifests.read(stage.name)
+    def _begin(self, stage: Stage, decision: Decision) -> StageRecord:
+        earlier = self.plan.records.read(stage.name)
         if decision.action is Action.RESUME and earlier is not None:
             return earlier
-        # Before the new manifest is written: a crash in between must not pass old files off as this attempt's.
-        if earlier is None or earlier.state != "running" or not stage.goes_on:
-            self._planner.shelf.put(stage, earlier)
-        manifest = Manifest(
+        # Before the new record is written: a crash in between must not pass old files off as this attempt's.
+        if earlier is None or earlier.state != "running" or not stage.resumes:
+            self.plan.stale.move_aside(stage, earlier)
+        record = StageRecord(
             stage=stage.name,
             about=stage.about,
             state="running",
-            fingerprint=self._planner.fingerprint(stage),
+            made_from=self.plan.made_from(stage),
             commands=[CommandRecord(command) for command in stage.commands],
             started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        self._planner.manifests.write(manifest)
-        return manifest
+        self.plan.records.write(record)
+        return record
 
-    def _attempt(self, stage: Stage, number: int, record: CommandRecord, manifest: Manifest, execute: Execute) -> None:
-        where = f"stage '{stage.name}', command {number} of {len(manifest.commands)}"
-        by_hand = f"repeat it alone with `{as_typed(record.command)}`, or carry on with `{self.resuming}`"
+    def _carry_out(self, stage: Stage, record: StageRecord, execute: Execute) -> None:
+        for number, words in enumerate(stage.words):
+            if not record.commands[number].done:
+                self._attempt(stage, number, list(words), record, execute)
+
+    def _attempt(self, stage: Stage, number: int, words: list[str], record: StageRecord, execute: Execute) -> None:
+        where = f"stage '{stage.name}', command {number + 1} of {len(record.commands)}"
+        by_hand = f"repeat it alone with `{as_typed(words)}`, or carry on with `{self.resuming}`"
         started = time.monotonic()
+        command = record.commands[number]
         try:
-            check_ending(execute(list(record.command)))
-            record.done = True
+            check_ending(execute(words))
+            command.done = True
         except InputError as error:
             remedy = f"{error.remedy}; {by_hand}" if error.remedy else by_hand
             raise InputError(
@@ -169,27 +233,23 @@ class Runner:
                 raise
             if error.code not in (None, 0):
                 raise InputError(f"{where} ended with exit status {error.code}", remedy=by_hand) from error
-            record.done = True
+            command.done = True
         except Exception:
             print(f"{where} failed; {by_hand}", file=sys.stderr)
             raise
         finally:
-            record.seconds += time.monotonic() - started
-            self._planner.manifests.write(manifest)
+            command.seconds += time.monotonic() - started
+            self.plan.records.write(record)
 
-    def _finish(self, stage: Stage, manifest: Manifest) -> None:
-        manifest.outputs = self._planner.outputs(stage)
-        missing = [name for name, found in manifest.outputs.items() if found == ABSENT]
-        manifest.state = "redo" if missing else "done"
-        self._planner.manifests.write(manifest)
+    def _close(self, stage: Stage, record: StageRecord) -> None:
+        record.outputs = self.plan.outputs(stage)
+        missing = [name for name, found in record.outputs.items() if found == ABSENT]
+        record.state = "redo" if missing else "done"
+        self.plan.records.write(record)
         if missing:
-            raise InputError(
-                f"stage '{stage.name}' completed without writing {', '.join(missing)}",
-                file=stage.file,
-                field=f"stages.{stage.name}.outputs",
-                remedy="mend its commands or its `outputs`",
-            )
-        self._planner.shelf.discard(stage)
+            raise stage.error(f"completed without writing {', '.join(missing)}", "mend its commands or its `outputs`")
+        self.plan.stale.discard(stage)
+        self._tell(f"{self.plan.label(stage)}: done in {duration(record.seconds)}")
 
 
 def check_ending(code: int | None) -> None:
@@ -204,3 +264,37 @@ def _check_interrupt(error: SystemExit) -> None:
     """Lightning turns Ctrl-C into `exit(1)`: without this, an interruption would be reported as a failure."""
     if error.code in _INTERRUPTED or isinstance(error.__context__, KeyboardInterrupt):
         raise KeyboardInterrupt from error
+
+
+@contextlib.contextmanager
+def only_run_in(run: Path) -> Iterator[None]:
+    """Holds the run directory's lock file while the block runs.
+
+    The kernel drops the lock with the last process that held it, `run` or a command it started, so a file left by dead
+    ones is simply taken over.
+
+    Raises:
+        InputError: If another process holds it, or the directory cannot be written.
+    """
+    path = run / ".stages" / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open_in_place(path, "a+")
+    except OSError as error:
+        remedy = "choose another run directory with --run DIR"
+        raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
+    with stream:
+        try:
+            hold(stream)
+        except BlockingIOError as error:
+            stream.seek(0)
+            raise InputError(
+                f"another run is at work in {run} (process {stream.read().strip() or 'unknown'})",
+                file=path,
+                remedy="wait for it, stop it, or choose another directory with --run DIR",
+            ) from error
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        os.set_inheritable(stream.fileno(), True)  # a command that outlives a killed `run` keeps the next one out
+        yield

@@ -1,72 +1,162 @@
-"""One stage of a pipeline: what it runs, what it reads, what it leaves behind."""
+"""One stage of a run: the commands it consists of, what it needs, what it leaves behind; and the order of stages.
+
+Example::
+
+    Stage(
+        "neg",
+        "M_neg: a LoRA on the wrong rationales",
+        commands=(f"fit --config configs/neg.yaml --data.train {run}/data/negative.jsonl --trainer.default_root_dir {run}/neg",),
+        needs=("data",),
+        outputs=("neg/adapter",),
+    )
+"""  # noqa: E501
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-_GOING_ON = ("fit", "predict", "collect")
-"""The verbs that find for themselves, by hashes of their own, what of an interrupted attempt they can go on from."""
+from dust2gold.core.configs import config_files
+from dust2gold.core.errors import InputError
+
+ALL = "*"
+"""Among a stage's needs: all stages that do not need all themselves."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_RESUMING = ("fit", "predict", "collect")
+"""The verbs that find for themselves what of an interrupted attempt they can go on from."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage with every variable replaced.
+    """One stage.
 
     Attributes:
-        name: Its name; the manifest is called after it.
+        name: Its name; its record, and by default its directory, is called after it.
         about: What it does, in a line.
-        commands: The words of each command line, without `python cli.py`.
-        needs: The stages that must be done before.
+        commands: Each command line as a user would type it in a shell, without `python cli.py`.
+        needs: The stages that must be done before, or `("*",)`.
         inputs: Files and directories whose content matters beyond what the needed stages make.
         students: Models it reads: directories, whose content matters, hub names, or `embedded`.
-        outputs: Files and directories that exist when it is done.
-        directories: What it alone writes to; put aside before it starts afresh.
-        file: The pipeline file it stands in.
+        outputs: What exists in the run directory when it is done, as `neg/adapter`.
+        directories: What it alone writes to in the run directory; moved aside when it starts afresh.
     """
 
     name: str
     about: str
-    commands: tuple[tuple[str, ...], ...]
-    needs: tuple[str, ...]
-    inputs: tuple[str, ...]
-    students: tuple[str, ...]
-    outputs: tuple[str, ...]
-    directories: tuple[str, ...]
-    file: Path
+    commands: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    students: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InputError(f"'{self.name}' is no stage name", remedy="use letters, digits, - and _; it names files")
+        if not self.commands or not all(self.words):
+            raise self.error("a command is missing", "give each as 'fit --config FILE'")
+        object.__setattr__(self, "directories", self.directories or (self.name,))
+
+    @property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        """The words of each command."""
+        try:
+            return tuple(tuple(shlex.split(command)) for command in self.commands)
+        except ValueError as error:
+            raise self.error(f"a command cannot be split into words ({error})", "close the quotation") from error
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """The verb of each command."""
+        return tuple(words[0] for words in self.words)
 
     @property
     def configs(self) -> tuple[str, ...]:
         """The files that its commands name after `--config` or `-c`, each once, in order."""
-        return tuple(dict.fromkeys(name for command in self.commands for name in config_files(command)))
+        return tuple(dict.fromkeys(name for words in self.words for name in config_files(words)))
 
     @property
-    def goes_on(self) -> bool:
+    def resumes(self) -> bool:
         """Whether an interrupted attempt from other settings may lie where it is.
 
         Its commands go on from what of it is still the same; unless one is told to go on from whatever there is.
         """
-        return any(command[0] in _GOING_ON for command in self.commands) and not any(map(_takes_any, self.commands))
+        return any(verb in _RESUMING for verb in self.verbs) and not any(map(_takes_any_checkpoint, self.words))
+
+    def error(self, problem: str, remedy: str) -> InputError:
+        """Makes an error about this stage."""
+        return InputError(f"stage '{self.name}': {problem}", remedy=remedy)
 
 
-def _takes_any(command: Sequence[str]) -> bool:
-    pairs = zip(command, (*command[1:], ""), strict=True)
-    return any("=".join(pair) == "--ckpt_path=last" or pair[0] == "--ckpt_path=last" for pair in pairs)
+def _takes_any_checkpoint(words: Sequence[str]) -> bool:
+    return "--ckpt_path=last" in words or "--ckpt_path last" in " ".join(words)
 
 
-def config_files(command: Sequence[str]) -> list[str]:
-    """The files that a command line names after `--config` or `-c`, in order."""
-    found: list[str] = []
-    for word, following in zip(command, (*command[1:], ""), strict=True):
-        if word in ("--config", "-c") and following:
-            found.append(following)
-        elif word.startswith("--config="):
-            found.append(word.partition("=")[2])
-    return found
+def as_typed(words: Sequence[str]) -> str:
+    """A command line as the user would type it, quoted for the shell."""
+    return shlex.join(["python", "cli.py", *words])
 
 
-def as_typed(command: Sequence[str]) -> str:
-    """Returns a command line as the user would type it, quoted for the shell."""
-    return shlex.join(["python", "cli.py", *command])
+def in_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Sorts stages so that each follows those it needs, otherwise keeping the given order; spells out "*".
+
+    Raises:
+        InputError: If a name comes twice, a needed stage does not exist, or stages need each other in a circle.
+    """
+    others = tuple(stage.name for stage in stages if ALL not in stage.needs)
+    waiting = [replace(stage, needs=others) if ALL in stage.needs else stage for stage in stages]
+    names = [stage.name for stage in waiting]
+    for stage in waiting:
+        if names.count(stage.name) > 1:
+            raise stage.error("another stage has this name too", "rename one of them")
+        for need in set(stage.needs).difference(names):
+            raise stage.error(f"it needs '{need}', which is no stage", f"stages: {', '.join(names)}")
+    ordered: list[Stage] = []
+    while waiting:
+        placed = {stage.name for stage in ordered}
+        ready = next((stage for stage in waiting if placed.issuperset(stage.needs)), None)
+        if ready is None:
+            circle = " -> ".join(_circle(waiting))
+            raise waiting[0].error(f"stages need each other in a circle: {circle}", "take one of these needs away")
+        ordered.append(ready)
+        waiting.remove(ready)
+    return tuple(ordered)
+
+
+def _circle(waiting: Sequence[Stage]) -> list[str]:
+    """Follows, from the first waiting stage, one need that waits as well until a name comes again."""
+    by_name = {stage.name: stage for stage in waiting}
+    path = [waiting[0].name]
+    while path[-1] not in path[:-1]:
+        path.append(next(need for need in by_name[path[-1]].needs if need in by_name))
+    return path[path.index(path[-1]) :]
+
+
+def check_directories(stages: Sequence[Stage], run: Path) -> None:
+    """Checks that moving a stage's directories aside touches nothing but this stage's own work.
+
+    Raises:
+        InputError: If a directory lies outside the run directory, or holds another stage's directory or output.
+    """
+    root = run.resolve()
+    for owner in stages:
+        for name in owner.directories:
+            path = (run / name).resolve()
+            inside = path != root and path.is_relative_to(root)
+            if not inside or path.relative_to(root).parts[0].startswith("."):
+                raise owner.error(
+                    f"'{name}' is not a visible directory inside the run directory {run}",
+                    f"it is moved aside when the stage starts afresh: name one as {owner.name}",
+                )
+            for stage in stages:
+                for other in (*stage.directories, *stage.outputs) if stage is not owner else ():
+                    if (run / other).resolve().is_relative_to(path):
+                        raise stage.error(
+                            f"'{other}' lies in the directory of stage '{owner.name}', which is moved aside when that "
+                            "starts afresh",
+                            "give each stage a directory of its own",
+                        )

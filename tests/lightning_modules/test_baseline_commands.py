@@ -25,7 +25,7 @@ def test_a_baseline_trains_and_answers(
         write_rationales(tmp_path / f"{file}.jsonl", records)
     run = tmp_path / name
     common = ["--config", str(REPOSITORY / f"configs/{name}.yaml")]
-    common += ["--config", str(REPOSITORY / f"configs/demo/{name}.yaml")]
+    common += ["--config", str(REPOSITORY / "configs/demo/student.yaml")]
     common += ["--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student)]
     common += ["--trainer.default_root_dir", str(run), "--trainer.enable_progress_bar", "false"]
     start = ["--model.adapter", str(negative_directory)] if name in ("redi", "dpo") else []

@@ -11,8 +11,7 @@ from dust2gold.report.analyses.negatives import negatives_study
 from dust2gold.report.figures import negatives_figure
 from dust2gold.report.markdown import table
 from dust2gold.report.sections.section import NONE, Section, Study, p_value, percent
-from dust2gold.run.durations import duration
-from dust2gold.run.manifest import Manifests
+from dust2gold.run.record import Records, duration
 
 _COUNTS = ("questions", "samples", "positive", "negative", "ungradable")
 
@@ -71,13 +70,13 @@ def time_section(study: Study) -> Section:
     """How long each stage took, the reporting itself excepted: its time is not known while it writes."""
     section = Section()
     done = [
-        manifest
-        for manifest in Manifests(study.run).read_all()
-        if manifest.state == "done" and all(record.command[0] != "report" for record in manifest.commands)
+        record
+        for record in Records(study.run).read_all()
+        if record.state == "done" and not any(command.command.startswith("report ") for command in record.commands)
     ]
     if done:
-        body = [[escape(manifest.stage), escape(manifest.about), duration(manifest.seconds)] for manifest in done]
-        body.append(["total", "", duration(sum(manifest.seconds for manifest in done))])
+        body = [[escape(record.stage), escape(record.about), duration(record.seconds)] for record in done]
+        body.append(["total", "", duration(sum(record.seconds for record in done))])
         section.add("## Time")
         section.add(*table(["stage", "what it does", "time"], body, texts=2))
         section.explain(

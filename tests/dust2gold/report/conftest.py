@@ -1,4 +1,4 @@
-"""Fixtures of the pipeline's tests, for a report of a run."""
+"""The stages of the tests of `run`, for a report of a run."""
 
 from tests.dust2gold.run.conftest import world
 

@@ -1,45 +1,45 @@
-"""A pipeline of three stages in a temporary directory, run through the real verb with commands that only copy text."""
+"""Three stages in a temporary directory, run through the real verb with commands that only copy text."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import dust2gold.run.plan
-from dust2gold.commands.verbs import add_run_arguments, run_main
+from dust2gold.commands.run import add_arguments, main
 from dust2gold.core.errors import InputError
-from dust2gold.run.basis import Installed
 
 STAGES = """
-run: runs/t
-variables: {greeting: hello there, configs: conf}
-stages:
-  - name: data
-    about: makes the data
-    inputs: [source.txt]
-    commands:
-      - copy source.txt {run}/data/a.txt
-      - write {run}/data/b.txt {greeting}
-    outputs: ["{run}/data"]
-  - name: fit
-    about: fits
-    needs: [data]
-    commands:
-      - join --config {configs}/fit.yaml {run}/fit/1.txt {run}/data/a.txt
-      - join --config {configs}/fit.yaml {run}/fit/2.txt {run}/fit/1.txt {run}/data/b.txt
-      - join --config {configs}/fit.yaml {run}/fit/3.txt {run}/fit/2.txt
-    outputs: ["{run}/fit/3.txt"]
-  - name: table
-    about: tabulates
-    needs: [fit]
-    commands: [[copy, "{run}/fit/3.txt", "{run}/table.txt"]]
-    outputs: ["{run}/table.txt"]
+from dataclasses import dataclass
+
+from dust2gold.run.settings import RunSettings
+from dust2gold.run.stage import Stage
+
+
+@dataclass(frozen=True)
+class Settings(RunSettings):
+    greeting: str = "hello there"
+
+
+def stages(settings):
+    run, join = settings.run, "join --config conf/fit.yaml"
+    data = (f"copy source.txt {run}/data/a.txt", f"write {run}/data/b.txt '{settings.greeting}'")
+    fit = (
+        f"{join} {run}/fit/1.txt {run}/data/a.txt",
+        f"{join} {run}/fit/2.txt {run}/fit/1.txt {run}/data/b.txt",
+        f"{join} {run}/fit/3.txt {run}/fit/2.txt",
+    )
+    return [
+        Stage("data", "makes the data", data, inputs=("source.txt",), outputs=("data",)),
+        Stage("fit", "fits", fit, needs=("data",), outputs=("fit/3.txt",)),
+        Stage("table", "tabulates", (f"copy {run}/fit/3.txt {run}/table.txt",), needs=("fit",), outputs=("table.txt",)),
+    ]
 """
 
 
@@ -54,7 +54,8 @@ class World:
         (root / "conf").mkdir()
         (root / "conf" / "fit.yaml").write_text("lr: 1\n")
         (root / "source.txt").write_text("source")
-        (root / "pipe.yaml").write_text(STAGES)
+        (root / "own.py").write_text(STAGES)
+        (root / "run.yaml").write_text("run: runs/t\n")
 
     def execute(self, command: list[str]) -> int | None:
         self.executed.append(command)
@@ -71,15 +72,15 @@ class World:
         return None
 
     def run(self, *flags: str) -> list[str]:
-        """Runs the pipeline and returns the target of each command that was executed."""
+        """Runs the stages and returns the target of each command that was executed."""
         self.executed.clear()
         assert self.status(*flags) == 0
         return self.targets
 
     def status(self, *flags: str) -> int:
         parser = argparse.ArgumentParser()
-        add_run_arguments(parser)
-        return run_main(parser.parse_args(["--config", "pipe.yaml", *flags]), self.execute)
+        add_arguments(parser)
+        return main(parser.parse_args(["--config", "run.yaml", "--stages", "own.py", *flags]), self.execute)
 
     def fails(self, *flags: str) -> InputError:
         self.executed.clear()
@@ -93,17 +94,17 @@ class World:
         position = {"write": 1, "copy": 2, "join": 3, "fit": 3}
         return [command[position[command[0]]].removeprefix("runs/t/") for command in self.executed]
 
-    def manifest(self, stage: str) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(self.manifest_file(stage).read_text())
+    def record(self, stage: str) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.record_file(stage).read_text())
         return value
 
-    def manifest_file(self, stage: str) -> Path:
+    def record_file(self, stage: str) -> Path:
         return self.root / "runs/t/.stages" / f"{stage}.json"
 
     def edit(self, old: str, new: str) -> None:
-        text = (self.root / "pipe.yaml").read_text()
+        text = (self.root / "own.py").read_text()
         assert old in text
-        (self.root / "pipe.yaml").write_text(text.replace(old, new))
+        (self.root / "own.py").write_text(text.replace(old, new))
 
     def forget(self) -> None:
         shutil.rmtree(self.root / "runs")
@@ -117,14 +118,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path)
 
 
-def install(monkeypatch: pytest.MonkeyPatch, code: str = "fixed", **libraries: str) -> None:
-    """Gives the pipeline another version of our code, the same for all verbs, and other libraries."""
-
-    class Fixed(Installed):
-        def code(self, verbs: Iterable[str]) -> dict[str, str]:
-            return {"package": code}
-
-        def libraries(self, verbs: Iterable[str]) -> dict[str, str]:
-            return {"torch": "2.0", **libraries}
-
-    monkeypatch.setattr(dust2gold.run.plan, "Installed", Fixed)
+def install(monkeypatch: pytest.MonkeyPatch, code: str = "fixed", torch: str = "2.0") -> None:
+    """Gives the stages another version of our code, the same for all verbs, and of a library."""
+    facts = {"code in package": code, "version of torch": torch}
+    monkeypatch.setattr(dust2gold.run.plan, "facts_of", lambda verbs: facts)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import signal
 import subprocess
@@ -14,10 +12,12 @@ from typing import Any
 import pytest
 
 from dust2gold.core.errors import InputError
-from dust2gold.run.durations import duration
-from dust2gold.run.fingerprint import CODE_ROOT
-from dust2gold.run.lock import only_run_in
+from dust2gold.run.record import duration
+from dust2gold.run.runner import only_run_in
+from dust2gold.run.sources import CODE_ROOT
+from dust2gold.run.stage import Stage
 from tests.dust2gold.run.conftest import World, install
+from tests.own_stages import write_stages
 
 DATA = ["data/a.txt", "data/b.txt"]
 FIT = ["fit/1.txt", "fit/2.txt", "fit/3.txt"]
@@ -43,17 +43,18 @@ def test_runs_everything_once_then_skips(world: World, capsys: pytest.CaptureFix
     assert "3 stages in 0 s" in told
 
 
-def test_manifest_says_what_made_what_from_what(world: World) -> None:
+def test_record_says_what_made_what_from_what(world: World) -> None:
     world.run()
-    manifest = world.manifest("fit")
-    assert manifest["state"] == "done"
-    assert manifest["commands"][0]["command"][:3] == ["join", "--config", "conf/fit.yaml"]
-    assert all(record["done"] and record["seconds"] >= 0 for record in manifest["commands"])
-    assert set(manifest["configs"]) == {"conf/fit.yaml"}
-    assert manifest["inputs"] == world.manifest("data")["outputs"]
-    assert manifest["needs"] == {"data": world.manifest("data")["key"]}
-    assert set(manifest["outputs"]) == {"runs/t/fit/3.txt"}
-    assert {"python", "torch", "lightning"} <= set(manifest["versions"])
+    record, data = world.record("fit"), world.record("data")
+    assert record["state"] == "done"
+    assert record["commands"][0]["command"].startswith("join --config conf/fit.yaml")
+    assert all(command["done"] and command["seconds"] >= 0 for command in record["commands"])
+    facts = record["made_from"]
+    assert {name for name in facts if name.startswith("config ")} == {"config conf/fit.yaml"}
+    assert {name: facts[f"input {name}"] for name in data["outputs"]} == data["outputs"]
+    assert facts["stage data"] == data["key"]
+    assert set(record["outputs"]) == {"runs/t/fit/3.txt"}
+    assert facts["version of torch"] == "2.0"
 
 
 @pytest.mark.parametrize("place", ["fit/1.txt", "fit/2.txt", "fit/3.txt"])
@@ -64,7 +65,7 @@ def test_crash_resumes_at_the_command_that_failed(world: World, capsys: pytest.C
         world.status()
     stopped = world.targets[-1]
     assert "python cli.py join --config conf/fit.yaml" in capsys.readouterr().err
-    assert world.manifest("fit")["state"] == "running"
+    assert world.record("fit")["state"] == "running"
     kept = Path("runs/t/fit/checkpoint.ckpt")
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("half way")
@@ -82,19 +83,19 @@ def test_seconds_add_up_over_attempts(world: World, monkeypatch: pytest.MonkeyPa
     world.fails()
     world.trouble.clear()
     world.run()
-    assert [record["seconds"] for record in world.manifest("fit")["commands"]] == [5.0, 10.0, 5.0]
+    assert [record["seconds"] for record in world.record("fit")["commands"]] == [5.0, 10.0, 5.0]
 
 
 @pytest.mark.parametrize(
     ("change", "reason", "redone"),
     [
-        (lambda world: Path("conf/fit.yaml").write_text("lr: 2"), "config changed: conf/fit.yaml", [*FIT, "table.txt"]),
-        (lambda world: Path("source.txt").write_text("other"), "input changed: source.txt", ALL),
-        (lambda world: world.edit("hello there", "good bye"), "command 2 changed", ALL),
+        (lambda world: Path("conf/fit.yaml").write_text("lr: 2"), "changed: config conf/fit.yaml", [*FIT, "table.txt"]),
+        (lambda world: Path("source.txt").write_text("other"), "changed: input source.txt", ALL),
+        (lambda world: world.edit("hello there", "good bye"), "changed: command 2", ALL),
         (lambda world: Path("runs/t/fit/3.txt").unlink(), "output missing: runs/t/fit/3.txt", FIT),
         (lambda world: Path("runs/t/fit/3.txt").write_text("x"), "output changed since: runs/t/fit/3.txt", FIT),
         (lambda world: Path("runs/t/data/extra").write_text("x"), "output changed since: runs/t/data", DATA),
-        (lambda world: world.edit('["{run}/table.txt"]', "[source.txt]"), "output not recorded", ["table.txt"]),
+        (lambda world: world.edit('("table.txt",)', '("logs",)'), "output not recorded", ["table.txt"]),
     ],
     ids=["config", "input", "command", "deleted", "tampered", "added", "declared"],
 )
@@ -102,6 +103,7 @@ def test_change_redoes_what_depends_on_it(
     world: World, capsys: pytest.CaptureFixture[str], change: Callable[[World], object], reason: str, redone: list[str]
 ) -> None:
     world.run()
+    Path("runs/t/logs").mkdir()
     change(world)
     capsys.readouterr()
     world.status("--dry-run")
@@ -117,7 +119,7 @@ def test_code_change_redoes_everything(
     world.run()
     install(monkeypatch, "another")
     assert world.run() == ALL
-    assert "run (code changed: package)" in capsys.readouterr().out
+    assert "run (changed: code in package)" in capsys.readouterr().out
 
 
 def test_another_library_redoes_everything(
@@ -126,51 +128,25 @@ def test_another_library_redoes_everything(
     world.run()
     install(monkeypatch, torch="2.1")
     assert world.run() == ALL
-    assert "run (library changed: torch (2.0, now 2.1))" in capsys.readouterr().out
+    assert "run (changed: version of torch (2.0, now 2.1))" in capsys.readouterr().out
 
 
 def test_a_student_counts_by_what_its_directory_holds(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.edit("    about: fits\n", "    about: fits\n    students: [owner/model, models/mine, embedded]\n")
+    world.edit('"fits", fit', '"fits", fit, students=("owner/model", "models/mine", "embedded")')
     Path("models/mine").mkdir(parents=True)
     Path("models/mine/config.json").write_text("{}")
     world.run()
-    assert {"models/mine", "embedded"} < set(world.manifest("fit")["inputs"])
-    assert "owner/model" not in world.manifest("fit")["inputs"]
+    facts = world.record("fit")["made_from"]
+    assert {"input models/mine", "input embedded"} < set(facts)
+    assert "input owner/model" not in facts
     assert world.run() == []
     Path("models/mine/model.safetensors").write_text("trained on")
     capsys.readouterr()
     assert world.run() == [*FIT, "table.txt"]
-    assert "run (input changed: models/mine)" in capsys.readouterr().out
+    assert "run (changed: input models/mine)" in capsys.readouterr().out
     world.edit("models/mine", "./none")
     assert "no Hugging Face model directory" in str(world.fails())
     assert world.executed == []
-
-
-@pytest.mark.parametrize("state", ["done", "running"])
-def test_manifests_of_the_first_schema_are_read(world: World, capsys: pytest.CaptureFixture[str], state: str) -> None:
-    world.edit("join", "fit")
-    world.run()
-    for stage in ("data", "fit", "table"):
-        old = world.manifest(stage)
-        old.update(schema=1, code="0f3a", state=state if stage == "fit" else "done")
-        del old["libraries"]
-        parts = [
-            [each["command"] for each in old["commands"]],
-            old["configs"],
-            old["inputs"],
-            old["needs"],
-            old["code"],
-        ]
-        old["key"] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        world.manifest_file(stage).write_text(json.dumps(old))
-    Path("runs/t/fit/checkpoint.ckpt").write_text("half way")
-    capsys.readouterr()
-    assert world.run() == ALL
-    told = capsys.readouterr()
-    assert "[1/3] data: makes the data - run (code changed)" in told.out
-    assert "unreadable" not in told.err
-    assert Path("runs/t/fit/checkpoint.ckpt").exists() == (state == "running")
-    assert world.run() == []
 
 
 def test_change_after_a_crash_starts_afresh_without_stale_files(world: World) -> None:
@@ -274,7 +250,7 @@ def test_attempts_are_all_kept_until_one_of_them_is_done(world: World, verb: str
 def test_a_kill_while_work_is_brought_back_loses_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    world.edit("  - name: fit", '  - name: fit\n    directory: ["{run}/fit", "{run}/more"]')
+    world.edit('"fits", fit', '"fits", fit, directories=("fit", "more")')
     world.run()
     Path("runs/t/more").mkdir()
     Path("runs/t/more/of-1").touch()
@@ -316,7 +292,7 @@ def test_finished_work_that_was_damaged_is_not_brought_back(world: World) -> Non
 
 def test_only_needs_what_comes_before(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     error = world.fails("--only", "fit")
-    assert "stage 'fit' needs 'data': is not done" in str(error)
+    assert "stage 'fit': needs 'data': is not done" in str(error)
     assert "--only data,fit" in str(error)
     assert world.executed == []
     assert world.run("--only", "data") == DATA
@@ -325,7 +301,7 @@ def test_only_needs_what_comes_before(world: World, capsys: pytest.CaptureFixtur
     Path("source.txt").write_text("other")
     capsys.readouterr()
     assert world.run("--only", "fit") == []
-    assert "note: 'data' is used as it stands (input changed: source.txt)" in capsys.readouterr().out
+    assert "note: 'data' is used as it stands (changed: input source.txt)" in capsys.readouterr().out
     Path("runs/t/data/b.txt").unlink()
     assert "output changed since" in str(world.fails("--only", "fit"))
 
@@ -346,12 +322,15 @@ def test_interrupted_force_carries_on_without_repeating(world: World, capsys: py
     world.executed.clear()
     assert world.status("--from", "data", "--set", "greeting=hi you") == 130
     told = capsys.readouterr().err
-    assert "carry on with `python cli.py run --config pipe.yaml --set 'greeting=hi you' --only fit,table`" in told
+    assert (
+        "carry on with `python cli.py run --config run.yaml --stages own.py --set 'greeting=hi you' --only fit,table`"
+        in told
+    )
     world.trouble.clear()
     assert world.run("--set", "greeting=hi you", "--only", "fit,table") == ["fit/2.txt", "fit/3.txt", "table.txt"]
     world.trouble["fit/2.txt"] = _raise(KeyboardInterrupt())
     assert world.status("--force") == 130
-    assert "`python cli.py run --config pipe.yaml`" in capsys.readouterr().err
+    assert "`python cli.py run --config run.yaml --stages own.py`" in capsys.readouterr().err
     world.trouble.clear()
     assert world.run() == ["fit/2.txt", "fit/3.txt", "table.txt"]
 
@@ -367,7 +346,7 @@ def _lightning_interrupt() -> int:
 def test_every_form_of_interruption_is_one(world: World, happen: Callable[[], int | None]) -> None:
     world.trouble["fit/2.txt"] = happen
     assert world.status() == 130
-    assert world.manifest("fit")["state"] == "running"
+    assert world.record("fit")["state"] == "running"
 
 
 @pytest.mark.parametrize("happen", [lambda: 3, _raise(SystemExit(3))])
@@ -376,8 +355,8 @@ def test_failing_status_names_stage_and_command(world: World, happen: Callable[[
     error = world.fails()
     assert "stage 'fit', command 2 of 3 ended with exit status 3" in str(error)
     assert "`python cli.py join --config conf/fit.yaml runs/t/fit/2.txt" in str(error)
-    assert "carry on with `python cli.py run --config pipe.yaml`" in str(error)
-    assert world.manifest("data")["state"] == "done"
+    assert "carry on with `python cli.py run --config run.yaml --stages own.py`" in str(error)
+    assert world.record("data")["state"] == "done"
 
 
 @pytest.mark.parametrize("happen", [lambda: -signal.SIGTERM, _raise(SystemExit(143)), _raise(SystemExit(138))])
@@ -388,8 +367,8 @@ def test_a_scheduler_s_signal_is_passed_on(
     with pytest.raises(SystemExit) as stopped:
         world.status()
     assert stopped.value.code in (143, 138)
-    assert "carry on with `python cli.py run --config pipe.yaml" in capsys.readouterr().err
-    assert world.manifest("fit")["state"] == "running"
+    assert "carry on with `python cli.py run --config run.yaml --stages own.py" in capsys.readouterr().err
+    assert world.record("fit")["state"] == "running"
     world.trouble.clear()
     assert world.run() == ["fit/2.txt", "fit/3.txt", "table.txt"]
 
@@ -418,7 +397,7 @@ def test_input_error_keeps_its_place(world: World) -> None:
 def test_missing_output_is_an_error_and_nothing_counts_as_done(world: World) -> None:
     world.trouble["fit/3.txt"] = lambda: 0
     error = world.fails()
-    assert "stage 'fit' completed without writing runs/t/fit/3.txt" in str(error)
+    assert "stage 'fit': completed without writing runs/t/fit/3.txt" in str(error)
     world.trouble.clear()
     assert world.run() == [*FIT, "table.txt"]
 
@@ -429,10 +408,15 @@ def test_missing_config_is_found_before_any_work(world: World) -> None:
     assert world.executed == []
 
 
-def test_unreadable_manifest_counts_as_not_done(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_record_counts_as_not_done(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.run()
-    for damage in ("{", "[]", '{"schema": 1}', world.manifest_file("fit").read_text().replace('"join"', '"jion"')):
-        world.manifest_file("fit").write_text(damage)
+    for damage in (
+        "{",
+        "[]",
+        '{"schema": 1}',
+        world.record_file("fit").read_text().replace('"command 1"', '"command 9"'),
+    ):
+        world.record_file("fit").write_text(damage)
         assert world.run() == FIT
         assert "fit.json: unreadable" in capsys.readouterr().err
 
@@ -452,19 +436,19 @@ def test_dry_run_changes_nothing(world: World, capsys: pytest.CaptureFixture[str
     assert "skip: unchanged" in told
     assert "resume: interrupted, 1 of 3 commands completed" in told
     assert "# completed: python cli.py join --config conf/fit.yaml runs/t/fit/1.txt" in told
-    before = world.manifest("data")
+    before = world.record("data")
     world.status("--dry-run", "--force")
     assert "run: asked for anew" in capsys.readouterr().out
-    assert world.manifest("data") == before
+    assert world.record("data") == before
 
 
 def test_flags_are_checked(world: World) -> None:
     assert "--only nofit: no such stage\n  stages: data, fit, table" in str(world.fails("--only", "nofit"))
     assert "--from x: no such stage" in str(world.fails("--from", "x"))
-    assert "NAME=VALUE was expected" in str(world.fails("--set", "greeting"))
-    assert "no such variable" in str(world.fails("--set", "greting=1"))
-    with pytest.raises(SystemExit):
-        world.status("--only", "fit", "--from", "fit")
+    assert "did you mean 'greeting'?" in str(world.fails("--set", "greting=1"))
+    for wrong in (["--only", "fit", "--from", "fit"], ["--set", "greeting"]):
+        with pytest.raises(SystemExit):
+            world.status(*wrong)
 
 
 def test_run_directory_override(world: World) -> None:
@@ -510,18 +494,16 @@ def test_duration(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize("flags", [[], ["--isolate"]])
 def test_real_command_line_runs_skips_and_fails_cleanly(tmp_path: Path, flags: list[str]) -> None:
-    command = "generate --train-questions {count} --test-questions 2 --samples 1 --output {run}/raw"
-    stage = f'{{name: raw, commands: ["{command}"], outputs: ["{{run}}/raw"]}}'
-    (tmp_path / "pipe.yaml").write_text(f"run: r\nvariables: {{count: 3}}\nstages: [{stage}]\n")
-
-    def run(*more: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, str(CODE_ROOT / "cli.py"), "run", "--config", "pipe.yaml", *flags, *more]
+    def run(count: str) -> subprocess.CompletedProcess[str]:
+        command = f"generate --train-questions {count} --test-questions 2 --samples 1 --output {{run}}/raw"
+        options = write_stages(tmp_path / "own.py", Stage("raw", "raw", (command,), outputs=("raw",)))
+        words = [sys.executable, str(CODE_ROOT / "cli.py"), "run", *options, *flags]
         return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    first = run()
+    first = run("3")
     assert first.returncode == 0, first.stderr
-    assert any((tmp_path / "r" / "raw").iterdir())
-    second, wrong = run(), run("--set", "count=many")
+    assert any((tmp_path / "run" / "raw").iterdir())
+    second, wrong = run("3"), run("many")
     assert "skipped (unchanged)" in second.stdout
     assert wrong.returncode == 1
     assert "stage 'raw', command 1 of 1 ended with exit status 2" in wrong.stderr

@@ -1,13 +1,14 @@
-"""`run --seeds` on the copying pipeline of conftest.py, to which a seed and a stage that reports are added."""
+"""`run --seeds` on the copying stages of conftest.py, to which a seed and a stage that reports are added."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from dust2gold.run.seeds import parse_seeds
+from dust2gold.commands.run import _seeds
 
 if TYPE_CHECKING:
     from tests.dust2gold.run.conftest import World
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def seeded(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    world.edit("variables: {", "variables: {seed: 7, ")
-    world.edit("write {run}/data/b.txt {greeting}", "write {run}/data/b.txt '{greeting} {seed}'")
-    with (world.root / "pipe.yaml").open("a") as stream:
-        stream.write("  - {name: end, needs: ['*'], commands: ['report {run}'], outputs: ['{run}/report.md']}\n")
+    world.edit("'{settings.greeting}'", "'{settings.greeting} {settings.seed}'")
+    world.edit(
+        "    ]\n", "        Stage('end', 'reports', (f'report {run}',), needs=('*',), outputs=('report.md',)),\n    ]\n"
+    )
     execute = world.execute
 
     def with_report(command: list[str]) -> int | None:
@@ -67,7 +68,7 @@ def test_interrupted_seeds_carry_on_and_repeat_nothing(seeded: World, capsys: py
     seeded.trouble["seed-1/fit/2.txt"] = stop
     seeded.executed.clear()
     assert seeded.status("--seeds", "0,1", "--from", "fit") == 130
-    command = "python cli.py run --config pipe.yaml --seeds 0,1 --only fit,table,end"
+    command = "python cli.py run --config run.yaml --stages own.py --seeds 0,1 --only fit,table,end"
     assert f"carry on with `{command}`" in capsys.readouterr().err
     seeded.trouble.clear()
     seeded.run("--seeds", "0,1", "--only", "fit,table,end")
@@ -78,12 +79,6 @@ def test_interrupted_seeds_carry_on_and_repeat_nothing(seeded: World, capsys: py
 
 def test_what_cannot_be_seeded_is_refused(seeded: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert "both given" in str(seeded.fails("--seeds", "0", "--set", "seed=1"))
-    seeded.edit("seed: 7, ", "")
-    seeded.edit(" {seed}'", "'")
-    error = seeded.fails("--seeds", "0,1")
-    assert (error.file, error.field) == ("pipe.yaml", "variables")
-    assert "no variable `seed`" in str(error)
-    assert "--seed_everything {seed}" in str(error)
     with pytest.raises(SystemExit):
         seeded.status("--seeds", "0,0")
     assert "whole numbers such as 0,1,2 were expected, found '0,0'" in capsys.readouterr().err
@@ -91,6 +86,6 @@ def test_what_cannot_be_seeded_is_refused(seeded: World, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "1,-2", "1,1", "1.5", "1;2"])
 def test_seeds_are_different_whole_numbers(text: str) -> None:
-    assert parse_seeds("0, 12") == (0, 12)
-    with pytest.raises(ValueError, match="were expected"):
-        parse_seeds(text)
+    assert _seeds("0, 12") == (0, 12)
+    with pytest.raises(argparse.ArgumentTypeError, match="were expected"):
+        _seeds(text)

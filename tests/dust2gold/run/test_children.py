@@ -14,26 +14,34 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import dust2gold.commands.verbs
+import dust2gold.commands.run
 from dust2gold.core.errors import InputError
-from dust2gold.run.children import Children, places
-from dust2gold.run.fingerprint import CODE_ROOT
+from dust2gold.run.children import Children, shares
+from dust2gold.run.sources import CODE_ROOT
+from dust2gold.run.stage import Stage
+from tests.own_stages import write_stages
 
 if TYPE_CHECKING:
     from tests.dust2gold.run.conftest import World
 
 DIAMOND = """
-run: runs/t
-stages:
-  - {name: data, about: begins, inputs: [source.txt], commands: ["copy source.txt {run}/data.txt"], outputs: ["{run}/data.txt"]}
-  - {name: left, about: left, needs: [data], commands: ["copy {run}/data.txt {run}/left.txt"], outputs: ["{run}/left.txt"]}
-  - {name: right, about: right, needs: [data], commands: ["copy {run}/data.txt {run}/right.txt"], outputs: ["{run}/right.txt"]}
-  - name: both
-    about: joins
-    needs: [left, right]
-    commands: [[join, --config, conf/fit.yaml, "{run}/both.txt", "{run}/left.txt", "{run}/right.txt"]]
-    outputs: ["{run}/both.txt"]
-"""  # noqa: E501
+from dust2gold.run.stage import Stage
+
+def stages(settings):
+    run = settings.run
+    return [
+        Stage("data", "begins", (f"copy source.txt {run}/data.txt",), inputs=("source.txt",), outputs=("data.txt",)),
+        Stage("left", "left", (f"copy {run}/data.txt {run}/left.txt",), needs=("data",), outputs=("left.txt",)),
+        Stage("right", "right", (f"copy {run}/data.txt {run}/right.txt",), needs=("data",), outputs=("right.txt",)),
+        Stage(
+            "both",
+            "joins",
+            (f"join --config conf/fit.yaml {run}/both.txt {run}/left.txt {run}/right.txt",),
+            needs=("left", "right"),
+            outputs=("both.txt",),
+        ),
+    ]
+"""
 
 
 class Beside:
@@ -44,7 +52,7 @@ class Beside:
         self.meet = meet
         self.logs: list[str] = []
 
-    def execute(self, command: list[str], log: Path, place: dict[str, str]) -> int | None:
+    def execute(self, command: list[str], log: Path, share: dict[str, str]) -> int | None:
         self.logs.append(str(log))
         self.meet()
         return self.world.execute(command)
@@ -55,7 +63,7 @@ class Beside:
 
 @pytest.fixture
 def diamond(world: World) -> World:
-    (world.root / "pipe.yaml").write_text(DIAMOND)
+    (world.root / "own.py").write_text(DIAMOND)
     return world
 
 
@@ -63,7 +71,7 @@ def diamond(world: World) -> World:
 def beside(diamond: World, monkeypatch: pytest.MonkeyPatch) -> Beside:
     barrier = threading.Barrier(2)
     children = Beside(diamond, lambda: barrier.wait(30))  # breaks, and fails the test, if one runs without the other
-    monkeypatch.setattr(dust2gold.commands.verbs, "Children", lambda: children)
+    monkeypatch.setattr(dust2gold.commands.run, "Children", lambda: children)
     return children
 
 
@@ -87,8 +95,8 @@ def test_after_a_failure_the_others_end_and_only_the_rest_is_repeated(diamond: W
     diamond.trouble["runs/t/left.txt"] = lambda: 3
     error = diamond.fails("--jobs", "2")
     assert "stage 'left', command 1 of 1 ended with exit status 3" in str(error)
-    assert "run --config pipe.yaml --jobs 2" in str(error)
-    assert (diamond.manifest("left")["state"], diamond.manifest("right")["state"]) == ("running", "done")
+    assert "run --config run.yaml --stages own.py --jobs 2" in str(error)
+    assert (diamond.record("left")["state"], diamond.record("right")["state"]) == ("running", "done")
     diamond.trouble.clear()
     beside.meet = lambda: None
     assert diamond.run("--jobs", "2") == ["left.txt", "both.txt"]
@@ -98,16 +106,16 @@ def test_the_stages_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(7)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert places(3) == [{"OMP_NUM_THREADS": "2"}] * 3
-    assert places(16)[0] == {"OMP_NUM_THREADS": "1"}
+    assert shares(3) == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert shares(16)[0] == {"OMP_NUM_THREADS": "1"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5, 6")
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert places(2) == [
+    assert shares(2) == [
         {"OMP_NUM_THREADS": "5", "CUDA_VISIBLE_DEVICES": "4,6"},
         {"OMP_NUM_THREADS": "5", "CUDA_VISIBLE_DEVICES": "5"},
     ]
     with pytest.raises(InputError, match=r"4 stages at a time have only 3 GPUs\n.*--jobs 3"):
-        places(4)
+        shares(4)
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "two"])
@@ -117,30 +125,23 @@ def test_number_of_jobs_must_be_one(world: World, jobs: str, capsys: pytest.Capt
     assert "whole number from 1" in capsys.readouterr().err
 
 
-def _pipeline(root: Path, counts: dict[str, str]) -> None:
+def _start(root: Path, **counts: str) -> subprocess.Popen[str]:
     command = "generate --train-questions {} --test-questions 2 --samples 1 --output {{run}}/{}"
-    stages = [
-        f'{{name: {name}, commands: ["{command.format(count, name)}"], outputs: ["{{run}}/{name}"]}}'
-        for name, count in counts.items()
-    ]
-    (root / "pipe.yaml").write_text(f"run: r\nstages: [{', '.join(stages)}]\n")
-
-
-def _start(root: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, str(CODE_ROOT / "cli.py"), "run", "--config", "pipe.yaml", "--jobs", "2"]
+    stages = [Stage(name, name, (command.format(count, name),), outputs=(name,)) for name, count in counts.items()]
+    options = write_stages(root / "own.py", *stages)
+    words = [sys.executable, str(CODE_ROOT / "cli.py"), "run", *options, "--jobs", "2"]
     return subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_real_command_lines_have_logs_and_a_failure_shows_its_end(tmp_path: Path) -> None:
-    _pipeline(tmp_path, {"good": "3", "bad": "many"})
-    running = _start(tmp_path)
+    running = _start(tmp_path, good="3", bad="many")
     out, err = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "[1/2] good: done" in out
-    assert "the end of r/logs/bad.log" in err
+    assert "the end of run/logs/bad.log" in err
     assert "invalid int value: 'many'" in err
     assert "Traceback" not in err
-    assert (tmp_path / "r/logs/good.log").read_text().startswith("$ python cli.py generate --train-questions 3")
+    assert (tmp_path / "run/logs/good.log").read_text().startswith("$ python cli.py generate --train-questions 3")
 
 
 def _wait_for(condition: Callable[[], object]) -> None:
@@ -151,9 +152,8 @@ def _wait_for(condition: Callable[[], object]) -> None:
 
 
 def test_a_scheduler_s_signal_reaches_the_commands(tmp_path: Path) -> None:
-    _pipeline(tmp_path, {"one": "100000000", "two": "100000000"})
-    running = _start(tmp_path)
-    logs = [tmp_path / "r/logs" / f"{name}.log" for name in ("one", "two")]
+    running = _start(tmp_path, one="100000000", two="100000000")
+    logs = [tmp_path / "run/logs" / f"{name}.log" for name in ("one", "two")]
     _wait_for(lambda: all(log.exists() for log in logs))
     time.sleep(0.5)
     running.send_signal(signal.SIGTERM)
@@ -163,19 +163,18 @@ def test_a_scheduler_s_signal_reaches_the_commands(tmp_path: Path) -> None:
 
 
 def test_a_command_that_outlives_a_killed_run_keeps_the_next_one_out(tmp_path: Path) -> None:
-    _pipeline(tmp_path, {"one": "100000000", "two": "3"})
-    running = _start(tmp_path)
+    running = _start(tmp_path, one="100000000", two="3")
     _wait_for(lambda: "two: done" in (running.stdout.readline() if running.stdout else ""))
     running.kill()
     running.wait()
-    again = _start(tmp_path)
+    again = _start(tmp_path, one="100000000", two="3")
     _, err = again.communicate(timeout=60)
     for process in Path("/proc").glob("[0-9]*"):  # the orphan
         with contextlib.suppress(OSError):
             if (process / "cwd").resolve() == tmp_path.resolve():
                 os.kill(int(process.name), signal.SIGKILL)
     assert again.returncode == 1
-    assert "another run is at work in r" in err
+    assert "another run is at work in run" in err
 
 
 def test_nothing_begins_after_a_signal(tmp_path: Path) -> None:

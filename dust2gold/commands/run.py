@@ -1,0 +1,215 @@
+"""The verb `run`: the stages of a whole run, those that are up to date skipped."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+from dust2gold.core.errors import InputError
+from dust2gold.core.text import spelled
+from dust2gold.report.shown import show
+from dust2gold.run.children import Children
+from dust2gold.run.plan import Plan
+from dust2gold.run.request import Request
+from dust2gold.run.runner import Execute, Runner, check_ending
+from dust2gold.run.secret_options import check_command
+from dust2gold.run.settings import RunSettings, load_settings
+from dust2gold.run.stage import Stage, as_typed
+from dust2gold.run.tables import run_stages
+
+Stages = Callable[[RunSettings], list[Stage]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `run`."""
+    parser.description = (
+        "Run the method's stages: each whose inputs, config or code changed since it was last done; the others are "
+        "skipped, an interrupted one resumes."
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="the settings of the run, as configs/demo.yaml")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="give one of the settings another value; may be repeated",
+    )
+    add("--stages", metavar="FILE.py", help="stages of your own: a file whose `stages(settings)` returns all stages")
+    add("--run", metavar="DIR", help="the run directory, instead of the file's")
+    add(
+        "--seeds",
+        type=_seeds,
+        default=(),
+        metavar="SEED[,SEED]",
+        help="run the whole once per seed, as RUN/seed-<k>, and report mean and spread; the data stay the same",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--only",
+        type=_names,
+        default=(),
+        metavar="STAGE[,STAGE]",
+        help="these stages alone; what they need must be done",
+    )
+    which.add_argument(
+        "--from",
+        dest="start",
+        metavar="STAGE",
+        help="do this stage and all after it again, leaving those before as they are",
+    )
+    add("--force", action="store_true", help="do stages again though nothing changed; with --only these alone")
+    add("--dry-run", action="store_true", help="print what would run, and why, and each command; do nothing")
+    add(
+        "--isolate",
+        action="store_true",
+        help="run each command in a Python of its own (some seconds more each); training on several devices needs it",
+    )
+    add(
+        "--jobs",
+        "-j",
+        type=_jobs,
+        default=1,
+        metavar="N",
+        help="run up to N stages side by side where none needs the other, each in Pythons of its own with its share of "
+        "the cores and GPUs; output goes to RUN/logs/<stage>.log (default: 1)",
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"NAME=VALUE was expected, as in samples=16, found '{text}'")
+    return name, value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 was expected, found '{text}'")
+    return int(text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    seeds = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(set(seeds)) != len(parts):
+        raise argparse.ArgumentTypeError(f"different whole numbers such as 0,1,2 were expected, found '{text}'")
+    return seeds
+
+
+def main(args: argparse.Namespace, execute: Execute) -> int:
+    """Runs the stages, or prints what would be run.
+
+    Args:
+        args: What `add_arguments` parsed.
+        execute: Runs one command line in this process, given without `python cli.py`.
+
+    Returns:
+        The exit status: 0, or 130 if the user stopped it.
+
+    Raises:
+        InputError: If the settings, a selection or a command's input cannot be used.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        # Lightning's DDP starts the other ranks with this process's own command line, which must be the stage's.
+        raise InputError("`run` was started again as another rank of a command", remedy="add --isolate to `run`")
+    given = {name: value for name, value in vars(args).items() if name not in ("dry_run", "settings")}
+    request = Request(**given, settings=dict(args.settings))
+    run, plans = _plans(request)
+    children = Children()
+    if args.isolate:
+        execute = children.execute
+    # A run of some stages only, such as `--only data`, may have nothing to report yet.
+    selected = plans[0].selected(request.only, request.start)
+    reports = bool(request.seeds) and any("report" in stage.verbs for stage in selected)
+    if args.dry_run:
+        for plan in plans:
+            _tell_seed(plan, request)
+            selected = plan.selected(request.only, request.start)
+            for note in plan.check(selected):
+                _tell(f"note: {note}")
+            plan.show(selected, redo=request.redo, tell=_tell)
+        if reports:
+            _tell(f"all seeds: {as_typed(['report', str(run)])}")
+        return 0
+    runners = [Runner(plan, request, execute, children, _tell) for plan in plans]
+    try:
+        _run_all(runners, request)
+        if reports:
+            check_ending(execute(["report", str(run)]))
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; carry on with `{runners[0].resuming}`", file=sys.stderr)
+        return 130
+    if not request.seeds and any("report" in stage.verbs for stage in runners[0].skipped):
+        show(run)  # nothing is new, but whoever asks wants to see it
+    return 0
+
+
+def _run_all(runners: list[Runner], request: Request) -> None:
+    if request.redo:  # for all seeds before the first begins: an interrupted `--force` carries on without it
+        for runner in runners:
+            runner.ask_anew()
+    for runner in runners:
+        _tell_seed(runner.plan, request)
+        runner.run()
+
+
+def _plans(request: Request) -> tuple[Path, list[Plan]]:
+    """The run directory, and the plan of each seed, or the only one.
+
+    Raises:
+        InputError: If settings or stages cannot be used, or a command holds a key.
+    """
+    if request.seeds and "seed" in request.settings:
+        raise InputError("--seeds and --set seed=... are both given", remedy="leave one of them out")
+    kind, stages = _own_stages(request.stages)
+    settings = load_settings(request.config, request.settings, kind)
+    settings = settings if request.run is None else replace(settings, run=request.run)
+    run = Path(settings.run)
+    seeded = [replace(settings, seed=seed, run=str(run / f"seed-{seed}")) for seed in request.seeds]
+    plans = [Plan(stages(each), Path(each.run)) for each in seeded or [settings]]
+    for stage in plans[0].stages:
+        for words in stage.words:
+            check_command(words, Path(request.config), f"stage {stage.name}")
+    return run, plans
+
+
+def _own_stages(file: str | None) -> tuple[type[RunSettings], Stages]:
+    """The class of the settings and the function that makes the stages: ours, or those of a user's Python file.
+
+    Raises:
+        InputError: If the file is missing or defines no `stages`.
+    """
+    if file is None:
+        return RunSettings, run_stages
+    spec = spec_from_file_location("own_stages", file)
+    if spec is None or spec.loader is None or not Path(file).is_file():
+        remedy = "name a Python file, as examples/own_stage.py"
+        raise InputError("no such file of Python", file=file, field="--stages", remedy=remedy)
+    module = module_from_spec(spec)
+    sys.modules["own_stages"] = module  # where dataclasses look for their types
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "stages", None)):
+        remedy = "define `def stages(settings): return [*run_stages(settings), Stage(...)]`"
+        raise InputError("defines no function `stages`", file=file, remedy=remedy)
+    return getattr(module, "Settings", RunSettings), module.stages
+
+
+def _tell_seed(plan: Plan, request: Request) -> None:
+    if request.seeds:
+        _tell(f"seed {plan.run.name.removeprefix('seed-')}: {plan.run}")
+
+
+def _tell(line: str) -> None:
+    print(spelled(line), flush=True)

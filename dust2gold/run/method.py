@@ -1,0 +1,227 @@
+"""The stages of the method: data, CoT KD, M_neg, NAT, its samples, NCE, M_rank, votes, report.
+
+Each is a few command lines that a user could type (`run --dry-run` prints them). What a run's settings hold is put into
+them here; `tables.py` adds the other rows of the paper's tables.
+"""
+
+from __future__ import annotations
+
+from shlex import quote
+
+from dust2gold.core.configs import find_config
+from dust2gold.core.errors import InputError
+from dust2gold.run.settings import RunSettings
+from dust2gold.run.stage import ALL, Stage
+
+ABOUT = {
+    "cot-kd": "CoT KD, the baseline: a LoRA on the right rationales",
+    "neg": "M_neg: a LoRA on the wrong rationales (stage 1)",
+    "nat": "NAT: a positive LoRA beside the frozen M_neg, mixed by the integration units (stage 1)",
+    "samples": "NAT answers the training questions; its right answers join D_pos (stage 2)",
+    "nce": "NCE: a plain LoRA taught by NAT, weighted by what NEG lacks (stage 2)",
+    "rank": "M_rank: tells right rationales from wrong ones (stage 3)",
+    "votes": "NCE samples the test questions, M_rank scores the samples, SC, WS and ASC vote (stage 3)",
+    "report": "the tables and figures: report.md, results.json, analyses.json",
+    # The paper's baselines.
+    "fine-tune": "Fine-tune: a LoRA on the data set's own solutions",
+    "mix": "MIX: a LoRA on right and wrong rationales alike",
+    "cl": "CL: CoT KD, and a question nearer to its right rationales than to its wrong ones",
+    "nt": "NT: negative training, the likelihood of wrong rationales lowered",
+    "ul": "UL: unlikelihood of wrong rationales",
+    "self-augmentation": "self-augmentation: a LoRA on D_pos and NAT's own right samples, the data that NCE sees",
+    "kd": "self-refinement: NCE without β",
+    # Options of ours: β for each token; what the field trains on the same pairs today.
+    "nce-token": "NCE with a β for each token",
+    "redi": "REDI from CoT KD: right rationales reinforced, wrong ones penalised, each by its mean token",
+    "dpo": "DPO from CoT KD: a right rationale preferred to a wrong one of the same question",
+    # Ablations of NAT.
+    "nat-no-negatives": "NAT without negative data: the frozen half is CoT KD's",
+    "nat-single": "NAT without the dual structure: M_neg's LoRA goes on learning from right rationales",
+    "nat-sum": "NAT without attention: both halves are added",
+    "nat-delta": "NAT whose units see the halves' own outputs alone",
+    # What the number of negatives does, and their labels. Of 8 samples a question, 2 hold a quarter of the wrong ones.
+    "nat-negatives-25": "NAT with a quarter of the negatives: those among 2 of the teacher's 8 samples",
+    "nat-negatives-50": "NAT with half of the negatives: those among 4 of the teacher's 8 samples",
+    "nat-semantic": "NAT on rationales graded as mathematics: those that only look wrong move to D_pos",
+}
+"""What each stage does. A stage's directory is named after it, and so is its row of the report."""
+
+
+class Commands:
+    """Parts of command lines, quoted for a shell.
+
+    Args:
+        settings: The run's.
+
+    Attributes:
+        run: The run directory.
+        decoder: The student of a decoder stage and its tokenizer.
+        ranker: The same of M_rank.
+        seeds: Of training and batches.
+        test_set: The test questions.
+    """
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+        self.run = quote(settings.run)
+        student, base = quote(settings.student), quote(settings.rank_base or settings.student)
+        reader = "path" if settings.rank_encoder else "student"
+        self.decoder = f"--model.student {student} --data.tokenizer {student}"
+        self.ranker = f"--model.backbone.init_args.{reader} {base} --data.tokenizer {base}"
+        self.seeds = f"--seed_everything {settings.seed} --data.seed {settings.seed}"
+        self.test_set = self.questions(f"{self.run}/test")
+        if not any(find_config(f"{settings.configs}/{name}.yaml").is_file() for name in ("student", "neg", "rank")):
+            remedy = "name a directory with student.yaml or rank.yaml in it, as configs/demo"
+            raise InputError(f"no configs in {settings.configs}", field="configs", remedy=remedy)
+
+    def configs(self, name: str) -> str:
+        """The configs of a stage: ours, then those of the run's sizes that there are."""
+        sizes = [f"{self.settings.configs}/{file}.yaml" for file in ("student", name) if (file, name) != _RANKER]
+        found = [f"configs/{name}.yaml", *(size for size in sizes if find_config(size).is_file())]
+        return " ".join(f"--config {quote(file)}" for file in found)
+
+    def questions(self, directory: str) -> str:
+        """The questions of a prepared test set; its directory is quoted already."""
+        return (
+            f"--data.questions {directory}/questions.jsonl --data.limit_questions {_or_null(self.settings.test_limit)}"
+        )
+
+    def files(self, *names: str) -> str:
+        """Several files of the run directory as one option."""
+        return quote(f"[{', '.join(f'{self.settings.run}/{name}' for name in names)}]")
+
+    def fit(self, config: str, train: str, root: str, options: str = "") -> str:
+        """Trains a decoder on a file or files, quoted already."""
+        return (
+            f"fit {self.configs(config)} {self.decoder} {self.seeds} {options} --data.train {train} "
+            f"--trainer.default_root_dir {root} --ckpt_path same"
+        )
+
+    def test(self, config: str, adapter: str, root: str, questions: str | None = None) -> str:
+        """Answers questions greedily, by default the test set's."""
+        return (
+            f"test {self.configs(config)} {self.decoder} --model.adapter {adapter} {questions or self.test_set} "
+            f"--trainer.default_root_dir {root}"
+        )
+
+    def trained(self, name: str, needs: str, config: str, train: str, options: str = "") -> Stage:
+        """A stage that trains a decoder and answers the test questions; `needs` names stages, with blanks between."""
+        root = f"{self.run}/{name}"
+        return Stage(
+            name,
+            ABOUT[name],
+            (self.fit(config, train, root, options), self.test(config, f"{root}/adapter", root)),
+            tuple(needs.split()),
+            students=(self.settings.student,),
+            outputs=(f"{name}/adapter", f"{name}/predictions.jsonl"),
+        )
+
+
+_RANKER = ("student", "rank")  # M_rank is no student: its sizes stand in rank.yaml alone
+
+
+def method_stages(settings: RunSettings) -> list[Stage]:
+    """The stages of the method, without the data."""
+    make = Commands(settings)
+    run, positive, augmented = make.run, f"{make.run}/data/positive.jsonl", f"{make.run}/samples/positive.jsonl"
+    rank_base = settings.rank_base or settings.student
+    return [
+        make.trained("cot-kd", "data", "neg", positive),
+        make.trained("neg", "data", "neg", f"{run}/data/negative.jsonl"),
+        make.trained("nat", "data neg", "nat", positive, f"--model.negative {run}/neg/adapter"),
+        Stage(
+            "samples",
+            ABOUT["samples"],
+            (
+                f"predict {make.configs('nat')} {make.decoder} --model.adapter {run}/nat/adapter "
+                f"--model.sampling.samples {settings.samples} --model.sampling.seed {settings.seed} "
+                f"--data.questions {run}/data/questions.jsonl --data.limit_questions {_or_null(settings.train_limit)} "
+                f"--trainer.default_root_dir {run}/samples",
+                f"augment --positive {positive} --samples {run}/samples/samples.jsonl --output {augmented}",
+            ),
+            ("data", "nat"),
+            students=(settings.student,),
+            outputs=("samples/samples.jsonl", "samples/positive.jsonl"),
+        ),
+        make.trained("nce", "nat samples", "nce", augmented, f"--model.nat {run}/nat/adapter"),
+        Stage(
+            "rank",
+            ABOUT["rank"],
+            (
+                f"fit {make.configs('rank')} {make.ranker} {make.seeds} --data.train {make.files(*settings.rank_data)} "
+                f"--trainer.default_root_dir {run}/rank --ckpt_path same",
+            ),
+            ("data", "samples"),
+            students=(rank_base,),
+            outputs=("rank/adapter",),
+        ),
+        Stage(
+            "votes",
+            ABOUT["votes"],
+            (
+                f"predict {make.configs('nce')} {make.decoder} --model.adapter {run}/nce/adapter "
+                f"--model.sampling.samples {settings.votes} --model.sampling.seed {settings.seed} {make.test_set} "
+                f"--trainer.default_root_dir {run}/votes",
+                f"predict {make.configs('rank')} {make.ranker} --model.trained {run}/rank/adapter "
+                f"--data.predict {run}/votes/samples.jsonl --trainer.default_root_dir {run}/votes",
+                f"test --config configs/vote.yaml --data.samples {run}/votes/scored.jsonl "
+                f"--data.samples_per_question {settings.votes} --trainer.default_root_dir {run}/votes",
+            ),
+            ("nce", "rank"),
+            students=tuple(dict.fromkeys((settings.student, rank_base))),
+            outputs=("votes/samples.jsonl", "votes/scored.jsonl", "votes/predictions.jsonl"),
+        ),
+        Stage(
+            "report",
+            ABOUT["report"],
+            (f"report {run}",),
+            (ALL,),
+            outputs=("results.json", "analyses.json", "report.md", "report"),
+        ),
+    ]
+
+
+def data_stage(settings: RunSettings) -> Stage:
+    """D_pos, D_neg and the test questions: of generated problems, or of files of MATH."""
+    run, source = quote(settings.run), quote(settings.train_source)
+    if settings.test_data is None:
+        return Stage(
+            "data",
+            "a seeded teacher solves generated problems, slips included; its answers are graded into D_pos and D_neg",
+            (
+                f"generate --output {run}/raw --seed {settings.data_seed} --train-questions {settings.train_questions} "
+                f"--test-questions {settings.test_questions} --samples 8 --levels {quote(settings.levels)} "
+                f"--slips {settings.slips:g} --notation {settings.notation:g}",
+                f"prepare --input {quote(teacher_data(settings))} --format tdg --source {source} --output {run}/data",
+                f"prepare --input {run}/raw/test.jsonl --format math --source demo --output {run}/test",
+            ),
+            directories=("raw", "data", "test"),
+            outputs=("data", "test"),
+        )
+    teacher, limit = teacher_data(settings), "" if settings.questions is None else f"--limit {settings.questions}"
+    return Stage(
+        "data",
+        "the teacher's samples, graded into D_pos and D_neg by string comparison (reference)",
+        (
+            f"prepare --input {quote(teacher)} --format tdg --source {source} {limit} --output {run}/data",
+            f"prepare --input {quote(settings.test_data)} --format math --source math {limit} --output {run}/test",
+        ),
+        inputs=(teacher, settings.test_data),
+        directories=("data", "test"),
+        outputs=("data", "test"),
+    )
+
+
+def teacher_data(settings: RunSettings) -> str:
+    """The file of the teacher's samples.
+
+    Raises:
+        InputError: If problems are not generated and it is not given.
+    """
+    if settings.teacher_data is None and settings.test_data is not None:
+        raise InputError("is missing, as `test_data` is given", field="teacher_data", remedy="give both, or neither")
+    return settings.teacher_data or f"{settings.run}/raw/train.jsonl"
+
+
+def _or_null(limit: int | None) -> str:
+    return "null" if limit is None else str(limit)

@@ -1,0 +1,116 @@
+"""Every other row of the paper's tables, and of ours: baselines, ablations, other negatives, other test sets."""
+
+from __future__ import annotations
+
+from shlex import quote
+
+from dust2gold.run.method import ABOUT, Commands, data_stage, method_stages, teacher_data
+from dust2gold.run.settings import RunSettings
+from dust2gold.run.stage import Stage
+
+PUBLISHERS = {"gsm8k": "gsm8k-test", "asdiv": "asdiv", "multiarith": "multiarith", "svamp": "svamp"}
+"""The paper's other test sets and their files."""
+GENERATED = {
+    "gsm8k-like": ("gsm8k", "--levels 5 --test-format gsm8k"),
+    "multiarith-like": ("multiarith", "--levels 2 --test-format multiarith --wording past"),
+}
+"""Generated test sets in the formats of others, and how they are generated."""
+
+
+def run_stages(settings: RunSettings) -> list[Stage]:
+    """All stages that a run's settings ask for."""
+    rows = table_stages(settings) if settings.tables else []
+    return [*other_tests(settings), *method_stages(settings), *rows, data_stage(settings)]
+
+
+def table_stages(settings: RunSettings) -> list[Stage]:
+    """The rows beside those of the method."""
+    make = Commands(settings)
+    run, positive, augmented = make.run, f"{make.run}/data/positive.jsonl", f"{make.run}/samples/positive.jsonl"
+    both = make.files("data/positive.jsonl", "data/negative.jsonl")
+    neg, cot_kd, nat = (f"{run}/{name}/adapter" for name in ("neg", "cot-kd", "nat"))
+    return [
+        make.trained("fine-tune", "data", "neg", f"{run}/data/solutions.jsonl"),
+        make.trained("mix", "data", "neg", both),
+        make.trained("cl", "data", "cl", both),
+        make.trained("nt", "data", "nt", both),
+        make.trained("ul", "data", "ul", both),
+        make.trained("self-augmentation", "samples", "neg", augmented),
+        make.trained("kd", "nat samples", "nce", augmented, f"--model.nat {nat} --model.calibrated false"),
+        make.trained("nce-token", "nat samples", "nce", augmented, f"--model.nat {nat} --model.per_token true"),
+        make.trained("redi", "data cot-kd", "redi", both, f"--model.adapter {cot_kd}"),
+        make.trained("dpo", "data cot-kd", "dpo", both, f"--model.adapter {cot_kd}"),
+        make.trained("nat-no-negatives", "data cot-kd", "nat", positive, f"--model.negative {cot_kd}"),
+        make.trained("nat-single", "data neg", "neg", positive, f"--model.adapter {neg}"),
+        make.trained("nat-sum", "data neg", "nat", positive, f"--model.negative {neg} --model.units.attention false"),
+        make.trained("nat-delta", "data neg", "nat", positive, f"--model.negative {neg} --model.units.delta true"),
+        _nat_on(make, "nat-negatives-25", "data-negatives-25", "--samples 2", positive),
+        _nat_on(make, "nat-negatives-50", "data-negatives-50", "--samples 4", positive),
+        _nat_on(make, "nat-semantic", "data-semantic", "--grader semantic", f"{run}/data-semantic/positive.jsonl"),
+    ]
+
+
+def _nat_on(make: Commands, name: str, data: str, options: str, positive: str) -> Stage:
+    """NAT on other data: the teacher's samples prepared anew, an M_neg of their own, then NAT."""
+    run, settings = make.run, make.settings
+    root, source = f"{run}/{name}", quote(settings.train_source)
+    return Stage(
+        name,
+        ABOUT[name],
+        (
+            f"prepare --input {quote(teacher_data(settings))} --format tdg --source {source} {options} "
+            f"--output {run}/{data}",
+            make.fit("neg", f"{run}/{data}/negative.jsonl", f"{root}/neg"),
+            make.fit("nat", positive, root, f"--model.negative {root}/neg/adapter"),
+            make.test("nat", f"{root}/adapter", root),
+        ),
+        ("data",),
+        students=(settings.student,),
+        directories=(name, data),
+        outputs=(f"{name}/adapter", f"{name}/predictions.jsonl"),
+    )
+
+
+def other_tests(settings: RunSettings) -> list[Stage]:
+    """Other test sets and what the trained students answer to their questions."""
+    root, count = f"{quote(settings.run)}/tests", settings.other_questions
+    inputs: dict[str, str] = {}
+    if settings.others is not None:
+        inputs = {name: f"{settings.others}/{file}.jsonl" for name, file in PUBLISHERS.items()}
+        names, about = tuple(inputs), "the other test sets of the paper, in their publishers' formats"
+        commands = [f"prepare --input {quote(inputs[n])} --format {n} --output {root}/{n}" for n in names]
+    elif count is not None:
+        names, commands = tuple(GENERATED), []
+        about = (
+            "questions as other publishers put them: longer ones (GSM8K's format), and another wording (MultiArith's)"
+        )
+        for name, (form, options) in GENERATED.items():
+            place = f"{root}/{name}"
+            commands += [
+                f"generate --output {place} --train-questions 0 --test-questions {count} {options} "
+                f"--seed {settings.data_seed}",
+                f"prepare --input {place}/test.jsonl --format {form} --source {name} --output {place}",
+            ]
+    else:
+        return []
+    tests = Stage("tests", about, tuple(commands), inputs=tuple(inputs.values()), outputs=("tests",))
+    return [tests, *(_generalised(Commands(settings), name) for name in names)]
+
+
+def _generalised(make: Commands, dataset: str) -> Stage:
+    """What was trained on the training set answers the questions of another data set."""
+    place = f"generalisation/{dataset}"
+    questions = make.questions(f"{make.run}/tests/{dataset}")
+    students = {"cot-kd": "neg", "nat": "nat", "nce": "nce"}
+    return Stage(
+        dataset,
+        f"CoT KD, NAT and NCE answer the questions of {dataset}",
+        tuple(
+            make.test(config, f"{make.run}/{name}/adapter", f"{make.run}/{place}/{name}", questions)
+            for name, config in students.items()
+        ),
+        ("tests", *students),
+        students=(make.settings.student,),
+        directories=(place,),
+        outputs=tuple(f"{place}/{name}/predictions.jsonl" for name in students),
+    )

@@ -1,0 +1,73 @@
+"""The method's stages as command lines, and a user's own beside them (examples/own_stage.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dust2gold import cli
+from dust2gold.core.errors import InputError
+from dust2gold.run.method import data_stage, method_stages
+from dust2gold.run.settings import RunSettings
+from dust2gold.run.stage import Stage, as_typed
+
+REPOSITORY = Path(__file__).parents[3]
+STAGES = ["cot-kd", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def stages(**values: object) -> dict[str, Stage]:
+    settings = RunSettings(run="my run", **values)  # type: ignore[arg-type]
+    return {stage.name: stage for stage in [*method_stages(settings), data_stage(settings)]}
+
+
+def test_commands_are_what_a_user_could_type() -> None:
+    found = stages(student="a b", seed=3)
+    assert list(found) == [*STAGES, "data"]
+    assert as_typed(found["nat"].words[0]) == (
+        "python cli.py fit --config configs/nat.yaml --config configs/demo/student.yaml --config configs/demo/nat.yaml "
+        "--model.student 'a b' --data.tokenizer 'a b' --seed_everything 3 --data.seed 3 "
+        "--model.negative 'my run/neg/adapter' --data.train 'my run/data/positive.jsonl' "
+        "--trainer.default_root_dir 'my run/nat' --ckpt_path same"
+    )
+    assert "[my run/samples/samples.jsonl, my run/data/solutions.jsonl]" in found["rank"].words[0]
+    assert found["neg"].configs == ("configs/neg.yaml", "configs/demo/student.yaml")
+    assert found["rank"].configs == ("configs/rank.yaml", "configs/demo/rank.yaml")
+
+
+def test_a_ranker_may_be_an_encoder_of_its_own() -> None:
+    found = stages(rank_base="flan", rank_encoder=True)
+    assert "--model.backbone.init_args.path flan --data.tokenizer flan" in as_typed(found["rank"].words[0])
+    assert found["votes"].students == ("embedded", "flan")
+
+
+def test_data_of_files() -> None:
+    data = stages(test_data="t.jsonl", teacher_data="x.jsonl", questions=5)["data"]
+    assert data.inputs == ("x.jsonl", "t.jsonl")
+    assert all("--limit 5" in command for command in data.commands)
+    with pytest.raises(InputError, match="field 'teacher_data': is missing"):
+        stages(test_data="t.jsonl")
+
+
+def test_a_directory_without_sizes_is_refused() -> None:
+    with pytest.raises(InputError, match="no configs in configs/dmeo"):
+        stages(configs="configs/dmeo")
+
+
+def test_a_stage_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "--config", "configs/demo.yaml", "--stages", str(REPOSITORY / "examples/own_stage.py"), "--dry-run"]
+    assert cli.main(words) == 0
+    told = capsys.readouterr().out
+    assert "[ 9/10] nce-long: NCE with longer answers" in told
+    assert "--trainer.default_root_dir runs/demo/nce-long --model.sampling.max_new_tokens 160" in told
+    assert "[10/10] report" in told
+    assert "10 of 10 stages would run" in told
+    (Path("empty.py")).write_text("")
+    for file, problem in (("none.py", "no such file of Python"), ("empty.py", "defines no function `stages`")):
+        assert cli.main(["run", "--config", "configs/demo.yaml", "--stages", file]) == 1
+        assert problem in capsys.readouterr().err

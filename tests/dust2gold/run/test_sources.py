@@ -1,0 +1,75 @@
+"""What of our code each verb rests on, as its imports say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dust2gold.core.provenance import LIBRARIES, version_of
+from dust2gold.run import sources
+from dust2gold.run.sources import facts_of
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small code root: a trainer, a stage, a report and what they import."""
+    for name, text in {
+        "lightning_modules/nat.py": "import torch",
+        "callbacks/__init__.py": "",
+        "datamodules/data.py": "def f():\n    from dust2gold.core.text import x",
+        "dust2gold/__init__.py": "",
+        "dust2gold/core/text.py": "",
+        "dust2gold/core/other.py": "",
+        "dust2gold/report/figures.py": "from math_verify import parse",
+        "dust2gold/commands/trainer.py": "import os\nfrom dust2gold.core import other\nimport transformers.models",
+        "dust2gold/commands/export_data.py": "from dust2gold.report.figures import draw",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(sources, "CODE_ROOT", tmp_path)
+    sources._reached.cache_clear()
+    yield tmp_path
+    sources._reached.cache_clear()
+
+
+def test_a_verb_rests_on_what_it_imports_and_on_nothing_else(code: Path) -> None:
+    places = ("callbacks", "datamodules", "dust2gold", "dust2gold/commands", "dust2gold/core", "lightning_modules")
+    assert set(facts_of(["fit"])) == {
+        *(f"code in {place}" for place in places),
+        *(f"version of {library}" for library in ("tokenizers", "torch", "transformers")),
+    }
+    assert set(facts_of(["export-data"])) == {
+        *(f"code in {place}" for place in ("dust2gold", "dust2gold/commands", "dust2gold/report")),
+        "version of math-verify",
+        "version of sympy",
+    }
+    assert {"code in dust2gold/report", "code in callbacks"} < set(facts_of(["no-such-verb"])), "all of our code"
+
+
+def test_a_change_is_noticed_where_it_counts(code: Path) -> None:
+    def changed(file: str, verb: str) -> set[str]:
+        before = facts_of([verb])
+        (code / file).parent.mkdir(exist_ok=True)
+        (code / file).write_text("x = 1")
+        after = facts_of([verb])
+        return {name for name in {*before, *after} if before.get(name) != after.get(name)}
+
+    assert changed("datamodules/data.py", "fit") == {"code in datamodules"}
+    assert changed("dust2gold/report/figures.py", "fit") == set()
+    assert changed("dust2gold/report/figures.py", "export-data") == set()
+    (code / "dust2gold/report/figures.py").write_text("x = 2")
+    assert changed("dust2gold/report/figures.py", "export-data") == {"code in dust2gold/report"}
+    assert changed("tests/test.py", "fit") == changed("datamodules/data.json", "fit") == set()
+
+
+def test_training_does_not_rest_on_figures_nor_the_report_on_training() -> None:
+    training, report = facts_of(["fit"]), facts_of(["report"])
+    for part in ("report", "interchange", "demo", "collect"):
+        assert not any(name.startswith(f"code in dust2gold/{part}") for name in training)
+    files, _ = sources._reached("fit")
+    assert not {f"dust2gold/run/{name}.py" for name in ("stage", "plan", "runner", "method", "tables")} & files
+    assert not {"code in callbacks", "code in lightning_modules/components/losses"} & set(report)
+    assert {f"version of {name}" for name in LIBRARIES} <= set(training)
+    assert training["version of torch"] == version_of("torch")
+    assert not any(name.startswith("version of") for name in facts_of(["generate"]).keys() - training.keys())

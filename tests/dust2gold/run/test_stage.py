@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dust2gold.core.errors import InputError
+from dust2gold.run.stage import Stage, as_typed, check_directories, in_order
+
+
+def stage(name: str, *needs: str, **more: Any) -> Stage:
+    return Stage(name, "about", more.pop("commands", ("go",)), needs, **more)
+
+
+def test_commands_are_split_as_in_a_shell() -> None:
+    made = stage("a", commands=("do 'it is' x='two words' {lr: 1}", "fit --config 1.yaml --config=2.yaml -c 3.yaml"))
+    assert made.words[0] == ("do", "it is", "x=two words", "{lr:", "1}")
+    assert as_typed(made.words[0]) == "python cli.py do 'it is' 'x=two words' '{lr:' '1}'"
+    assert (made.verbs, made.configs) == (("do", "fit"), ("1.yaml", "2.yaml", "3.yaml"))
+    assert made.directories == ("a",)
+
+
+def test_only_what_finds_its_own_checkpoint_resumes_from_other_settings() -> None:
+    assert stage("a", commands=("fit --x 1",)).resumes
+    assert stage("a", commands=("prepare", "predict --x 1")).resumes
+    assert not stage("a", commands=("prepare",)).resumes
+    for option in ("--ckpt_path last", "--ckpt_path=last"):
+        assert not stage("a", commands=("fit --x 1", f"fit {option}")).resumes
+
+
+def test_stages_follow_their_needs_and_otherwise_the_order_given() -> None:
+    given = [stage("c", "b"), stage("x"), stage("b", "a"), stage("a"), stage("z")]
+    assert [found.name for found in in_order(given)] == ["x", "a", "b", "c", "z"]
+
+
+def test_a_stage_that_needs_all_comes_last() -> None:
+    ordered = in_order([stage("end", "*"), stage("b", "a"), stage("a")])
+    assert [found.name for found in ordered] == ["a", "b", "end"]
+    assert ordered[2].needs == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("stages", "problem"),
+    [
+        ([stage("a", "b")], "stage 'a': it needs 'b', which is no stage"),
+        ([stage("a"), stage("a")], "stage 'a': another stage has this name too"),
+        ([stage("a", "b"), stage("b", "a")], "a -> b -> a"),
+        ([stage("z", "a"), stage("a", "a")], "circle: a -> a"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(stages: list[Stage], problem: str) -> None:
+    with pytest.raises(InputError) as caught:
+        in_order(stages)
+    assert problem in str(caught.value)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "commands", "problem"),
+    [
+        ("a/b", ("go",), "no stage name"),
+        ("a", (), "a command is missing"),
+        ("a", ("",), "a command is missing"),
+        ("a", ('go "x',), "cannot be split into words"),
+    ],
+)
+def test_malformed_stages_are_refused(name: str, commands: tuple[str, ...], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        stage(name, commands=commands)
+
+
+@pytest.mark.parametrize("directory", ["../x", "/etc", ".", ".stages", "link/x"])
+def test_a_stage_may_clear_only_inside_the_run_directory(tmp_path: Path, directory: str) -> None:
+    run = tmp_path / "r"
+    run.mkdir()
+    (run / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="not a visible directory inside the run directory"):
+        check_directories([stage("a", directories=(directory,))], run)
+
+
+@pytest.mark.parametrize("other", [{"directories": ("a",)}, {"directories": ("a/b",)}, {"outputs": ("a/x.txt",)}])
+def test_a_stage_may_not_clear_what_is_another_stages(tmp_path: Path, other: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="lies in the directory of stage 'a'"):
+        check_directories([stage("a"), stage("b", **other)], tmp_path)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from dust2gold.run.settings import RunSettings
+from dust2gold.run.stage import in_order
+from dust2gold.run.tables import PUBLISHERS, run_stages
+
+ROWS = [
+    "fine-tune",
+    "mix",
+    "cl",
+    "nt",
+    "ul",
+    "self-augmentation",
+    "kd",
+    "nce-token",
+    "redi",
+    "dpo",
+    "nat-no-negatives",
+    "nat-single",
+    "nat-sum",
+    "nat-delta",
+    "nat-negatives-25",
+    "nat-negatives-50",
+    "nat-semantic",
+]
+
+
+def names(**values: object) -> list[str]:
+    return [stage.name for stage in in_order(run_stages(RunSettings(run="r", **values)))]  # type: ignore[arg-type]
+
+
+def test_the_stages_that_the_settings_ask_for() -> None:
+    method = ["data", "cot-kd", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
+    assert names() == method
+    assert set(names(tables=True)) == {*method, *ROWS}
+    assert set(names(other_questions=5)) == {*method, "tests", "gsm8k-like", "multiarith-like"}
+    assert set(names(others="d")) == {*method, "tests", *PUBLISHERS}
+
+
+def test_other_test_sets_are_answered_by_what_was_trained() -> None:
+    stages = {stage.name: stage for stage in run_stages(RunSettings(run="r", others="d", test_limit=4))}
+    assert stages["tests"].inputs == ("d/gsm8k-test.jsonl", "d/asdiv.jsonl", "d/multiarith.jsonl", "d/svamp.jsonl")
+    asdiv = stages["asdiv"]
+    assert asdiv.needs == ("tests", "cot-kd", "nat", "nce")
+    for name, command in zip(("cot-kd", "nat", "nce"), asdiv.commands, strict=True):
+        assert f"--model.adapter r/{name}/adapter " in command
+        assert "--data.questions r/tests/asdiv/questions.jsonl --data.limit_questions 4" in command
+        assert command.endswith(f"r/generalisation/asdiv/{name}")
