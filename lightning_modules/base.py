@@ -37,10 +37,6 @@ STUDENT = "student"
 """Name of the one trainable adapter of a plain stage."""
 
 
-def _adamw(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=3e-4)
-
-
 class StudentModule(PartlyTrained):
     """Base of the stages that train or sample a decoder.
 
@@ -67,7 +63,7 @@ class StudentModule(PartlyTrained):
         random_weights: bool = False,
         gradient_checkpointing: bool = False,
         quantization: Quantization = "none",
-        optimizer: OptimizerCallable = _adamw,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4),
         schedule: str = "constant",
         warmup_steps: int = 0,
         sampling: SamplingSettings = SamplingSettings(),

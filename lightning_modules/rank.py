@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def _adamw(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=2e-5)
-
-
 class RankModel(PartlyTrained):
     """A right rationale's score → 1, a wrong one's of the same question → 0 (docs/method.md, stage 3).
 
@@ -45,7 +41,7 @@ class RankModel(PartlyTrained):
         trained: str | None = None,
         loss: Literal["pairwise", "binary_cross_entropy"] = "pairwise",
         head_layers: int = 2,
-        optimizer: OptimizerCallable = _adamw,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5),
         schedule: str = "cosine",
         warmup_steps: int = 0,
     ) -> None:

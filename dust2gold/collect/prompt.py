@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from datamodules.components.grading.answers import extract_answer
-from dust2gold.core.errors import InputError, reason
-from dust2gold.core.files import open_text
+from dust2gold.core.configs import find_config, read_yaml
+from dust2gold.core.errors import InputError
 
 _HOLE = "{question}"
 _KEYS = ("instructions", "ask", "stop", "shots")
@@ -78,12 +76,13 @@ def _message(role: str, content: str) -> Message:
 
 
 def load_prompt(path: Path) -> FewShotPrompt:
-    """Reads a prompt file.
+    """Reads a prompt file; `configs/prompts/math.yaml` names ours wherever the working directory is.
 
     Raises:
         InputError: If it is missing, not YAML, has another key, no place for the question, or a shot states no answer.
     """
-    value = _read(path)
+    path = find_config(str(path))
+    value = read_yaml(path)
 
     def error(field: str | None, problem: str, remedy: str) -> InputError:
         return InputError(problem, file=path, field=field, remedy=remedy)
@@ -116,27 +115,12 @@ def load_prompt(path: Path) -> FewShotPrompt:
     return FewShotPrompt(text(value, "instructions", default=""), ask, tuple(stop), tuple(solved))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with open_text(path) as stream:
-            value = yaml.safe_load(stream)
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 ({error.reason})", file=path, remedy="convert it, e.g. with iconv") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = None if mark is None else mark.line + 1
-        problem = getattr(error, "problem", None) or reason(error)
-        raise InputError(f"not YAML ({problem})", file=path, line=line, remedy="mend this line") from error
-    if not isinstance(value, dict):
-        found = type(value).__name__
-        raise InputError(f"a mapping was expected, found {found}", file=path, remedy=f"its keys are {', '.join(_KEYS)}")
-    return value
-
-
 def _only(value: Any, keys: tuple[str, ...], path: Path, where: str) -> None:
     if not isinstance(value, dict):
         remedy = f"write {' and '.join(f'`{key}:`' for key in keys)} under it"
-        raise InputError(f"a mapping was expected, found {type(value).__name__}", file=path, field=where, remedy=remedy)
+        raise InputError(
+            f"a mapping was expected, found {type(value).__name__}", file=path, field=where or None, remedy=remedy
+        )
     for key in value:
         if key not in keys:
             field = ".".join(filter(None, [where, str(key)]))

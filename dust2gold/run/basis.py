@@ -32,6 +32,7 @@ _TRAINER = Basis(
         "dust2gold/core",
         "lightning_modules",
         "dust2gold/run/resumption.py",
+        "dust2gold/commands/stage_defaults.py",
         "dust2gold/commands/trainer.py",
     ),
     ("lightning", "math-verify", "peft", "sympy", "tokenizers", "torch", "transformers"),
@@ -42,24 +43,37 @@ _DOORS = (*_RECORDS, "dust2gold/interchange")
 BASES = {
     **dict.fromkeys(("fit", "validate", "test", "predict"), _TRAINER),
     "report": Basis(
-        ("dust2gold/commands/verbs.py", "dust2gold/report", "lightning_modules/components", "dust2gold/run", *_RECORDS),
+        (
+            "dust2gold/commands/report.py",
+            "dust2gold/report",
+            "lightning_modules/components",
+            "dust2gold/run",
+            *_RECORDS,
+        ),
         ("torch",),
     ),
     "prepare": Basis(
         (*_RECORDS, "dust2gold/commands/prepare.py", "dust2gold/commands/summary.py"), ("math-verify", "sympy")
     ),
     "collect": Basis(
-        (*_RECORDS, "dust2gold/collect", "dust2gold/commands/prepare.py", "dust2gold/commands/summary.py"),
+        (
+            *_RECORDS,
+            "dust2gold/collect",
+            "dust2gold/commands/collect.py",
+            "dust2gold/commands/prepare.py",
+            "dust2gold/commands/summary.py",
+        ),
         ("math-verify", "sympy"),
     ),
-    "augment": Basis(_RECORDS),
+    "augment": Basis((*_RECORDS, "dust2gold/commands/augment.py")),
     "export": Basis(
-        ("dust2gold/report", "lightning_modules/components", *_DOORS), ("peft", "tokenizers", "torch", "transformers")
+        ("dust2gold/commands/export.py", "dust2gold/report", "lightning_modules/components", *_DOORS),
+        ("peft", "tokenizers", "torch", "transformers"),
     ),
-    "export-data": Basis(_DOORS),
-    "import-data": Basis(_DOORS),
-    "export-task": Basis(_DOORS),
-    "generate": Basis(("dust2gold/demo", *_RECORDS)),
+    "export-data": Basis((*_DOORS, "dust2gold/commands/export_data.py")),
+    "import-data": Basis((*_DOORS, "dust2gold/commands/import_data.py")),
+    "export-task": Basis((*_DOORS, "dust2gold/commands/export_task.py")),
+    "generate": Basis(("dust2gold/commands/generate.py", "dust2gold/demo", *_RECORDS)),
     "fetch-smollm2": Basis(
         ("dust2gold/core", "dust2gold/commands/fetch_smollm2.py"), ("tokenizers", "torch", "transformers")
     ),

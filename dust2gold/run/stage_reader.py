@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dust2gold.core.secret_options import check_command
 from dust2gold.run.fields import Fields
-from dust2gold.run.secret_options import check_command
 from dust2gold.run.stage import Stage
 from dust2gold.run.template import Scope
 

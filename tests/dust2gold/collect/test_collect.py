@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from datamodules.components.records.records import read_questions, read_rationales
+from dust2gold.collect.collect import collect
 from dust2gold.collect.settings import CollectSettings
-from dust2gold.collect.verb import collect
 from dust2gold.core.errors import InputError
 from tests.dust2gold.collect.conftest import KEY, Make
 from tests.endpoint import Endpoint, Misbehaviour

@@ -13,7 +13,7 @@ import yaml
 from datamodules.components.records.predictions import accuracies
 from datamodules.components.records.records import read_questions, write_questions
 from dust2gold import cli
-from dust2gold.collect.verb import collect
+from dust2gold.collect.collect import collect
 from dust2gold.core.errors import InputError
 from dust2gold.report.write import report
 from lightning_modules.components.accuracy import GroupedAccuracy

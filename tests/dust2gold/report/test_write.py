@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dust2gold.commands.verbs import add_report_arguments, report_main
+from dust2gold.commands.report import add_arguments, main
 from dust2gold.core.errors import InputError
 from dust2gold.core.text import escape
 from dust2gold.report.markdown import table
@@ -138,8 +138,8 @@ def test_bad_summary_is_named(run: Path) -> None:
 
 def test_verb_prints_the_table_and_the_places(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    add_report_arguments(parser)
-    assert report_main(parser.parse_args([str(run)])) == 0
+    add_arguments(parser)
+    assert main(parser.parse_args([str(run)])) == 0
     told = capsys.readouterr().out
     assert "**62.50**" in told
     for place in (f"{run}/results.json", f"{run}/report.md", f"{run}/analyses.json", f"tensorboard --logdir {run}"):

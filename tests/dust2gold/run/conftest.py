@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import dust2gold.run.plan
-from dust2gold.commands.verbs import add_run_arguments, run_main
+from dust2gold.commands.run import add_arguments, main
 from dust2gold.core.errors import InputError
 from dust2gold.run.basis import Installed
 
@@ -78,8 +78,8 @@ class World:
 
     def status(self, *flags: str) -> int:
         parser = argparse.ArgumentParser()
-        add_run_arguments(parser)
-        return run_main(parser.parse_args(["--config", "pipe.yaml", *flags]), self.execute)
+        add_arguments(parser)
+        return main(parser.parse_args(["--config", "pipe.yaml", *flags]), self.execute)
 
     def fails(self, *flags: str) -> InputError:
         self.executed.clear()

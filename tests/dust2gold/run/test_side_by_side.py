@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import dust2gold.commands.verbs
+import dust2gold.commands.run
 from dust2gold.core.errors import InputError
 from dust2gold.run.children import Children, places
 from dust2gold.run.fingerprint import CODE_ROOT
@@ -63,7 +63,7 @@ def diamond(world: World) -> World:
 def beside(diamond: World, monkeypatch: pytest.MonkeyPatch) -> Beside:
     barrier = threading.Barrier(2)
     children = Beside(diamond, lambda: barrier.wait(30))  # breaks, and fails the test, if one runs without the other
-    monkeypatch.setattr(dust2gold.commands.verbs, "Children", lambda: children)
+    monkeypatch.setattr(dust2gold.commands.run, "Children", lambda: children)
     return children
 
 

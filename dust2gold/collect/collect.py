@@ -1,4 +1,4 @@
-"""The verb `collect`: asks, keeps, and makes of the answers what was wanted.
+"""Asks, keeps, and makes of the answers what was wanted.
 
 The journal, OUTPUT.journal.jsonl, holds every request and every paid answer: a repeated command goes on from there.
 Into the output directory go usage.json (requests, tokens, cost, over all runs) and, for training, collected.jsonl (the
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datamodules.components.records.readers import read
 from datamodules.components.records.records import Question
@@ -29,35 +29,7 @@ from dust2gold.core.files import write_atomically
 from dust2gold.core.text import visible
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
-
     from dust2gold.collect.stop import Stop
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """Adds the settings to a parser that reads them from `--config` too."""
-    from jsonargparse import ActionYesNo
-
-    parser.add_class_arguments(CollectSettings)
-    parser.add_argument(
-        "--evaluate",
-        nargs="?",
-        action=ActionYesNo(),
-        help="test the model instead: one greedy sample a question, graded, as a row of the report",
-    )
-
-
-def main(args: Namespace) -> int:
-    """Runs `collect` with what `add_arguments` parsed and instantiated; returns the exit code.
-
-    Raises:
-        InputError: If something given cannot be used, or not all is there in the end.
-    """
-    values: dict[str, Any] = dict(vars(args))
-    evaluate = bool(values.pop("evaluate"))
-    values.pop("config", None)
-    collect(CollectSettings(**values), evaluate)
-    return 0
 
 
 def collect(settings: CollectSettings, evaluate: bool = False) -> None:

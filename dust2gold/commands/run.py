@@ -1,4 +1,4 @@
-"""The command-line verbs `run` and `report`."""
+"""The command `run`: a whole pipeline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dust2gold.run.selection import Request, selected
 from dust2gold.run.side_by_side import runner_for
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `run`."""
     parser.description = (
         "Run a pipeline: each stage whose inputs, config or code changed since it was last done; the others are "
@@ -95,11 +95,11 @@ def _seeds(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def run_main(args: argparse.Namespace, execute: Execute) -> int:
+def main(args: argparse.Namespace, execute: Execute) -> int:
     """Runs a pipeline, or prints its plan.
 
     Args:
-        args: What `add_run_arguments` parsed.
+        args: What `add_arguments` parsed.
         execute: Runs one command line in this process, given without `python cli.py`.
 
     Returns:
@@ -174,31 +174,3 @@ def _settings(items: list[str]) -> dict[str, str]:
             raise InputError(f"--set {item}: NAME=VALUE was expected", remedy="as in --set samples=16")
         settings[name] = value
     return settings
-
-
-def add_report_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `report`."""
-    parser.description = (
-        "Tabulate every predictions.jsonl of a run and analyse the samples it voted with: report.md with its figures, "
-        "results.json, analyses.json, and the tables of accuracy on the screen. For a directory of several seeds: mean "
-        "and spread."
-    )
-    parser.add_argument(
-        "run", metavar="RUN_DIR", help="the run directory, as runs/demo, or one that holds seed-0, seed-1, ..."
-    )
-
-
-def report_main(args: argparse.Namespace) -> int:
-    """Writes the report of a run directory and prints its tables.
-
-    Args:
-        args: What `add_report_arguments` parsed.
-
-    Raises:
-        InputError: If there is nothing to report or a file is malformed.
-    """
-    from dust2gold.report.write import report  # loads torch and matplotlib, which `run` need not wait for
-
-    report(Path(args.run))
-    show(Path(args.run))
-    return 0

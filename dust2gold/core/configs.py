@@ -1,0 +1,72 @@
+"""Config files: which ones a command line names, where they are, what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dust2gold.core.errors import InputError, reason
+from dust2gold.core.files import open_text
+
+SHIPPED = Path(__file__).resolve().parent.parent / "configs"
+"""Our own configs: beside the code in a checkout, within the package where dust2gold is installed."""
+
+
+def find_config(name: str) -> Path:
+    """Returns where a config is: `name` itself if there is such a file, else the file of ours of that name.
+
+    Args:
+        name: A path; `configs/nat.yaml` names a file of ours wherever the working directory is.
+    """
+    path = Path(name)
+    if not path.exists() and path.parts[:1] == ("configs",):
+        shipped = SHIPPED.joinpath(*path.parts[1:])
+        if shipped.is_file():
+            return shipped
+    return path
+
+
+def config_files(words: Sequence[str]) -> list[str]:
+    """The files that a command line names after `--config` or `-c`, in order."""
+    found: list[str] = []
+    for word, following in zip(words, (*words[1:], ""), strict=True):
+        if word in ("--config", "-c") and following:
+            found.append(following)
+        elif word.startswith("--config="):
+            found.append(word.partition("=")[2])
+    return found
+
+
+def with_found_configs(words: Sequence[str]) -> list[str]:
+    """A command line whose configs are named by where `find_config` finds them."""
+    found: list[str] = []
+    for before, word in zip(("", *words), words, strict=False):
+        if before in ("--config", "-c"):
+            word = str(find_config(word))
+        elif word.startswith("--config="):
+            word = f"--config={find_config(word.partition('=')[2])}"
+        found.append(word)
+    return found
+
+
+def read_yaml(file: Path) -> Any:
+    """Reads a YAML file.
+
+    Raises:
+        InputError: If it is missing, not UTF-8 or not YAML.
+    """
+    try:
+        with open_text(file) as stream:
+            return yaml.safe_load(stream)
+    except OSError as error:
+        raise InputError(f"cannot read ({error.strerror})", file=file, remedy="mend its permissions") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 ({error.reason})", file=file, remedy="convert it, e.g. with iconv") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = None if mark is None else mark.line + 1
+        problem = getattr(error, "problem", None) or reason(error)
+        raise InputError(f"not YAML ({problem})", file=file, line=line, remedy="mend this line") from error
