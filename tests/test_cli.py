@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,9 @@ import yaml
 from dust2gold import cli
 
 REPOSITORY = Path(__file__).parents[1]
+SHARED = {"__init__", "config_errors", "stage_defaults", "summary"}
+"""Modules beside the commands that are none."""
+OWN_VERBS = [verb for verb in cli.VERBS if verb not in cli.TRAINER_VERBS]
 HEAVY = ("torch", "lightning", "transformers", "peft", "sympy", "matplotlib", "torchmetrics", "openai")
 
 
@@ -24,7 +28,7 @@ def test_no_verb_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for word in (["--help"], ["-h"], ["--debug", "--help"]):
         assert cli.main(word) == 0
         assert capsys.readouterr().out == shown
-    for verb in [*cli.TRAINER_VERBS, *cli.VERBS]:
+    for verb in cli.VERBS:
         assert f"\n  {verb} " in shown
 
 
@@ -39,14 +43,17 @@ def test_unknown_verb_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["trian"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == (
-        "dust2gold: error: no verb 'trian'\n"
-        "  choose one of fit, validate, test, predict, run, report, prepare, collect, augment, export, "
-        "export-data, import-data, export-task, generate, fetch-smollm2\n"
-    )
+    assert err == f"dust2gold: error: no verb 'trian'\n  choose one of {', '.join(cli.VERBS)}\n"
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+def test_each_command_is_a_module() -> None:
+    modules = {file.stem for file in (REPOSITORY / "dust2gold/commands").glob("*.py")} - SHARED
+    assert {verb.module for verb in cli.VERBS.values()} == {f"dust2gold.commands.{name}" for name in modules}
+    for name in OWN_VERBS:
+        assert cli.VERBS[name].module.endswith(f".{name.replace('-', '_')}")
+
+
+@pytest.mark.parametrize("verb", OWN_VERBS)
 def test_each_of_our_verbs_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([verb, "--help"])
@@ -58,14 +65,14 @@ def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
-import cli, dust2gold.demo.generate
+import cli, dust2gold.commands.generate
 from dust2gold.core.files import write_atomically
 
 def main(parsed):
     with write_atomically(Path(parsed.output) / "file"):
         os.kill(os.getpid(), signal.SIGTERM)
 
-dust2gold.demo.generate.main = main
+dust2gold.commands.generate.main = main
 sys.exit(cli.main(["generate", "--output", sys.argv[1]]))
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, check=False)
@@ -108,7 +115,7 @@ def test_print_config_is_a_config(name: str, capsys: pytest.CaptureFixture[str],
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["run", "--config", "configs/demo.yaml", "--dry-run"], *([verb, "--help"] for verb in cli.VERBS)],
+    [["--help"], ["run", "--config", "configs/demo.yaml", "--dry-run"], *([verb, "--help"] for verb in OWN_VERBS)],
 )
 def test_our_verbs_answer_without_heavy_imports(words: list[str]) -> None:
     program = (
@@ -127,6 +134,35 @@ def test_as_a_program() -> None:
     done = subprocess.run([sys.executable, "cli.py", "nonsense"], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("dust2gold: error: no verb 'nonsense'")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["prepare", "--help"], pytest.param(["fit", "-c", "configs/nat.yaml", "--print_config"], id="config")],
+)
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_pipe_that_nobody_reads(words: list[str], buffered: str) -> None:
+    with subprocess.Popen(["true"], stdin=subprocess.PIPE) as reader:
+        assert reader.stdin is not None
+        reader.wait()
+        environment = {**os.environ, "PYTHONUNBUFFERED": buffered}
+        command = [sys.executable, "cli.py", *words]
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=reader.stdin, stderr=subprocess.PIPE, env=environment)
+        reader.stdin = None
+    assert done.stderr == b""
+    assert done.returncode in (128 + signal.SIGPIPE, 0)  # argparse itself says nothing of it
+
+
+def test_our_packages_come_before_the_users(tmp_path: Path) -> None:
+    for name in ("callbacks", "configs", "datamodules", "lightning_modules"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('not ours')", encoding="utf-8")
+    code = f"import sys; sys.path.append({str(REPOSITORY)!r}); from dust2gold.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "fit", "--config", "configs/nat.yaml", "--print_config"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["model"]["class_path"] == "lightning_modules.nat.NATModel"
 
 
 def test_ctrl_c_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.collect.settings import CollectSettings
-from dust2gold.commands import collect as collect_verb
-from dust2gold.commands.complaints import explained
-from dust2gold.commands.settings_cli import parse_settings, settings_parser
+from dust2gold.commands.collect import parse as parse_collect
+from dust2gold.commands.config_errors import explained
+from dust2gold.commands.stage_defaults import TRAINER
 from dust2gold.commands.trainer import StageCLI
 from dust2gold.core.errors import InputError
 from dust2gold.run.settings import RunSettings, load_settings
@@ -63,15 +62,7 @@ def instantiate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     monkeypatch.chdir(tmp_path)
 
     def make(*words: str) -> LightningCLI:
-        return StageCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            run=False,
-            parser_kwargs={"exit_on_error": False},
-            args=[*words, "--trainer.default_root_dir", str(tmp_path)],
-        )
+        return StageCLI([*words, "--trainer.default_root_dir", str(tmp_path)], run=False)
 
     return make
 
@@ -88,13 +79,13 @@ def test_stage_is_instantiated(file: Path, instantiate: Callable[..., LightningC
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     base = yaml.safe_load(stage_of(file).read_text(encoding="utf-8"))
     for part, kind in ((made.model, "model"), (made.datamodule, "data")):
-        assert f"{type(part).__module__}.{type(part).__name__}" == base[kind]["class_path"]
+        assert type(part).__name__ == base[kind]["class_path"]
     for key, value in config.get("data", {}).get("init_args", {}).items():
         assert made.config["data"]["init_args"][key] == value
-    for key in ("max_epochs", "max_steps"):
-        if key in config.get("trainer", {}):
-            assert getattr(made.trainer, key) == config["trainer"][key]
-    names = {callback["class_path"].rpartition(".")[2] for callback in base["trainer"].get("callbacks", [])}
+    for key, value in {**TRAINER, **base.get("trainer", {}), **config.get("trainer", {})}.items():
+        if key not in ("callbacks", "devices", "strategy", "default_root_dir"):
+            assert made.config["trainer"][key] == value
+    names = {callback["class_path"] for callback in base.get("trainer", {}).get("callbacks", [])}
     assert names <= {type(callback).__name__ for callback in made.trainer.callbacks}  # type: ignore[attr-defined]
 
 
@@ -155,7 +146,7 @@ def test_collection_is_instantiated(file: Path, tmp_path: Path) -> None:
 def collect_settings(file: Path) -> CollectSettings:
     """The settings of a config of `collect`; all but collect.yaml lie over it."""
     words = ["collect", "--config", str(REPOSITORY / "configs/collect.yaml"), "--config", str(file)]
-    parsed = vars(parse_settings(settings_parser("collect", "", collect_verb.add_arguments), words))
+    parsed = vars(parse_collect(words))
     return CollectSettings(**{key: value for key, value in parsed.items() if key not in ("config", "evaluate")})
 
 

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from datamodules.components.grading.answers import extract_answer
-from dust2gold.core.errors import InputError, reason
-from dust2gold.core.files import open_text
+from dust2gold.core.configs import find_config, read_yaml
+from dust2gold.core.errors import InputError
 
 _PLACEHOLDER = "{question}"
 _ASK = f"Problem:\n{_PLACEHOLDER}\n\nSolution:"
@@ -68,12 +66,13 @@ class FewShotPrompt:
 
 
 def load_prompt(path: Path) -> FewShotPrompt:
-    """Reads a prompt file.
+    """Reads a prompt file; `configs/prompts/math.yaml` names ours wherever the working directory is.
 
     Raises:
         InputError: If it is missing, not YAML, has another key, no place for the question, or a shot states no answer.
     """
-    value = _read(path)
+    path = find_config(str(path))
+    value = read_yaml(path)
     _check_keys(value, _KEYS, path, "")
     ask = _text(value, "ask", path, default=_ASK)
     if ask.count(_PLACEHOLDER) != 1:
@@ -109,23 +108,6 @@ def _text(values: dict[str, Any], key: str, path: Path, prefix: str = "", defaul
         problem = "is missing" if found is None else "a text was expected, not empty"
         raise InputError(problem, file=path, field=prefix + key, remedy="see configs/prompts/math.yaml")
     return found.strip()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with open_text(path) as stream:
-            value = yaml.safe_load(stream)
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 ({error.reason})", file=path, remedy="convert it, e.g. with iconv") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = None if mark is None else mark.line + 1
-        problem = getattr(error, "problem", None) or reason(error)
-        raise InputError(f"not YAML ({problem})", file=path, line=line, remedy="mend this line") from error
-    if not isinstance(value, dict):
-        found = type(value).__name__
-        raise InputError(f"a mapping was expected, found {found}", file=path, remedy=f"its keys are {', '.join(_KEYS)}")
-    return value
 
 
 def _check_keys(value: Any, keys: tuple[str, ...], path: Path, field: str) -> None:

@@ -11,13 +11,13 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from dust2gold.core.errors import InputError
+from dust2gold.core.secret_options import check_command
 from dust2gold.core.text import spelled
 from dust2gold.report.shown import show
 from dust2gold.run.children import Children
 from dust2gold.run.plan import Plan
 from dust2gold.run.request import Request
 from dust2gold.run.runner import Execute, Runner, check_ending
-from dust2gold.run.secret_options import check_command
 from dust2gold.run.settings import RunSettings, load_settings
 from dust2gold.run.stage import Stage, as_typed
 from dust2gold.run.tables import run_stages

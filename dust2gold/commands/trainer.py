@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, install
 from callbacks.checkpoints import RunCheckpoint
-from dust2gold.commands.complaints import check_configs, explained
+from dust2gold.commands.config_errors import explained, readable_configs
 from dust2gold.commands.resumption import find_checkpoint, fit_provenance
+from dust2gold.commands.stage_defaults import TRAINER, import_stages, with_defaults
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
-from dust2gold.run.secret_options import check_options
+from dust2gold.core.secret_options import check_options
 
 _NOISE = (
     ".*does not have many workers.*",
@@ -54,8 +56,50 @@ class ConfigWriter(SaveConfigCallback):
             stream.write(self.parser.dump(self.config, skip_unset=False))
 
 
+class StageParser(LightningArgumentParser):
+    """Shows configs with the defaults of their stage filled in, for `--print_config`."""
+
+    def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
+        """Writes a config as YAML."""
+        return str(super().dump(with_defaults(cfg), *args, **kwargs))
+
+
 class StageCLI(LightningCLI):
-    """LightningCLI whose `fit` goes on from where it was stopped, with complaints of two lines."""
+    """LightningCLI in subclass mode; `fit` goes on from where it was stopped, and errors have two lines.
+
+    Args:
+        args: The command and its options.
+        run: Whether there is a command to run; else stage, DataModule and Trainer are made alone.
+    """
+
+    def __init__(self, args: Sequence[str], run: bool = True) -> None:
+        import_stages()
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER,
+            save_config_callback=ConfigWriter,
+            save_config_kwargs={"save_to_log_dir": False},
+            parser_class=StageParser,
+            parser_kwargs={
+                "exit_on_error": False,
+                **{verb: {"exit_on_error": False} for verb in self.subcommands() if run},
+            },
+            args=list(args),
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what leaves out a default callback."""
+        parser.add_argument(
+            "--without_callbacks",
+            type=list[str],
+            default=[],
+            help="Callbacks that stages have by default, by class name, for this one not to have: [SampleWriter].",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the command line.
@@ -63,11 +107,16 @@ class StageCLI(LightningCLI):
         Raises:
             InputError: If an option or a config cannot be used, or holds a key.
         """
-        check_configs(args)
+        args = readable_configs(args)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise explained(str(error), args) from error
+        verb = self.config.get("subcommand")
+        if verb is None:
+            self.config = with_defaults(self.config)
+        else:
+            self.config[verb] = with_defaults(self.config[verb])
         check_options(self.config.as_dict())
 
     def _set_seed(self) -> None:
@@ -179,11 +228,11 @@ def _check_launched(processes: int) -> None:
         )
 
 
-def run_trainer(words: list[str]) -> None:
-    """Runs one of the Trainer's verbs.
+def main(words: list[str]) -> int:
+    """Runs one of the Trainer's commands.
 
     Args:
-        words: The verb and its options.
+        words: The command and its options.
 
     Raises:
         InputError: If an option or a config cannot be used.
@@ -193,19 +242,7 @@ def run_trainer(words: list[str]) -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
     try:
-        StageCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=ConfigWriter,
-            save_config_kwargs={"save_to_log_dir": False},
-            parser_kwargs={
-                "exit_on_error": False,
-                **{verb: {"exit_on_error": False} for verb in StageCLI.subcommands()},
-            },
-            args=words,
-        )
+        StageCLI(words)
     except MisconfigurationException as error:
         raise InputError(str(error).splitlines()[0], remedy=f"see dust2gold {words[0]} --help") from error
     except SystemExit as error:
@@ -214,3 +251,4 @@ def run_trainer(words: list[str]) -> None:
         if isinstance(error, SIGTERMException):  # which carries no exit code, and so would pass for success
             raise SystemExit(128 + signal.SIGTERM) from error
         raise
+    return 0

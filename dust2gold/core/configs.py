@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from dust2gold.core.errors import InputError, reason
+from dust2gold.core.files import open_text
 
 SHIPPED = Path(__file__).resolve().parent.parent / "configs"
 """Our own configs: beside the code in a checkout, within the package where dust2gold is installed."""
@@ -58,11 +59,10 @@ def read_yaml(file: Path) -> Any:
         InputError: If it is missing, not UTF-8 or not YAML.
     """
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        with open_text(file) as stream:
+            return yaml.safe_load(stream)
     except OSError as error:
-        problem = "no such file" if isinstance(error, FileNotFoundError) else f"cannot read ({error.strerror})"
-        remedy = "check the path; relative paths start at the working directory"
-        raise InputError(problem, file=file, remedy=remedy) from error
+        raise InputError(f"cannot read ({error.strerror})", file=file, remedy="mend its permissions") from error
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 ({error.reason})", file=file, remedy="convert it, e.g. with iconv") from error
     except yaml.YAMLError as error:

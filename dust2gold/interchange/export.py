@@ -8,7 +8,6 @@ NAT is no plain LoRA: it is exported as its two adapters and its units, to be re
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -145,25 +144,3 @@ def _tokenizer(student: str) -> PreTrainedTokenizerBase:
         "{{ " + opening + json.dumps(before) + " + messages[-1]['content'] + " + json.dumps(after) + " }}"
     )
     return tokenizer
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `export`."""
-    parser.description = "Write a trained stage as a stock adapter or, with --merge, a whole Hugging Face model."
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run directory, as runs/demo")
-    parser.add_argument("--stage", default="nce", help="the stage to export: nce (default), cot-kd, nat, …")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write; must not exist")
-    parser.add_argument("--merge", action="store_true", help="fold the adapter into the base weights")
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "bfloat16", "float16"),
-        help="of a merged model's weights (default %(default)s)",
-    )
-
-
-def main(args: argparse.Namespace) -> int:
-    """Runs `export` and says how to load what it wrote."""
-    export(args.run, args.stage, args.output, args.merge, args.dtype)
-    print(f"{args.output}: {args.stage} of {args.run}; its README.md says how to load and serve it")
-    return 0

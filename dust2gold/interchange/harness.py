@@ -9,7 +9,6 @@ lm_eval --model hf --model_args pretrained=EXPORTED --tasks NAME --include_path 
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
@@ -79,20 +78,3 @@ def _task(directory: Path, name: str, max_new_tokens: int) -> dict[str, object]:
         "metric_list": [{"metric": "accuracy", "aggregation": "mean", "higher_is_better": True}],
         "metadata": {"version": 1.0},
     }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `export-task`."""
-    parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help="a questions.jsonl")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write; must not exist")
-    parser.add_argument("--name", default="dust2gold", help="of the task (default %(default)s)")
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=512, metavar="N", help="cap on an answer (default %(default)s)"
-    )
-
-
-def main(args: argparse.Namespace) -> int:
-    """Runs `export-task` and says how to use what it wrote."""
-    export_task(args.questions, args.output, args.name, args.max_new_tokens)
-    print(f"lm_eval --model hf --model_args pretrained=MODEL --tasks {args.name} --include_path {args.output}")
-    return 0

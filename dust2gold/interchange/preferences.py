@@ -85,6 +85,7 @@ LAYOUTS = {
     ),
     "unpaired": Layout(unpaired_rows, {"completion": None}, "prompt, completion, label (KTO)"),
 }
+LAYOUTS_HELP = "; ".join(f"{name}: {layout.about}" for name, layout in LAYOUTS.items())
 
 
 def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Path) -> list[Entry]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.calibration import CalibrationMonitor
 from callbacks.tensorboard import show_rationales, writer_of
-from callbacks.throughput import ThroughputMonitor
+from callbacks.throughput import TokenThroughput
 from tests.records import rationale
 
 
@@ -59,7 +59,7 @@ def batches(count: int, seconds: float = 0.0) -> DataLoader[Any]:
 def test_throughput(
     make_trainer: Callable[..., L.Trainer], events: Callable[[], Any], step: float, data: float
 ) -> None:
-    make_trainer(ThroughputMonitor(every=4), max_epochs=1).fit(Clocked(step), batches(9, data))
+    make_trainer(TokenThroughput(every=4), max_epochs=1).fit(Clocked(step), batches(9, data))
     logged = events()
     shares, speeds = (logged.Scalars(f"throughput/{n}") for n in ("real_token_share", "tokens_per_second"))
     assert [share.value for share in shares] == [0.5, 0.5]  # 32 of 64 positions; the ninth batch is not told
@@ -75,7 +75,7 @@ def test_throughput_does_not_count_pauses(monkeypatch: pytest.MonkeyPatch) -> No
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.update(metrics))
     trainer: Any = SimpleNamespace(world_size=3, loggers=[logger], global_step=2)
     module: Any = None
-    monitor = ThroughputMonitor(every=2)
+    monitor = TokenThroughput(every=2)
     monitor.on_train_epoch_start(trainer, module)
     monitor.on_train_batch_end(trainer, module, None, {"attention_mask": torch.ones(2, 5)}, 0)
     monitor.on_validation_end(trainer, module)
@@ -94,7 +94,7 @@ def test_beta_histograms(make_trainer: Callable[..., L.Trainer], events: Callabl
 
 
 def test_without_a_logger_nothing_is_written(make_trainer: Callable[..., L.Trainer]) -> None:
-    trainer = make_trainer(CalibrationMonitor(every=1), ThroughputMonitor(every=1), logger=False, max_epochs=1)
+    trainer = make_trainer(CalibrationMonitor(every=1), TokenThroughput(every=1), logger=False, max_epochs=1)
     trainer.fit(Clocked(), batches(2))
     assert writer_of(trainer) is None
     show_rationales(trainer, "samples", [rationale(0)])

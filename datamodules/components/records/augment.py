@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from datamodules.components.records.records import Rationale, read_rationales, write_rationales
+from datamodules.components.records.records import Rationale
 
 
 def augmented(positive: Iterable[Rationale], samples: Iterable[Rationale]) -> Iterator[Rationale]:
@@ -20,18 +18,3 @@ def augmented(positive: Iterable[Rationale], samples: Iterable[Rationale]) -> It
         if sample.verdict == "positive" and key not in seen:
             seen.add(key)
             yield sample
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `augment`."""
-    parser.add_argument("--positive", type=Path, required=True, metavar="FILE", help="D_pos, e.g. data/positive.jsonl")
-    parser.add_argument("--samples", type=Path, required=True, metavar="FILE", help="the student's samples, graded")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Writes the joined file and says what came from where."""
-    teacher = sum(1 for _ in read_rationales(args.positive))
-    joined = write_rationales(args.output, augmented(read_rationales(args.positive), read_rationales(args.samples)))
-    print(f"{teacher:,} rationales of D_pos and {joined - teacher:,} of the student's own, in {args.output}")
-    return 0

@@ -1,6 +1,6 @@
-"""jsonargparse's complaints in a user's words: which option, in which file and line, and the way out.
+"""Errors in configs and options, in two lines: which option, in which file and line, and what to do about it.
 
-Its own messages list every type that did not match, over a dozen lines; the one that matters is somewhere inside.
+jsonargparse's own messages list every type that did not match, over a dozen lines; the one that matters is inside.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dust2gold.core.configs import config_files, read_yaml
+from dust2gold.core.configs import config_files, read_yaml, with_found_configs
 from dust2gold.core.errors import InputError
 
 _KEY = re.compile(r'(?:- )?Parser key "([^"]+)":\s*(.*)')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
-_SCAFFOLD = re.compile(
+_AROUND = re.compile(
     r"(- )?(Does not validate against|Subtypes:|Errors:|Problem with given class_path|Expected a <class 'NoneType'>"
     r"|Expected a path but|Not a valid subclass|Given value)"
 )
+"""Lines of a message that say only where its next line belongs."""
 _UNKNOWN = (
     re.compile(r"()Option '([^']+)' is not accepted"),
     re.compile(r"(?:Group '([^']+)' |)does not accept option '([^']+)'"),
     re.compile(r"()unrecognized arguments: --([\w.]+)"),
 )
-_EXAMPLES = {"collect": "configs/collect.yaml"}
-_STAGE = "configs/nat.yaml"
 _WRONG_TYPE = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
 
 
-def check_configs(words: Sequence[str]) -> None:
-    """Checks that the files a command line names after `--config` can be read.
+def readable_configs(words: Sequence[str]) -> list[str]:
+    """Returns a command line whose configs are named by where they are, and can be read.
 
     Raises:
         InputError: If one is missing, not UTF-8, not YAML, or no mapping.
     """
+    words = with_found_configs(words)
     for name in config_files(words):
         value = read_yaml(Path(name))
         if value is not None and not isinstance(value, dict):
@@ -42,16 +42,17 @@ def check_configs(words: Sequence[str]) -> None:
                 file=name,
                 remedy=f"begin it with the name of an option and a colon, as {_example(words)} does",
             )
+    return words
 
 
 def explained(message: str, words: Sequence[str]) -> InputError:
     """Turns the message of an `ArgumentError` into an error of two lines.
 
     Args:
-        message: What jsonargparse says.
-        words: The command line it says it of, verb first.
+        message: Of jsonargparse.
+        words: The command line, verb first.
     """
-    keys, known_class, problem = _path_to_the_problem(message)
+    keys, known_class, problem = _first_problem(message)
     help_ = f"see dust2gold {words[0]} --help"
     if "has no attribute" in problem or "No module" in problem:
         help_ = "check the class path"
@@ -62,20 +63,19 @@ def explained(message: str, words: Sequence[str]) -> InputError:
     for pattern in _UNKNOWN:
         if found := pattern.search(problem):
             keys += [*filter(None, [found[1]]), *found[2].split(".")]
-            file, line = _place(keys, words)
+            file, line = _find(keys, words)
             return InputError("no such option", file=file, line=line, field=".".join(keys), remedy=help_)
     if found := _WRONG_TYPE.search(problem):
         problem = f"{found[1]} was expected, found {found[2]}"
-    file, line = _place(keys, words)
+    file, line = _find(keys, words)
     return InputError(problem.rstrip("."), file=file, line=line, field=".".join(keys) or None, remedy=help_)
 
 
 def _example(words: Sequence[str]) -> str:
-    """A config of ours for the verb of a command line."""
-    return _EXAMPLES.get(words[0], _STAGE) if words else _STAGE
+    return "configs/collect.yaml" if words[:1] == ["collect"] else "configs/nat.yaml"
 
 
-def _path_to_the_problem(message: str) -> tuple[list[str], str | None, str]:
+def _first_problem(message: str) -> tuple[list[str], str | None, str]:
     """The keys down to the first thing that is wrong, the class that holds it, and what it is."""
     keys: list[str] = []
     known_class = None
@@ -85,12 +85,12 @@ def _path_to_the_problem(message: str) -> tuple[list[str], str | None, str]:
             line = found[2]
         if found := _CLASS.search(line):
             known_class = found[1]
-        if line and not _SCAFFOLD.match(line):
+        if line and not _AROUND.match(line):
             return keys, known_class, line.removeprefix("- ")
     return keys, known_class, "cannot be used"
 
 
-def _place(keys: Sequence[str], words: Sequence[str]) -> tuple[str | None, int | None]:
+def _find(keys: Sequence[str], words: Sequence[str]) -> tuple[str | None, int | None]:
     """File and line of the last config that holds these keys one under the other; the command line has none."""
     if any(word.startswith("--") and word.split("=")[0].endswith(keys[-1]) for word in words if keys):
         return None, None

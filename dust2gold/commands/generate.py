@@ -1,0 +1,72 @@
+"""The command `generate`: word problems and a seeded teacher's samples of them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from dust2gold.demo.formats import TEST_FORMATS
+from dust2gold.demo.generate import LevelCount, Recipe, generate
+from dust2gold.demo.wording import WORDINGS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `generate`."""
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write into")
+    parser.add_argument("--train-questions", type=int, default=Recipe.train_questions, help="0: none, %(default)s")
+    parser.add_argument("--test-questions", type=int, default=Recipe.test_questions, help="default %(default)s")
+    parser.add_argument("--samples", type=int, default=Recipe.samples, help="per training question, %(default)s")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="default %(default)s")
+    parser.add_argument("--levels", type=_levels, default=Recipe.levels, help="steps per problem, default 1,2,3")
+    parser.add_argument(
+        "--slips", type=float, default=Recipe.slips, help="factor on the teacher's slip rates, %(default)s"
+    )
+    parser.add_argument(
+        "--notation",
+        type=float,
+        default=Recipe.notation,
+        metavar="SHARE",
+        help=r"share of boxed answers written as 12.0, \frac{24}{2} or 12 apples, %(default)s",
+    )
+    parser.add_argument(
+        "--wording", choices=list(WORDINGS), default=Recipe.wording, help="words of the stories, default %(default)s"
+    )
+    parser.add_argument(
+        "--test-format",
+        choices=list(TEST_FORMATS),
+        default=Recipe.test_format,
+        help="publisher's format of test.jsonl, default %(default)s",
+    )
+    parser.add_argument("--largest", type=int, default=Recipe.largest, help="largest number, default %(default)s")
+    parser.add_argument("--factor", type=int, default=Recipe.factor, help="largest factor, default %(default)s")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs `generate` and prints the teacher's share of right samples by level."""
+    recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
+    counts = generate(args.output, recipe)
+    if recipe.train_questions:
+        print(_table(counts))
+    held_out = f"{recipe.test_questions} held-out questions in test.jsonl"
+    print(f"{args.output}: {'train.jsonl, and ' if recipe.train_questions else ''}{held_out}")
+    return 0
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"numbers such as 1,2,3 were expected, found {text!r}") from None
+
+
+def _table(counts: dict[int, LevelCount]) -> str:
+    total = LevelCount(
+        sum(count.questions for count in counts.values()),
+        sum(count.samples for count in counts.values()),
+        sum(count.right for count in counts.values()),
+    )
+    rows = [*((f"Level {level}", count) for level, count in counts.items()), ("all", total)]
+    lines = [f"{'teacher':<10}{'questions':>10}{'samples':>10}{'right':>9}"]
+    lines += [f"{name:<10}{c.questions:>10,}{c.samples:>10,}{c.right / max(1, c.samples):>9.1%}" for name, c in rows]
+    return "\n".join(lines)

@@ -1,0 +1,41 @@
+"""The command `import-data`: another trainer's preference data set as questions, D_pos and D_neg."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from datamodules.components.records.records import Rationale, write_questions, write_rationales
+from dust2gold.core.errors import InputError
+from dust2gold.interchange.preferences import LAYOUTS, LAYOUTS_HELP, imported, read_rows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `import-data`."""
+    parser.description = "Turn a preference or unpaired-preference data set into questions, D_pos and D_neg."
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help=".jsonl(.gz|.xz) or .parquet")
+    parser.add_argument("--layout", choices=list(LAYOUTS), default="preference", help=LAYOUTS_HELP)
+    parser.add_argument("--source", default="imported", metavar="NAME", help="name for the data (default %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory for the three files")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs `import-data`.
+
+    Raises:
+        InputError: If the file is missing, damaged, empty, or not in the layout.
+    """
+    entries = imported(read_rows(args.input), args.layout, args.source, args.input)
+    if not entries:
+        raise InputError("holds no row", file=args.input, remedy="check where it comes from")
+    rationales: list[Rationale] = [rationale for _, written in entries for rationale in written]
+    write_questions(args.output / "questions.jsonl", (question for question, _ in entries))
+    counts = {
+        verdict: write_rationales(args.output / f"{verdict}.jsonl", (r for r in rationales if r.verdict == verdict))
+        for verdict in ("positive", "negative")
+    }
+    print(
+        f"{len(entries):,} questions, {counts['positive']:,} right and {counts['negative']:,} wrong rationales, "
+        f"by the file's own labels, in {args.output}"
+    )
+    return 0
