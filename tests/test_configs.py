@@ -15,9 +15,9 @@ from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from dust2gold.commands import collect as collect_verb
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.collect.settings import CollectSettings
+from dust2gold.commands import collect as collect_verb
 from dust2gold.commands.complaints import explained
 from dust2gold.commands.settings_cli import parse_settings, settings_parser
 from dust2gold.commands.trainer import StageCLI
