@@ -36,8 +36,8 @@ from datamodules.components.batching.sampler import TrainingSampler
 from datamodules.components.encoding.tokenization import encode, load_tokenizer
 from datamodules.components.records.readers import FORMATS
 from datamodules.components.records.records import numbered_rationales
-from dust2gold.prepare.prepare import prepare
 from dust2gold.demo.generate import Recipe, generate
+from dust2gold.prepare.prepare import prepare
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.losses.supervised import at_targets, cross_entropy, find_targets
 

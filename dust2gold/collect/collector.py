@@ -198,7 +198,7 @@ class Collector:
             self._journal.fail(key, "given up", cost)
             raise
         finally:
-            await self._budget.settle(most, cost)
+            await self._budget.book(most, cost)
 
 
 def delay(retry: RetryPolicy, failures: int, asked: float | None) -> float:

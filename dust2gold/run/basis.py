@@ -45,12 +45,9 @@ BASES = {
         ("dust2gold/commands/verbs.py", "dust2gold/report", "lightning_modules/components", "dust2gold/run", *_RECORDS),
         ("torch",),
     ),
-    "prepare": Basis(
-        (*_RECORDS, "dust2gold/commands/prepare.py", "dust2gold/prepare"), ("math-verify", "sympy")
-    ),
+    "prepare": Basis((*_RECORDS, "dust2gold/commands/prepare.py", "dust2gold/prepare"), ("math-verify", "sympy")),
     "collect": Basis(
-        (*_RECORDS, "dust2gold/collect", "dust2gold/commands/collect.py", "dust2gold/prepare"),
-        ("math-verify", "sympy"),
+        (*_RECORDS, "dust2gold/collect", "dust2gold/commands/collect.py", "dust2gold/prepare"), ("math-verify", "sympy")
     ),
     "augment": Basis(_RECORDS),
     "export": Basis(

@@ -27,7 +27,7 @@ Grade = tuple[Verdict, str | None]
 """The verdict, and the answer found in the rationale (None: it states none)."""
 
 Progress = Callable[[int], object]
-"""Called with the number of rationales settled since the last call; `tqdm.update` is one."""
+"""Called with the number of rationales graded since the last call; `tqdm.update` is one."""
 
 
 class Grader(Protocol):

@@ -16,13 +16,13 @@ def test_the_budget_waits_for_what_is_under_way_and_then_says_no() -> None:
         async def second() -> None:
             await budget.reserve(8)
             events.append("second may begin")
-            await budget.settle(8, 8)
+            await budget.book(8, 8)
 
         waiting = asyncio.create_task(second())
         await asyncio.sleep(0.01)
         assert not waiting.done()
         events.append("first came out cheaper")
-        await budget.settle(5, 1)
+        await budget.book(5, 1)
         await waiting
         assert budget.spent == 10
         with pytest.raises(BudgetSpentError):

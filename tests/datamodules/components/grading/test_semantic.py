@@ -44,6 +44,7 @@ def test_an_answer_of_the_gold_value_needs_no_math_verify(monkeypatch: pytest.Mo
     assert [verdict for verdict, _ in grader.grade_many(boxed([("12", answer) for answer in right]))] == [
         "positive"
     ] * 5
+    assert grader.grade("\\boxed{-13}", "12")[0] == "negative", "two integers"
     both = BothGrader(workers=1)
     assert both.grade("\\boxed{12 marbles}", "12")[0] == "ungradable", "the string comparison disagrees"
 
