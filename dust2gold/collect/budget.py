@@ -1,4 +1,4 @@
-"""What is spent, and what is promised to requests under way."""
+"""What is spent, and what is reserved for requests under way."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Budget:
     def __init__(self, limit: float | None, spent: float = 0.0) -> None:
         self.limit = limit
         self.spent = spent
-        self._promised = 0.0
+        self._reserved = 0.0
         self._under_way = 0
-        self._settled = asyncio.Condition()
+        self._changed = asyncio.Condition()
 
     async def reserve(self, most: float) -> None:
         """Sets aside what a request may cost, waiting for others to come out cheaper than they might have.
@@ -32,18 +32,18 @@ class Budget:
         Raises:
             BudgetSpentError: If nothing is under way and it still does not fit.
         """
-        async with self._settled:
-            while self.limit is not None and self.spent + self._promised + most > self.limit + _CENT:
+        async with self._changed:
+            while self.limit is not None and self.spent + self._reserved + most > self.limit + _CENT:
                 if not self._under_way:
                     raise BudgetSpentError
-                await self._settled.wait()
-            self._promised += most
+                await self._changed.wait()
+            self._reserved += most
             self._under_way += 1
 
-    async def settle(self, most: float, cost: float) -> None:
+    async def book(self, most: float, cost: float) -> None:
         """Books what a request did cost, in the place of what was set aside for it."""
-        async with self._settled:
+        async with self._changed:
             self._under_way -= 1
-            self._promised = self._promised - most if self._under_way else 0.0
+            self._reserved = self._reserved - most if self._under_way else 0.0
             self.spent += cost
-            self._settled.notify_all()
+            self._changed.notify_all()

@@ -14,7 +14,7 @@ from typing import Any
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
-from dust2gold.collect.request import Choice, MalformedReplyError, Reply, Request, parse_reply
+from dust2gold.collect.request import Choice, Reply, Request, parse_reply
 from dust2gold.collect.settings import Endpoint
 from dust2gold.core.errors import InputError
 
@@ -32,19 +32,13 @@ _SHOWN = 300  # characters of the server's own message
 
 
 class TransientError(Exception):
-    """A request failed, and the same request may succeed later.
-
-    Args:
-        because: What happened, as a clause.
-        retry_after: Seconds the server asked to wait; None if it did not.
-        charged: Whether the server may have done the work, and charge for it, all the same.
-    """
+    """A request failed, and the same request may succeed later."""
 
     def __init__(self, because: str, retry_after: float | None = None, charged: bool = False) -> None:
         super().__init__(because)
         self.because = because
-        self.retry_after = retry_after
-        self.charged = charged
+        self.retry_after = retry_after  # seconds the server asked to wait
+        self.charged = charged  # the server may have done the work, and charge for it, all the same
 
 
 class Client:
@@ -68,12 +62,8 @@ class Client:
     async def ask(self, request: Request, n: int, seed: int | None, name: str) -> Reply:
         """Asks for `n` samples.
 
-        Args:
-            request: The request.
-            n: How many samples.
-            seed: Sent if not None.
-            name: Sent as `Idempotency-Key`: an endpoint that knows it gives a repeated request the answer it has paid
-                for already.
+        `name` is sent as `Idempotency-Key`: an endpoint that knows it gives a repeated request the answer that was paid
+        for already.
 
         Raises:
             TransientError: If asking again may help.
@@ -90,9 +80,7 @@ class Client:
             raise self._refused(error, request.question_id) from None
         try:
             reply = parse_reply(json.loads(text), request.api)
-        except (ValueError, RecursionError):
-            raise TransientError("malformed JSON in the answer", charged=True) from None
-        except MalformedReplyError as error:
+        except (ValueError, RecursionError) as error:
             raise TransientError(f"unusable answer: {error}", charged=True) from None
         hide = self._without_key  # now that it is decoded: JSON can spell each letter of the key in another way
         choices = tuple(Choice(hide(choice.text), hide(choice.finish)) for choice in reply.choices)

@@ -56,7 +56,7 @@ class Collector:
         self._journal = journal
         self._client = client
         self._bar = bar
-        self._budget = Budget(settings.budget, journal.usage.spent)
+        self._budget = Budget(settings.budget, journal.usage.cost + journal.usage.possible_cost)
         self._left_out_in_a_row = 0
         self._workers: list[asyncio.Task[None]] = []
 
@@ -198,7 +198,7 @@ class Collector:
             self._journal.fail(key, "given up", cost)
             raise
         finally:
-            await self._budget.settle(most, cost)
+            await self._budget.book(most, cost)
 
 
 def delay(retry: RetryPolicy, failures: int, asked: float | None) -> float:

@@ -40,38 +40,19 @@ _KEY = 16  # characters of a key; journals of earlier versions hold longer ones 
 
 @dataclass
 class Usage:
-    """What a journal's requests amount to, over all runs.
-
-    Attributes:
-        requests: Requests sent.
-        retries: Those of them that repeated one.
-        answered: Those that brought samples.
-        failed: Those that failed.
-        unknown: Those under way when a run was killed.
-        samples: Samples received.
-        prompt_tokens: Tokens read.
-        completion_tokens: Tokens written.
-        uncounted: Answers without a token count; theirs is an upper bound, from the bytes of the texts.
-        cost: US dollars for the answers.
-        possible_cost: US dollars that requests without an answer (time-outs, broken connections, kills) cost at most.
-    """
+    """What a journal's requests amount to, over all runs."""
 
     requests: int = 0
-    retries: int = 0
+    retries: int = 0  # requests that repeated one
     answered: int = 0
     failed: int = 0
-    unknown: int = 0
+    unknown: int = 0  # requests under way when a run was killed
     samples: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    uncounted: int = 0
-    cost: float = 0.0
-    possible_cost: float = 0.0
-
-    @property
-    def spent(self) -> float:
-        """The most that may have been spent, in US dollars."""
-        return self.cost + self.possible_cost
+    uncounted: int = 0  # answers without a token count; theirs is an upper bound, from the bytes of the texts
+    cost: float = 0.0  # US dollars for the answers
+    possible_cost: float = 0.0  # US dollars that requests without an answer (time-outs, kills, ...) cost at most
 
 
 class Journal:

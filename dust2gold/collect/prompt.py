@@ -35,19 +35,12 @@ class Shot(NamedTuple):
 
 @dataclass(frozen=True)
 class FewShotPrompt:
-    """A prompt with a placeholder for the question.
+    """A prompt with a placeholder for the question."""
 
-    Attributes:
-        instructions: What to do; may be "".
-        ask: How a question is put, with `{question}` in it.
-        stop: Texts that end a sample; a server takes at most four.
-        shots: Solved examples, in order.
-    """
-
-    instructions: str
-    ask: str
-    stop: tuple[str, ...]
-    shots: tuple[Shot, ...]
+    instructions: str  # what to do; may be ""
+    ask: str  # how a question is put, with `{question}` in it
+    stop: tuple[str, ...]  # texts that end a sample; a server takes at most four
+    shots: tuple[Shot, ...]  # solved examples, in order
 
     def messages(self, question: str) -> list[dict[str, str]]:
         """The prompt for a question as a conversation."""

@@ -19,23 +19,14 @@ _TOO_MANY = 1 << 40  # tokens: no believable count
 
 @dataclass(frozen=True)
 class Request:
-    """The request for a question, but for the number of samples.
-
-    Attributes:
-        question_id: `Question.id`.
-        api: "chat" or "completions".
-        body: The fields of the request, without `n`.
-        n: Samples wanted.
-        max_tokens: Cap on the tokens of each, None if there is none.
-        seed: Base seed, None if none is sent.
-    """
+    """The request for the samples of a question."""
 
     question_id: str
-    api: str
-    body: dict[str, Any]
-    n: int
-    max_tokens: int | None
-    seed: int | None
+    api: str  # "chat" or "completions"
+    body: dict[str, Any]  # its fields, without `n` and `seed`
+    n: int  # samples wanted in the end; one request may ask for fewer
+    max_tokens: int | None  # of each sample; None: no cap
+    seed: int | None  # base seed; None: none is sent
 
     @property
     def key(self) -> str:
@@ -74,52 +65,35 @@ def build_request(question: Question, prompt: FewShotPrompt, endpoint: Endpoint,
     return Request(question.id, endpoint.api, body, sampling.n, sampling.max_tokens, sampling.seed)
 
 
-class MalformedReplyError(Exception):
-    """The endpoint's answer is not what the API promises; asking again may help."""
-
-
 @dataclass(frozen=True)
 class Choice:
-    """One sample.
+    """One sample."""
 
-    Attributes:
-        text: What the model wrote, without surrounding blanks; "" where it wrote nothing (a refusal, a filter, a
-            reasoning model that spent its tokens thinking).
-        finish: Why it ended: "stop", "length" (cut off at max_tokens), "content_filter", or "" if the server keeps it.
-    """
-
-    text: str
-    finish: str
+    text: str  # without surrounding blanks; "" after a refusal, a filter, or nothing but a reasoning model's thoughts
+    finish: str  # "stop", "length" (cut off at max_tokens), "content_filter", or "" if the server does not say
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer of the endpoint.
+    """One answer of the endpoint."""
 
-    Attributes:
-        choices: The samples; there may be fewer or more than asked for.
-        prompt_tokens: Tokens read, None if the server did not count.
-        completion_tokens: Tokens written, of all samples together; None if the server did not count.
-        model: Which model answered, as the server names it ("gpt-3.5-turbo-0125"); "" if it does not say.
-    """
-
-    choices: tuple[Choice, ...]
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    model: str = ""
+    choices: tuple[Choice, ...]  # may be fewer or more than asked for
+    prompt_tokens: int | None = None  # None: the server did not count
+    completion_tokens: int | None = None  # of all samples together
+    model: str = ""  # as the server names it ("gpt-3.5-turbo-0125"); "" if it does not say
 
 
 def parse_reply(body: Any, api: str) -> Reply:
     """Reads the decoded JSON of an answer to a request of the API "chat" or "completions".
 
     Raises:
-        MalformedReplyError: If it holds no list of choices, or one of them no place for a text.
+        ValueError: If it holds no list of choices, or one of them no place for a text.
     """
     if not isinstance(body, dict):
-        raise MalformedReplyError(f"a JSON object was expected, found {type(body).__name__}")
+        raise ValueError(f"a JSON object was expected, found {type(body).__name__}")
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise MalformedReplyError("an empty list of `choices`" if choices == [] else "no list of `choices`")
+        raise ValueError("an empty list of `choices`" if choices == [] else "no list of `choices`")
     usage = body.get("usage")
     counts: Mapping[str, Any] = usage if isinstance(usage, dict) else {}
     return Reply(
@@ -132,17 +106,16 @@ def parse_reply(body: Any, api: str) -> Reply:
 
 def _choice(value: Any, api: str) -> Choice:
     if not isinstance(value, dict):
-        raise MalformedReplyError("a choice is no object")
+        raise ValueError("a choice is no object")
     holder, key = (value.get("message"), "content") if api == "chat" else (value, "text")
     if not isinstance(holder, dict) or key not in holder:
-        raise MalformedReplyError(f"a choice without `{'message.content' if api == 'chat' else key}`")
+        raise ValueError(f"a choice without `{'message.content' if api == 'chat' else key}`")
     text = "" if holder[key] is None else holder[key]
     if not is_text(text):
-        raise MalformedReplyError(f"a choice whose `{key}` is no text")
+        raise ValueError(f"a choice whose `{key}` is no text")
     finish = value.get("finish_reason")
     return Choice(text.strip(), str(finish) if is_text(finish) else "")
 
 
 def _count(value: Any) -> int | None:
-    usable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _TOO_MANY
-    return value if usable else None
+    return value if type(value) is int and 0 <= value < _TOO_MANY else None

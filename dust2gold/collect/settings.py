@@ -168,7 +168,7 @@ class CollectSettings:
         source: The data set's name in ids and tables; null: the format's own.
         journal: The file of all paid answers, which several outputs may share; null: OUTPUT.journal.jsonl, beside the
             output directory, since a pipeline clears the directory of a stage that it does again.
-        limit: Ask only the first so many questions.
+        limit: Ask only this many questions, the first ones.
         sampling: How the model samples; with --evaluate one greedy sample, whatever it says.
         retry: What to do when a request fails.
         prices: What it costs.

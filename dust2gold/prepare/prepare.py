@@ -55,10 +55,10 @@ def prepare(
         output: Directory for the results; files of the same names there are replaced.
         grader: "string", "semantic" or "both" (positive and negative only where the two agree).
         source: The data set's name; the format's own if None.
-        limit: Read only the first so many questions.
+        limit: Read only this many questions, the first ones.
         workers: math-verify processes; the number of usable cores if None.
         time_limit: Seconds of processor time math-verify has for one answer.
-        max_samples: Take only the first so many rationales of each question.
+        max_samples: Take only this many rationales of each question, the first ones.
 
     Returns:
         What summary.json holds.

@@ -25,39 +25,22 @@ class Counts:
 
 @dataclass(slots=True)
 class Summary:
-    """What summary.json holds.
+    """What summary.json holds; samples are rationales."""
 
-    Attributes:
-        questions: Questions read.
-        samples: Rationales graded: the sum of the next three.
-        positive: Rationales with the gold answer.
-        negative: Rationales with another answer, or none.
-        ungradable: Rationales that could not be graded.
-        ungradable_because: The last number by reason.
-        without_answer: Rationales that state no answer (no box).
-        questions_with_positive: Questions with at least one positive rationale.
-        questions_with_negative: Questions with at least one negative rationale.
-        grader: "string", "semantic" or "both".
-        compares: "strings" (the MATH convention) or "values" (data sets of plain numbers).
-        source: The data set's name.
-        input: `name` and `sha256` of the file read.
-        by_subject: `Counts` for each subject, in alphabetical order.
-    """
-
-    grader: str
-    compares: str
-    input: dict[str, str]
-    source: str = ""
+    grader: str  # "string", "semantic" or "both"
+    compares: str  # "strings" (the MATH convention) or "values" (data sets of plain numbers)
+    input: dict[str, str]  # `name` and `sha256` of the file read
+    source: str = ""  # the data set's name
     questions: int = 0
-    samples: int = 0
-    positive: int = 0
-    negative: int = 0
+    samples: int = 0  # the sum of the next three
+    positive: int = 0  # with the gold answer
+    negative: int = 0  # with another answer, or none
     ungradable: int = 0
-    ungradable_because: dict[str, int] = field(default_factory=dict)
-    without_answer: int = 0
+    ungradable_because: dict[str, int] = field(default_factory=dict)  # the last number by reason
+    without_answer: int = 0  # samples that state no answer (no box)
     questions_with_positive: int = 0
     questions_with_negative: int = 0
-    by_subject: dict[str, Counts] = field(default_factory=dict)
+    by_subject: dict[str, Counts] = field(default_factory=dict)  # in alphabetical order
 
     def to_json(self) -> dict[str, Any]:
         """The summary as a JSON object."""

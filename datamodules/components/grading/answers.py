@@ -44,7 +44,7 @@ def gold_answer(solution: str) -> str:
     A box that is empty or has no braces is kept as written. MATH's 7,500 training solutions hold two of each
     (`\boxed{}`, `\boxed 9`). The reference implementation finds no gold answer there and counts all 32 samples as
     wrong, 7 of them unjustly. As written the gold answer equals no string either, which gives the paper's counts, while
-    `canonical` and math-verify do read `\boxed 9`, and math-verify tells that `\boxed{}` cannot be graded.
+    `canonical` and math-verify do read `\boxed 9`, and math-verify finds `\boxed{}` unreadable.
     """
     answer = extract_answer(solution)
     if answer is None:

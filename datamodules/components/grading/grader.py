@@ -16,30 +16,18 @@ from datamodules.components.grading.answers import (
     canonical,
     extract_answer,
     gold_answer,
-    normalise,
     same_value,
     string_equal,
 )
 from datamodules.components.records.records import Verdict
 
-__all__ = [
-    "Grade",
-    "Grader",
-    "StringGrader",
-    "are_plain",
-    "canonical",
-    "extract_answer",
-    "gold_answer",
-    "label_from_string",
-    "normalise",
-    "string_equal",
-]
+__all__ = ["Grade", "Grader", "StringGrader", "are_plain", "canonical", "extract_answer", "gold_answer"]
 
 Grade = tuple[Verdict, str | None]
 """The verdict, and the answer found in the rationale (None: it states none)."""
 
 Progress = Callable[[int], object]
-"""Called with the number of rationales settled since the last call; `tqdm.update` is one."""
+"""Called with the number of rationales graded since the last call; `tqdm.update` is one."""
 
 
 class Grader(Protocol):
@@ -63,11 +51,6 @@ class Grader(Protocol):
     def grade_many(self, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> list[Grade]:
         """Grades (rationale, gold) pairs; the grades come in the order of the pairs."""
         ...
-
-
-def label_from_string(rationale: str, gold: str) -> Verdict:
-    """The paper's label of one rationale, by the MATH convention; ungradable only where there is no gold answer."""
-    return StringGrader().grade(rationale, gold)[0]
 
 
 class StringGrader:

@@ -27,19 +27,12 @@ PREFIX = "hub:"
 
 @dataclass(frozen=True)
 class HubTable:
-    """A split of a data set on a hub.
+    """A split of a data set on a hub."""
 
-    Attributes:
-        name: Its name there, or a local directory.
-        subsets: Its subsets ("configs" of the library) one after another; none: the one it has.
-        split: The split.
-        revision: Branch, tag or commit; None for the newest.
-    """
-
-    name: str
-    subsets: tuple[str, ...] = ()
+    name: str  # its name there, or a local directory
+    subsets: tuple[str, ...] = ()  # "configs" of the library, one after another; none: the one it has
     split: str = "test"
-    revision: str | None = None
+    revision: str | None = None  # branch, tag or commit; None for the newest
 
     @property
     def file_name(self) -> str:

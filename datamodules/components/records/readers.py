@@ -151,17 +151,11 @@ def _joined(body: str, question: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How to read a publisher's files.
+    """How to read a publisher's files."""
 
-    Attributes:
-        source: The data set's name when the user gives none; "" for records, which bring their own.
-        row: Reads one line; None for records, which are read by their schema.
-        by_value: Whether gold answers are plain numbers, compared by value; None: look (see `are_plain`).
-    """
-
-    source: str
-    row: RowReader | None
-    by_value: bool | None
+    source: str  # the data set's name when the user gives none; "" for records, which bring their own
+    row: RowReader | None  # reads one line; None for records, which are read by their schema
+    by_value: bool | None  # whether gold answers are plain numbers, compared by value; None: look (see `are_plain`)
 
 
 FORMATS: dict[str, Format] = {
