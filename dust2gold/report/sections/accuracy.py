@@ -12,8 +12,7 @@ from dust2gold.report.analyses.paired import Comparison, compare
 from dust2gold.report.analyses.predictions import OVERALL
 from dust2gold.report.figures import accuracy_figure
 from dust2gold.report.markdown import table
-from dust2gold.report.sections.section import NONE, Section, Study, p_value
-from dust2gold.report.sections.subjects import short_name, subject_order
+from dust2gold.report.sections.section import NONE, Section, Study, p_value, short_name, subject_order
 
 _BY_SUBJECT = (
     "a row is a method, a column a subject; `average` is the share of right answers over all questions, as in the "

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.overlap import Overlap, overlaps
 from dust2gold.report.markdown import table
-from dust2gold.report.sections.section import NONE, Section, Study
-from dust2gold.report.sections.subjects import short_name, subject_order
+from dust2gold.report.sections.section import NONE, Section, Study, short_name, subject_order
 
 
 def overlap_section(study: Study) -> Section:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from datamodules.components.records.ballots import Ballot
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Row
-from dust2gold.report.analyses.predictions import Prediction
+from dust2gold.report.analyses.predictions import OVERALL, Prediction
 
 FIGURES = "report"
 """The directory of the figures, in the run directory."""
@@ -90,3 +90,31 @@ def p_value(p: float) -> str:
 def shortened(text: str, length: int) -> str:
     """Text of others, cut to a length and escaped."""
     return escape(text if len(text) <= length else text[: length - 1] + "…")
+
+
+_MATH = {
+    "countingprobability": "C&P",
+    "intermediatealgebra": "InterAlg",
+    "numbertheory": "NumTheory",
+    "precalculus": "Precalc",
+    "prealgebra": "Prealg",
+    "geometry": "Geometry",
+    "algebra": "Algebra",
+}
+
+
+def subject_order(subject: str) -> tuple[int, str]:
+    """Sorts MATH's subjects as the paper's Table 2 does, others after them by name, `all` last."""
+    if subject == OVERALL:
+        return len(_MATH) + 1, ""
+    key = _key(subject)
+    return (list(_MATH).index(key), "") if key in _MATH else (len(_MATH), subject)
+
+
+def short_name(subject: str) -> str:
+    """The escaped name of a subject in a table: Table 2's for MATH."""
+    return escape(_MATH.get(_key(subject), subject))
+
+
+def _key(subject: str) -> str:
+    return re.sub(r"[^a-z]", "", re.sub(r"\band\b", "", subject.lower().replace("_", " ")))

@@ -12,8 +12,7 @@ from dust2gold.report.analyses.predictions import OVERALL
 from dust2gold.report.analyses.seeds import SeedRow, Spread, over_seeds
 from dust2gold.report.figures import seeds_figure
 from dust2gold.report.markdown import table
-from dust2gold.report.sections.section import NONE, Section
-from dust2gold.report.sections.subjects import short_name, subject_order
+from dust2gold.report.sections.section import NONE, Section, short_name, subject_order
 
 
 def seeds_section(runs: Mapping[int, Sequence[Row]]) -> Section:

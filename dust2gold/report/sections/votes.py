@@ -12,8 +12,7 @@ from dust2gold.report.analyses.stopping import adaptive_stopping
 from dust2gold.report.analyses.votes import Votes, collect_votes
 from dust2gold.report.figures import over_n_figure, ranking_figure
 from dust2gold.report.markdown import table
-from dust2gold.report.sections.section import NONE, Section, Study, percent
-from dust2gold.report.sections.subjects import short_name, subject_order
+from dust2gold.report.sections.section import NONE, Section, Study, percent, short_name, subject_order
 
 _RANKING = (
     "`pairs ordered` is the share of pairs of a right and a wrong sample of one question that M_rank orders right (50 "
