@@ -12,16 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.losses.negatives import (
-    REDI,
-    NegativeTraining,
-    Objective,
-    Unlikelihood,
-    log1mexp,
-    negative_training,
-    reinforcement_distillation,
-    unlikelihood,
-)
+from lightning_modules.components.losses.negatives import REDI, NegativeTraining, Objective, Unlikelihood, log1mexp
 from lightning_modules.components.losses.supervised import cross_entropy
 from lightning_modules.components.losses.targets import IGNORE, Targets, find_targets
 from tests.lightning_modules import paper
@@ -67,10 +58,10 @@ def test_losses_equal_their_formulas(rows: list[tuple[int, bool]], seed: int, we
     targets = find_targets(make_batch(lengths, verdicts))
     logprobs = random_logprobs(sum(lengths), seed, 4.0)
     actual = {
-        "nt": negative_training(logprobs, targets, weight),
-        "ul-sequence": unlikelihood(logprobs, targets, weight),
-        "ul-token": unlikelihood(logprobs, targets, weight, "token"),
-        "redi": reinforcement_distillation(logprobs, targets, weight),
+        "nt": NegativeTraining(weight)(logprobs, targets),
+        "ul-sequence": Unlikelihood(weight)(logprobs, targets),
+        "ul-token": Unlikelihood(weight, "token")(logprobs, targets),
+        "redi": REDI(weight)(logprobs, targets),
     }
     for name, value in actual.items():
         expected = reference(name, by_sample(logprobs, lengths), verdicts, weight)
@@ -93,13 +84,13 @@ def test_without_weight_they_are_mle_on_the_right_rationales(name: str) -> None:
 def test_redi_without_weight_on_samples_of_one_length_is_mle() -> None:
     targets = find_targets(make_batch([3, 3], [True, True]))
     logprobs = random_logprobs(6)
-    paper.assert_exact(reinforcement_distillation(logprobs, targets, 0.0), cross_entropy(logprobs, targets))
+    paper.assert_exact(REDI(0.0)(logprobs, targets), cross_entropy(logprobs, targets))
 
 
 def test_levels_of_unlikelihood_agree_on_single_tokens() -> None:
     targets = find_targets(make_batch([1, 1, 1], [True, False, False]))
     logprobs = random_logprobs(3)
-    paper.assert_exact(unlikelihood(logprobs, targets), unlikelihood(logprobs, targets, level="token"))
+    paper.assert_exact(Unlikelihood()(logprobs, targets), Unlikelihood(level="token")(logprobs, targets))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -171,8 +162,8 @@ def test_unlikelihood_of_a_student_that_is_certain_of_a_wrong_token_reaches_the_
         {"labels": torch.tensor([[IGNORE, 0], [IGNORE, 1]]), "positive": torch.tensor([False, True])}
     )
     logprobs = logits.log_softmax(-1).gather(1, targets.tokens[:, None])[:, 0]
-    for level in ("sequence", "token"):
-        loss = unlikelihood(logprobs, targets, 1.0, level)
+    for objective in (Unlikelihood(1.0), Unlikelihood(1.0, "token")):
+        loss = objective(logprobs, targets)
         (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
         assert loss.isfinite()
         assert gradient.isfinite().all()
@@ -204,7 +195,7 @@ def test_a_sample_without_targets_is_no_certain_one() -> None:
     expected = reference("ul-sequence", by_sample(logprobs, [2, 2]), [True, False], 0.05) - reference(
         "ul-sequence", by_sample(logprobs, [2, 2]), [True, False], 0.0
     )
-    actual = unlikelihood(logprobs, find_targets(batch)) - unlikelihood(logprobs, find_targets(batch), 0.0)
+    actual = Unlikelihood()(logprobs, find_targets(batch)) - Unlikelihood(0.0)(logprobs, find_targets(batch))
     paper.assert_exact(actual, torch.tensor(expected / 2, dtype=torch.float64))
 
 
@@ -217,4 +208,4 @@ def test_a_negative_weight_is_refused(objective: type[Objective]) -> None:
 def test_verdicts_are_needed() -> None:
     targets = find_targets({"labels": make_batch([2], [True])["labels"]})
     with pytest.raises(ValueError, match="positive"):
-        negative_training(random_logprobs(2), targets)
+        NegativeTraining()(random_logprobs(2), targets)
