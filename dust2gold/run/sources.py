@@ -57,7 +57,7 @@ def _reached(verb: str) -> tuple[frozenset[str], frozenset[str]]:
 def _roots(verb: str) -> list[Path]:
     """The module of a verb; of one that has none in dust2gold/commands all of our code."""
     module = CODE_ROOT / "dust2gold" / "commands" / f"{verb.replace('-', '_')}.py"
-    packages = _OURS
+    packages: tuple[str, ...] = _OURS
     if verb in _TRAINER_VERBS:
         module, packages = module.with_name("trainer.py"), _CONFIGURED
     elif module.is_file():
