@@ -102,8 +102,9 @@ def load_settings(file: str, overrides: Mapping[str, str], kind: type[Settings])
     if not isinstance(found, dict):
         remedy = f"write fields, as `run: runs/mine`; there are {', '.join(_kinds(kind))}"
         raise InputError(f"a mapping was expected, found {_name_of(found)}", file=path, remedy=remedy)
-    keys = [key for key, _ in yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader).value]
-    lines = {key.value: key.start_mark.line + 1 for key in keys}
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    lines = {key.value: key.start_mark.line + 1 for key, _ in pairs}
     values = {
         name: _checked(kind, str(name), value, path, lines.get(str(name)), f"field '{name}'")
         for name, value in found.items()

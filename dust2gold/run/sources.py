@@ -28,12 +28,18 @@ def facts_of(verbs: Iterable[str]) -> dict[str, str]:
     rests_on = [_reached(verb) for verb in sorted(set(verbs))]
     directories: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
     for file in sorted({file for files, _ in rests_on for file in files}):
-        directories[Path(file).parent.as_posix()].append((file, content_hash(CODE_ROOT / file)))
+        directories[Path(file).parent.as_posix()].append((file, _hash(file)))
     libraries = sorted({library for _, libraries in rests_on for library in libraries})
     return {
         **{f"code in {directory}": short_hash(found) for directory, found in directories.items()},
         **{f"version of {library}": version_of(library) for library in libraries},
     }
+
+
+@cache
+def _hash(file: str) -> str | None:
+    """Each file is read once in a process: what is edited while it runs is not what runs."""
+    return content_hash(CODE_ROOT / file)
 
 
 @cache
@@ -57,7 +63,7 @@ def _reached(verb: str) -> tuple[frozenset[str], frozenset[str]]:
 def _roots(verb: str) -> list[Path]:
     """The module of a verb; of one that has none in dust2gold/commands all of our code."""
     module = CODE_ROOT / "dust2gold" / "commands" / f"{verb.replace('-', '_')}.py"
-    packages = _OURS
+    packages: tuple[str, ...] = _OURS
     if verb in _TRAINER_VERBS:
         module, packages = module.with_name("trainer.py"), _CONFIGURED
     elif module.is_file():

@@ -42,6 +42,19 @@ def stages(settings):
     ]
 """
 
+DATA = ["data/a.txt", "data/b.txt"]
+FIT = ["fit/1.txt", "fit/2.txt", "fit/3.txt"]
+ALL = [*DATA, *FIT, "table.txt"]
+
+
+def raising(error: BaseException) -> Callable[[], int | None]:
+    """A command that fails in this way."""
+
+    def happen() -> int:
+        raise error
+
+    return happen
+
 
 class World:
     """The directory, what has been executed in it, and where a command should go wrong."""

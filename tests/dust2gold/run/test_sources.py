@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from dust2gold.run.sources import facts_of
 
 
 @pytest.fixture
-def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small code root: a trainer, a stage, a report and what they import."""
     for name, text in {
         "lightning_modules/nat.py": "import torch",
@@ -28,9 +29,15 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(sources, "CODE_ROOT", tmp_path)
-    sources._reached.cache_clear()
+    forget()
     yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """What a new process would read anew."""
     sources._reached.cache_clear()
+    sources._hash.cache_clear()
 
 
 def test_a_verb_rests_on_what_it_imports_and_on_nothing_else(code: Path) -> None:
@@ -51,14 +58,15 @@ def test_a_change_is_noticed_where_it_counts(code: Path) -> None:
     def changed(file: str, verb: str) -> set[str]:
         before = facts_of([verb])
         (code / file).parent.mkdir(exist_ok=True)
-        (code / file).write_text("x = 1")
+        with (code / file).open("a") as stream:
+            stream.write("\nx = 1\n")
+        assert facts_of([verb]) == before, "within a process"
+        forget()
         after = facts_of([verb])
         return {name for name in {*before, *after} if before.get(name) != after.get(name)}
 
     assert changed("datamodules/data.py", "fit") == {"code in datamodules"}
     assert changed("dust2gold/report/figures.py", "fit") == set()
-    assert changed("dust2gold/report/figures.py", "export-data") == set()
-    (code / "dust2gold/report/figures.py").write_text("x = 2")
     assert changed("dust2gold/report/figures.py", "export-data") == {"code in dust2gold/report"}
     assert changed("tests/test.py", "fit") == changed("datamodules/data.json", "fit") == set()
 
