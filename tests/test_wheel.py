@@ -11,6 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.records import write_positive
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +58,11 @@ def test_holds_every_package_config_and_the_student(wheel: Path) -> None:
     assert others == set()
 
 
+def test_installs_five_import_names(wheel: Path) -> None:
+    names = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == {"callbacks", "cli.py", "datamodules", "dust2gold", "lightning_modules"}
+
+
 def test_runs_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
     """In a fresh environment that sees this one's dependencies but not its editable dust2gold."""
     environment = tmp_path / "venv"
@@ -67,4 +75,22 @@ def test_runs_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
 
     home = run(python, "-c", "import cli, dust2gold; print(cli.__file__, dust2gold.__file__)", cwd=tmp_path)
     assert home.split() == [str(site / "cli.py"), str(site / "dust2gold" / "__init__.py")]
-    assert "fit" in run(environment / "bin" / "dust2gold", "--help", cwd=tmp_path)
+    program = environment / "bin" / "dust2gold"
+    assert "fit" in run(program, "--help", cwd=tmp_path)
+
+    here = tmp_path / "here"
+    here.mkdir()
+    show = ("fit", "--config", "configs/nat.yaml", "--print_config")
+    shown = run(program, *show, cwd=here)
+    config = yaml.safe_load(shown)
+    assert config["model"]["class_path"] == "lightning_modules.nat.NATModel"
+    for name in ("callbacks", "configs", "datamodules", "lightning_modules"):  # as a user's project may have them
+        (here / name).mkdir()
+        (here / name / "__init__.py").write_text("raise ImportError('not ours')", encoding="utf-8")
+    assert run(program, *show, cwd=here) == shown
+    assert run(python, "-m", "dust2gold.cli", *show, cwd=here) == shown  # the working directory comes first in sys.path
+    train = ("fit", "--config", "configs/neg.yaml", "--trainer.default_root_dir", "run", "--trainer.max_steps", "1")
+    where = ("--trainer.accelerator", "cpu", "--data.train", "train.jsonl", "--data.max_length", "256")
+    write_positive(here / "train.jsonl", 8)
+    run(program, *train, *where, cwd=here)
+    assert (here / "run" / "adapter-last" / "adapter_model.safetensors").is_file()

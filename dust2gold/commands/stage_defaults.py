@@ -8,18 +8,10 @@ from importlib import import_module
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Callback, LightningModule
-from lightning.pytorch.callbacks import LearningRateMonitor
 
 import callbacks
 import datamodules
 import lightning_modules
-from callbacks.accuracy import AnswerAccuracy
-from callbacks.adapters import AdapterWriter
-from callbacks.checkpoints import RunCheckpoint
-from callbacks.finite import FiniteGuard
-from callbacks.randomness import RandomStateKeeper
-from callbacks.samples import SampleWriter
-from callbacks.throughput import TokenThroughput
 from dust2gold.core.errors import InputError
 from dust2gold.core.students import EMBEDDED
 from lightning_modules.base import StudentModule
@@ -35,18 +27,18 @@ TRAINER = {
 }
 """Defaults of the Trainer's arguments where they differ from Lightning's."""
 
-CALLBACKS: Sequence[tuple[type[Callback], type[LightningModule]]] = (
-    (AdapterWriter, TrainableModule),  # adapter/ (best val/loss) and adapter-last/
-    (RunCheckpoint, TrainableModule),  # checkpoints/last.ckpt, for fit to go on from
-    (RandomStateKeeper, TrainableModule),
-    (FiniteGuard, TrainableModule),  # stops at a NaN: stopped/step-<n>/
-    (TokenThroughput, TrainableModule),
-    (SampleWriter, StudentModule),  # predict: samples.jsonl
-    (AnswerAccuracy, StudentModule),  # test: predictions.jsonl, named after the run's directory
-    (LearningRateMonitor, TrainableModule),
+CALLBACKS: Sequence[tuple[str, type[LightningModule]]] = (
+    ("callbacks.adapters.AdapterWriter", TrainableModule),  # adapter/ (best val/loss) and adapter-last/
+    ("callbacks.checkpoints.RunCheckpoint", TrainableModule),  # checkpoints/last.ckpt, for fit to go on from
+    ("callbacks.randomness.RandomStateKeeper", TrainableModule),
+    ("callbacks.finite.FiniteGuard", TrainableModule),  # stops at a NaN: stopped/step-<n>/
+    ("callbacks.throughput.TokenThroughput", TrainableModule),
+    ("callbacks.samples.SampleWriter", StudentModule),  # predict: samples.jsonl
+    ("callbacks.accuracy.AnswerAccuracy", StudentModule),  # test: predictions.jsonl, named after the run's directory
+    ("lightning.pytorch.callbacks.LearningRateMonitor", TrainableModule),
 )
 """The callbacks that stages have without naming them, each with the kind of stage that has it."""
-_ARGUMENTS = {LearningRateMonitor: {"init_args": {"logging_interval": "step"}}}
+_ARGUMENTS = {"lightning.pytorch.callbacks.LearningRateMonitor": {"init_args": {"logging_interval": "step"}}}
 
 
 def import_stages() -> None:
@@ -75,24 +67,27 @@ def with_defaults(config: Namespace) -> Namespace:
     given = config.trainer.callbacks or []
     given = given if isinstance(given, list) else [given]
     config.trainer.callbacks = _with_default_callbacks(model.class_path, given, config.without_callbacks)
-    options = config.get("data.init_args", Namespace())
-    if options.get("tokenizer") == EMBEDDED:
-        options.tokenizer = _student(model.init_args)
+    options = config.get("data.init_args")
+    if options is not None and options.get("tokenizer") == EMBEDDED:
+        stage = model.get("init_args") or {}
+        reads = stage.get("backbone.init_args") or stage  # M_rank names its student there
+        options.tokenizer = reads.get("student") or reads.get("path") or EMBEDDED
     return config
 
 
 def _with_default_callbacks(stage: str, given: list[Namespace], without: Sequence[str]) -> list[Namespace]:
     """Default callbacks, each replaced by given ones of its class, then the other given ones."""
-    if unknown := set(without) - {callback.__name__ for callback, _ in CALLBACKS}:
-        names = ", ".join(callback.__name__ for callback, _ in CALLBACKS)
-        raise InputError(f"no default callback '{min(unknown)}'", field="without_callbacks", remedy=f"they are {names}")
+    names = {path: path.rpartition(".")[2] for path, _ in CALLBACKS}
+    if unknown := set(without) - set(names.values()):
+        remedy = f"they are {', '.join(names.values())}"
+        raise InputError(f"no default callback '{min(unknown)}'", field="without_callbacks", remedy=remedy)
     kind = _imported(stage)
     parser = ArgumentParser()
     parser.add_argument("--callbacks", type=list[Callback])
     wanted = [
-        {"class_path": callback.__name__, **_ARGUMENTS.get(callback, {})}
-        for callback, wanting in CALLBACKS
-        if issubclass(kind, wanting) and callback.__name__ not in without
+        {"class_path": path, **_ARGUMENTS.get(path, {})}
+        for path, has_it in CALLBACKS
+        if isinstance(kind, type) and issubclass(kind, has_it) and names[path] not in without
     ]
     result: list[Namespace] = []
     for default in parser.parse_object({"callbacks": wanted}).callbacks:
@@ -101,14 +96,6 @@ def _with_default_callbacks(stage: str, given: list[Namespace], without: Sequenc
     return [*result, *(callback for callback in given if callback not in result)]
 
 
-def _imported(class_path: str) -> type:
+def _imported(class_path: str) -> object:
     module, _, name = class_path.rpartition(".")
-    found: type = getattr(import_module(module), name)
-    return found
-
-
-def _student(stage: Namespace) -> str:
-    """The base model of a stage: of M_rank, what its backbone reads with."""
-    backbone = stage.get("backbone")
-    named = stage if backbone is None else backbone.init_args
-    return str(named.get("student") or named.get("path") or EMBEDDED)
+    return getattr(import_module(module), name)
