@@ -40,6 +40,7 @@ class TrainingDataModule(ResumableDataModule):
         tokenizer: str = "embedded",
         train: list[str] | str | None = None,
         validation: list[str] | str | None = None,
+        *,
         validation_fraction: float = 0.05,
         batch_size: int = 16,
         eval_batch_size: int | None = None,

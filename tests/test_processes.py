@@ -309,7 +309,7 @@ def steps_of(root: Path) -> int:
 def test_going_on_in_steps_of_another_size_is_refused(project: Project) -> None:
     stopped(project, "run", (1, 1), 3)
     for then in ((2, 1), (1, 2)):
-        words = project.fit("neg", "run", then)
+        words = project.fit("neg", "run", then, "--ckpt_path", "last")
         assert together(partial(cli.main, words), project.home / "run/processes", then[0]) == [1] * then[0]
         assert (
             "the checkpoint was made by 1 process(es) accumulating 1 batch(es), 1 an optimizer step;"

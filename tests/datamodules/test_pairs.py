@@ -113,31 +113,6 @@ def test_validation_files_and_no_validation(make: Callable[..., PairDataModule],
     assert make(validation_fraction=0.0).val_dataloader() == []
 
 
-def test_ungradable_rationales_are_left_out_and_counted(
-    make: Callable[..., PairDataModule], capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = make(validation_fraction=0.0)
-    assert data.train_examples.question_ids.count("q13") == 1
-    assert "left out 1 ungradable" in capsys.readouterr().err
-
-
-def test_a_longer_rationale_names_its_place_and_the_way_out(
-    make: Callable[..., PairDataModule], files: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    long = rationale(3, 9, "negative", text="so many words " * 60)
-    write_rationales(Path(files[1]), [rationale(3, 2, "negative"), long])
-    with pytest.raises(InputError) as caught:
-        make(max_length=100)
-    error = caught.value
-    assert (error.file, error.line) == (files[1], 2)
-    assert "q3" in error.problem
-    assert error.remedy is not None
-    assert "--data.max_length" in error.remedy
-    data = make(max_length=100, drop_longer=True, validation_fraction=0.0)
-    assert list(data.train_pairs.questions) == ["q3"]
-    assert "left out 1 rationales" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -268,49 +268,13 @@ def test_questions_are_limited_and_left_out(student: str, tmp_path: Path) -> Non
 # What is left out or refused.
 
 
-def test_longer_rationales_are_left_out_and_counted(
-    student: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_rationales(tmp_path / "p.jsonl", [rationale(0), rationale(1, rationale="long " * 90), rationale(2)])
-    data = fitted(student, str(tmp_path / "p.jsonl"), drop_longer=True, max_length=120)
-    assert [example.id for example in data.train_examples] == ["q0/0", "q2/0"]
-    assert "left out 1 rationales of more than 120 tokens" in capsys.readouterr().err
-
-
-def test_character_limit_counts_question_and_rationale(student: str, tmp_path: Path) -> None:
-    records = [rationale(q, rationale="x" * (100 + q)) for q in range(4)]
-    write_rationales(tmp_path / "p.jsonl", records)
-    most = len(records[2].question) + len(records[2].rationale)
-    data = fitted(student, str(tmp_path / "p.jsonl"), max_characters=most)
-    assert [example.id for example in data.train_examples] == ["q0/0", "q1/0", "q2/0"]
-    error = refused(student, str(tmp_path / "p.jsonl"), max_characters=10)
-    assert "holds no rationale to train on" in str(error)
-    assert "--data.max_characters" in str(error)
-
-
-def test_a_rationale_beyond_the_limit_names_file_and_line(student: str, tmp_path: Path) -> None:
-    write_rationales(tmp_path / "p.jsonl", [rationale(0), rationale(1, rationale="12345 " * 60)])
-    error = refused(student, str(tmp_path / "p.jsonl"), max_length=100)
-    assert (error.file, error.line, error.field) == (str(tmp_path / "p.jsonl"), 2, "rationale")
-    assert "more than --data.max_length 100" in str(error)
-    beyond = refused(student, str(tmp_path / "p.jsonl"), max_length=4096)  # the tiny student reaches 256
-    assert (beyond.line, beyond.field) == (2, "rationale")
-    assert "the student's context of 256" in str(beyond)
-
-
-def test_ungradable_rationales_never_train_silently(student: str, tmp_path: Path) -> None:
-    write_rationales(tmp_path / "p.jsonl", [rationale(0), rationale(1, verdict="ungradable", answer=None)])
-    error = refused(student, str(tmp_path / "p.jsonl"))
-    assert (error.line, error.field) == (2, "verdict")
-    assert "--data.allow_ungradable true" in str(error)
-    data = fitted(student, str(tmp_path / "p.jsonl"), allow_ungradable=True)
-    assert [example.positive for example in data.train_examples] == [True, False]
-
-
 def test_unusable_files_name_what_is_wrong(student: str, tmp_path: Path) -> None:
     empty, latin, broken, wrong = (tmp_path / name for name in ("empty", "latin", "broken", "wrong"))
     empty.touch()
     assert "may have no right or no wrong samples" in str(refused(student, str(empty)))
+    short = refused(student, write_positive(tmp_path / "p.jsonl"), max_characters=10)
+    assert "holds no rationale to train on" in str(short)
+    assert "--data.max_characters" in str(short)
     good = json.dumps(rationale(0).to_json())
     latin.write_bytes(good.encode() + b"\n" + good.replace("nuts", "Nüsse").encode("latin-1") + b"\n")
     assert "not UTF-8" in str(refused(student, str(latin)))

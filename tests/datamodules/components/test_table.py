@@ -139,7 +139,12 @@ def test_what_is_left_out_is_told_again(
 ) -> None:
     texts = ["short", "long " * 90, "x" * 500, "fine", "long " * 91]
     write_rationales(tmp_path / "p.jsonl", [rationale(q, rationale=text) for q, text in enumerate(texts)])
-    limits = {"max_length": 120, "drop_longer": True, "max_characters": 520, "encoded": str(tmp_path / "encoded")}
+    limits: dict[str, Any] = {
+        "max_length": 120,
+        "drop_longer": True,
+        "max_characters": 520,
+        "encoded": str(tmp_path / "encoded"),
+    }
     for _ in range(2):
         module = RationaleDataModule(str(tiny_student), str(tmp_path / "p.jsonl"), validation_fraction=0, **limits)
         module.setup("fit")

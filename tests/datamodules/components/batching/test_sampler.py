@@ -240,5 +240,6 @@ def test_a_batch_is_fetched_whole_and_each_row_once() -> None:
     letters: Any = Letters()
     batch = Batch.of([1, 0], None, [(3, 1), (2, 1, 0)])
     assert batch == Batch([2, 1, 0, 3, 1], None, [3, 2])
-    assert Planned(letters).__getitems__(batch) == (["c", "b", "a", "d", "b"], batch)
+    found: Any = Planned(letters).__getitems__(batch)
+    assert found == (["c", "b", "a", "d", "b"], batch)
     assert letters.asked == [2, 1, 0, 3]

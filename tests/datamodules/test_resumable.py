@@ -1,0 +1,72 @@
+"""The resume position: kept for the same split of a step, converted for another one, refused for another size of step.
+
+`tests/test_resume.py` and `tests/test_processes.py` resume whole runs.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from datamodules.resumable import ResumableDataModule
+from dust2gold.core.errors import InputError
+
+STATE = {"epoch": 1, "batch": 8, "planned": 12, "split": [1, 4]}
+
+
+def module(world: int, accumulate: int, **trainer: Any) -> tuple[ResumableDataModule, dict[str, Any]]:
+    """A DataModule under a Trainer that has read a checkpoint of `STATE`, and the checkpoint's counters of batches."""
+    counters = {
+        "current": {"ready": 8, "started": 8, "processed": 8, "completed": 7},
+        "total": {"ready": 20, "started": 20, "processed": 20, "completed": 19},
+    }
+    checkpoint = {"loops": {"fit_loop": {"epoch_loop.batch_progress": counters}}}
+    data: Any = ResumableDataModule(seed=0, num_workers=0)
+    data.trainer = SimpleNamespace(
+        world_size=world,
+        accumulate_grad_batches=accumulate,
+        limit_train_batches=trainer.get("limit", 1.0),
+        callbacks=[],
+        fit_loop=SimpleNamespace(_data_fetcher=None),
+        _checkpoint_connector=SimpleNamespace(_loaded_checkpoint=checkpoint),
+    )
+    return data, counters
+
+
+@pytest.mark.parametrize(("world", "accumulate", "batch"), [(1, 4, 8), (2, 2, 4), (4, 1, 2)])
+def test_the_position_is_counted_in_batches_of_a_process(world: int, accumulate: int, batch: int) -> None:
+    data, counters = module(world, accumulate)
+    data.load_state_dict(STATE)
+    assert data._state == {**STATE, "batch": batch, "split": [world, accumulate]}
+    assert counters["current"] == {"ready": batch, "started": batch, "processed": batch, "completed": batch - 1}
+    assert counters["total"]["processed"] == 20 - (8 - batch)
+
+
+def test_a_step_that_is_not_whole_is_begun_anew_by_another_split() -> None:
+    data, _ = module(2, 2)
+    data.load_state_dict({**STATE, "batch": 7})
+    assert data._state["batch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("split", "limit", "state", "message"),
+    [
+        (
+            (2, 4),
+            1.0,
+            STATE,
+            r"1 process\(es\) accumulating 4 batch\(es\), 4 an optimizer step; here are 2 .* 8 a step",
+        ),
+        ((1, 2), 1.0, STATE, "processes × accumulated batches = 4"),
+        ((2, 2), 5, STATE, "epoch cut short"),
+        ((1, 4), 1.0, {"epoch": 1, "legs": []}, "does not say where in the data it stands"),
+    ],
+)
+def test_what_cannot_be_gone_on_from(
+    split: tuple[int, int], limit: int | float, state: dict[str, Any], message: str
+) -> None:
+    data, _ = module(*split, limit=limit)
+    with pytest.raises(InputError, match=message):
+        data.load_state_dict(state)
