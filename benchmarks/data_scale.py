@@ -179,13 +179,17 @@ def asked(file: Path, rows: int) -> Callable[[], object]:
 
 def joined(file: Path, rows: int) -> Callable[[], object]:
     """What the first process keeps to put all processes' samples into the questions' order."""
-    from callbacks.samples import _Part
+    from callbacks.sample_parts import SampleOrigin, SamplePart
+    from datamodules.components.records.records import read_rationales
+    from dust2gold.core.provenance import Provenance
 
+    records = [record for _, record in zip(range(rows), read_rationales(file), strict=False)]
+    origin = SampleOrigin(Provenance({}), dict.fromkeys((record.question_id for record in records), ""))
     part = file.parent / "samples.part-0.jsonl"
-    with part.open("w", encoding="utf-8") as stream, file.open(encoding="utf-8") as samples:
-        stream.write(json.dumps({"made_from": "key"}) + "\n")
-        stream.writelines(line for _, line in zip(range(rows), samples, strict=False))
-    return lambda: _Part.read(part, "key")
+    with part.open("w", encoding="utf-8") as stream:
+        origin.write_header(stream)
+        origin.write(stream, records)
+    return lambda: SamplePart.read(part, origin)
 
 
 def voting(file: Path, rows: int) -> Callable[[], object]:

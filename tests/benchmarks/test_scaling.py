@@ -115,7 +115,7 @@ def test_flops_of_the_teachers_and_of_a_step_with_them() -> None:
         assert module.adapters.head is not None
         module._teacher = teacher
         with FlopCounterMode(display=False) as counter:
-            teacher.lesson(batch, targets) if teach else module.loss_parts(batch, targets)["loss"].backward()
+            teacher.targets_for(batch, targets) if teach else module.loss_parts(batch, targets)["loss"].backward()
         return float(counter.get_total_flops())
 
     student = Adapted("smollm2")
