@@ -109,7 +109,7 @@ def variants(module: NCEModel, batch: dict[str, Any], directory: Path) -> dict[s
     targets, second = find_targets(batch), copy.deepcopy(module)
     online = OnlineTeacher(module.adapters)
     cached = cached_teacher(module.adapters, CacheSettings(), directory, 1.0, calibrated=True)
-    cached.lesson(batch, targets)
+    cached.targets_for(batch, targets)
 
     def ours(teacher: Any) -> Tensor:
         module._teacher = teacher
@@ -149,8 +149,8 @@ def loss_memory(module: NCEModel, tokens: int) -> dict[str, float]:
     targets = torch.randint(int(vocabulary), (tokens,), device=device)
     hidden = student.requires_grad_()
 
-    def learn(lesson: Any) -> None:
-        logprobs, soft = head.learn(hidden, targets, lesson)
+    def learn(taught: Any) -> None:
+        logprobs, soft = head.learn(hidden, targets, taught)
         (soft - logprobs).sum().backward()
 
     runs = {ONLINE: lambda: learn(head.teach(nat, negative).summary), CACHED: lambda: learn(summary)}

@@ -120,22 +120,22 @@ class NCEModel(StudentModule):
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The calibrated loss; logs its parts and the mean of β."""
-        lesson = self.teacher.lesson(batch, targets)
+        taught = self.teacher.targets_for(batch, targets)
         hidden = at_targets(self.hidden(batch), targets)  # [N, d]
-        logprobs, soft = self.adapters.head.learn(hidden, targets.tokens, lesson.summary, self.temperature)
-        beta = self._beta(lesson, targets)  # [N]
+        logprobs, soft = self.adapters.head.learn(hidden, targets.tokens, taught.summary, self.temperature)
+        beta = self._beta(taught, targets)  # [N]
         by_sample = sample_means(beta, targets)  # [S]
         self.last_beta = beta if self.per_token else by_sample
         result = negative_calibrated(logprobs, soft * self.temperature**2, beta, targets, self.mix)
         return {**result._asdict(), "beta": by_sample.sum() / targets.all.samples}
 
-    def _beta(self, lesson: Lesson, targets: Targets) -> Tensor:
+    def _beta(self, taught: Lesson, targets: Targets) -> Tensor:
         """β of each target [N]: its own, or its sample's."""
-        if lesson.divergence is None:
+        if taught.divergence is None:
             return torch.full(targets.tokens.shape, 0.5, device=targets.tokens.device)
         if self.per_token:
-            return token_calibration(lesson.divergence)
-        return calibration(lesson.divergence, targets)[targets.sample]
+            return token_calibration(taught.divergence)
+        return calibration(taught.divergence, targets)[targets.sample]
 
 
 def _online(module: NCEModel) -> Teacher:

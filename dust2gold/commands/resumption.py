@@ -64,6 +64,7 @@ def fit_provenance(config: Mapping[str, Any], processes: int = 1) -> Provenance:
             _STEP: processes * int(trainer.get("accumulate_grad_batches") or 1),
         },
         without=_WITHOUT_EFFECT,
+        libraries=("lightning", "peft", "tokenizers", "torch", "transformers"),
     )
 
 

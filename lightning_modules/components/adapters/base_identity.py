@@ -114,7 +114,7 @@ def _some_values(weight: Tensor) -> Tensor:
     return flat[places].float().cpu()
 
 
-def _shapes(base: nn.Module, weights: dict[str, Tensor]) -> str:
+def _shapes(base: nn.Module, weights: dict[str, nn.Parameter]) -> str:
     """The same in every quantization, which packs the weights of linear layers."""
     linear = {name: module for name, module in base.named_modules() if isinstance(module, nn.Linear)}
     found = [f"{name} {module.out_features} {module.in_features}" for name, module in linear.items()]

@@ -176,5 +176,5 @@ def _rows(columns: Columns) -> int:
 def _checksum(key: bytes, columns: Columns) -> int:
     check = zlib.crc32(key)
     for name in sorted(columns):
-        check = zlib.crc32(columns[name].contiguous().numpy(), check)
+        check = zlib.crc32(columns[name].contiguous().numpy().data, check)
     return check

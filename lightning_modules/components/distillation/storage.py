@@ -37,15 +37,15 @@ class Storage(ABC):
         """Bytes per target token."""
         return sum(column.element_size() * math.prod(column.shape[1:]) for column in self.columns.values())
 
-    def encode(self, lesson: Lesson) -> Columns:
+    def encode(self, taught: Lesson) -> Columns:
         """What is kept of N target tokens.
 
         Raises:
             InputError: If a number is too large for the storage.
         """
-        made = self._summary_columns(lesson)
-        if lesson.divergence is not None:
-            made["divergence"] = lesson.divergence
+        made = self._summary_columns(taught)
+        if taught.divergence is not None:
+            made["divergence"] = taught.divergence
         return {name: made[name].detach().cpu().to(column.dtype) for name, column in self.columns.items()}
 
     def decode(self, columns: Columns, device: torch.device) -> Lesson:
@@ -54,7 +54,7 @@ class Storage(ABC):
         return Lesson(self._summary(moved), moved.get("divergence"))
 
     @abstractmethod
-    def _summary_columns(self, lesson: Lesson) -> Columns:
+    def _summary_columns(self, taught: Lesson) -> Columns:
         """The summary's columns, in any dtype."""
 
     @abstractmethod
@@ -74,10 +74,10 @@ class SummaryStorage(Storage):
     def __init__(self, width: int, calibrated: bool, dtype: torch.dtype) -> None:
         self.columns = {"summary": torch.empty(0, width, dtype=dtype), **_divergence(calibrated)}
 
-    def _summary_columns(self, lesson: Lesson) -> Columns:
-        assert isinstance(lesson.summary, Tensor)
+    def _summary_columns(self, taught: Lesson) -> Columns:
+        assert isinstance(taught.summary, Tensor)
         dtype = self.columns["summary"].dtype
-        summary = lesson.summary.to(dtype)  # [N, d]
+        summary = taught.summary.to(dtype)  # [N, d]
         if not summary.isfinite().all():
             raise InputError(
                 f"the teacher's summary does not fit into {str(dtype).removeprefix('torch.')}",
@@ -112,9 +112,9 @@ class TopKStorage(Storage):
             **_divergence(calibrated),
         }
 
-    def _summary_columns(self, lesson: Lesson) -> Columns:
-        assert isinstance(lesson.summary, TopK)
-        return {"tokens": lesson.summary.tokens, "probabilities": lesson.summary.probabilities}  # [N, k] each
+    def _summary_columns(self, taught: Lesson) -> Columns:
+        assert isinstance(taught.summary, TopK)
+        return {"tokens": taught.summary.tokens, "probabilities": taught.summary.probabilities}  # [N, k] each
 
     def _summary(self, columns: Columns) -> TopK:
         return TopK(columns["tokens"].long(), columns["probabilities"].float())

@@ -62,10 +62,10 @@ class CacheSettings:
 
 
 class Teacher(ABC):
-    """Gives the lesson of a batch. Sees no dropout, and leaves the stack as it was."""
+    """Is asked about batches. Sees no dropout, and leaves the stack as it was."""
 
     @abstractmethod
-    def lesson(self, batch: dict[str, Any], targets: Targets) -> Lesson:
+    def targets_for(self, batch: dict[str, Any], targets: Targets) -> Lesson:
         """What M_NAT and M_neg say at the batch's N targets."""
 
     def flush(self) -> None:  # noqa: B027  # an online teacher keeps nothing
@@ -94,8 +94,8 @@ class OnlineTeacher(Teacher):
         self.top_k = top_k
 
     @torch.no_grad()
-    def lesson(self, batch: dict[str, Any], targets: Targets) -> Lesson:
-        """See `Teacher.lesson`."""
+    def targets_for(self, batch: dict[str, Any], targets: Targets) -> Lesson:
+        """See `Teacher.targets_for`."""
         negative = self._hidden(NEGATIVE, batch, targets) if self.calibrated else None
         return self.stack.head.teach(self._hidden(POSITIVE, batch, targets), negative, self.temperature, self.top_k)
 
@@ -127,12 +127,14 @@ class CachedTeacher(Teacher):
         self.cache = cache
         self.hits = self.misses = 0
 
-    def lesson(self, batch: dict[str, Any], targets: Targets) -> Lesson:
-        """See `Teacher.lesson`."""
+    def targets_for(self, batch: dict[str, Any], targets: Targets) -> Lesson:
+        """See `Teacher.targets_for`."""
         keys = list(sample_keys(batch, targets))
-        missing = sum(self.cache.get(key) is None for key, _ in keys)
+        found = [self.cache.get(key) for key, _ in keys]
+        missing = sum(columns is None for columns in found)
         self.hits, self.misses = self.hits + len(keys) - missing, self.misses + missing
-        found = [self.cache.get(key) for key, _ in keys] if not missing else self._ask(batch, targets, keys)
+        if missing:
+            found = [*self._ask(batch, targets, keys)]
         columns = {  # [N, ...]
             name: torch.cat([empty, *(sample[name] for sample in found if sample is not None)])
             for name, empty in self.storage.columns.items()
@@ -149,7 +151,7 @@ class CachedTeacher(Teacher):
 
     def _ask(self, batch: dict[str, Any], targets: Targets, keys: list[tuple[bytes, int]]) -> list[Columns]:
         """Of each sample what is kept of it, after adding those that are missing."""
-        answer, start, found = self.storage.encode(self.teacher.lesson(batch, targets)), 0, []
+        answer, start, found = self.storage.encode(self.teacher.targets_for(batch, targets)), 0, []
         for key, count in keys:
             columns = self.cache.get(key)
             if columns is None:
