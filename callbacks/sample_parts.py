@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 from datamodules.components.records.records import Rationale
 from dust2gold.core.errors import InputError
+from dust2gold.core.files import free_aside, set_aside, write_bytes_atomically
 from dust2gold.core.provenance import Provenance
 
 
@@ -93,6 +95,20 @@ class SamplePart:
             remedy = "run the same command again: it samples what stood there"
             raise InputError("damaged line", file=self.file, line=number, remedy=remedy)
         return self.records
+
+    def report_unused(self) -> None:
+        """Says what is not used, and keeps it aside."""
+        if self.torn:
+            print(f"warning: {self.file}: left out {self.torn:,} bytes after the last whole line", file=sys.stderr)
+        if self.changed:
+            if self.lines:
+                changed = ", ".join(self.changed[:3]) + (", …" if len(self.changed) > 3 else "")
+                print(f"sampling anew: made otherwise ({changed}); kept: {set_aside(self.file)}", file=sys.stderr)
+        elif self.damaged:  # a copy: until the part is begun anew, its whole samples are nowhere else
+            write_bytes_atomically(copy := free_aside(self.file), self.file.read_bytes())
+            some = ", ".join([*(str(number) for number in self.damaged[:3]), *(["…"] if len(self.damaged) > 3 else [])])
+            lines = f"{len(self.damaged):,} damaged line{'' if len(self.damaged) == 1 else 's'} ({some})"
+            print(f"warning: {self.file}: left out {lines}; kept a copy: {copy}", file=sys.stderr)
 
 
 def _read_line(line: bytes) -> tuple[str, Rationale | None]:

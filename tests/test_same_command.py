@@ -288,7 +288,7 @@ def test_samples_of_another_checkpoint_are_not_gone_on_with(
     assert cli.main([*predict, *of["a"], *kill]) == 130
     capsys.readouterr()
     assert cli.main([*predict, *of["b"], *kill]) == 130
-    assert "kept the samples of another command" in capsys.readouterr().err
+    assert "sampling anew: made otherwise (checkpoint, writer); kept: " in capsys.readouterr().err
     assert cli.main([*predict, *of["b"]]) == 0
     assert "resuming: 1 of 3 questions" in capsys.readouterr().out
     assert [record.writer for record in read_rationales(tmp_path / "samples/samples.jsonl")] == ["b"] * 3
