@@ -42,9 +42,7 @@ class Verb:
 
 
 VERBS = {
-    "run": Verb(
-        "run a whole pipeline: stages that are up to date are skipped", "dust2gold.commands.run", executes=True
-    ),
+    "run": Verb("run all stages: those that are up to date are skipped", "dust2gold.commands.run", executes=True),
     "report": Verb("write the tables, figures and numbers of a run", "dust2gold.commands.report"),
     "prepare": Verb("grade teacher samples into D_pos and D_neg", "dust2gold.commands.prepare"),
     "collect": Verb(

@@ -35,7 +35,7 @@ def prediction_files(run: Path) -> list[Path]:
         raise InputError("no such directory", file=run, remedy="name the directory that `run` wrote, as runs/demo")
     files = sorted(path for path in run.rglob("predictions.jsonl") if not _hidden(path.relative_to(run)))
     if not files:
-        remedy = "run the pipeline first: python cli.py run --config FILE"
+        remedy = "make the run first: python cli.py run --config FILE"
         raise InputError("no predictions.jsonl in it", file=run, remedy=remedy)
     return files
 
