@@ -15,7 +15,7 @@ from lightning_modules.components.adapters.nat import load_nat
 from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
 from lightning_modules.components.losses.distillation import calibration, negative_calibrated, token_calibration
-from lightning_modules.components.losses.output_head import Lesson
+from lightning_modules.components.losses.output_head import TeacherTargets
 from lightning_modules.components.losses.targets import Targets, at_targets, sample_means
 from lightning_modules.fully_sharded import FullyShardedStrategy
 
@@ -122,14 +122,14 @@ class NCEModel(StudentModule):
         """The calibrated loss; logs its parts and the mean of β."""
         taught = self.teacher.targets_for(batch, targets)
         hidden = at_targets(self.hidden(batch), targets)  # [N, d]
-        logprobs, soft = self.adapters.head.learn(hidden, targets.tokens, taught.summary, self.temperature)
+        logprobs, soft = self.adapters.head.distillation_terms(hidden, targets.tokens, taught.summary, self.temperature)
         beta = self._beta(taught, targets)  # [N]
         by_sample = sample_means(beta, targets)  # [S]
         self.last_beta = beta if self.per_token else by_sample
         result = negative_calibrated(logprobs, soft * self.temperature**2, beta, targets, self.mix)
         return {**result._asdict(), "beta": by_sample.sum() / targets.all.samples}
 
-    def _beta(self, taught: Lesson, targets: Targets) -> Tensor:
+    def _beta(self, taught: TeacherTargets, targets: Targets) -> Tensor:
         """β of each target [N]: its own, or its sample's."""
         if taught.divergence is None:
             return torch.full(targets.tokens.shape, 0.5, device=targets.tokens.device)

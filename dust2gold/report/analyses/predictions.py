@@ -36,7 +36,7 @@ def prediction_files(run: Path) -> list[Path]:
     found = run.rglob("predictions.jsonl")
     files = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(run).parts))
     if not files:
-        remedy = "run the pipeline first: python cli.py run --config FILE"
+        remedy = "make the run first: python cli.py run --config FILE"
         raise InputError("no predictions.jsonl in it", file=run, remedy=remedy)
     return files
 

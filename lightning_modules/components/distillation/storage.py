@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.distillation.cache import Columns
-from lightning_modules.components.losses.output_head import Lesson, TopK
+from lightning_modules.components.losses.output_head import TeacherTargets, TopK
 
 
 class Storage(ABC):
@@ -37,7 +37,7 @@ class Storage(ABC):
         """Bytes per target token."""
         return sum(column.element_size() * math.prod(column.shape[1:]) for column in self.columns.values())
 
-    def encode(self, taught: Lesson) -> Columns:
+    def encode(self, taught: TeacherTargets) -> Columns:
         """What is kept of N target tokens.
 
         Raises:
@@ -48,13 +48,13 @@ class Storage(ABC):
             made["divergence"] = taught.divergence
         return {name: made[name].detach().cpu().to(column.dtype) for name, column in self.columns.items()}
 
-    def decode(self, columns: Columns, device: torch.device) -> Lesson:
+    def decode(self, columns: Columns, device: torch.device) -> TeacherTargets:
         """The inverse of `encode`."""
         moved = {name: column.to(device) for name, column in columns.items()}
-        return Lesson(self._summary(moved), moved.get("divergence"))
+        return TeacherTargets(self._summary(moved), moved.get("divergence"))
 
     @abstractmethod
-    def _summary_columns(self, taught: Lesson) -> Columns:
+    def _summary_columns(self, taught: TeacherTargets) -> Columns:
         """The summary's columns, in any dtype."""
 
     @abstractmethod
@@ -74,7 +74,7 @@ class SummaryStorage(Storage):
     def __init__(self, width: int, calibrated: bool, dtype: torch.dtype) -> None:
         self.columns = {"summary": torch.empty(0, width, dtype=dtype), **_divergence(calibrated)}
 
-    def _summary_columns(self, taught: Lesson) -> Columns:
+    def _summary_columns(self, taught: TeacherTargets) -> Columns:
         assert isinstance(taught.summary, Tensor)
         dtype = self.columns["summary"].dtype
         summary = taught.summary.to(dtype)  # [N, d]
@@ -112,7 +112,7 @@ class TopKStorage(Storage):
             **_divergence(calibrated),
         }
 
-    def _summary_columns(self, taught: Lesson) -> Columns:
+    def _summary_columns(self, taught: TeacherTargets) -> Columns:
         assert isinstance(taught.summary, TopK)
         return {"tokens": taught.summary.tokens, "probabilities": taught.summary.probabilities}  # [N, k] each
 

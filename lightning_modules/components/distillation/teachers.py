@@ -1,6 +1,6 @@
 """NCE's teachers, M_NAT and M_neg, on the student's own base: asked at every step, or once per sample and remembered.
 
-What a student needs of them is a `Lesson` per target token: d numbers and one divergence, not V probabilities. Frozen
+What a student needs of them is a `TeacherTargets` per target token: d numbers and one divergence, not V probabilities. Frozen
 teachers say the same in every epoch, so `CachedTeacher` asks when it meets a sample for the first time and reads its
 answer off a memory-mapped file ever after. First and later times go through the same storage: a run that was killed
 and goes on sees what an undisturbed one sees.
@@ -29,7 +29,7 @@ from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE
 from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.distillation.cache import Columns, SampleCache
 from lightning_modules.components.distillation.storage import STORAGES, Storage
-from lightning_modules.components.losses.output_head import Lesson
+from lightning_modules.components.losses.output_head import TeacherTargets
 from lightning_modules.components.losses.targets import IGNORE, Targets, at_targets
 
 FACTS_FILE = "facts.json"
@@ -65,7 +65,7 @@ class Teacher(ABC):
     """Is asked about batches. Sees no dropout, and leaves the stack as it was."""
 
     @abstractmethod
-    def targets_for(self, batch: dict[str, Any], targets: Targets) -> Lesson:
+    def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
         """What M_NAT and M_neg say at the batch's N targets."""
 
     def flush(self) -> None:  # noqa: B027  # an online teacher keeps nothing
@@ -94,10 +94,12 @@ class OnlineTeacher(Teacher):
         self.top_k = top_k
 
     @torch.no_grad()
-    def targets_for(self, batch: dict[str, Any], targets: Targets) -> Lesson:
+    def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
         """See `Teacher.targets_for`."""
         negative = self._hidden(NEGATIVE, batch, targets) if self.calibrated else None
-        return self.stack.head.teach(self._hidden(POSITIVE, batch, targets), negative, self.temperature, self.top_k)
+        return self.stack.head.teacher_targets(
+            self._hidden(POSITIVE, batch, targets), negative, self.temperature, self.top_k
+        )
 
     def _hidden(self, adapter: str, batch: dict[str, Any], targets: Targets) -> Tensor:
         with self.stack.using(adapter):
@@ -127,7 +129,7 @@ class CachedTeacher(Teacher):
         self.cache = cache
         self.hits = self.misses = 0
 
-    def targets_for(self, batch: dict[str, Any], targets: Targets) -> Lesson:
+    def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
         """See `Teacher.targets_for`."""
         keys = list(sample_keys(batch, targets))
         found = [self.cache.get(key) for key, _ in keys]

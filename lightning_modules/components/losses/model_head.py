@@ -15,8 +15,8 @@ from dust2gold.core.errors import InputError
 from lightning_modules.components.evaluation import evaluating
 from lightning_modules.components.losses.output_head import (
     Head,
-    Lesson,
     OutputHead,
+    TeacherTargets,
     TopK,
     chunk_bytes_on,
     chunks,
@@ -58,7 +58,9 @@ class ModelHead(Head):
         return self._chunked(self._logprobs, hidden, tokens)
 
     @torch.no_grad()
-    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None) -> Lesson:
+    def teacher_targets(
+        self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None
+    ) -> TeacherTargets:
         """See `Head.teach`. The summary is M_NAT's hidden state [N, d].
 
         Raises:
@@ -75,9 +77,9 @@ class ModelHead(Head):
             if negative is None
             else self._chunked(lambda p, q: divergence_of(self.logits(p), self.logits(q)), negative, nat)
         )
-        return Lesson(nat.detach().to(wide(nat.dtype)), divergence)
+        return TeacherTargets(nat.detach().to(wide(nat.dtype)), divergence)
 
-    def learn(
+    def distillation_terms(
         self, hidden: Tensor, tokens: Tensor, summary: Tensor | TopK, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """See `Head.learn`."""

@@ -42,7 +42,7 @@ class TopK(NamedTuple):
     probabilities: Tensor
 
 
-class Lesson(NamedTuple):
+class TeacherTargets(NamedTuple):
     """What a student needs of its teachers, per token and without gradient.
 
     Attributes:
@@ -63,7 +63,9 @@ class Head(ABC):
         """Log P(token), natural log: [N], float32 or wider, with gradient to `hidden`."""
 
     @abstractmethod
-    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None) -> Lesson:
+    def teacher_targets(
+        self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None
+    ) -> TeacherTargets:
         """What a student needs of M_NAT at `temperature`, and M_neg's divergence from it.
 
         Args:
@@ -74,7 +76,7 @@ class Head(ABC):
         """
 
     @abstractmethod
-    def learn(
+    def distillation_terms(
         self, hidden: Tensor, tokens: Tensor, summary: Tensor | TopK, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """The student's side: log P(token) [N] at temperature 1, and −Σ_v p_v log q_v [N] at `temperature`.
@@ -122,7 +124,9 @@ class OutputHead(Head):
         return self._token_logits(hidden, tokens) - self.log_z(hidden)
 
     @torch.no_grad()
-    def teach(self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None) -> Lesson:
+    def teacher_targets(
+        self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None
+    ) -> TeacherTargets:
         """See `Head.teach`. The teachers' logits are compared by chunks, so KL needs no mean embedding of M_neg."""
         products = _Products(self.weight, nat)
         summary = torch.empty(nat.shape, dtype=products.wide, device=nat.device)  # [N, d]
@@ -140,10 +144,10 @@ class OutputHead(Head):
             else:
                 top.append(logits.div_(total).topk(top_k))  # [n, k]
         if top_k is None:
-            return Lesson(summary, divergence)
-        return Lesson(TopK(torch.cat([t.indices for t in top]), torch.cat([t.values for t in top])), divergence)
+            return TeacherTargets(summary, divergence)
+        return TeacherTargets(TopK(torch.cat([t.indices for t in top]), torch.cat([t.values for t in top])), divergence)
 
-    def learn(
+    def distillation_terms(
         self, hidden: Tensor, tokens: Tensor, summary: Tensor | TopK, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """See `Head.learn`. One partition serves both at T = 1."""

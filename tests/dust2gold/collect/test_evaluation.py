@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from datamodules.components.records.predictions import accuracies
 from datamodules.components.records.records import read_questions, write_questions
@@ -16,9 +15,11 @@ from dust2gold import cli
 from dust2gold.collect.collect import collect
 from dust2gold.core.errors import InputError
 from dust2gold.report.write import report
+from dust2gold.run.stage import Stage
 from lightning_modules.components.accuracy import GroupedAccuracy
 from tests.dust2gold.collect.conftest import Make
 from tests.endpoint import Endpoint, Misbehaviour, numbered
+from tests.own_stages import write_stages
 from tests.records import question
 
 
@@ -115,27 +116,19 @@ def test_part_of_the_questions_is_no_result(make: Make, server: Endpoint) -> Non
     assert (Path(settings.output) / "predictions.jsonl").exists()
 
 
-def test_as_a_stage_of_a_pipeline(make: Make, server: Endpoint, tmp_path: Path) -> None:
+def test_as_a_stage_of_a_run(make: Make, server: Endpoint, tmp_path: Path) -> None:
     """A stage that is done again, its directory cleared, asks for nothing again."""
     settings = make(questions=2)
     run = tmp_path / "run"
-    command = f"collect --input {settings.input} --output {{run}}/llm --prompt {settings.prompt} --endpoint.model m"
-    pipeline = {
-        "run": str(run),
-        "variables": {"method": "first"},
-        "stages": [
-            {
-                "name": "llm",
-                "outputs": ["{run}/llm/predictions.jsonl"],
-                "inputs": [settings.prompt],
-                "commands": [f"{command} --endpoint.base_url {server.base_url} --evaluate --method {{method}}"],
-            }
-        ],
-    }
-    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
-    words = ["run", "--config", str(tmp_path / "pipeline.yaml")]
+    collecting = (
+        f"collect --input {settings.input} --output {{run}}/llm --prompt {settings.prompt} --endpoint.model m "
+        f"--endpoint.base_url {server.base_url} --evaluate --method"
+    )
     for method in ("first", "second", "first"):
-        assert cli.main([*words, "--set", f"method={method}"]) == 0
+        stage = Stage(
+            "llm", "", (f"{collecting} {method}",), (), (settings.prompt,), outputs=("llm/predictions.jsonl",)
+        )
+        assert cli.main(["run", *write_stages(tmp_path / "own.py", stage), "--run", str(run)]) == 0
         assert json.loads((run / "llm" / "predictions.jsonl").read_text().splitlines()[0])["method"] == method
     assert len(server.asked) == 2
 

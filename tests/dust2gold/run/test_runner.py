@@ -161,7 +161,7 @@ def test_run_directory_override(world: World) -> None:
     assert not Path("runs").exists()
 
 
-def test_second_rank_of_a_command_does_not_run_the_pipeline(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_rank_of_a_command_does_not_run_the_stages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert "add --isolate" in str(world.fails())
     assert world.executed == []

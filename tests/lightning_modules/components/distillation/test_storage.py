@@ -5,7 +5,7 @@ import torch
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.distillation.storage import STORAGES
-from lightning_modules.components.losses.output_head import Lesson, TopK
+from lightning_modules.components.losses.output_head import TeacherTargets, TopK
 
 N, D, K = 5, 8, 3
 
@@ -14,7 +14,7 @@ N, D, K = 5, 8, 3
 @pytest.mark.parametrize("name", ["float16", "float32"])
 def test_summaries_come_back_as_the_storage_rounds_them(name: str, calibrated: bool) -> None:
     storage = STORAGES[name](100, D, calibrated, K)
-    taught = Lesson(torch.randn(N, D), torch.rand(N) if calibrated else None)
+    taught = TeacherTargets(torch.randn(N, D), torch.rand(N) if calibrated else None)
     assert isinstance(taught.summary, torch.Tensor)
     columns = storage.encode(taught)
     assert {key: (value.dtype, value.shape[1:]) for key, value in columns.items()} == {
@@ -34,14 +34,14 @@ def test_the_likeliest_tokens_come_back(vocabulary: int) -> None:
     assert storage.row_bytes == 4 + K * (2 + (2 if vocabulary == 2**16 else 4))
     tokens = torch.randint(vocabulary - 4, vocabulary, (N, K))
     summary, _ = storage.decode(
-        storage.encode(Lesson(TopK(tokens, torch.rand(N, K)), torch.rand(N))), torch.device("cpu")
+        storage.encode(TeacherTargets(TopK(tokens, torch.rand(N, K)), torch.rand(N))), torch.device("cpu")
     )
     assert isinstance(summary, TopK)
     assert torch.equal(summary.tokens, tokens)
 
 
 def test_numbers_too_large_are_refused() -> None:
-    taught = Lesson(torch.full((N, D), 1e6), torch.zeros(N))
+    taught = TeacherTargets(torch.full((N, D), 1e6), torch.zeros(N))
     with pytest.raises(InputError, match="does not fit into float16"):
         STORAGES["float16"](100, D, True, K).encode(taught)
 

@@ -18,7 +18,7 @@ from lightning_modules.components.distillation.teachers import (
     Teacher,
     cached_teacher,
 )
-from lightning_modules.components.losses.output_head import Lesson, TopK
+from lightning_modules.components.losses.output_head import TeacherTargets, TopK
 from lightning_modules.components.losses.targets import IGNORE, Targets, find_targets
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -40,7 +40,7 @@ class Counting(Teacher):
         self.teacher = teacher
         self.asked = 0
 
-    def targets_for(self, batch: dict[str, Any], targets: Targets) -> Lesson:
+    def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
         self.asked += 1
         return self.teacher.targets_for(batch, targets)
 
@@ -60,12 +60,12 @@ def asked(teacher: CachedTeacher) -> int:
     return teacher.teacher.asked
 
 
-def summary_of(taught: Lesson) -> Tensor:
+def summary_of(taught: TeacherTargets) -> Tensor:
     assert isinstance(taught.summary, Tensor)
     return taught.summary
 
 
-def divergence_of(taught: Lesson) -> Tensor:
+def divergence_of(taught: TeacherTargets) -> Tensor:
     assert taught.divergence is not None
     return taught.divergence
 
@@ -234,7 +234,7 @@ def test_top_k_is_small_and_close(stack: AdapterStack, cached: Callable[..., Cac
     for taught in (teacher.targets_for(batch, targets), teacher.targets_for(batch, targets)):
         assert isinstance(taught.summary, TopK)
         gradients = [
-            torch.autograd.grad(stack.head.learn(hidden, targets.tokens, s)[1].sum(), hidden)[0]
+            torch.autograd.grad(stack.head.distillation_terms(hidden, targets.tokens, s)[1].sum(), hidden)[0]
             for s in (taught.summary, online.summary)
         ]
         errors.append(float((gradients[0] - gradients[1]).norm() / gradients[1].norm()))

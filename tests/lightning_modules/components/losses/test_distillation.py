@@ -49,10 +49,10 @@ def all_parts(
     """NCE's loss, its parts and β from the logits [B, T, V] of student, NAT and NEG."""
     targets = find_targets({"labels": labels, **batch})
     student, nat, negative = (at_targets(m, targets) for m in models)
-    lesson = HEAD.teach(nat, negative, temperature)
-    assert lesson.divergence is not None
-    beta = calibration(lesson.divergence, targets)
-    logprobs, soft = HEAD.learn(student, targets.tokens, lesson.summary, temperature)
+    taught = HEAD.teacher_targets(nat, negative, temperature)
+    assert taught.divergence is not None
+    beta = calibration(taught.divergence, targets)
+    logprobs, soft = HEAD.distillation_terms(student, targets.tokens, taught.summary, temperature)
     kd = temperature**2 * soft
     result = negative_calibrated(logprobs, kd, beta[targets.sample], targets, mix)
     return {**result._asdict(), "beta": beta, "kd": sample_means(kd, targets)}
@@ -160,7 +160,7 @@ def test_kl_has_its_direction() -> None:
     forward = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
     backward = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
     for negative, nat, expected in ((p, q, forward), (q, p, backward)):
-        divergence = head.teach(nat, negative).divergence
+        divergence = head.teacher_targets(nat, negative).divergence
         assert divergence is not None
         assert divergence.item() == pytest.approx(expected, abs=1e-12)
         beta = calibration(divergence, find_targets({"labels": torch.tensor([[0, 1]])}))

@@ -101,11 +101,11 @@ def test_no_row_is_no_trouble(head: OutputHead) -> None:
     logprobs.sum().backward()
     assert logprobs.shape == (0,)
     assert hidden.grad is not None
-    lessons = [head.teach(hidden, hidden, top_k=k) for k in (None, 3)]
-    assert isinstance(lessons[0].summary, Tensor)
-    assert isinstance(lessons[1].summary, TopK)
-    assert lessons[0].summary.shape == (0, D)
-    assert [part.shape for part in lessons[1].summary] == [(0, 3), (0, 3)]
+    taught = [head.teacher_targets(hidden, hidden, top_k=k) for k in (None, 3)]
+    assert isinstance(taught[0].summary, Tensor)
+    assert isinstance(taught[1].summary, TopK)
+    assert taught[0].summary.shape == (0, D)
+    assert [part.shape for part in taught[1].summary] == [(0, 3), (0, 3)]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -121,24 +121,27 @@ def test_any_models_head_teaches_and_learns_as_its_logits_say(name: str, tempera
         models.append(model.get_decoder()(input_ids=row[None], use_cache=False).last_hidden_state[0].requires_grad_())
         logits.append(model(input_ids=row[None], use_cache=False).logits[0])
     (student, nat, negative), tokens = models, ids[0].flip(0)
-    lesson = head.teach(nat, negative, temperature)
-    assert isinstance(lesson.summary, Tensor)
-    logprobs, soft = head.learn(student, tokens, lesson.summary, temperature)
+    taught = head.teacher_targets(nat, negative, temperature)
+    assert isinstance(taught.summary, Tensor)
+    logprobs, soft = head.distillation_terms(student, tokens, taught.summary, temperature)
     log_student, log_nat, log_negative = (each.log_softmax(-1) for each in logits)
     close(logprobs, log_student[torch.arange(9), tokens])
     close(head.logprobs(student, tokens), logprobs)
-    assert lesson.divergence is not None
-    close(lesson.divergence, (log_negative.exp() * (log_negative - log_nat)).sum(-1))
+    assert taught.divergence is not None
+    close(taught.divergence, (log_negative.exp() * (log_negative - log_nat)).sum(-1))
     p = (logits[1] / temperature).softmax(-1)
     close(soft, -(p * (logits[0] / temperature).log_softmax(-1)).sum(-1))
-    assert not lesson.summary.requires_grad
-    assert not lesson.divergence.requires_grad
+    assert not taught.summary.requires_grad
+    assert not taught.divergence.requires_grad
     gradient = torch.autograd.grad((2 * logprobs + soft).sum(), student)[0]
     for position, component in ((0, 1), (4, 5)):  # against differences: the dense graph ends at the decoder
         moved = [student.detach().clone() for _ in range(2)]
         moved[0][position, component] += 1e-6
         moved[1][position, component] -= 1e-6
-        sums = [(2 * a + b).sum() for a, b in (head.learn(m, tokens, lesson.summary, temperature) for m in moved)]
+        sums = [
+            (2 * a + b).sum()
+            for a, b in (head.distillation_terms(m, tokens, taught.summary, temperature) for m in moved)
+        ]
         torch.testing.assert_close(gradient[position, component], (sums[0] - sums[1]) / 2e-6, rtol=1e-6, atol=1e-7)
 
 
@@ -155,9 +158,9 @@ def test_top_k_is_completed_by_the_students_tail(head: OutputHead, k: int, tempe
         shape = log_q[row].detach().exp()[rest]
         completed[row, list(kept)] = p[row, list(kept)]
         completed[row, rest] = p[row, rest].sum() * shape / shape.sum()
-    lesson = head.teach(nat, None, temperature, top_k=k)
-    assert lesson.divergence is None
-    _, soft = head.learn(student, tokens, lesson.summary, temperature)
+    taught = head.teacher_targets(nat, None, temperature, top_k=k)
+    assert taught.divergence is None
+    _, soft = head.distillation_terms(student, tokens, taught.summary, temperature)
     expected = -(completed * log_q).sum(-1)
     close(soft, expected)
     gradients = [torch.autograd.grad(value.sum(), student, retain_graph=True)[0] for value in (soft, expected)]
@@ -191,7 +194,7 @@ def test_the_dtype_does_not_choose_the_head(
 
 def test_top_k_needs_a_plain_head() -> None:
     with pytest.raises(InputError, match="soft-capping"):
-        find_head(model_of("gemma2")).teach(normal(2, 8), None, top_k=3)
+        find_head(model_of("gemma2")).teacher_targets(normal(2, 8), None, top_k=3)
 
 
 def test_the_check_leaves_no_trace(new_stack: Callable[..., AdapterStack]) -> None:
@@ -260,8 +263,8 @@ def test_a_tokens_logit_and_the_partition_see_the_same_weights(
     torch.testing.assert_close(logprobs.double(), logits.log_softmax(-1), rtol=1e-5, atol=3e-5)
     nat = normal(N, 64, seed=3).float()
     p = (nat.to(dtype).double() @ weight.to(dtype).double().T).softmax(-1)
-    lesson = head.teach(nat, None, top_k=V)
-    _, soft = head.learn(hidden, torch.arange(N), lesson.summary)
+    taught = head.teacher_targets(nat, None, top_k=V)
+    _, soft = head.distillation_terms(hidden, torch.arange(N), taught.summary)
     torch.testing.assert_close(soft.double(), -(p * logits.log_softmax(-1)).sum(-1), rtol=1e-5, atol=3e-4)
 
 
@@ -283,9 +286,9 @@ def test_autocast_rounds_no_sums() -> None:
     found = []
     for mixed in (True, False):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-            lesson = head.teach(nat, negative)
-            likeliest = head.teach(nat, negative, top_k=5).summary
-            found.append([lesson.divergence, head.learn(student, tokens, likeliest)[1]])
+            taught = head.teacher_targets(nat, negative)
+            likeliest = head.teacher_targets(nat, negative, top_k=5).summary
+            found.append([taught.divergence, head.distillation_terms(student, tokens, likeliest)[1]])
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
