@@ -53,6 +53,15 @@ def write_samples(file: Path, rows: int, longest: int = 140, wrong: bool = False
             stream.write(json.dumps(record) + "\n")
 
 
+def _warm_up() -> None:
+    """Imports what encoding and tables need: that is no sample's cost."""
+    import datasets  # noqa: F401
+
+    from datamodules.components.encoding.tokenization import load_tokenizer
+
+    load_tokenizer("embedded")("warm")
+
+
 def prepared(file: Path, rows: int) -> Callable[[], object]:
     """Grading by strings, reading our own records: their ids are kept; a publisher's file is read without."""
     from dust2gold.commands.prepare import prepare
@@ -62,20 +71,18 @@ def prepared(file: Path, rows: int) -> Callable[[], object]:
 
 def read(file: Path, rows: int) -> Callable[[], object]:
     """Reading and encoding for training."""
-    from datamodules.components.encoding.tokenization import load_tokenizer
     from datamodules.rationales import RationaleDataModule
 
-    load_tokenizer("embedded")("warm")
+    _warm_up()
     module = RationaleDataModule(train=str(file), drop_longer=True, validation_fraction=0.01)
     return lambda: module.setup("fit")
 
 
 def mapped(file: Path, rows: int) -> Callable[[], object]:
     """The same with `encoded`: where it is not there yet it is made, then and in every later process it is mapped."""
-    from datamodules.components.encoding.tokenization import load_tokenizer
     from datamodules.rationales import RationaleDataModule
 
-    load_tokenizer("embedded")("warm")
+    _warm_up()
     keep = str(file.parent / "encoded")
     module = RationaleDataModule(train=str(file), drop_longer=True, validation_fraction=0.01, encoded=keep)
     return lambda: module.setup("fit")
@@ -113,10 +120,9 @@ READ_WHOLE = 85
 
 def paired(file: Path, rows: int) -> Callable[[], object]:
     """What every process of RANK's training keeps, with an epoch's pairs drawn."""
-    from datamodules.components.encoding.tokenization import load_tokenizer
     from datamodules.pairs import PairDataModule
 
-    load_tokenizer("embedded")("warm")
+    _warm_up()
     mixed = file.parent / "mixed.jsonl"
     write_samples(mixed, rows, wrong=True)
     module = PairDataModule(train=str(mixed), drop_longer=True, validation_fraction=0.01)
@@ -130,10 +136,9 @@ def paired(file: Path, rows: int) -> Callable[[], object]:
 
 def scored(file: Path, rows: int) -> Callable[[], object]:
     """What every process keeps to score a file of samples."""
-    from datamodules.components.encoding.tokenization import load_tokenizer
     from datamodules.pairs import PairDataModule
 
-    load_tokenizer("embedded")("warm")
+    _warm_up()
     short = file.parent / "short.jsonl"
     write_samples(short, rows, READ_WHOLE)
     module = PairDataModule(predict=str(short))
@@ -147,10 +152,9 @@ def scored(file: Path, rows: int) -> Callable[[], object]:
 
 def asked(file: Path, rows: int) -> Callable[[], object]:
     """What every process keeps of as many questions to sample answers to."""
-    from datamodules.components.encoding.tokenization import load_tokenizer
     from datamodules.rationales import RationaleDataModule
 
-    load_tokenizer("embedded")("warm")
+    _warm_up()
     questions, words, chance = file.parent / "questions.jsonl", WORDS.split(), random.Random(0)
     with questions.open("w", encoding="utf-8") as stream:
         for number in range(rows):
