@@ -149,11 +149,11 @@ def loss_memory(module: NCEModel, tokens: int) -> dict[str, float]:
     targets = torch.randint(int(vocabulary), (tokens,), device=device)
     hidden = student.requires_grad_()
 
-    def distillation_terms(taught: Any) -> None:
+    def losses_of(taught: Any) -> None:
         logprobs, soft = head.distillation_terms(hidden, targets, taught)
         (soft - logprobs).sum().backward()
 
-    runs = {ONLINE: lambda: learn(head.teacher_targets(nat, negative).summary), CACHED: lambda: learn(summary)}
+    runs = {ONLINE: lambda: losses_of(head.teacher_targets(nat, negative).summary), CACHED: lambda: losses_of(summary)}
     return {name: peak_memory(run, str(device)) / (tokens * int(vocabulary) * 4) for name, run in runs.items()}
 
 

@@ -32,19 +32,13 @@ class Verb(NamedTuple):
 
 _TRAINER = "dust2gold.commands.trainer"
 VERBS = {
-<<<<<<< HEAD
     "fit": Verb(_TRAINER, "train a stage"),
     "validate": Verb(_TRAINER, "compute a stage's validation loss"),
     "test": Verb(_TRAINER, "answer the test questions greedily, or vote over samples, and grade"),
     "predict": Verb(_TRAINER, "sample rationales, or score them"),
-    "run": Verb("dust2gold.commands.run", "run a whole pipeline: stages that are up to date are skipped"),
+    "run": Verb("dust2gold.commands.run", "run all stages: those that are up to date are skipped"),
     "report": Verb("dust2gold.commands.report", "write the tables, figures and numbers of a run"),
     "prepare": Verb("dust2gold.commands.prepare", "grade teacher samples into D_pos and D_neg"),
-=======
-    "run": Verb("run all stages: those that are up to date are skipped", "dust2gold.commands.run", executes=True),
-    "report": Verb("write the tables, figures and numbers of a run", "dust2gold.commands.report"),
-    "prepare": Verb("grade teacher samples into D_pos and D_neg", "dust2gold.commands.prepare"),
->>>>>>> run
     "collect": Verb(
         "dust2gold.commands.collect",
         "sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",
