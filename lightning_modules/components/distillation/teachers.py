@@ -1,8 +1,8 @@
 """NCE's teachers, M_NAT and M_neg, on the student's own base: asked at every step, or once per sample and remembered.
 
 What a student needs of them are `TeacherTargets`: d numbers and one divergence per target token, not V probabilities.
-Frozen teachers say the same in every epoch, so `CachedTeacher` asks when it meets a sample for the first time and reads its
-answer off a memory-mapped file ever after. First and later times go through the same storage: a run that was killed
+Frozen teachers say the same in every epoch, so `CachedTeacher` asks when it meets a sample for the first time and reads
+its answer off a memory-mapped file ever after. First and later times go through the same storage: a run that was killed
 and goes on sees what an undisturbed one sees.
 """
 

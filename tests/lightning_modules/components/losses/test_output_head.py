@@ -158,9 +158,9 @@ def test_top_k_is_completed_by_the_students_tail(head: OutputHead, k: int, tempe
         shape = log_q[row].detach().exp()[rest]
         completed[row, list(kept)] = p[row, list(kept)]
         completed[row, rest] = p[row, rest].sum() * shape / shape.sum()
-    taught = head.teacher_targets(nat, None, temperature, top_k=k)
-    assert taught.divergence is None
-    _, soft = head.distillation_terms(student, tokens, taught.summary, temperature)
+    likeliest = head.teacher_targets(nat, None, temperature, top_k=k)
+    assert likeliest.divergence is None
+    _, soft = head.distillation_terms(student, tokens, likeliest.summary, temperature)
     expected = -(completed * log_q).sum(-1)
     close(soft, expected)
     gradients = [torch.autograd.grad(value.sum(), student, retain_graph=True)[0] for value in (soft, expected)]
