@@ -208,7 +208,7 @@ def origin_of(trainer: L.Trainer, module: Any, writer: str) -> SampleOrigin:
         },
         without=("sampling.rows",),
     )
-    return SampleOrigin(made, {question.id: short_hash(encoded.prompt) for question, encoded in data.questions})
+    return SampleOrigin(made, {question.id: short_hash(prompt.tolist()) for question, prompt in data.questions})
 
 
 def _trained_by(trainer: L.Trainer, module: Any) -> str:
