@@ -53,25 +53,9 @@ def fit(tiny_student: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
     def words(train: str, *more: str) -> list[str]:
         return [
-            "fit",
-            "--config",
-            NEG,
-            "--model.student",
-            str(tiny_student),
-            "--data.tokenizer",
-            str(tiny_student),
-            "--data.train",
-            train,
-            "--data.batch_size",
-            "8",
-            "--trainer.max_epochs",
-            "1",
-            "--trainer.accelerator",
-            "cpu",
-            "--trainer.enable_progress_bar",
-            "false",
-            "--trainer.default_root_dir",
-            str(tmp_path / "run"),
+            *f"fit --config {NEG} --model.student {tiny_student} --data.train {train} --data.batch_size 8".split(),
+            *"--trainer.max_epochs 1 --trainer.accelerator cpu --trainer.enable_progress_bar false".split(),
+            *f"--trainer.default_root_dir {tmp_path}/run".split(),
             *more,
         ]
 
@@ -274,29 +258,12 @@ def test_a_full_disk_while_sampling(
     complaint: Callable[..., str], tmp_path: Path, tiny_student: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
-        "predict",
-        "--config",
-        NEG,
-        "--model.student",
-        str(tiny_student),
-        "--data.tokenizer",
-        str(tiny_student),
+        *f"predict --config {NEG} --model.student {tiny_student}".split(),
         "--data.questions",
         write_asked(tmp_path / "q.jsonl", 6),
-        "--data.question_batch_size",
-        "2",
-        "--model.sampling.max_new_tokens",
-        "6",
-        "--model.sampling.samples",
-        "8",
-        "--trainer.logger",
-        "false",
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.enable_progress_bar",
-        "false",
-        "--trainer.default_root_dir",
-        str(tmp_path / "run"),
+        *"--data.question_batch_size 2 --model.sampling.max_new_tokens 6 --model.sampling.samples 8".split(),
+        *"--trainer.logger false --trainer.accelerator cpu --trainer.enable_progress_bar false".split(),
+        *f"--trainer.default_root_dir {tmp_path}/run".split(),
     ]
     with small_disk(9_000):  # config.yaml is smaller, 48 samples are not
         said = complaint(*words)

@@ -227,10 +227,7 @@ def llama_7b(tmp_path: Path) -> str:
 def test_papers_values(stage: str, instantiate: Callable[..., LightningCLI], llama_7b: str, tmp_path: Path) -> None:
     made = instantiate(
         *layers(REPOSITORY / f"configs/paper/{stage}.yaml"),
-        "--model.student",
-        llama_7b,
-        "--model.random_weights",
-        "true",
+        *f"--model.student {llama_7b} --model.random_weights true".split(),
     )
     module: Any = made.model
     data, trainer = made.datamodule, made.trainer

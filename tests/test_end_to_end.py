@@ -40,9 +40,8 @@ DATA = ("data", "data-negatives-25", "data-negatives-50", "data-semantic")
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the configs, the demo's overlays cut down to a few steps, beside the embedded student."""
+    """A copy of the configs, the demo's overlays cut down to a few steps."""
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    (tmp_path / "embedded").symlink_to(REPOSITORY / "embedded")
     for overlay in (tmp_path / "configs/demo").glob("*.yaml"):
         config = yaml.safe_load(overlay.read_text(encoding="utf-8"))
         if "trainer" not in config:  # what differs from student.yaml

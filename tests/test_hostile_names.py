@@ -145,16 +145,8 @@ def written(names: list[str]) -> list[Rationale]:
 def decoder(student: Path) -> list[str]:
     """The words of a short command of M_neg."""
     return [
-        "--config",
-        str(REPOSITORY / "configs/neg.yaml"),
-        "--model.student",
-        str(student),
-        "--data.tokenizer",
-        str(student),
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.enable_progress_bar",
-        "false",
+        *f"--config {REPOSITORY}/configs/neg.yaml --model.student {student} --trainer.accelerator cpu".split(),
+        *"--trainer.enable_progress_bar false".split(),
     ]
 
 
@@ -180,38 +172,19 @@ def test_train_sample_test_report_export(wall: Wall, call: Callable[..., int], t
     call(
         "fit",
         *words,
-        "--data.train",
-        "train.jsonl",
-        "--trainer.max_epochs",
-        "1",
-        "--data.drop_longer",
-        "true",
-        "--trainer.default_root_dir",
-        "run/neg",
+        *"--data.train train.jsonl --trainer.max_epochs 1 --data.drop_longer true".split(),
+        *"--trainer.default_root_dir run/neg".split(),
         code=0,
     )
     call(
         "fit",
         *words,
-        "--data.train",
-        "train.jsonl",
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.default_root_dir",
-        "run/nan",
-        "--model.optimizer.init_args.lr=1e30",
-        "--trainer.gradient_clip_val=null",
+        *"--data.train train.jsonl --trainer.max_epochs 1 --trainer.default_root_dir run/nan".split(),
+        *"--model.optimizer.init_args.lr=1e30 --trainer.gradient_clip_val=null".split(),
         code=1,
     )
     assert list(Path("run/nan/stopped").glob("step-*/batches.json"))
-    ask = [
-        "--model.adapter",
-        "run/neg/adapter",
-        "--data.questions",
-        "asked.jsonl",
-        "--model.sampling.max_new_tokens",
-        "3",
-    ]
+    ask = [*"--model.adapter run/neg/adapter --data.questions asked.jsonl --model.sampling.max_new_tokens 3".split()]
     for verb, root in (("predict", "run/samples"), ("test", "run/neg")):
         call(verb, *words, *ask, "--trainer.default_root_dir", root, code=0)
     assert len(Path("run/samples/samples.jsonl").read_bytes().splitlines()) % len(wall.names) == 0
@@ -318,30 +291,12 @@ def test_links_in_the_place_of_files_that_grow(wall: Wall, call: Callable[..., i
     sample = [
         "predict",
         *words,
-        "--data.questions",
-        "asked.jsonl",
-        "--model.sampling.max_new_tokens",
-        "3",
-        "--trainer.logger",
-        "false",
-        "--trainer.default_root_dir",
-        "run",
+        *"--data.questions asked.jsonl --model.sampling.max_new_tokens 3 --trainer.logger false".split(),
+        *"--trainer.default_root_dir run".split(),
     ]
     call(*sample, code=0)
     assert not Path("run/samples.jsonl").is_symlink()
-    call(
-        "prepare",
-        "--input",
-        "train.jsonl",
-        "--format",
-        "records",
-        "--grader",
-        "semantic",
-        "--workers",
-        "1",
-        "--output",
-        "out",
-    )
+    call("prepare", *"--input train.jsonl --format records --grader semantic --workers 1 --output out".split())
 
 
 def test_a_checkpoint_cannot_have_other_files_removed(wall: Wall, call: Callable[..., int], tiny_student: Path) -> None:
@@ -350,15 +305,9 @@ def test_a_checkpoint_cannot_have_other_files_removed(wall: Wall, call: Callable
     words = [
         "fit",
         *decoder(tiny_student),
-        "--data.train",
-        "train.jsonl",
-        "--data.batch_size",
-        "2",
-        "--trainer.default_root_dir",
-        "run",
-        "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint",
-        "--trainer.callbacks.every_n_train_steps=1",
-        "--trainer.callbacks.save_top_k=1",
+        *"--data.train train.jsonl --data.batch_size 2 --trainer.default_root_dir run".split(),
+        *"--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint --trainer.callbacks.every_n_train_steps=1".split(),
+        *"--trainer.callbacks.save_top_k=1".split(),
     ]
     call(*words, "--trainer.max_epochs", "1", code=0)
     last = Path("run/checkpoints/last.ckpt")

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from callbacks.checkpoint_files import read_checkpoint
@@ -27,6 +26,11 @@ from tests.records import rationale, write_asked, write_positive
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
+NEG = f"--config {REPOSITORY}/configs/neg.yaml"
+HERE = (
+    "--trainer.accelerator cpu --trainer.logger false --without_callbacks [LearningRateMonitor] "
+    "--trainer.enable_progress_bar false"
+)
 Words = Callable[..., list[str]]
 
 
@@ -38,45 +42,14 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def words(tiny_student: Path, tmp_path: Path) -> Words:
     """A `fit` of configs/neg.yaml on the tiny student, 6 batches an epoch, a checkpoint every 2 of them."""
-    config = yaml.safe_load((REPOSITORY / "configs/neg.yaml").read_text(encoding="utf-8"))
-    callbacks = [each for each in config["trainer"]["callbacks"] if "LearningRateMonitor" not in each["class_path"]]
-    for callback in callbacks:
-        if callback["class_path"] == "callbacks.checkpoints.RunCheckpoint":
-            callback["init_args"] = {"every_n_train_steps": 2}
-    config["trainer"]["callbacks"] = callbacks
-    (tmp_path / "neg.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
     def make(root: str, *more: str) -> list[str]:
+        train, validation = write_positive(tmp_path / "t.jsonl", 12), write_positive(tmp_path / "v.jsonl", 3, 1)
         return [
-            "fit",
-            "--config",
-            str(tmp_path / "neg.yaml"),
-            "--model.student",
-            str(tiny_student),
-            "--data.tokenizer",
-            str(tiny_student),
-            "--data.train",
-            write_positive(tmp_path / "t.jsonl", 12),
-            "--data.validation",
-            write_positive(tmp_path / "v.jsonl", 3, 1),
-            "--data.batch_size",
-            "4",
-            "--model.lora.dropout",
-            "0.3",
-            "--model.warmup_steps",
-            "2",
-            "--model.optimizer.init_args.lr",
-            "0.01",
-            "--trainer.max_epochs",
-            "2",
-            "--trainer.accelerator",
-            "cpu",
-            "--trainer.logger",
-            "false",
-            "--trainer.enable_progress_bar",
-            "false",
-            "--trainer.default_root_dir",
-            str(tmp_path / root),
+            *f"fit {NEG} --model.student {tiny_student} --data.train {train} --data.validation {validation}".split(),
+            *"--data.batch_size 4 --model.lora.dropout 0.3 --model.warmup_steps 2 --trainer.max_epochs 2".split(),
+            *f"--model.optimizer.init_args.lr 0.01 {HERE} --trainer.default_root_dir {tmp_path}/{root}".split(),
+            *"--trainer.callbacks+=RunCheckpoint --trainer.callbacks.every_n_train_steps=2".split(),
             *more,
         ]
 
@@ -278,10 +251,7 @@ def test_samples_of_another_checkpoint_are_not_gone_on_with(
         *place,
         "--data.questions",
         write_asked(tmp_path / "q.jsonl", 3),
-        "--data.question_batch_size",
-        "1",
-        "--model.sampling.max_new_tokens",
-        "6",
+        *"--data.question_batch_size 1 --model.sampling.max_new_tokens 6".split(),
     ]
     of = {root: ["--ckpt_path", str(tmp_path / root / "checkpoints/last.ckpt")] for root in "ab"}
     kill = ["--trainer.callbacks+=tests.interruptions.KillPrediction", "--trainer.callbacks.after=1"]
@@ -297,24 +267,10 @@ def test_samples_of_another_checkpoint_are_not_gone_on_with(
 def test_a_ranker_is_validated_by_its_checkpoint_alone(tiny_student: Path, tmp_path: Path) -> None:
     write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(3) for k in range(2)])
     words = [
-        "--config",
-        str(REPOSITORY / "configs/rank.yaml"),
-        "--model.backbone.init_args.student",
-        str(tiny_student),
-        "--data.tokenizer",
-        str(tiny_student),
-        "--data.train",
-        str(tmp_path / "both.jsonl"),
-        "--data.validation",
-        str(tmp_path / "both.jsonl"),
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.enable_progress_bar",
-        "false",
-        "--trainer.default_root_dir",
-        str(tmp_path / "rank"),
+        *f"--config {REPOSITORY}/configs/rank.yaml --model.backbone.init_args.student {tiny_student}".split(),
+        *f"--data.train {tmp_path}/both.jsonl --data.validation {tmp_path}/both.jsonl --trainer.max_epochs 1".split(),
+        *"--trainer.accelerator cpu --trainer.enable_progress_bar false".split(),
+        *f"--trainer.default_root_dir {tmp_path}/rank".split(),
     ]
     assert cli.main(["fit", *words]) == 0
     assert cli.main(["validate", *words, "--ckpt_path", "last"]) == 0
@@ -340,8 +296,8 @@ def test_a_pickled_payload_is_refused(
         assert cli.main(words("run", *more)) == 1
         said = capsys.readouterr().err
         assert f"error: {last}: the checkpoint holds more than tensors and plain values" in said
-    predict = ["predict", "--config", str(tmp_path / "neg.yaml"), "--data.questions", write_asked(tmp_path / "q.jsonl")]
-    assert cli.main([*predict, "--trainer.logger", "false", "--ckpt_path", str(last)]) == 1
+    predict = f"predict {NEG} --data.questions {write_asked(tmp_path / 'q.jsonl')} --trainer.logger false".split()
+    assert cli.main([*predict, "--ckpt_path", str(last)]) == 1
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Payload(tmp_path / "touched")))
     with pytest.raises(InputError, match="damaged"):
         read_checkpoint(tmp_path / "plain.ckpt")
@@ -372,29 +328,10 @@ def test_predict_goes_on(
     def predict(root: str, *more: str) -> int:
         return cli.main(
             [
-                "predict",
-                "--config",
-                str(REPOSITORY / "configs/neg.yaml"),
-                "--model.student",
-                str(tiny_student),
-                "--data.tokenizer",
-                str(tiny_student),
-                "--data.questions",
-                questions,
-                "--data.question_batch_size",
-                "2",
-                "--model.sampling.max_new_tokens",
-                "6",
-                "--model.sampling.samples",
-                "2",
-                "--trainer.logger",
-                "false",
-                "--trainer.accelerator",
-                "cpu",
-                "--trainer.enable_progress_bar",
-                "false",
-                "--trainer.default_root_dir",
-                str(tmp_path / root),
+                *f"predict --config {REPOSITORY}/configs/neg.yaml --model.student {tiny_student}".split(),
+                *f"--data.questions {questions} --data.question_batch_size 2 --model.sampling.max_new_tokens 6".split(),
+                *"--model.sampling.samples 2 --trainer.logger false --trainer.accelerator cpu".split(),
+                *f"--trainer.enable_progress_bar false --trainer.default_root_dir {tmp_path}/{root}".split(),
                 *more,
             ]
         )

@@ -30,15 +30,8 @@ def test_names_of_keys(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "tokenizer",
-        "max_new_tokens",
-        "tokens_per_batch",
-        "key_variable",
-        "key_dim",
-        "eos_token",
-        "token_limit",
-        "level",
-        "passes",
+        *"tokenizer max_new_tokens tokens_per_batch key_variable key_dim eos_token token_limit level".split(),
+        *"passes".split(),
     ],
 )
 def test_names_of_other_things(name: str) -> None:
