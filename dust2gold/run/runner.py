@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -55,9 +56,6 @@ class Runner:
         children: Runs command lines in Pythons of their own.
         tell: Prints a line for the user.
 
-    Attributes:
-        skipped: The stages that `run` left as they were, so far.
-
     Raises:
         InputError: If a stage asked for does not exist, or there are GPUs, but fewer than jobs.
     """
@@ -66,7 +64,7 @@ class Runner:
         self, plan: Plan, request: Request, execute: Execute, children: Children, tell: Callable[[str], None]
     ) -> None:
         self.plan = plan
-        self.skipped: list[Stage] = []
+        self.skipped: list[Stage] = []  # what `run` left as it was
         self._request = request
         self._execute = execute
         self._children = children
@@ -179,10 +177,6 @@ class Runner:
         """Decides about a stage whose needed stages are done; its record if it must run, None if it need not."""
         head = self.plan.label(stage)
         decision = self.plan.decide(stage)
-        if decision.action is Action.RESTORE:
-            self.plan.stale.bring_back(stage, self.plan.made_from(stage).key)
-            self._tell(f"{head}: {decision.reason}")
-            decision = self.plan.decide(stage)
         if decision.action is Action.SKIP:
             self._tell(f"{head}: {stage.about} - skipped ({decision.reason})")
             self.skipped.append(stage)
@@ -196,7 +190,7 @@ class Runner:
             return earlier
         # Before the new record is written: a crash in between must not pass old files off as this attempt's.
         if earlier is None or earlier.state != "running" or not stage.resumes:
-            self.plan.stale.move_aside(stage, earlier)
+            self._move_aside(stage)
         record = StageRecord(
             stage=stage.name,
             about=stage.about,
@@ -207,6 +201,20 @@ class Runner:
         )
         self.plan.records.write(record)
         return record
+
+    def _move_aside(self, stage: Stage) -> None:
+        """Moves what the stage made, and then its record, to the next free `<run>/.stale/<stage>-<k>`."""
+        found = [name for name in stage.directories if (self.plan.run / name).exists()]
+        if not found:
+            return
+        numbers = itertools.count(1)
+        aside = next(path for k in numbers if not (path := self.plan.run / ".stale" / f"{stage.name}-{k}").exists())
+        for name in found:
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.plan.run / name).rename(aside / name)
+        with contextlib.suppress(FileNotFoundError):
+            self.plan.records.path(stage.name).rename(aside / "record.json")
+        self._tell(f"    what it made before: {aside}")
 
     def _carry_out(self, stage: Stage, record: StageRecord, execute: Execute) -> None:
         for number, words in enumerate(stage.words):
@@ -248,7 +256,6 @@ class Runner:
         self.plan.records.write(record)
         if missing:
             raise stage.error(f"completed without writing {', '.join(missing)}", "mend its commands or its `outputs`")
-        self.plan.stale.discard(stage)
         self._tell(f"{self.plan.label(stage)}: done in {duration(record.seconds)}")
 
 
