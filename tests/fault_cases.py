@@ -170,7 +170,7 @@ def serve_apart(note: Path) -> str:
 
 def running(home: Path) -> Case:
     """A run of data, M_neg, its answers to the test questions and samples."""
-    words = f"--config {home}/neg.yaml --model.student {home}/student"
+    words = f"--config {REPOSITORY}/configs/neg.yaml --model.student {home}/student {HERE}"
     answered = f"{words} --model.adapter {{run}}/neg/adapter --model.sampling.max_new_tokens 8"
     data = (
         "generate --output {run}/raw --train-questions 12 --test-questions 6 --samples 2 --levels 1,1,2",

@@ -45,15 +45,7 @@ _WITHOUT_EFFECT = (
 
 
 def fit_provenance(config: Mapping[str, Any], processes: int = 1) -> Provenance:
-    """What a run of `fit` makes its adapter from.
-
-    Args:
-        config: That of `fit`.
-        processes: That train together.
-
-    Raises:
-        InputError: If a file it names cannot be read.
-    """
+    """What a run of `fit` with so many processes makes its adapter from."""
     trainer = config["trainer"]
     return Provenance.of(
         {

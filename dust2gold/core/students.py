@@ -26,9 +26,6 @@ def locate_student(name: str) -> str:
         return str(path)
     looks_local = path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
     if looks_local:
-        raise InputError(
-            "no Hugging Face model directory (config.json is missing)",
-            file=name,
-            remedy="give a directory made by save_pretrained, a hub name such as owner/model, or 'embedded'",
-        )
+        remedy = "give a directory made by save_pretrained, a hub name such as owner/model, or 'embedded'"
+        raise InputError("no Hugging Face model directory (config.json is missing)", file=name, remedy=remedy)
     return name

@@ -24,7 +24,7 @@ def test_configs_of_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     words = "fit -c configs/nat.yaml --config=configs/rank.yaml --config own.yaml --x configs/nat.yaml".split()
     assert config_files(words) == ["configs/nat.yaml", "configs/rank.yaml", "own.yaml"]
-    found = [str(SHIPPED / "nat.yaml"), f"--config={SHIPPED / 'rank.yaml'}"]
+    found = [str(SHIPPED / "nat.yaml"), "--config", str(SHIPPED / "rank.yaml")]
     assert with_found_configs(words) == ["fit", "-c", *found, "--config", "own.yaml", "--x", "configs/nat.yaml"]
 
 
