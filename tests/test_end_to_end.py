@@ -10,31 +10,14 @@ import pytest
 import yaml
 
 from dust2gold import cli
+from tests.dust2gold.run.test_tables import ROWS as TABLES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = ["data", "cot-kd", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
 METHODS = {"cot-kd", "neg", "nat", "nce", "sc", "ws", "asc", "asc-1+s", "asc-1+2s"}
-ROWS = METHODS | {
-    "fine-tune",
-    "mix",
-    "cl",
-    "nt",
-    "ul",
-    "self-augmentation",
-    "kd",
-    "nce-token",
-    "nat-no-negatives",
-    "nat-single",
-    "nat-sum",
-    "nat-delta",
-    "redi",
-    "dpo",
-    "nat-negatives-25",
-    "nat-negatives-50",
-    "nat-semantic",
-}
+ROWS = METHODS | set(TABLES)
 DATA = ("data", "data-negatives-25", "data-negatives-50", "data-semantic")
 
 

@@ -21,7 +21,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules.components.records.records import Question, Rationale, write_questions, write_rationales
 from dust2gold import cli
-from dust2gold.run.record import Records
 from tests import endpoint
 from tests.records import question, rationale
 
@@ -273,11 +272,9 @@ def test_stages_and_files_of_a_run(wall: Wall, call: Callable[..., int]) -> None
         run(None, inputs=(name,))
     for directory in ("link", "link/x", "loop", "loop/x", ".", "..", str(wall.outside)):
         run(1, directories=(directory,))
-    record = Records(Path("run")).read("s")
-    assert record is not None
+    record = Path("run/.stages/s.json")
     for name in ("../../../x", str(wall.outside / "x")):
-        record.stage = name
-        record.write(Path("run/.stages/s.json"))
+        record.write_text(json.dumps({**json.loads(record.read_text()), "stage": name}))
         run(0, about=name)
 
 

@@ -21,25 +21,9 @@ REPOSITORY = Path(__file__).parents[1]
 KEY = "sk-planted-0123456789abcdef"
 ESCAPED = '{"model": "KEY", "choices": [{"message": {"content": "It is KEY: \\\\boxed{2}"}, "finish_reason": "KEY"}]}'
 WRITTEN = {
-    "config.yaml",
-    "hparams.yaml",
-    "last.ckpt",
-    "adapter_model.safetensors",
-    "adapter_config.json",
-    "dust2gold.json",
-    "collected.jsonl",
-    "usage.json",
-    "positive.jsonl",
-    "samples.jsonl",
-    "predictions.jsonl",
-    "metrics.json",
-    "results.json",
-    "analyses.json",
-    "report.md",
-    "accuracy-nuts.png",
-    "data.json",
-    "README.md",
-    "lock",
+    *"config.yaml hparams.yaml last.ckpt adapter_model.safetensors adapter_config.json dust2gold.json".split(),
+    *"collected.jsonl usage.json positive.jsonl samples.jsonl predictions.jsonl metrics.json results.json".split(),
+    *"analyses.json report.md accuracy-nuts.png data.json README.md lock".split(),
 }
 
 

@@ -15,9 +15,7 @@ from dust2gold.run.record import Records, StageRecord
 from dust2gold.run.sources import facts_of
 from dust2gold.run.stage import Stage, as_typed, check_directories, in_order
 
-ABSENT = "absent"
-"""Stands for the hash of a path where nothing exists."""
-
+ABSENT = "absent"  # stands for the hash of a path where nothing exists
 _REASONS_SHOWN = 3
 
 
@@ -61,11 +59,7 @@ class Plan:
         return f"[{self.stages.index(stage) + 1:>{len(str(total))}}/{total}] {stage.name}"
 
     def selected(self, only: Sequence[str], start: str | None) -> tuple[Stage, ...]:
-        """The stages asked for, in order: all, those of `--only`, or those from that of `--from` on.
-
-        Raises:
-            InputError: If a name is no stage.
-        """
+        """The stages asked for, in order: all, those of `--only`, or those from that of `--from` on."""
         names = list(self._by_name)
         for flag, asked in (("--only", only), ("--from", () if start is None else (start,))):
             for name in asked:
@@ -152,10 +146,8 @@ class Plan:
         record = self.records.read(need.name)
         problem = "is not done" if record is None or record.state != "done" else self._broken_output(need, record)
         if problem is not None:
-            raise stage.error(
-                f"needs '{need.name}': {problem}",
-                f"add it (--only {need.name},{stage.name}) or run without --only and --from",
-            )
+            remedy = f"add it (--only {need.name},{stage.name}) or run without --only and --from"
+            raise stage.error(f"needs '{need.name}': {problem}", remedy)
         decision = self.decide(need)
         return [f"'{need.name}' is used as it stands ({decision.reason})"] if decision.action is not Action.SKIP else []
 
@@ -183,9 +175,6 @@ def _hash(path: Path) -> str:
 
 def _changes(now: Provenance, then: Provenance) -> list[str]:
     """The facts that differ; of libraries also their versions."""
-    return [
-        f"{name} ({then.facts.get(name, 'not counted')}, now {now.facts.get(name, 'not counted')})"
-        if name.startswith("version of ")
-        else name
-        for name in now.differences(then.facts)
-    ]
+    names = now.differences(then.facts)
+    versions = {name: [facts.get(name, "not counted") for facts in (then.facts, now.facts)] for name in names}
+    return [f"{name} ({', now '.join(versions[name])})" if name.startswith("version of ") else name for name in names]

@@ -29,11 +29,8 @@ from dust2gold.run.stage import Stage, as_typed
 Execute = Callable[[list[str]], "int | None"]
 """Runs one command line, given without `python cli.py`; anything but 0 or None is a failure."""
 
-_INTERRUPTED = (130, -signal.SIGINT)
-"""How a command ends that was stopped with Ctrl-C: as a shell reports it, and as `subprocess` does."""
-
-_PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)
-"""How a command ends that a scheduler stopped."""
+_INTERRUPTED = (130, -signal.SIGINT)  # how a command ends at Ctrl-C: as a shell reports it, and as `subprocess` does
+_PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # and one that a scheduler stopped
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,6 @@ class Runner:
         execute: Runs one command line on the terminal.
         children: Runs command lines in Pythons of their own.
         tell: Prints a line for the user.
-
-    Raises:
-        InputError: If a stage asked for does not exist, or there are GPUs, but fewer than jobs.
     """
 
     def __init__(
@@ -101,10 +95,7 @@ class Runner:
         self._tell(f"{count} {'stage' if count == 1 else 'stages'} in {duration(time.monotonic() - started)}")
 
     def ask_anew(self) -> None:
-        """Marks the stages at once, so that an interrupted `--force` carries on without it and repeats nothing.
-
-        `run` does so itself unless it has been done before.
-        """
+        """Marks the stages at once, so that an interrupted `--force` carries on without it and repeats nothing."""
         self._asked = True
         for stage in self._stages:
             record = self.plan.records.read(stage.name)
@@ -231,9 +222,8 @@ class Runner:
             command.done = True
         except InputError as error:
             remedy = f"{error.remedy}; {by_hand}" if error.remedy else by_hand
-            raise InputError(
-                f"{error.problem} ({where})", file=error.file, line=error.line, field=error.field, remedy=remedy
-            ) from error
+            problem, field = f"{error.problem} ({where})", error.field
+            raise InputError(problem, file=error.file, line=error.line, field=field, remedy=remedy) from error
         except SystemExit as error:
             _check_interrupt(error)
             if error.code in _PREEMPTED:
@@ -275,14 +265,7 @@ def _check_interrupt(error: SystemExit) -> None:
 
 @contextlib.contextmanager
 def only_run_in(run: Path) -> Iterator[None]:
-    """Holds the run directory's lock file while the block runs.
-
-    The kernel drops the lock with the last process that held it, `run` or a command it started, so a file left by dead
-    ones is simply taken over.
-
-    Raises:
-        InputError: If another process holds it, or the directory cannot be written.
-    """
+    """Holds the run directory's lock file while the block runs; a file left by a dead process is taken over."""
     path = run / ".stages" / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -295,11 +278,9 @@ def only_run_in(run: Path) -> Iterator[None]:
             hold(stream)
         except BlockingIOError as error:
             stream.seek(0)
-            raise InputError(
-                f"another run is at work in {run} (process {stream.read().strip() or 'unknown'})",
-                file=path,
-                remedy="wait for it, stop it, or choose another directory with --run DIR",
-            ) from error
+            problem = f"another run is at work in {run} (process {stream.read().strip() or 'unknown'})"
+            remedy = "wait for it, stop it, or choose another directory with --run DIR"
+            raise InputError(problem, file=path, remedy=remedy) from error
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()

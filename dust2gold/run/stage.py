@@ -138,15 +138,11 @@ def check_directories(stages: Sequence[Stage], run: Path) -> None:
             path = (run / name).resolve()
             inside = path != root and path.is_relative_to(root)
             if not inside or path.relative_to(root).parts[0].startswith("."):
-                raise owner.error(
-                    f"'{name}' is not a visible directory inside the run directory {run}",
-                    f"it is moved aside when the stage starts afresh: name one as {owner.name}",
-                )
+                problem = f"'{name}' is not a visible directory inside the run directory {run}"
+                raise owner.error(problem, f"it is moved aside when the stage starts afresh: name one as {owner.name}")
             for stage in stages:
                 for other in (*stage.directories, *stage.outputs) if stage is not owner else ():
                     if (run / other).resolve().is_relative_to(path):
-                        raise stage.error(
-                            f"'{other}' lies in the directory of stage '{owner.name}', which is moved aside when that "
-                            "starts afresh",
-                            "give each stage a directory of its own",
-                        )
+                        whose = f"'{other}' lies in the directory of stage '{owner.name}'"
+                        problem = f"{whose}, which is moved aside when that starts afresh"
+                        raise stage.error(problem, "give each stage a directory of its own")
