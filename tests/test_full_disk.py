@@ -84,15 +84,13 @@ def decoder(tiny_student: Path, tmp_path: Path) -> Callable[..., list[str]]:
     train, questions = write_positive(tmp_path / "p.jsonl", 8), write_asked(tmp_path / "q.jsonl", 6)
 
     def words(verb: str, config: str, root: Path, *more: str) -> list[str]:
-        data = {"fit": ["--data.train", train, "--trainer.max_epochs", "1", "--data.batch_size", "4"]}.get(
-            verb, ["--data.questions", questions, "--model.sampling.max_new_tokens", "4"]
-        )
+        data = f"--data.questions {questions} --model.sampling.max_new_tokens 4"
+        if verb == "fit":
+            data = f"--data.train {train} --trainer.max_epochs 1 --data.batch_size 4"
         return [
-            verb,
-            *f"--config {REPOSITORY}/configs/{config}.yaml --model.student {tiny_student}".split(),
+            *f"{verb} --config {REPOSITORY}/configs/{config}.yaml --model.student {tiny_student} {data}".split(),
             *"--trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.log_every_n_steps 1".split(),
             *f"--trainer.default_root_dir {root}".split(),
-            *data,
             *more,
         ]
 

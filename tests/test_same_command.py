@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from callbacks.checkpoint_files import read_checkpoint
 from datamodules.components.records.records import read_rationales, write_rationales
 from dust2gold import cli
 from dust2gold.core.errors import InputError
 from tests.records import rationale, write_asked, write_positive
+from tests.weights import check_same, weights
 
+Killed = Callable[..., None]
+Capture = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
@@ -67,25 +69,11 @@ def killed(words: Words) -> Callable[..., None]:
     return run
 
 
-def weights(root: Path) -> dict[str, torch.Tensor]:
-    files = sorted(file for kind in ("adapter", "adapter-last") for file in (root / kind).rglob("*.safetensors"))
-    return {f"{file.relative_to(root)}:{k}": v for file in files for k, v in load_file(file).items()}
-
-
 def step(root: Path) -> int:
     return int(read_checkpoint(root / "checkpoints/last.ckpt")["global_step"])
 
 
-def check_same(one: Path, other: Path) -> None:
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    assert len(a) > 1
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_the_same_command_goes_on(
-    words: Words, killed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_command_goes_on(words: Words, killed: Killed, tmp_path: Path, capsys: Capture) -> None:
     assert cli.main(words("whole")) == 0
     killed("killed")
     assert "the same command goes on from here" in capsys.readouterr().err
@@ -96,7 +84,7 @@ def test_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize("after", [pytest.param(5, marks=pytest.mark.slow), 6, pytest.param(7, marks=pytest.mark.slow)])
-def test_without_validation(words: Words, killed: Callable[..., None], tmp_path: Path, after: int) -> None:
+def test_without_validation(words: Words, killed: Killed, tmp_path: Path, after: int) -> None:
     more = ["--data.validation", "[]", "--data.validation_fraction", "0", "--trainer.max_epochs", "3"]
     assert cli.main(words("whole", *more)) == 0
     killed("run", after, *more)
@@ -105,7 +93,7 @@ def test_without_validation(words: Words, killed: Callable[..., None], tmp_path:
     check_same(tmp_path / "whole", tmp_path / "run")
 
 
-def test_a_finished_run_begins_anew(words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_begins_anew(words: Words, tmp_path: Path, capsys: Capture) -> None:
     assert cli.main(words("run")) == 0
     first = weights(tmp_path / "run")
     shutil.rmtree(tmp_path / "run/adapter-last")
@@ -126,7 +114,7 @@ def test_a_finished_run_begins_anew(words: Words, tmp_path: Path, capsys: pytest
     "change", [pytest.param("setting", marks=pytest.mark.slow), "file", pytest.param("none", marks=pytest.mark.slow)]
 )
 def test_another_run_begins_anew_and_keeps_the_checkpoint(
-    words: Words, killed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+    words: Words, killed: Killed, tmp_path: Path, capsys: Capture, change: str
 ) -> None:
     killed("run")
     before = (tmp_path / "run/checkpoints/last.ckpt").read_bytes()
@@ -144,9 +132,7 @@ def test_another_run_begins_anew_and_keeps_the_checkpoint(
     assert aside.read_bytes() == before
 
 
-def test_a_moved_file_is_the_same_run(
-    words: Words, killed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_moved_file_is_the_same_run(words: Words, killed: Killed, tmp_path: Path, capsys: Capture) -> None:
     killed("run")
     shutil.copy(tmp_path / "t.jsonl", tmp_path / "moved.jsonl")
     assert cli.main(words("run", "--data.train", str(tmp_path / "moved.jsonl"))) == 0
@@ -155,11 +141,7 @@ def test_a_moved_file_is_the_same_run(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_signals_save_and_stop(
-    words: Words,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    number: signal.Signals,
+    words: Words, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     for name, value in {
         "SLURM_NTASKS": "1",
@@ -220,7 +202,7 @@ def test_two_processes_stop_together_and_go_on(words: Words, tmp_path: Path) -> 
     "how", [pytest.param("truncated", marks=pytest.mark.slow), pytest.param("empty", marks=pytest.mark.slow), "a bit"]
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
-    words: Words, killed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+    words: Words, killed: Killed, tmp_path: Path, capsys: Capture, how: str
 ) -> None:
     killed("run")
     last = tmp_path / "run/checkpoints/last.ckpt"
@@ -238,9 +220,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     check_same(tmp_path / "whole", tmp_path / "run")
 
 
-def test_samples_of_another_checkpoint_are_not_gone_on_with(
-    words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_samples_of_another_checkpoint_are_not_gone_on_with(words: Words, tmp_path: Path, capsys: Capture) -> None:
     for root, rate in (("a", "0.01"), ("b", "0.02")):
         assert cli.main(words(root, "--trainer.max_epochs", "1", "--model.optimizer.init_args.lr", rate)) == 0
     options = words("samples")
@@ -286,9 +266,7 @@ class Payload:
         return os.system, (f"touch {self.file}",)
 
 
-def test_a_pickled_payload_is_refused(
-    words: Words, killed: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pickled_payload_is_refused(words: Words, killed: Killed, tmp_path: Path, capsys: Capture) -> None:
     killed("run")
     last = tmp_path / "run/checkpoints/last.ckpt"
     torch.save({**read_checkpoint(last), "more": Payload(tmp_path / "touched")}, last)
@@ -304,37 +282,20 @@ def test_a_pickled_payload_is_refused(
     assert not (tmp_path / "touched").exists()
 
 
-def test_no_key_in_any_file_of_a_run(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = "sk-planted-0123456789abcdef"
-    for name in ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY"):
-        monkeypatch.setenv(name, key)
-    assert cli.main(words("run", "--trainer.logger", "true")) == 0
-    files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
-    assert {"config.yaml", "last.ckpt", "adapter_model.safetensors"} <= {file.name for file in files}
-    assert [file for file in files if key.encode() in file.read_bytes()] == []
-
-
-def test_missing_checkpoint_is_named(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_checkpoint_is_named(words: Words, capsys: Capture) -> None:
     assert cli.main(words("run", "--ckpt_path", "nowhere.ckpt")) == 1
     assert "nowhere.ckpt: field 'ckpt_path': no such checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("by_signal", [False, True])
-def test_predict_goes_on(
-    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], by_signal: bool
-) -> None:
+def test_predict_goes_on(tiny_student: Path, tmp_path: Path, capsys: Capture, by_signal: bool) -> None:
     questions = write_asked(tmp_path / "q.jsonl", 6)
 
+    sampling = "--data.question_batch_size 2 --model.sampling.max_new_tokens 6 --model.sampling.samples 2"
+    words = f"predict {NEG} --model.student {tiny_student} --data.questions {questions} {sampling} {HERE}"
+
     def predict(root: str, *more: str) -> int:
-        return cli.main(
-            [
-                *f"predict --config {REPOSITORY}/configs/neg.yaml --model.student {tiny_student}".split(),
-                *f"--data.questions {questions} --data.question_batch_size 2 --model.sampling.max_new_tokens 6".split(),
-                *"--model.sampling.samples 2 --trainer.logger false --trainer.accelerator cpu".split(),
-                *f"--trainer.enable_progress_bar false --trainer.default_root_dir {tmp_path}/{root}".split(),
-                *more,
-            ]
-        )
+        return cli.main([*words.split(), "--trainer.default_root_dir", str(tmp_path / root), *more])
 
     assert predict("whole") == 0
     stop = ["--trainer.callbacks+=tests.interruptions.KillPrediction", "--trainer.callbacks.after=2"]

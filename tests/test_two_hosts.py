@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from callbacks.checkpoint_files import read_checkpoint
 from dust2gold import cli
@@ -19,6 +17,7 @@ from tests.forks import ending, fork
 from tests.hosts import Host, log_of, two_hosts, why_not
 from tests.records import write_positive
 from tests.together import end_monitors, together
+from tests.weights import check_same
 
 REASON = why_not()
 pytestmark = [
@@ -80,18 +79,6 @@ def start(hosts: list[Host], words: list[str], home: Path) -> list[int]:
         (home / host.name).mkdir(parents=True, exist_ok=True)
         started.append(fork(host.inside(lambda: cli.main(words), hosts[0].address), home / host.name))
     return started
-
-
-def weights(root: Path) -> dict[str, torch.Tensor]:
-    files = sorted(root.glob("adapter*/*.safetensors"))
-    return {f"{file.parent.name}:{k}": v for file in files for k, v in load_file(file).items()}
-
-
-def check_same(one: Path, other: Path) -> None:
-    expected, found = weights(one), weights(other)
-    assert len(expected) >= 8
-    assert found.keys() == expected.keys()
-    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
 
 
 @pytest.mark.parametrize("trainer", ["multi_node", "fsdp2"])
