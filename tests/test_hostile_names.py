@@ -149,7 +149,8 @@ def decoder(student: Path) -> list[str]:
     ]
 
 
-def test_prepare(wall: Wall, call: Callable[..., int]) -> None:
+def test_prepare(wall: Wall, call: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", wall.work / "cache")  # not what the machine's own holds
     rows = [question.to_json() for question in asked(wall.names)]
     rows += [record.to_json() for record in written(wall.names)]
     Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

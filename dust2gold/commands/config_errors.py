@@ -28,11 +28,7 @@ _WRONG_TYPE = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
 
 
 def readable_configs(words: Sequence[str]) -> list[str]:
-    """Returns a command line whose configs are named by where they are, and can be read.
-
-    Raises:
-        InputError: If one is missing, not UTF-8, not YAML, or no mapping.
-    """
+    """Returns a command line whose configs are named by where they are, and can be read and are mappings."""
     words = with_found_configs(words)
     for name in config_files(words):
         value = read_yaml(Path(name))

@@ -67,12 +67,6 @@ def find_checkpoint(directory: Path, made: Provenance | None, *, finished: bool 
         directory: Of the checkpoints.
         made: What the run makes its adapter from; None takes any checkpoint, also one of a finished run.
         finished: Whether a finished run will do, too, if it was to make the same.
-
-    Returns:
-        None where there is nothing to go on from.
-
-    Raises:
-        InputError: If a checkpoint holds code.
     """
     for path in (directory / LAST, directory / PREVIOUS):
         if not path.is_file():

@@ -45,11 +45,7 @@ def _with_options(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def read_yaml(file: Path) -> Any:
-    """Reads a YAML file.
-
-    Raises:
-        InputError: If it is missing, not UTF-8 or not YAML.
-    """
+    """Reads a YAML file, or says why it cannot be read, and the line."""
     try:
         with open_text(file) as stream:
             return yaml.safe_load(stream)

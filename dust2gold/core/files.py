@@ -24,9 +24,7 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
     """Opens a temporary file for UTF-8 text and moves it to `path` when the block ends well.
 
     On an exception whatever stood at `path` stays. What a killed process has left is removed by the next write.
-
-    Raises:
-        InputError: If the directory cannot be written or the disk is full.
+    A directory that cannot be written and a full disk are an `InputError`.
     """
     with _replacing(path) as binary:
         yield (stream := io.TextIOWrapper(binary, encoding="utf-8"))
@@ -57,9 +55,6 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
 
     An older directory at `path` is renamed into the temporary one and removed once the new one stands. A process killed
     between the two renames leaves both in `.<name>.*.part`; `recover`, and the next write, put the older one back.
-
-    Raises:
-        InputError: If the directory cannot be written or the disk is full.
     """
     with _work_directory(path) as work:
         new = work / "new"
@@ -144,11 +139,7 @@ def as_paths(files: list[str] | str | None) -> list[Path]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Opens a text file for reading as UTF-8 by its name: plain, `.gz` or `.xz`.
-
-    Raises:
-        InputError: If the file does not exist or is a directory.
-    """
+    """Opens a text file for reading as UTF-8 by its name: plain, `.gz` or `.xz`; a missing one is an `InputError`."""
     if not path.is_file():
         problem = "is a directory, not a file" if path.is_dir() else "no such file"
         raise InputError(problem, file=path, remedy="check the path; relative paths start at the working directory")

@@ -14,11 +14,7 @@ from dust2gold.core.files import open_text, write_atomically
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number from 1, object) for each non-empty line of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file.
-
-    Raises:
-        InputError: If the file is missing, not UTF-8, damaged, or a line is no JSON object.
-    """
+    """Yields (line number from 1, object) for each non-empty line of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file."""
     with open_text(path) as stream:
         for number in itertools.count(1):
             try:

@@ -11,10 +11,7 @@ _EMBEDDED_DIRECTORY = Path(__file__).resolve().parent.parent / "demo" / "student
 
 
 def locate_student(name: str) -> str:
-    """Turns a student's name into what `from_pretrained` takes.
-
-    Args:
-        name: `embedded` (the tiny student that ships with dust2gold), a local directory, or a hub name `owner/model`.
+    """Turns `embedded`, a local directory, or a hub name `owner/model` into what `from_pretrained` takes.
 
     Raises:
         InputError: If the name looks like a local path and there is no model directory.

@@ -38,18 +38,20 @@ def test_change_redoes_what_depends_on_it(
     assert world.run() == []
 
 
-def test_code_change_redoes_everything(world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("installed", "reason"),
+    [
+        ({"code": "another"}, "run (changed: code in package)"),
+        ({"torch": "2.1"}, "run (changed: version of torch (2.0, now 2.1))"),
+    ],
+)
+def test_other_code_and_another_library_redo_everything(
+    world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], reason: str
+) -> None:
     world.run()
-    install(monkeypatch, "another")
+    install(monkeypatch, **installed)
     assert world.run() == ALL
-    assert "run (changed: code in package)" in capsys.readouterr().out
-
-
-def test_another_library_redoes_everything(world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.run()
-    install(monkeypatch, torch="2.1")
-    assert world.run() == ALL
-    assert "run (changed: version of torch (2.0, now 2.1))" in capsys.readouterr().out
+    assert reason in capsys.readouterr().out
 
 
 def test_a_student_counts_by_what_its_directory_holds(world: World, capsys: Capture) -> None:
