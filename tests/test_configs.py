@@ -17,7 +17,6 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.collect.settings import CollectSettings
 from dust2gold.commands.collect import parse as parse_collect
-from dust2gold.commands.config_errors import explained
 from dust2gold.commands.stage_defaults import TRAINER
 from dust2gold.commands.trainer import StageCLI
 from dust2gold.core.errors import InputError
@@ -182,11 +181,6 @@ def test_unknown_keys_of_a_collection_are_refused(place: tuple[str, ...], field:
     assert (caught.value.file, caught.value.field) == (str(tmp_path / "more.yaml"), field)
     assert caught.value.line == 1 + len(place)
     assert "sk-secret" not in str(caught.value)
-
-
-def test_what_jsonargparse_says_otherwise_stays_readable() -> None:
-    error = explained("something nobody foresaw.\nand more", ["fit"])
-    assert str(error) == "something nobody foresaw\n  see dust2gold fit --help"
 
 
 # The paper's setting.
