@@ -119,7 +119,7 @@ class ResumableDataModule(L.LightningDataModule):
             raise InputError(
                 f"the checkpoint was made with {self._state['planned']:,} batches an epoch, here are"
                 f" {sampler.planned:,}",
-                remedy="resume with the same training files, batch size and packing, or start anew without --ckpt_path",
+                remedy="resume with the same training files, batch size and packing, or start over without --ckpt_path",
             )
         sampler.resume(self._state["epoch"], self._state["batch"])
         return sampler

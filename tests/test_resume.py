@@ -13,7 +13,7 @@ import torch
 
 from callbacks.adapters import AdapterWriter
 from callbacks.checkpoints import RunCheckpoint
-from callbacks.randomness import RandomStateKeeper
+from callbacks.randomness import RandomStateCheckpoint
 from datamodules.components.records.records import write_rationales
 from datamodules.pairs import PairDataModule
 from datamodules.rationales import RationaleDataModule
@@ -116,7 +116,7 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Callable[
                 "max_epochs": 3,
                 **trainer,
             },
-            callbacks=[AdapterWriter(), RunCheckpoint(every), RandomStateKeeper(), log, *callbacks],
+            callbacks=[AdapterWriter(), RunCheckpoint(every), RandomStateCheckpoint(), log, *callbacks],
         )
         module = stages[stage]()
         torch.manual_seed(7)  # the adapters' start

@@ -191,7 +191,7 @@ def test_two_processes_stop_together_and_go_on(words: Words, tmp_path: Path) -> 
     stopped = fit("run", *stop, "--trainer.callbacks.rank=1")  # the other process hears of it
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr[-2000:]
     assert stopped.stderr.count("SIGTERM: saved at step 5") == 1
-    states = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["callbacks"]["RandomStateKeeper"]["ranks"]
+    states = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["callbacks"]["RandomStateCheckpoint"]["ranks"]
     assert len(states) == 2
     assert not torch.equal(states[0]["cpu"], states[1]["cpu"])
     assert "resuming from step 5" in fit("run").stderr

@@ -30,7 +30,7 @@ TRAINER = {
 CALLBACKS: Sequence[tuple[str, type[LightningModule]]] = (
     ("callbacks.adapters.AdapterWriter", TrainableModule),  # adapter/ (best val/loss) and adapter-last/
     ("callbacks.checkpoints.RunCheckpoint", TrainableModule),  # checkpoints/last.ckpt, for fit to go on from
-    ("callbacks.randomness.RandomStateKeeper", TrainableModule),
+    ("callbacks.randomness.RandomStateCheckpoint", TrainableModule),
     ("callbacks.finite.FiniteGuard", TrainableModule),  # stops at a NaN: stopped/step-<n>/
     ("callbacks.throughput.TokenThroughput", TrainableModule),
     ("callbacks.samples.SampleWriter", StudentModule),  # predict: samples.jsonl
