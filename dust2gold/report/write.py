@@ -11,28 +11,20 @@ from typing import Any
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically, write_directory_atomically
 from dust2gold.report.analyses.accuracy import tabulate
+from dust2gold.report.analyses.accuracy_tables import accuracy_section, generalisation_section
+from dust2gold.report.analyses.cases import cases_section
+from dust2gold.report.analyses.negatives import negatives_section
+from dust2gold.report.analyses.overlap import overlap_section
 from dust2gold.report.analyses.predictions import prediction_files, read_predictions
-from dust2gold.report.analyses.seeds import seed_runs
-from dust2gold.report.analyses.votes import read_ballots
-from dust2gold.report.figures import save
-from dust2gold.report.sections.accuracy import accuracy_section, generalisation_section
-from dust2gold.report.sections.cases import cases_section
-from dust2gold.report.sections.overlap import overlap_section
-from dust2gold.report.sections.section import FIGURES, Section, Study
-from dust2gold.report.sections.seeds import seeds_section
-from dust2gold.report.sections.training import data_section, negatives_section, time_section
-from dust2gold.report.sections.votes import votes_section
+from dust2gold.report.analyses.ranking import add_ranking, ranking_study
+from dust2gold.report.analyses.scaling import accuracy_over_n, add_over_n
+from dust2gold.report.analyses.seeds import seed_runs, seeds_section
+from dust2gold.report.analyses.stopping import add_stopping
+from dust2gold.report.analyses.votes import collect_votes, read_ballots
+from dust2gold.report.figures import matplotlib_defaults, save
+from dust2gold.report.section import FIGURES, Section, Study
 from dust2gold.report.shown import ANALYSES, END_OF_TABLES, MARKDOWN, RESULTS, without_figures
-
-_AFTER_ACCURACY = (
-    generalisation_section,
-    overlap_section,
-    votes_section,
-    negatives_section,
-    cases_section,
-    data_section,
-    time_section,
-)
+from dust2gold.report.training import data_section, time_section
 
 
 @dataclass(frozen=True)
@@ -43,6 +35,35 @@ class Report:
     markdown: Path
     analyses: Path
     tables: list[str]
+
+
+def _votes_section(study: Study) -> Section:
+    """What the sampled answers of each data set that was voted on say."""
+    section = Section()
+    if not study.ballots and any(row.method == "sc" for row in study.rows):
+        section.note(
+            "Left out: M_rank against ASC, accuracy over the number of samples, adaptive stopping, cases. They need "
+            "the samples (scored.jsonl or samples.jsonl) beside the predictions.jsonl of the votes."
+        )
+    for dataset, ballots in study.ballots.items():
+        if (ranking := ranking_study(ballots)) is not None:
+            add_ranking(section, dataset, ranking)
+        votes = collect_votes(ballots)
+        points = accuracy_over_n(votes)
+        add_over_n(section, dataset, points)
+        add_stopping(section, dataset, votes, points)
+    return section
+
+
+_AFTER_ACCURACY = (
+    generalisation_section,
+    overlap_section,
+    _votes_section,
+    negatives_section,
+    cases_section,
+    data_section,
+    time_section,
+)
 
 
 def report(run: Path) -> Report:
@@ -56,14 +77,14 @@ def report(run: Path) -> Report:
         InputError: If there are no predictions, or a file of the run is malformed.
     """
     seeds = seed_runs(run)
-    if not seeds:
-        study = _study(run)
-        results = [asdict(row) for row in study.rows]
-        first, *others = accuracy_section(study), *(section(study) for section in _AFTER_ACCURACY)
-        return _write(run, results, first, others)
-    rows = {seed: _study(path, samples=False).rows for seed, path in seeds.items()}
-    results = [{"seed": seed, **asdict(row)} for seed, own in rows.items() for row in own]
-    return _write(run, results, seeds_section(rows), [])
+    with matplotlib_defaults():
+        if not seeds:
+            study = _study(run)
+            results = [asdict(row) for row in study.rows]
+            return _write(run, results, accuracy_section(study), [make(study) for make in _AFTER_ACCURACY])
+        rows = {seed: _study(path, samples=False).rows for seed, path in seeds.items()}
+        results = [{"seed": seed, **asdict(row)} for seed, own in rows.items() for row in own]
+        return _write(run, results, seeds_section(rows), [])
 
 
 def _study(run: Path, samples: bool = True) -> Study:
