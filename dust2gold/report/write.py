@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,8 @@ from dust2gold.report.analyses.stopping import add_stopping
 from dust2gold.report.analyses.votes import collect_votes, read_ballots
 from dust2gold.report.figures import matplotlib_defaults, save
 from dust2gold.report.section import FIGURES, Section, Study
-from dust2gold.report.shown import ANALYSES, END_OF_TABLES, MARKDOWN, RESULTS, without_figures
+from dust2gold.report.shown import ANALYSES, END_OF_TABLES, MARKDOWN, RESULTS
 from dust2gold.report.training import data_section, time_section
-
-
-@dataclass(frozen=True)
-class Report:
-    """The paths of what `report` wrote, and the lines of its accuracy tables for the terminal."""
-
-    results: Path
-    markdown: Path
-    analyses: Path
-    tables: list[str]
 
 
 def _votes_section(study: Study) -> Section:
@@ -66,7 +56,7 @@ _AFTER_ACCURACY = (
 )
 
 
-def report(run: Path) -> Report:
+def report(run: Path) -> None:
     """Writes the report into a run directory, or into one that holds a run for each of several seeds (`seed-<k>`).
 
     results.json holds a row for every method, data set and subject (of every seed, with `seed`), analyses.json the
@@ -81,10 +71,11 @@ def report(run: Path) -> Report:
         if not seeds:
             study = _study(run)
             results = [asdict(row) for row in study.rows]
-            return _write(run, results, accuracy_section(study), [make(study) for make in _AFTER_ACCURACY])
-        rows = {seed: _study(path, samples=False).rows for seed, path in seeds.items()}
-        results = [{"seed": seed, **asdict(row)} for seed, own in rows.items() for row in own]
-        return _write(run, results, seeds_section(rows), [])
+            _write(run, results, [accuracy_section(study), *(make(study) for make in _AFTER_ACCURACY)])
+        else:
+            rows = {seed: _study(path, samples=False).rows for seed, path in seeds.items()}
+            results = [{"seed": seed, **asdict(row)} for seed, own in rows.items() for row in own]
+            _write(run, results, [seeds_section(rows)])
 
 
 def _study(run: Path, samples: bool = True) -> Study:
@@ -95,24 +86,18 @@ def _study(run: Path, samples: bool = True) -> Study:
     return Study(run, predictions, rows, read_ballots(prediction_files(run)) if samples else {})
 
 
-def _write(run: Path, results: list[dict[str, Any]], first: Section, others: Iterable[Section]) -> Report:
-    sections = [first, *others]
-    made = Report(run / RESULTS, run / MARKDOWN, run / ANALYSES, without_figures(first.lines))
+def _write(run: Path, results: list[dict[str, Any]], sections: Sequence[Section]) -> None:
     numbers = {name: records for section in sections for name, records in section.numbers.items() if records}
-    figures = {name: figure for section in sections for name, figure in section.figures.items()}
-    _write_json(made.results, results)
-    _write_json(made.analyses, {"schema": 1, **numbers})
     with write_directory_atomically(run / FIGURES) as directory:
-        for name, figure in figures.items():
-            save(figure, directory / name)
+        for section in sections:
+            for name, figure in section.figures.items():
+                save(figure, directory / name)
     rest = [line for section in sections[1:] for line in section.lines]
-    lines = ["# Results", "", *first.lines, END_OF_TABLES, "", *rest]
-    with write_atomically(made.markdown) as stream:
-        stream.write("\n".join(lines).rstrip() + "\n")
-    return made
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with write_atomically(path) as stream:
-        json.dump(value, stream, indent=1, ensure_ascii=False)
-        stream.write("\n")
+    lines = ["# Results", "", *sections[0].lines, END_OF_TABLES, "", *rest]
+    texts = {
+        name: json.dumps(value, indent=1, ensure_ascii=False)
+        for name, value in ((RESULTS, results), (ANALYSES, {"schema": 1, **numbers}))
+    }
+    for name, text in {**texts, MARKDOWN: "\n".join(lines).rstrip()}.items():
+        with write_atomically(run / name) as stream:
+            stream.write(text + "\n")

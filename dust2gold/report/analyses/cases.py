@@ -46,28 +46,19 @@ class Case:
     answers: list[Tallied]
 
 
-@dataclass(frozen=True)
-class Cases:
-    """All cases in which ASC or SC alone succeeds, in the order in which they are shown."""
-
-    asc_alone: list[Case]
-    sc_alone: list[Case]
-
-
-def find_cases(ballots: Sequence[Ballot]) -> Cases | None:
-    """Finds the cases; None where samples have no scores."""
+def find_cases(ballots: Sequence[Ballot]) -> dict[str, list[Case]] | None:
+    """The cases of either kind in the order in which they are shown; None where samples have no scores."""
     votes = collect_votes(ballots)
     if votes.score is None:
         return None
     sc, asc = (vote_accuracy(votes.answers, votes.weights[method], votes.gold).tolist() for method in ("sc", "asc"))
-    found: dict[tuple[float, float], list[Case]] = {(0, 1): [], (1, 0): []}
-    by_hash = sorted(
-        zip(ballots, sc, asc, strict=True), key=lambda each: hashlib.sha256(each[0].question.id.encode()).hexdigest()
-    )
-    for ballot, *shares in by_hash:
-        if (kind := (shares[0], shares[1])) in found:
-            found[kind].append(Case(ballot, _tally(ballot)))
-    return Cases(asc_alone=found[0, 1], sc_alone=found[1, 0])
+    kinds = {(0, 1): "SC fails, ASC succeeds", (1, 0): "SC succeeds, ASC fails"}
+    found: dict[str, list[Case]] = {kind: [] for kind in kinds.values()}
+    places = sorted(range(len(ballots)), key=lambda i: hashlib.sha256(ballots[i].question.id.encode()).hexdigest())
+    for i in places:
+        if kind := kinds.get((sc[i], asc[i])):
+            found[kind].append(Case(ballots[i], _tally(ballots[i])))
+    return found
 
 
 def _tally(ballot: Ballot) -> list[Tallied]:
@@ -90,10 +81,9 @@ def cases_section(study: Study) -> Section:
     """The first cases of each data set that was voted on with scores."""
     section = Section()
     for dataset, ballots in study.ballots.items():
-        cases = find_cases(ballots)
-        if cases is None:
+        kinds = find_cases(ballots)
+        if kinds is None:
             continue
-        kinds = {"SC fails, ASC succeeds": cases.asc_alone, "SC succeeds, ASC fails": cases.sc_alone}
         section.add(f"## {escape(dataset)}: where SC and ASC part")
         section.note("; ".join(f"{kind}: {len(found)} questions" for kind, found in kinds.items()) + ".")
         section.explain(

@@ -10,6 +10,7 @@ The gain is ASC's accuracy less SC's over the same samples, in points.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -40,13 +41,7 @@ class Correlation:
 
 
 def correlate(x: Sequence[float], y: Sequence[float]) -> Correlation:
-    """Correlates two quantities.
-
-    Raises:
-        ValueError: If there are not as many of one as of the other.
-    """
-    if len(x) != len(y):
-        raise ValueError(f"{len(x)} values against {len(y)}")
+    """Correlates as many values of one quantity as of another."""
     r = pearson(x, y)
     low, high = None, None
     if r is not None and len(x) >= 4:
@@ -57,14 +52,9 @@ def correlate(x: Sequence[float], y: Sequence[float]) -> Correlation:
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Pearson's r, None below three points or where x or y does not vary."""
-    n = len(x)
-    if n < 3 or min(x) == max(x) or min(y) == max(y):
+    if len(x) < 3 or min(x) == max(x) or min(y) == max(y):
         return None
-    mean_x, mean_y = math.fsum(x) / n, math.fsum(y) / n
-    dx, dy = [value - mean_x for value in x], [value - mean_y for value in y]
-    products = math.fsum(a * b for a, b in zip(dx, dy, strict=True))
-    r = products / math.sqrt(math.fsum(a * a for a in dx) * math.fsum(b * b for b in dy))
-    return max(-1.0, min(1.0, r))
+    return max(-1.0, min(1.0, statistics.correlation(x, y)))
 
 
 def ranks(values: Sequence[float]) -> list[float]:
@@ -107,12 +97,9 @@ def ranking_study(ballots: Sequence[Ballot]) -> RankingStudy | None:
         return None
     subjects = sorted({ballot.question.subject for ballot in ballots} - {""})
     rows = [_ranking(subject, [b for b in ballots if b.question.subject == subject]) for subject in subjects]
-    pair, threshold, gain = [], [], []
-    for row in rows:
-        if row.pair_accuracy is not None and row.threshold_accuracy is not None:
-            pair.append(row.pair_accuracy)
-            threshold.append(row.threshold_accuracy)
-            gain.append(row.gain)
+    paired = [row for row in rows if row.pairs]
+    gain = [row.gain for row in paired]
+    pair, threshold = ([getattr(row, name) for row in paired] for name in ("pair_accuracy", "threshold_accuracy"))
     return RankingStudy([*rows, _ranking(OVERALL, ballots)], correlate(pair, gain), correlate(threshold, gain))
 
 
