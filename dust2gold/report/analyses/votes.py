@@ -22,14 +22,9 @@ SAMPLE_FILES = ("scored.jsonl", "samples.jsonl")
 
 
 def read_ballots(files: Sequence[Path]) -> dict[str, list[Ballot]]:
-    """Reads the samples beside every predictions.jsonl that holds votes (method `sc`).
+    """By data set, the questions and samples that the predictions (method `sc`) say were voted on.
 
-    Returns:
-        The ballots by data set: the questions and samples that the predictions say were voted on; none where the
-        samples are gone.
-
-    Raises:
-        InputError: If a file is malformed.
+    They are read from the samples beside each predictions.jsonl; where those are gone there are no ballots.
     """
     found: dict[str, list[Ballot]] = {}
     for file in files:
