@@ -61,6 +61,13 @@ class CheckedCheckpoints(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
+def use_checked_checkpoints(trainer: L.Trainer) -> None:
+    """Makes a Trainer read and write its checkpoints this way, unless it was given a way of its own."""
+    strategy: Any = trainer.strategy
+    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = CheckedCheckpoints()
+
+
 def checkpoint_directory(trainer: L.Trainer) -> Path:
     """Where a run's checkpoints lie, whatever the logger's version."""
     return Path(trainer.default_root_dir) / "checkpoints"

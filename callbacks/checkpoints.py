@@ -8,10 +8,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.checkpoint_files import LAST, CheckedCheckpoints, checkpoint_directory, is_finished, mark_finished
+from callbacks.checkpoint_files import LAST, checkpoint_directory, is_finished, mark_finished, use_checked_checkpoints
 from callbacks.preemption import Preempted, SignalListener
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import set_aside, sha256_of
@@ -52,9 +51,7 @@ class RunCheckpoint(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Chooses the directory under the Trainer's `default_root_dir`, and how files are written there."""
         self.dirpath = str(checkpoint_directory(trainer))
-        strategy: Any = trainer.strategy
-        if type(strategy.checkpoint_io) is TorchCheckpointIO:  # unless the Trainer was given another
-            strategy.checkpoint_io = CheckedCheckpoints()
+        use_checked_checkpoints(trainer)
         super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

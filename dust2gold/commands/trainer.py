@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.checkpoint_files import LAST, checkpoint_directory, install
+from callbacks.checkpoint_files import LAST, checkpoint_directory, use_checked_checkpoints
 from callbacks.checkpoints import RunCheckpoint
 from dust2gold.commands.config_errors import explained, readable_configs
 from dust2gold.commands.resumption import find_checkpoint, fit_provenance
@@ -114,7 +114,7 @@ class StageCLI(LightningCLI):
         except ValueError as error:  # jsonargparse wraps what a constructor raises
             raise explained(str(error), [str(self.subcommand)]) from error
         _check_launched(self.trainer.world_size)
-        install(self.trainer)
+        use_checked_checkpoints(self.trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the verb. Of a failed writing the error has a place: streams that are closed do not know theirs."""
