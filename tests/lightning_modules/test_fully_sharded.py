@@ -293,7 +293,7 @@ def test_what_cannot_be_sharded_is_refused(
     assert fit("stock", "negative", ModelParallelStrategy, processes=1) == [70]
     assert "take lightning_modules.fully_sharded.FullyShardedStrategy" in "".join(capfd.readouterr())
     assert fit("cached", "nce", sharded, processes=1, arguments={"teacher": "cached"}) == [70]
-    assert "by all processes at once" in "".join(capfd.readouterr())
+    assert "in all processes at once" in "".join(capfd.readouterr())
 
 
 def test_sampling_is_refused(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> None:

@@ -128,10 +128,11 @@ class CachedTeacher(Teacher):
         self.hits, self.misses = self.hits + len(keys) - missing, self.misses + missing
         if missing:
             found = [*self._compute(batch, targets, keys)]
-        columns = {  # [N, ...]
-            name: torch.cat([empty, *(sample[name] for sample in found if sample is not None)])
-            for name, empty in self.storage.columns.items()
-        }
+        with torch.autocast("cpu", enabled=False):  # which would promote the stored types, or refuse float16
+            columns = {  # [N, ...]
+                name: torch.cat([empty, *(sample[name] for sample in found if sample is not None)])
+                for name, empty in self.storage.columns.items()
+            }
         return self.storage.decode(columns, targets.tokens.device)
 
     def flush(self) -> None:
