@@ -14,7 +14,7 @@ from lightning_modules.components.accuracy import gather_objects
 class PredictionWriter(L.Callback):
     """Writes predictions.jsonl and metrics.json into the Trainer's `default_root_dir` at the end of `test`.
 
-    It collects the rows that a module's `test_step` returns; docs/architecture.md says what a row holds.
+    It collects the rows that a module's `test_step` returns; docs/formats.md says what a row holds.
     """
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ One JSON object a line, for example (shortened):
     {"schema": 1, "id": "math-train-00000", "question": "If ...", "gold": "-\\frac{3}{10}", ...}
     {"schema": 1, "id": "math-train-00000/3", "question_id": "math-train-00000", "rationale": "Adding ...", ...}
 
-`docs/architecture.md` says what each field means. Reading is strict: a missing, unknown or ill-typed field is an error
+`docs/formats.md` says what each field means. Reading is strict: a missing, unknown or ill-typed field is an error
 that names file, line and field, because a record that is silently half read mislabels training data.
 """
 
