@@ -230,7 +230,7 @@ def _checked(
         return InputError(problem, file=file, line=line, field=field, remedy=remedy)
 
     if "schema" not in value:
-        raise error("missing", "schema", f'a {record} record says "schema": {SCHEMA_VERSION}; see docs/architecture.md')
+        raise error("missing", "schema", f'a {record} record says "schema": {SCHEMA_VERSION}; see docs/formats.md')
     if value["schema"] != SCHEMA_VERSION or not _is_integer(value["schema"]):
         found = f"schema version {value['schema']!r}, this program reads {SCHEMA_VERSION}"
         raise error(found, "schema", "make the file again with `dust2gold prepare`")
