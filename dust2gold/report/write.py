@@ -13,7 +13,7 @@ from dust2gold.core.files import write_atomically, write_directory_atomically
 from dust2gold.report.analyses.accuracy import tabulate
 from dust2gold.report.analyses.predictions import prediction_files, read_predictions
 from dust2gold.report.analyses.seeds import seed_runs
-from dust2gold.report.analyses.votes import read_ballots
+from dust2gold.report.analyses.votes import read_vote_groups
 from dust2gold.report.figures import save
 from dust2gold.report.sections.accuracy import accuracy_section, generalisation_section
 from dust2gold.report.sections.cases import cases_section
@@ -71,7 +71,7 @@ def _study(run: Path, samples: bool = True) -> Study:
     rows = tabulate(predictions)
     if not rows:
         raise InputError("every predictions.jsonl is empty", file=run, remedy="evaluate at least one test question")
-    return Study(run, predictions, rows, read_ballots(prediction_files(run)) if samples else {})
+    return Study(run, predictions, rows, read_vote_groups(prediction_files(run)) if samples else {})
 
 
 def _write(run: Path, results: list[dict[str, Any]], first: Section, others: Iterable[Section]) -> Report:

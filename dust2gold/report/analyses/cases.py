@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datamodules.components.records.ballots import Ballot
+from datamodules.components.grading.vote_groups import VoteGroup
 from datamodules.components.records.records import Rationale
 from dust2gold.report.analyses.votes import collect_votes
 from lightning_modules.components.voting.votes import vote, vote_accuracy
@@ -36,9 +36,9 @@ class Tallied:
 
 @dataclass(frozen=True)
 class Case:
-    """A question on which SC and ASC differ: its ballot and its answers, those with most votes first."""
+    """A question on which SC and ASC differ: its vote group and its answers, those with most votes first."""
 
-    ballot: Ballot
+    group: VoteGroup
     answers: list[Tallied]
 
 
@@ -50,29 +50,30 @@ class Cases:
     sc_alone: list[Case]
 
 
-def find_cases(ballots: Sequence[Ballot]) -> Cases | None:
+def find_cases(vote_groups: Sequence[VoteGroup]) -> Cases | None:
     """Finds the cases; None where samples have no scores."""
-    votes = collect_votes(ballots)
+    votes = collect_votes(vote_groups)
     if votes.score is None:
         return None
     sc, asc = (vote_accuracy(votes.answers, votes.weights[method], votes.gold).tolist() for method in ("sc", "asc"))
     found: dict[tuple[float, float], list[Case]] = {(0, 1): [], (1, 0): []}
     by_hash = sorted(
-        zip(ballots, sc, asc, strict=True), key=lambda each: hashlib.sha256(each[0].question.id.encode()).hexdigest()
+        zip(vote_groups, sc, asc, strict=True),
+        key=lambda each: hashlib.sha256(each[0].question.id.encode()).hexdigest(),
     )
-    for ballot, *shares in by_hash:
+    for group, *shares in by_hash:
         if (kind := (shares[0], shares[1])) in found:
-            found[kind].append(Case(ballot, _tally(ballot)))
+            found[kind].append(Case(group, _tally(group)))
     return Cases(asc_alone=found[0, 1], sc_alone=found[1, 0])
 
 
-def _tally(ballot: Ballot) -> list[Tallied]:
-    elected = {"sc": vote(ballot.answers, [1.0] * len(ballot.answers)), "asc": vote(ballot.answers, ballot.score or [])}
+def _tally(group: VoteGroup) -> list[Tallied]:
+    elected = {"sc": vote(group.answers, [1.0] * len(group.answers)), "asc": vote(group.answers, group.score or [])}
     answers = []
-    for number, text in enumerate(ballot.texts):
-        samples = [sample for sample, own in zip(ballot.samples, ballot.answers, strict=True) if own == number]
+    for number, text in enumerate(group.texts):
+        samples = [sample for sample, own in zip(group.samples, group.answers, strict=True) if own == number]
         scores = [sample.score or 0.0 for sample in samples]
         best = samples[scores.index(max(scores))]
         taken_by = [method for method, winners in elected.items() if number in winners]
-        answers.append(Tallied(text, len(samples), sum(scores), number == ballot.gold, taken_by, best))
+        answers.append(Tallied(text, len(samples), sum(scores), number == group.gold, taken_by, best))
     return sorted(answers, key=lambda answer: (-answer.votes, -answer.score))

@@ -16,8 +16,8 @@ _QUESTION, _RATIONALE, _ANSWER = 600, 800, 60
 def cases_section(study: Study) -> Section:
     """The first cases of each data set that was voted on with scores."""
     section = Section()
-    for dataset, ballots in study.ballots.items():
-        cases = find_cases(ballots)
+    for dataset, vote_groups in study.vote_groups.items():
+        cases = find_cases(vote_groups)
         if cases is None:
             continue
         kinds = {"SC fails, ASC succeeds": cases.asc_alone, "SC succeeds, ASC fails": cases.sc_alone}
@@ -35,7 +35,7 @@ def cases_section(study: Study) -> Section:
 
 
 def _add_case(section: Section, kind: str, case: Case) -> None:
-    question = case.ballot.question
+    question = case.group.question
     place = ", ".join(escape(text) for text in (question.id, question.subject, question.level) if text)
     section.add(f"### {kind}: {place}")
     section.add(f"Question: {shortened(question.question, _QUESTION)}")
@@ -52,7 +52,7 @@ def _add_case(section: Section, kind: str, case: Case) -> None:
 
 
 def _record(case: Case) -> dict[str, Any]:
-    question = case.ballot.question
+    question = case.group.question
     answers = [
         {
             **{name: getattr(answer, name) for name in ("answer", "right", "taken_by", "votes", "score")},

@@ -24,16 +24,16 @@ _RANKING = (
 def votes_section(study: Study) -> Section:
     """The tables of each data set that was voted on."""
     section = Section()
-    if not study.ballots and any(row.method == "sc" for row in study.rows):
+    if not study.vote_groups and any(row.method == "sc" for row in study.rows):
         section.note(
             "Left out: M_rank against ASC, accuracy over the number of samples, adaptive stopping, cases. They need "
             "the samples (scored.jsonl or samples.jsonl) beside the predictions.jsonl of the votes."
         )
-    for dataset, ballots in study.ballots.items():
-        ranking = ranking_study(ballots)
+    for dataset, vote_groups in study.vote_groups.items():
+        ranking = ranking_study(vote_groups)
         if ranking is not None:
             _add_ranking(section, dataset, ranking)
-        votes = collect_votes(ballots)
+        votes = collect_votes(vote_groups)
         points = accuracy_over_n(votes)
         _add_over_n(section, dataset, points)
         _add_stopping(section, dataset, votes, points)
