@@ -9,7 +9,6 @@ SmolLM2-135M's shape. Lightning's default keeps the frozen base and the frozen a
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.harness import MIB, Target, arguments, begin, finish, show
-from benchmarks.nce_step import build_nce, make_batch
-from benchmarks.students import build_student
+from benchmarks.nce_step import build_nce
+from benchmarks.students import build_student, random_batch
 from lightning_modules.base import STUDENT, StudentModule
 from lightning_modules.components.adapters.nat import POSITIVE
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
@@ -45,15 +44,8 @@ def nat(layers: int) -> StudentModule:
 
 def bytes_of(module: StudentModule, batch: dict[str, Any], path: Path) -> tuple[int, int]:
     """Size of a checkpoint after one step, and of the trainable parameters with their optimizer state."""
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=path.parent,
-    )
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = L.Trainer(accelerator="cpu", max_steps=1, default_root_dir=path.parent, **quiet)  # type: ignore[arg-type]
     trainer.fit(module, DataLoader([batch], batch_size=None))  # type: ignore[arg-type]
     trainer.save_checkpoint(path)
     (optimizer,) = trainer.optimizers
@@ -69,9 +61,8 @@ def main() -> None:
     options = parser.parse_args()
     layers = options.layers or (4 if options.quick else 30)
     begin(options)
-    makers: dict[str, Callable[[int], StudentModule]] = {"plain LoRA": plain_lora, "NAT": nat}
-    batch, rows, targets = make_batch(1, 16, 4, 49152), [], []
-    for name, make in makers.items():
+    batch, rows, targets = random_batch(build_student("smollm2", layers=1), 1, 16, 4), [], []
+    for name, make in (("plain LoRA", plain_lora), ("NAT", nat)):
         whole = make(layers)
         whole.on_save_checkpoint = lambda checkpoint: None  # type: ignore[method-assign]  # as Lightning has it
         with tempfile.TemporaryDirectory() as directory:

@@ -32,11 +32,9 @@ def samples(rows: int) -> Iterator[Rationale]:
         if number % 4 == 0:
             question = " ".join(rng.choices(words, k=35))
         name, gold = f"q-{number // 4:08d}", str(number % 97)
-        text = " ".join(rng.choices(words, k=rng.randint(40, 140)))
+        text = " ".join(rng.choices(words, k=rng.randint(40, 140))) + f" \\boxed{{{gold}}}"
         about = ("Algebra", "Level 3", "synthetic", "teacher")
-        yield Rationale(
-            f"{name}/{number % 4}", name, question, gold, f"{text} \\boxed{{{gold}}}", gold, "positive", *about
-        )
+        yield Rationale(f"{name}/{number % 4}", name, question, gold, text, gold, "positive", *about)
 
 
 def measure(file: Path, encoded: str | None, rows: int) -> tuple[float, float]:
@@ -62,11 +60,8 @@ def main(options: argparse.Namespace) -> None:
         file, table = Path(directory) / "samples.jsonl", str(Path(directory) / "encoded")
         write_rationales(file, samples(rows))
         measured = []
-        for name, encoded in {
-            "encode, no table": None,
-            "encode, make the table": table,
-            "read the table": table,
-        }.items():
+        ways = {"encode, no table": None, "encode, make the table": table, "read the table": table}
+        for name, encoded in ways.items():
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 seconds, held = pool.apply(measure, (file, encoded, rows))
             measured.append([name, f"{1e6 * seconds:.2f}", f"{held:.0f}"])

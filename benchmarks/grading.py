@@ -1,10 +1,12 @@
-r"""`python -m benchmarks.grading`: the string comparison, math-verify one by one, and the semantic grader.
+"""The string comparison, math-verify one by one, and the semantic grader.
 
-The samples are the paper's teacher data (`--samples FILE`, format tdg) or, where that file is missing, generated
-answers. One by one means what a user of math-verify would write: parse the gold answer and the sample's answer, verify,
-next; on one core, with math-verify's own time limits. It is measured on a random part of the samples, and the others
-are assumed to take as long; the semantic grader grades all, workers' start included (in a --quick run of few samples
-most of its time). Verdicts are compared where both gave one.
+    python -m benchmarks.grading [--samples gpt-3.5-turbo-math-train.jsonl.xz]
+
+The samples are a teacher's (`--samples FILE`, format tdg: the paper's teacher data) or generated answers. One by one
+means what a user of math-verify would write: parse the gold answer and the sample's answer, verify, next; on one core,
+with math-verify's own time limits. It is measured on a random part of the samples, and the others are assumed to take
+as long; the semantic grader grades all, workers' start included (in a --quick run of few samples most of its time).
+Verdicts are compared where both gave one.
 """
 
 from __future__ import annotations
@@ -29,8 +31,11 @@ Pair = tuple[str, str]
 def main(options: argparse.Namespace) -> None:
     """Measures and prints."""
     begin(options)
-    pairs = real_samples(options.samples) if options.samples.is_file() else generated_samples(20_000, options.seed)
-    print(f"{len(pairs):,} samples from {options.samples if options.samples.is_file() else 'a generator'}", flush=True)
+    if options.samples:
+        pairs = [(sample.rationale, sample.gold) for _, samples in read(options.samples, "tdg") for sample in samples]
+    else:
+        pairs = generated_samples(20_000, options.seed)
+    print(f"{len(pairs):,} samples from {options.samples or 'a generator'}", flush=True)
     chosen = random.Random(options.seed)
     if options.quick:
         pairs = chosen.sample(pairs, min(len(pairs), 3_000))
@@ -70,11 +75,6 @@ def timed(run: Callable[[], list[Grade]] | Callable[[], list[bool]]) -> tuple[li
     start = time.perf_counter()
     result = run()
     return result, time.perf_counter() - start
-
-
-def real_samples(file: Path) -> list[Pair]:
-    """All samples of the paper's teacher."""
-    return [(rationale.rationale, rationale.gold) for _, rationales in read(file, "tdg") for rationale in rationales]
 
 
 def generated_samples(count: int, seed: int) -> list[Pair]:
@@ -121,8 +121,7 @@ def positives(grades: list[Grade]) -> str:
 
 if __name__ == "__main__":
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    parser = arguments(__doc__.splitlines()[0].partition(": ")[2])
-    default = Path(__file__).parents[2] / "shared" / "data" / "gpt-3.5-turbo-math-train.jsonl.xz"
-    parser.add_argument("--samples", type=Path, default=default, help="teacher samples in the format tdg")
+    parser = arguments(str(__doc__).splitlines()[0])
+    parser.add_argument("--samples", type=Path, help="teacher samples in the format tdg (default: generated answers)")
     parser.add_argument("--part", type=int, help="samples to verify one by one (default: 4,000; quick: 400)")
     main(parser.parse_args())

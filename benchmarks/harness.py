@@ -3,7 +3,7 @@
     options = arguments("What it compares.").parse_args()
     begin(options)
     timings = alternate({"plain": plain_step, "ours": our_step}, rounds=options.rounds or 20)
-    show(["variant", "ms", "spread", "x plain"], timing_rows(timings, "plain"))
+    show_timings(timings, "plain")
     finish([Target("ours / plain, time", ratio(timings, "ours", "plain"), 1.10)])
 
 Other users of a machine slow all variants alike while they alternate, so ratios are taken round by round: what a
@@ -20,8 +20,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -80,10 +79,10 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def begin(options: argparse.Namespace) -> None:
-    """Sets threads and seed from the options of `arguments` and prints the machine."""
+    """Sets threads and seed from the options of `arguments` and prints the machine, with the GPU of `--device`."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    print(f"{machine()}, {date.today().isoformat()}", flush=True)
+    print(f"{machine(getattr(options, 'device', 'cpu'))}, {date.today().isoformat()}", flush=True)
 
 
 def machine(device: str = "cpu") -> str:
@@ -91,9 +90,8 @@ def machine(device: str = "cpu") -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    model = models[0] if models else platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [f"{model}, {cores} cores, {torch.get_num_threads()} threads"]
+    parts = [models[0] if models else platform.machine(), f"{len(os.sched_getaffinity(0))} cores"]
+    parts.append(f"{torch.get_num_threads()} threads")
     if torch.device(device).type == "cuda":
         parts.append(torch.cuda.get_device_name(device))
     return ", ".join([*parts, f"torch {torch.__version__}", f"Python {platform.python_version()}"])
@@ -105,12 +103,7 @@ def alternate(
     """Times the variants in turn, A B C A B C …, after `warmup` unmeasured rounds.
 
     Python's garbage collector runs between rounds only; a GPU is waited for before the clock is read.
-
-    Raises:
-        ValueError: If `rounds` is not positive.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be positive, found {rounds}")
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     gc.disable()
     try:
@@ -139,29 +132,20 @@ def ratio(timings: Mapping[str, Timing], name: str, over: str) -> float:
     return statistics.median(a / b for a, b in pairs)
 
 
-@dataclass
-class SavedActivations:
-    """What a forward pass keeps for the backward pass, in bytes; each storage counts once."""
-
-    bytes: int = 0
-
-
-@contextmanager
-def saved_activations(parameters: Iterable[Tensor]) -> Iterator[SavedActivations]:
-    """Counts what a forward pass inside the block saves for the backward pass, without `parameters` and buffers."""
-    counted = SavedActivations()
-    # Storages are held, so that no address is given out twice
-    seen = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in parameters}
+def saved_activations(forward: Callable[[], object], weights: Iterable[Tensor]) -> int:
+    """Bytes that a forward pass saves for the backward pass, without `weights`; each storage counts once."""
+    known = {w.untyped_storage().data_ptr() for w in weights}
+    saved: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address is given out twice
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen[storage.data_ptr()] = storage
-            counted.bytes += storage.nbytes()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield counted
+        forward()
+    return sum(storage.nbytes() for storage in saved.values())
 
 
 def peak_memory(run: Callable[[], object], device: str = "cpu") -> int:
@@ -188,12 +172,13 @@ def peak_memory(run: Callable[[], object], device: str = "cpu") -> int:
     return peak
 
 
-def timing_rows(timings: Mapping[str, Timing], over: str) -> list[list[str]]:
-    """One row a variant: name, median in ms, spread in %, ratio to the variant `over`."""
-    return [
+def show_timings(timings: Mapping[str, Timing], over: str) -> None:
+    """Prints one row a variant: name, median in ms, spread in %, ratio to the variant `over`."""
+    rows = [
         [name, f"{1e3 * timing.median:.1f}", f"{100 * timing.spread:.1f}%", f"{ratio(timings, name, over):.3f}"]
         for name, timing in timings.items()
     ]
+    show(["variant", "ms", "spread", f"x {over}"], rows)
 
 
 def show(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

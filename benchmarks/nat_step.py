@@ -11,6 +11,7 @@ AdamW. `decode` is one token for each row of the batch from a key-value cache, a
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,16 +29,14 @@ from benchmarks.harness import (
     Target,
     Timing,
     alternate,
-    arguments,
     begin,
     finish,
-    machine,
     peak_memory,
     ratio,
     saved_activations,
     show,
 )
-from benchmarks.students import SHAPES, add_student_arguments, autocast, build_student, rates_of, sharing_weights
+from benchmarks.students import autocast, build_student, random_batch, rates_of, sharing_weights, student_arguments
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.integration.unit import IntegrationUnit
@@ -142,16 +141,9 @@ def build(name: str, base: PreTrainedModel, batch: dict[str, Tensor], options: a
     return Variant(stack, batch, partial(autocast, options), torch.optim.AdamW(trained, lr=1e-4))
 
 
-def random_batch(options: argparse.Namespace) -> dict[str, Tensor]:
-    """[B, T] tokens without padding, every one of them a target."""
-    ids = torch.randint(3, SHAPES[options.shape]["vocab_size"], (options.batch, options.sequence))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-    return {name: tensor.to(options.device) for name, tensor in batch.items()}
-
-
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = add_student_arguments(arguments("NAT's step against plain LoRA's."))
+    parser = student_arguments("NAT's step against plain LoRA's.")
     parser.add_argument("--dropout", type=float, default=0.0, help="dropout on the LoRA inputs")
     return parser.parse_args(words)
 
@@ -160,16 +152,11 @@ def main(words: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
     options = parse(words)
     begin(options)
-    if options.device != "cpu":
-        print(machine(options.device))
     rounds = options.rounds or (3 if options.quick else 20)
-    base, batch = build_student(options.shape, options.device, getattr(torch, options.dtype)), random_batch(options)
+    base = build_student(options.shape, options.device, getattr(torch, options.dtype))
+    batch = random_batch(base, options.batch, options.sequence)
     variants = {name: build(name, base, batch, options) for name in (LORA_8, LORA_16, REFERENCE, OURS)}
-    saved = {}
-    for name, variant in variants.items():
-        with saved_activations([*variant.stack.parameters(), *variant.stack.buffers()]) as activations:
-            variant.hidden()
-        saved[name] = activations.bytes
+    saved = {n: saved_activations(v.hidden, [*v.stack.parameters(), *v.stack.buffers()]) for n, v in variants.items()}
     parts = ["decoder"] if options.quick else ["decoder", "step", "decode"]
     timings = {
         part: alternate({n: getattr(v, part) for n, v in variants.items()}, rounds, 1, options.device) for part in parts
@@ -178,14 +165,8 @@ def main(words: Sequence[str] | None = None) -> None:
     peaks = {name: peak_memory(getattr(variant, whole), options.device) for name, variant in variants.items()}
     print_table(timings, saved, peaks, whole)
     rates = rates_of(timings.get("step", timings["decoder"]), options)
-    finish(
-        targets(timings, saved, rates, options),
-        milliseconds={
-            part: {name: round(1e3 * timing.median, 2) for name, timing in found.items()}
-            for part, found in timings.items()
-        },
-        rates=rates,
-    )
+    medians = {part: {n: round(1e3 * t.median, 2) for n, t in found.items()} for part, found in timings.items()}
+    finish(targets(timings, saved, rates, options), milliseconds=medians, rates=rates)
 
 
 def print_table(
@@ -204,17 +185,15 @@ def print_table(
 
 
 def targets(
-    timings: dict[str, dict[str, Timing]],
-    saved: dict[str, int],
-    rates: dict[str, dict[str, float]],
-    options: argparse.Namespace,
+    timings: dict[str, dict[str, Timing]], saved: dict[str, int], rates: dict[str, Any], options: argparse.Namespace
 ) -> list[Target]:
     """Of docs/performance.md: those of a CPU, or those of a GPU."""
     if torch.device(options.device).type == "cuda":
         share = 1 / ratio(timings.get("step", timings["decoder"]), OURS, LORA_16)
-        found = [Target("NAT tokens/s over LoRA r=16", share, 0.93, at_least=True)]
-        return found + [
-            Target("MFU of NAT", r["mfu"], 0.45, at_least=True) for n, r in rates.items() if n == OURS and "mfu" in r
+        mfu = rates[OURS].get("mfu", math.nan)
+        return [
+            Target("NAT tokens/s over LoRA r=16", share, 0.93, at_least=True),
+            Target("MFU of NAT", mfu, 0.45, at_least=True),
         ]
     decoder = timings["decoder"]
     return [

@@ -30,21 +30,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmarks.harness import (
-    MIB,
-    Target,
-    Timing,
-    alternate,
-    arguments,
-    begin,
-    finish,
-    machine,
-    peak_memory,
-    ratio,
-    show,
-    timing_rows,
-)
-from benchmarks.students import add_student_arguments, autocast, build_student, rates_of
+from benchmarks.harness import MIB, Target, Timing, alternate, begin, finish, peak_memory, ratio, show, show_timings
+from benchmarks.students import autocast, build_student, random_batch, rates_of, student_arguments
 from lightning_modules.base import STUDENT
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
@@ -75,14 +62,6 @@ def _shake(parameters: Iterable[nn.Parameter]) -> None:
     """Zero-started adapters would make three equal models."""
     for parameter in parameters:
         nn.init.normal_(parameter, std=0.02)
-
-
-def make_batch(rows: int, length: int, prompt: int, vocabulary: int) -> dict[str, Any]:
-    """Random tokens without padding; everything after the prompt is a target."""
-    ids = torch.randint(1, vocabulary, (rows, length))
-    labels = ids.clone()
-    labels[:, :prompt] = IGNORE
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
 def naive_loss(student: NCEModel, teachers: NCEModel, batch: dict[str, Any]) -> Tensor:
@@ -175,7 +154,7 @@ def naive_memory(module: NCEModel, tokens: int) -> float:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = add_student_arguments(arguments(str(__doc__).partition("\n")[0]), batch=None)
+    parser = student_arguments(str(__doc__).partition("\n")[0], batch=None)
     parser.add_argument("--layers", type=int, help="decoder layers (default: smollm2 30, with --quick 6)")
     parser.add_argument("--prompt", type=int, default=96, help="tokens of a row without a target")
     options = parser.parse_args(words)
@@ -194,13 +173,10 @@ def main(words: Sequence[str] | None = None) -> None:
     module = build_nce(base, options.gradient_checkpointing)
     if options.compile:
         module.adapters.base.get_decoder().compile()
-    batch = make_batch(options.batch, options.sequence, options.prompt, vocabulary)
-    batch = {name: tensor.to(options.device) for name, tensor in batch.items()}
+    batch = random_batch(base, options.batch, options.sequence, options.prompt)
     layers = base.config.num_hidden_layers
-    print(
-        f"{options.shape}'s shape, {layers} layers, batch {options.batch} x {options.sequence}, {options.prompt} of "
-        f"them prompt, {options.dtype}, {machine(options.device)}"
-    )
+    size = f"batch {options.batch} x {options.sequence}, {options.prompt} of them prompt"
+    print(f"{options.shape}'s shape, {layers} layers, {size}, {options.dtype}")
     with tempfile.TemporaryDirectory() as directory:
         context = partial(autocast, options)
         with context():
@@ -209,7 +185,7 @@ def main(words: Sequence[str] | None = None) -> None:
         timings = alternate(steps, options.rounds or (3 if options.quick else 10), 1, options.device)
         held = sum(p.numel() * p.element_size() for p in module.parameters())
         peaks = {name: held + peak_memory(steps[name], options.device) for name in (ONLINE, CACHED)}
-    show(["variant", "ms", "spread", "x plain"], timing_rows(timings, PLAIN))
+    show_timings(timings, PLAIN)
     tokens = 2048
     memory = {**loss_memory(module, tokens), NAIVE: naive_memory(module, tokens // 4)}  # as multiples of [tokens, V]
     show(

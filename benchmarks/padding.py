@@ -47,7 +47,7 @@ class RandomBatches(Batching):
     rows: int
 
     def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
-        """See `Batching.plan`."""
+        """A permutation, cut every `rows`."""
         return [batch.tolist() for batch in torch.randperm(len(lengths), generator=generator).split(self.rows)]
 
 
@@ -58,7 +58,7 @@ class GlobalPadding(RandomBatches):
     width: int
 
     def collate(self, samples: Sequence[Labelled], pad_id: int) -> dict[str, Tensor]:
-        """See `Batching.collate`."""
+        """Pads to `width`."""
         fill = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORE}
         batch = padded(samples, pad_id)
         missing = self.width - batch["labels"].shape[1]
@@ -156,30 +156,18 @@ def main(words: list[str] | None = None) -> None:
     timings = alternate(steps, rounds, warmup=0 if options.quick else rounds)
     seconds = {name: statistics.mean(timings[name].seconds) * len(epoch.batches) for name, epoch in epochs.items()}
     print(f"{len(samples):,} rationales, {epochs[GLOBAL].real:,} tokens, longest {longest}")
-    show(
-        ["batches by", "steps", "real tokens", "positions", "step, ms", "epoch, s", "global padding / this"],
-        [
-            [
-                name,
-                f"{len(epoch.batches):,}",
-                f"{epoch.share:.3f}",
-                f"{sum(epoch.sizes):,}",
-                f"{1e3 * statistics.mean(timings[name].seconds):.0f}",
-                f"{seconds[name]:,.0f}",
-                f"{seconds[GLOBAL] / seconds[name]:.2f}",
-            ]
-            for name, epoch in epochs.items()
-        ],
-    )
+    heading = ["batches by", "steps", "real tokens", "positions", "step, ms", "epoch, s", "global padding / this"]
+    rows, targets = [], []
+    for name, epoch in epochs.items():
+        step, faster = 1e3 * statistics.mean(timings[name].seconds), seconds[GLOBAL] / seconds[name]
+        counts = [f"{len(epoch.batches):,}", f"{epoch.share:.3f}", f"{sum(epoch.sizes):,}"]
+        rows.append([name, *counts, f"{step:.0f}", f"{seconds[name]:,.0f}", f"{faster:.2f}"])
+        if name in (BUCKETS, PACKED):
+            targets.append(Target(f"real tokens, {name}", epoch.share, 0.97, at_least=True))
+            targets.append(Target(f"epoch of global padding / {name}", faster, 4.0, at_least=True))
+    show(heading, rows)
     finish(
-        [
-            target
-            for name in (BUCKETS, PACKED)
-            for target in (
-                Target(f"real tokens, {name}", epochs[name].share, 0.97, at_least=True),
-                Target(f"epoch of global padding / {name}", seconds[GLOBAL] / seconds[name], 4.0, at_least=True),
-            )
-        ],
+        targets,
         epoch_seconds={name: round(value, 1) for name, value in seconds.items()},
         real_tokens={name: round(epoch.share, 4) for name, epoch in epochs.items()},
     )

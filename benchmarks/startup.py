@@ -13,16 +13,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.harness import Target, alternate, arguments, begin, finish, ratio, show, timing_rows
+from benchmarks.harness import Target, alternate, arguments, begin, finish, ratio, show_timings
 
 IMPORTS, HELP = "import torch, lightning", "--help"
-COMMANDS = {
-    HELP: ["--help"],
-    "prepare --help": ["prepare", "--help"],
-    "run --dry-run": ["run", "--config", "configs/demo.yaml", "--dry-run"],
-    "fit --help": ["fit", "--help"],
-    "fit --print_config": ["fit", "--config", "configs/nat.yaml", "--print_config"],
-}
+COMMANDS = (
+    HELP,
+    "prepare --help",
+    "run --config configs/demo.yaml --dry-run",
+    "fit --help",
+    "fit --config configs/nat.yaml --print_config",
+)
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -34,12 +34,9 @@ def started(*words: str) -> Callable[[], object]:
 def main(options: argparse.Namespace) -> None:
     """Measures and prints."""
     begin(options)
-    variants = {
-        IMPORTS: started("-c", IMPORTS),
-        **{name: started("cli.py", *words) for name, words in COMMANDS.items()},
-    }
+    variants = {IMPORTS: started("-c", IMPORTS), **{name: started("cli.py", *name.split()) for name in COMMANDS}}
     timings = alternate(variants, options.rounds or (1 if options.quick else 7), warmup=1)
-    show(["command", "ms", "spread", f"x {IMPORTS}"], timing_rows(timings, IMPORTS))
+    show_timings(timings, IMPORTS)
     finish([Target(f"{HELP} over {IMPORTS}", ratio(timings, HELP, IMPORTS), 1.3)])
 
 

@@ -9,9 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from benchmarks.harness import Timing
+from benchmarks.harness import Timing, arguments
+from lightning_modules.components.losses.targets import IGNORE
 
 SMOLLM2: dict[str, Any] = {
     "vocab_size": 49152,
@@ -49,15 +51,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 """`smollm2` is SmolLM2-135M with 6 of its 30 layers, `llama7b` LLaMA-7B, `tiny` for tests."""
 
 
-def add_student_arguments(
-    parser: argparse.ArgumentParser, batch: int | None = 4, sequence: int = 256
-) -> argparse.ArgumentParser:
-    """Adds the options of the student, its device and its batches; returns the parser."""
+def student_arguments(description: str, batch: int | None = 4) -> argparse.ArgumentParser:
+    """A parser with the options of every benchmark and those of the student, its device and its batches."""
+    parser = arguments(description)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="smollm2", help="the student's shape")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="base and autocast")
     parser.add_argument("--batch", type=int, default=batch, help="rows")
-    parser.add_argument("--sequence", type=int, default=sequence, help="tokens a row")
+    parser.add_argument("--sequence", type=int, default=256, help="tokens a row")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations")
     parser.add_argument("--compile", action="store_true", help="torch.compile the decoder")
     return parser
@@ -76,14 +77,18 @@ def build_student(
     """A causal LM of one of `SHAPES` (with another number of `layers`) with random, frozen weights."""
     config = LlamaConfig(**SHAPES[shape], pad_token_id=0, dtype=dtype)
     config.num_hidden_layers = layers or config.num_hidden_layers
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(dtype)
-        with torch.device(device):
-            model = LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(default)
-    return model.requires_grad_(False)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model.requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def random_batch(model: PreTrainedModel, rows: int, length: int, prompt: int = 0) -> dict[str, Tensor]:
+    """[B, T] tokens without padding on the model's device; all after the first `prompt` of a row are targets."""
+    ids = torch.randint(3, model.config.vocab_size, (rows, length))
+    labels = ids.clone()
+    labels[:, :prompt] = IGNORE
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 def sharing_weights(model: PreTrainedModel) -> PreTrainedModel:

@@ -12,7 +12,6 @@ from callbacks.predictions import PredictionWriter
 from callbacks.tensorboard import show_rationales
 from datamodules.components.records.predictions import prediction
 from lightning_modules.components.accuracy import GroupedAccuracy
-from lightning_modules.components.sampling.sampler import Sample
 
 
 class AnswerAccuracy(PredictionWriter):
@@ -37,21 +36,13 @@ class AnswerAccuracy(PredictionWriter):
         self.grader = SampleGrader(trainer, self.method)
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Grades a batch of greedy answers and collects their rows."""
-        samples: list[Sample] = outputs
-        records = self.grader.records(samples, batch)
+        records = self.grader.records(outputs, batch)
         rows = [prediction(record, self.method) for record in records]
-        self.accuracy.update(
-            [row["correct"] for row in rows], [{"subject": r.subject, "level": r.level} for r in records]
-        )
+        groups = [{"subject": record.subject, "level": record.level} for record in records]
+        self.accuracy.update([row["correct"] for row in rows], groups)
         super().on_test_batch_end(trainer, pl_module, rows, batch, batch_idx, dataloader_idx)
         if batch_idx == 0:
             show_rationales(trainer, f"test/{self.method}", records[: self.shown])

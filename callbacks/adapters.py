@@ -40,7 +40,7 @@ class AdapterWriter(L.Callback):
         self.best = state_dict["best"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Puts back the best adapter if a process was killed just as it replaced it."""
+        """Restores the best adapter if a process was killed while replacing it."""
         if trainer.is_global_zero and Path(trainer.default_root_dir).is_dir():
             recover(Path(trainer.default_root_dir) / "adapter")
 
@@ -65,9 +65,6 @@ class AdapterWriter(L.Callback):
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
         with gathered(pl_module):  # which takes all processes
             if trainer.is_global_zero:
-                _write_adapter(pl_module, Path(trainer.default_root_dir) / name)
-
-
-def _write_adapter(module: L.LightningModule, path: Path) -> None:
-    with telling_of_a_full_disk(path), write_directory_atomically(path) as directory:
-        module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it
+                path = Path(trainer.default_root_dir) / name
+                with telling_of_a_full_disk(path), write_directory_atomically(path) as directory:
+                    pl_module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it

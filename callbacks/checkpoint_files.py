@@ -61,7 +61,7 @@ class CheckedCheckpoints(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
-def install(trainer: L.Trainer) -> None:
+def use_checked_checkpoints(trainer: L.Trainer) -> None:
     """Makes a Trainer read and write its checkpoints this way, unless it was given a way of its own."""
     strategy: Any = trainer.strategy
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
@@ -69,7 +69,7 @@ def install(trainer: L.Trainer) -> None:
 
 
 def checkpoint_directory(trainer: L.Trainer) -> Path:
-    """Where a run's checkpoints lie: a place that does not depend on the logger's version."""
+    """Where a run's checkpoints lie, whatever the logger's version."""
     return Path(trainer.default_root_dir) / "checkpoints"
 
 
@@ -92,11 +92,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(checked, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(
-            "the checkpoint holds more than tensors and plain values: reading it could run code, so it is refused",
-            file=path,
-            remedy="use a checkpoint that dust2gold wrote, from a place you trust",
-        ) from error
+        problem = "the checkpoint holds more than tensors and plain values: reading it could run code, so it is refused"
+        remedy = "use a checkpoint that dust2gold wrote, from a source you trust"
+        raise InputError(problem, file=path, remedy=remedy) from error
     except (RuntimeError, ValueError, EOFError) as error:
         raise _damaged(path, reason(error)) from error
     if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _OF_A_RUN:
@@ -117,17 +115,17 @@ def _checked(content: BinaryIO) -> BinaryIO:
 
 
 def mark_finished(directory: Path) -> None:
-    """Notes that the training which `last.ckpt` belongs to came to its end; another `last.ckpt` voids the note."""
+    """Records that the training of `last.ckpt` came to its end; another `last.ckpt` voids the record."""
     with write_atomically(directory / FINISHED) as stream:
         json.dump({"sha256": sha256_of(directory / LAST)}, stream)
         stream.write("\n")
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether `last.ckpt` belongs to a training that came to its end."""
+    """Whether the training of `last.ckpt` came to its end."""
     try:
-        note = json.loads((directory / FINISHED).read_text(encoding="utf-8"))
-        return bool(note["sha256"] == sha256_of(directory / LAST))
+        record = json.loads((directory / FINISHED).read_text(encoding="utf-8"))
+        return bool(record["sha256"] == sha256_of(directory / LAST))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -144,8 +142,5 @@ def _keep(path: Path, copy: Path) -> None:
 
 
 def _damaged(path: Path, what: str) -> DamagedCheckpointError:
-    return DamagedCheckpointError(
-        f"the checkpoint is damaged: {what}",
-        file=path,
-        remedy=f"give --ckpt_path another one, e.g. {path.with_name(PREVIOUS)}, or begin anew with --ckpt_path none",
-    )
+    remedy = f"give --ckpt_path another one, e.g. {path.with_name(PREVIOUS)}, or start over with --ckpt_path none"
+    return DamagedCheckpointError(f"the checkpoint is damaged: {what}", file=path, remedy=remedy)

@@ -1,4 +1,4 @@
-"""What `fit` goes on from: a checkpoint now and then, one more when a scheduler wants the machine; and a last note."""
+"""What `fit` resumes from: periodic checkpoints, one more when a scheduler ends the job, and a record of the end."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.checkpoint_files import LAST, checkpoint_directory, install, is_finished, mark_finished
-from callbacks.preemption import Preempted, SignalNotes
+from callbacks.checkpoint_files import LAST, checkpoint_directory, is_finished, mark_finished, use_checked_checkpoints
+from callbacks.preemption import Preempted, SignalListener
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import set_aside, sha256_of
 from dust2gold.core.provenance import Provenance
+from lightning_modules.components.accuracy import gather_objects
 
 PROVENANCE_KEY = "provenance"
-"""Where a checkpoint says what it was trained with: the facts of a `Provenance`."""
+"""Key in a checkpoint of what it was trained with: the facts of a `Provenance`."""
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Saves `<root>/checkpoints/last.ckpt` every so many optimizer steps, for `fit` to go on from.
+    """Saves `<root>/checkpoints/last.ckpt` every few optimizer steps, for `fit` to resume from.
 
     It holds the trained adapter, the optimizer and the loops' state, never the base. The one before stays, as
     `previous.ckpt`. On SIGTERM or SIGUSR1 it saves at the end of the optimizer step (of the validation, if one is under
@@ -40,30 +41,26 @@ class RunCheckpoint(ModelCheckpoint):
             every_n_train_steps=every_n_train_steps,
             save_top_k=save_top_k,
             save_last=True,
-            enable_version_counter=False,  # a run begun anew replaces last.ckpt: last-v1.ckpt would never be found
+            enable_version_counter=False,  # a run that starts over replaces last.ckpt: last-v1.ckpt is never read
         )
         self.made: Provenance | None = None
         self._waiting = False
-        self._signals = SignalNotes()
+        self._signals = SignalListener()
         self._step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Chooses the directory under the Trainer's `default_root_dir`, and how files are written there."""
         self.dirpath = str(checkpoint_directory(trainer))
-        install(trainer)
+        use_checked_checkpoints(trainer)
         super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compares what the processes go on from.
-
-        Raises:
-            InputError: If it is not the same checkpoint.
-        """
+        """Refuses processes that resume from different checkpoints."""
         super().on_fit_start(trainer, pl_module)
         _check_shared(trainer)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leaves the signals to others again."""
+        """Restores the signal handlers."""
         self._signals.stop()
         super().teardown(trainer, pl_module, stage)
 
@@ -86,11 +83,11 @@ class RunCheckpoint(ModelCheckpoint):
         self._signals.listen()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listens for signals, and sets aside a checkpoint that would be overwritten though nobody goes on from it."""
+        """Listens for signals, and sets aside a checkpoint that this run does not resume but would overwrite."""
         super().on_train_start(trainer, pl_module)
         self._signals.listen()
-        # A resumed run begins between two optimizer steps. Saved again in the middle of the next one, half of its
-        # accumulated gradients would be lost.
+        # A resumed run begins between two optimizer steps. Saved again within the next one, it would lose accumulated
+        # gradients.
         self._step = self._last_global_step_saved = trainer.global_step
         directory = checkpoint_directory(trainer)
         last = directory / LAST
@@ -101,10 +98,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves when it is time; where validation comes next, after it.
-
-        A run resumed from a checkpoint between the two would leave the validation out, and with it perhaps the best
-        adapter.
+        """Saves when it is due; where validation comes next, after it: a resumed run would leave the validation out.
 
         Raises:
             Preempted: After a signal.
@@ -114,17 +108,13 @@ class RunCheckpoint(ModelCheckpoint):
             self._save(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves what waited for the validation.
-
-        Raises:
-            Preempted: After a signal.
-        """
+        """Saves what waited for the validation, and raises as `on_train_batch_end`."""
         if self._waiting:
             self._waiting = False
             self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Notes that the run is finished; comes after the adapters are written, checkpoint callbacks being the last."""
+        """Records the end; the adapters are written by now, for checkpoint callbacks are the last."""
         super().on_train_end(trainer, pl_module)
         if trainer.is_global_zero:
             mark_finished(checkpoint_directory(trainer))
@@ -139,11 +129,8 @@ class RunCheckpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         stop = Preempted(signal_number)
         if trainer.is_global_zero:
-            print(
-                f"{stop.name}: saved at step {trainer.global_step}; the same command goes on from here",
-                file=sys.stderr,
-                flush=True,
-            )
+            message = f"{stop.name}: saved at step {trainer.global_step}; the same command goes on from here"
+            print(message, file=sys.stderr, flush=True)
         raise stop
 
     def _signal(self, trainer: L.Trainer) -> int | None:
@@ -160,15 +147,14 @@ def _check_shared(trainer: L.Trainer) -> None:
     if trainer.world_size == 1:
         return
     path = trainer.ckpt_path
-    found: list[str | None] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(found, None if path is None else sha256_of(Path(path)))
+    found = gather_objects(None if path is None else sha256_of(Path(path)))
     if len(set(found)) > 1:
         ranks = ", ".join(str(rank) for rank, each in enumerate(found) if each != found[0])
         raise InputError(
             f"ranks {ranks} see another checkpoint than rank 0, or none",
             file=checkpoint_directory(trainer),
-            remedy="put trainer.default_root_dir on a file system that all machines share,"
-            " or copy checkpoints/ from rank 0's machine to the same place on the others",
+            remedy="put trainer.default_root_dir on a file system that all machines share, "
+            "or copy checkpoints/ from rank 0's machine to the others",
         )
 
 

@@ -50,7 +50,7 @@ class CollapseAlarm(L.Callback):
         return {"best": self.best, "warned": self._warned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` saved; a window begins anew."""
+        """Restores what `state_dict` saved; the window starts empty."""
         self.best, self._warned = state_dict["best"], state_dict["warned"]
 
     def on_train_batch_end(

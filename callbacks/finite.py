@@ -45,18 +45,15 @@ class FiniteGuard(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Checks them, waiting for a GPU once.
+        """Checks both, waiting for a GPU once.
 
         Raises:
-            InputError: If a loss or a gradient is not finite; says the samples' ids and where the batches are.
+            InputError: If one is not finite; names the samples and where the batches are.
         """
         losses = torch.stack(self._losses).double()
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        gradients = (
-            []
-            if scaler is not None
-            else [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        )
+        parameters = [] if scaler is not None else [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         norms = [whole(norm).double().to(losses.device) for norm in torch._foreach_norm(gradients)] if gradients else []
         if torch.cat([losses, *(norm[None] for norm in norms)]).isfinite().all():
             self._batches, self._losses = [], []
@@ -72,14 +69,9 @@ class FiniteGuard(L.Callback):
 def stopping(
     trainer: L.Trainer, problem: str, batches: list[dict[str, Any]], named: list[dict[str, Any]], losses: list[float]
 ) -> InputError:
-    """Saves the batches of a step and makes the error that stops training.
+    """Saves the batches of an optimizer step and makes the error that stops training.
 
-    Args:
-        trainer: The Trainer.
-        problem: What happened.
-        batches: Of the optimizer step.
-        named: Those whose samples the message names.
-        losses: Of the batches, as far as they are known.
+    The message names the samples of the batches `named`; `losses` are the batches', as far as they are known.
     """
     directory = Path(trainer.default_root_dir) / "stopped" / f"step-{trainer.global_step}"
     if trainer.world_size > 1:
@@ -95,17 +87,11 @@ def stopping(
 
 
 def write_batches(directory: Path, batches: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Writes batches, tensors as `batch-<k>.safetensors`, the rest and `facts` as `batches.json`; all or nothing.
-
-    Raises:
-        InputError: If the directory cannot be written.
-    """
+    """Writes batches, tensors as `batch-<k>.safetensors`, the rest and `facts` as `batches.json`; all or nothing."""
     with write_directory_atomically(directory) as fresh:
         others = []
         for k, batch in enumerate(batches):
-            tensors = {
-                name: value.cpu().clone().contiguous() for name, value in batch.items() if isinstance(value, Tensor)
-            }
+            tensors = {name: v.cpu().clone().contiguous() for name, v in batch.items() if isinstance(v, Tensor)}
             with telling_of_a_full_disk(directory):
                 save_file(tensors, fresh / f"batch-{k}.safetensors")
             others.append({name: value for name, value in batch.items() if name not in tensors})

@@ -35,8 +35,8 @@ class SampleGrader:
         if not samples:  # of an empty list the tokenizer would make one text
             return []
         texts = self.tokenizer.batch_decode([s.token_ids for s in samples], skip_special_tokens=True)
-        asked = [Question.from_json(batch["questions"][sample.question_index]) for sample in samples]
-        grades = self.grader.grade_many([(text, q.gold) for text, q in zip(texts, asked, strict=True)])
+        questions = [Question.from_json(batch["questions"][sample.question_index]) for sample in samples]
+        grades = self.grader.grade_many([(text, q.gold) for text, q in zip(texts, questions, strict=True)])
         return [
             Rationale(
                 id=rationale_id(question.id, sample.k),
@@ -54,5 +54,5 @@ class SampleGrader:
                 tokens=sample.tokens,
                 seed=sample.seed,
             )
-            for sample, text, question, (verdict, answer) in zip(samples, texts, asked, grades, strict=True)
+            for sample, text, question, (verdict, answer) in zip(samples, texts, questions, grades, strict=True)
         ]

@@ -14,7 +14,7 @@ from lightning_modules.components.accuracy import gather_objects
 class PredictionWriter(L.Callback):
     """Writes predictions.jsonl and metrics.json into the Trainer's `default_root_dir` at the end of `test`.
 
-    It collects the rows that a module's `test_step` returns; docs/architecture.md says what a row holds.
+    It collects the rows that a module's `test_step` returns; docs/formats.md says what a row holds.
     """
 
     def __init__(self) -> None:
@@ -25,13 +25,7 @@ class PredictionWriter(L.Callback):
         self.rows = []
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Collects a batch's rows."""
         self.rows += outputs

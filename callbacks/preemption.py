@@ -23,25 +23,25 @@ class Preempted(SystemExit):
         self.name = signal.Signals(number).name
 
 
-class SignalNotes:
-    """Notes the first of `SIGNALS` that arrives while it listens, and does nothing else about any of them."""
+class SignalListener:
+    """Records the first of `SIGNALS` that arrives while it listens, and does nothing else about any of them."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Takes the place of the handlers there are; Lightning's would save or stop in the middle of a step."""
+        """Replaces the present handlers: Lightning's would save or stop in the middle of a step."""
         if self._before or threading.current_thread() is not threading.main_thread():
             return
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._record) for number in SIGNALS}
 
     def stop(self) -> None:
-        """Brings the handlers back."""
+        """Restores the handlers."""
         for number, handler in self._before.items():
             with contextlib.suppress(TypeError, ValueError):  # one that Python did not install cannot be set again
                 signal.signal(number, handler)
         self._before = {}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number

@@ -8,31 +8,23 @@ from typing import Any
 import lightning as L
 import torch
 
+from lightning_modules.components.accuracy import gather_objects
 
-class RandomStateKeeper(L.Callback):
-    """Saves torch's random state with a checkpoint and restores it when training goes on, so that dropout repeats.
 
-    With several processes a checkpoint holds the state of each. Where another number of them goes on, each begins
-    with a state derived from rank 0's and its own rank, and rank 0 says so.
+class RandomStateCheckpoint(L.Callback):
+    """Saves torch's random state with a checkpoint and restores it when training continues, so that dropout repeats.
+
+    With several processes a checkpoint holds the state of each. Where another number of them continues, each begins
+    with a state derived from rank 0's and its own rank, and rank 0 prints so.
     """
 
     def __init__(self) -> None:
         self._states: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the CPU generator and, where there is one, of its GPU, of every process in the order of ranks.
-
-        All processes must call it together, as Lightning's do when it saves a checkpoint.
-        """
-        own = {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-        }
-        states: list[Any] = [own]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            states = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(states, own)
-        return {"ranks": states}
+        """The generators' states (CPU, and GPU where there is one) of every process by rank; all must call it."""
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        return {"ranks": gather_objects({"cpu": torch.get_rng_state(), "cuda": cuda})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps what `state_dict` saved until training starts."""

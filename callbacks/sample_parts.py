@@ -27,7 +27,7 @@ class SampleOrigin:
     """What samples are made from.
 
     Attributes:
-        made: Everything but the prompts.
+        made: Everything except the prompts.
         prompts: A hash of the encoded prompt of each question, by the question's id.
     """
 
@@ -51,8 +51,8 @@ class SamplePart:
 
     Attributes:
         lines: How many it has beside the first.
-        changed: What it was made from that is otherwise now; its records are not used then.
-        records: Those that answer a prompt that is asked now.
+        changed: What differs in what it was made from; its records are not used then.
+        records: Those that answer one of the prompts of this run.
         damaged: Numbers of damaged lines, counted from 1.
         torn: Bytes after the last whole line.
     """
@@ -86,25 +86,21 @@ class SamplePart:
         return part
 
     def whole(self) -> list[Rationale]:
-        """The records.
-
-        Raises:
-            InputError: If a line is damaged.
-        """
-        for number in self.damaged:
+        """The records; an InputError where a line is damaged."""
+        if self.damaged:
             remedy = "run the same command again: it samples what stood there"
-            raise InputError("damaged line", file=self.file, line=number, remedy=remedy)
+            raise InputError("damaged line", file=self.file, line=self.damaged[0], remedy=remedy)
         return self.records
 
     def report_unused(self) -> None:
-        """Says what is not used, and keeps it aside."""
+        """Reports what is not used, and keeps it aside."""
         if self.torn:
             print(f"warning: {self.file}: left out {self.torn:,} bytes after the last whole line", file=sys.stderr)
         if self.changed:
             if self.lines:
                 changed = ", ".join(self.changed[:3]) + (", …" if len(self.changed) > 3 else "")
                 print(f"sampling anew: made otherwise ({changed}); kept: {set_aside(self.file)}", file=sys.stderr)
-        elif self.damaged:  # a copy: until the part is begun anew, its whole samples are nowhere else
+        elif self.damaged:  # a copy: until the part is rewritten, its whole samples are nowhere else
             write_bytes_atomically(copy := free_aside(self.file), self.file.read_bytes())
             some = ", ".join([*(str(number) for number in self.damaged[:3]), *(["…"] if len(self.damaged) > 3 else [])])
             lines = f"{len(self.damaged):,} damaged line{'' if len(self.damaged) == 1 else 's'} ({some})"

@@ -47,11 +47,11 @@ class SampleWriter(L.Callback):
         self._stream: IO[Any] | None = None
         self._lock: Lock | None = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Leaves out the questions that an interrupted run has sampled, and begins this rank's part.
 
         Raises:
-            InputError: If another command is writing the file, or the place cannot be written.
+            InputError: If another command is writing the file, or it cannot be written.
         """
         if stage != "predict":
             return
@@ -60,8 +60,7 @@ class SampleWriter(L.Callback):
         self._take_lock(trainer)
         self._origin = origin_of(trainer, pl_module, self.writer)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        module: Any = pl_module
-        done = self._resume(module.sampling.samples) if trainer.is_global_zero else set()
+        done = self._resume(pl_module.sampling.samples) if trainer.is_global_zero else set()
         done = trainer.strategy.broadcast(done)
         data.exclude_questions(done)
         if done and trainer.is_global_zero:
@@ -74,26 +73,18 @@ class SampleWriter(L.Callback):
         except OSError as error:
             raise InputError(f"cannot write ({error.strerror})", file=part, remedy="free some space") from error
 
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Makes the grader, once the DataModule is set up, and listens to the module."""
         self._grader = SampleGrader(trainer, self.writer or "")
         self._listener = partial(self._write, trainer)
-        module: Any = pl_module
-        module.sample_listeners.append(self._listener)
+        pl_module.sample_listeners.append(self._listener)
 
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Listens no longer."""
-        module: Any = pl_module
-        module.sample_listeners.remove(self._listener)
+        pl_module.sample_listeners.remove(self._listener)
 
     def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: list[Sample],
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Shows a few samples of the first batch."""
         if batch_idx == 0:
@@ -150,7 +141,7 @@ class SampleWriter(L.Callback):
         trainer.strategy.barrier("samples written")
         if not trainer.is_global_zero:
             return
-        order = {question: place for place, question in enumerate(self._origin.prompts)}
+        order = {question: number for number, question in enumerate(self._origin.prompts)}
         records = [record for part in self._parts() for record in SamplePart.read(part, self._origin).whole()]
         unique = {record.id: record for record in records}
         ordered = sorted(unique.values(), key=lambda r: (order[r.question_id], int(r.id.rsplit("/", 1)[1])))
@@ -161,22 +152,19 @@ class SampleWriter(L.Callback):
         print(f"{len(ordered):,} samples, {right:,} right, in {self._path}")
 
     def _take_lock(self, trainer: L.Trainer) -> None:
-        """Makes sure, on rank 0 for all, that no other command writes here: each would remove the other's parts."""
+        """On rank 0 for all: two commands that write here would remove each other's parts."""
         free = True
         if trainer.is_global_zero:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._lock = Lock(self._path.with_name(f".{self._path.stem}.lock"))
             except OSError as error:
-                remedy = "choose another output"
-                raise InputError(f"cannot write ({error.strerror})", file=self._path, remedy=remedy) from error
+                problem = f"cannot write ({error.strerror})"
+                raise InputError(problem, file=self._path, remedy="choose another output") from error
             free = self._lock.free
         if not trainer.strategy.broadcast(free):
-            raise InputError(
-                "another command is writing it",
-                file=self._path,
-                remedy="wait for it or stop it, or choose another --trainer.default_root_dir",
-            )
+            remedy = "wait for it or stop it, or choose another --trainer.default_root_dir"
+            raise InputError("another command is writing it", file=self._path, remedy=remedy)
 
     def _release(self) -> None:
         if self._lock is not None:

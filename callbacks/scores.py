@@ -36,17 +36,10 @@ class ScoreWriter(L.Callback):
         self._scores = {}
 
     def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: list[float],
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keeps the batch's scores."""
-        ids = (record["id"] for record in batch["records"])
-        self._scores.update(zip(ids, outputs, strict=True))
+        self._scores.update(zip((record["id"] for record in batch["records"]), outputs, strict=True))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gathers the scores of all ranks and writes the file on the first.
@@ -57,9 +50,8 @@ class ScoreWriter(L.Callback):
         scores = {name: score for part in gather_objects(self._scores) for name, score in part.items()}
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, PairDataModule):
-            raise InputError(
-                "ScoreWriter needs the records of a PairDataModule", field="data", remedy="use configs/rank.yaml"
-            )
+            problem = "ScoreWriter needs the records of a PairDataModule"
+            raise InputError(problem, field="data", remedy="use configs/rank.yaml")
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / self.output
             count = write_rationales(path, (replace(r, score=scores.get(r.id)) for r in data.records))
@@ -82,20 +74,13 @@ class ScoreMonitor(L.Callback):
             scores.clear()
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Logs the batch's means, to be averaged over the epoch, and keeps its scores."""
         for verdict, kept in self._scores.items():
             scores: Tensor = outputs[verdict].detach().float()
             mean = scores.sum() / max(1, len(scores))  # of no score in a batch that only fills a rank's turn
-            module: Any = pl_module
-            module.log_validation(f"score_{verdict}", mean, len(scores))
+            pl_module.log_validation(f"score_{verdict}", mean, len(scores))
             kept.append(scores.cpu())
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -26,21 +26,15 @@ class TokenThroughput(L.Callback):
         self._batches, self._real, self._padded, self._seconds = 0, 0, 0, 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock; an epoch that a checkpoint goes on with has no start of its own."""
+        """Starts the clock; a resumed epoch has no start of its own."""
         self._started = time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock anew."""
-        self._started = time.perf_counter()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock anew."""
-        self._started = time.perf_counter()
+    on_train_epoch_start = on_validation_end = on_train_start
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Reads the clock, starts it anew and logs now and then."""
+        """Adds the time since the last batch, and logs after every `every` batches."""
         mask = batch["attention_mask"]
         self._real += int(mask.sum())  # before the clock is read: it waits for the GPU
         now = time.perf_counter()

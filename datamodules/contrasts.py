@@ -17,7 +17,7 @@ from dust2gold.core.errors import InputError
 
 
 class ContrastDataModule(RationaleDataModule):
-    """Feeds REDI, DPO and CL in training, and their questions to `test` and `predict`; see `docs/architecture.md`.
+    """Feeds REDI, DPO and CL in training, and their questions to `test` and `predict`; see `docs/formats.md`.
 
     A batch holds whole groups, never a part of one. A group has at least one right and one wrong rationale of a
     question, and is drawn anew each epoch where there are more than `rationales_per_question`. Questions without a

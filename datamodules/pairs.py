@@ -22,7 +22,7 @@ from dust2gold.core.errors import InputError
 
 
 class PairDataModule(TrainingDataModule):
-    """Feeds `RankModel`; `docs/architecture.md` says what a batch holds. EOS belongs to the rationale.
+    """Feeds `RankModel`; `docs/formats.md` says what a batch holds. EOS belongs to the rationale.
 
     The paper trains on D_pos and D_neg (positive.jsonl, negative.jsonl), the reference on M_NAT's own samples plus the
     gold solutions (samples.jsonl, solutions.jsonl): list the files you want. Ungradable records never enter.

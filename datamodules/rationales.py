@@ -24,7 +24,7 @@ from dust2gold.core.errors import InputError
 
 
 class RationaleDataModule(TrainingDataModule):
-    """Feeds the decoder stages; `docs/architecture.md` says what a batch holds.
+    """Feeds the decoder stages; `docs/formats.md` says what a batch holds.
 
     Args:
         *args: The first options of `TrainingDataModule`.

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -63,7 +64,7 @@ class ResumableDataModule(L.LightningDataModule):
                 "the checkpoint does not say where in the data it stands", remedy="start anew with --ckpt_path none"
             )
         self._state = state_dict
-        if self.trainer is None:
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:  # the others read weights alone
             return
         split = [self.trainer.world_size, self._accumulated()]
         if state_dict["split"] != split:
@@ -119,7 +120,7 @@ class ResumableDataModule(L.LightningDataModule):
             raise InputError(
                 f"the checkpoint was made with {self._state['planned']:,} batches an epoch, here are"
                 f" {sampler.planned:,}",
-                remedy="resume with the same training files, batch size and packing, or start anew without --ckpt_path",
+                remedy="resume with the same training files, batch size and packing, or start over without --ckpt_path",
             )
         sampler.resume(self._state["epoch"], self._state["batch"])
         return sampler

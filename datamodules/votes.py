@@ -21,7 +21,7 @@ from dust2gold.core.files import as_paths
 
 
 class VoteDataModule(L.LightningDataModule):
-    """Feeds `VotingModel` (test only); `docs/architecture.md` says what a batch holds.
+    """Feeds `VotingModel` (test only); `docs/formats.md` says what a batch holds.
 
     Besides, `texts` holds for each question an answer of each class, as written. `logprob_mean` and `score` are there
     if all samples have them, and not if none has.

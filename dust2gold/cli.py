@@ -87,11 +87,7 @@ _PATHS = {
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs one command line and returns its exit code.
-
-    Args:
-        args: The words after the program's name; default: those of this process.
-    """
+    """Runs a command line, by default that of this process, and returns its exit code."""
     _own_packages_first()
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
@@ -178,10 +174,7 @@ def usage() -> str:
 
 
 def dispatch(words: list[str]) -> int:
-    """Runs a command line.
-
-    Args:
-        words: The command and its options.
+    """Runs a command line: a command and its options.
 
     Raises:
         InputError: If there is no such command, or something the user gave cannot be used.

@@ -83,8 +83,6 @@ class StudentModule(TrainableModule):
         self.stack: AdapterStack | None = None
         self.sample_listeners: list[SampleListener] = []
 
-    # What a stage overrides.
-
     @abstractmethod
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The stage's scalar `loss`, and other scalars to log, by name."""
@@ -114,8 +112,6 @@ class StudentModule(TrainableModule):
         """What a batch counts for in the logged mean of a part of the loss; 0 leaves it out."""
         return max(1, targets.samples if part in self.means_over_samples else len(targets.tokens))
 
-    # The model.
-
     @property
     def adapters(self) -> AdapterStack:
         """The stack, once `configure_model` has built it."""
@@ -132,11 +128,7 @@ class StudentModule(TrainableModule):
         return self.adapters.identity
 
     def configure_model(self) -> None:
-        """Loads the base once and puts the adapters on it (called by Lightning on every entry point).
-
-        Raises:
-            InputError: If the Trainer is to sample a student that cannot be; if it is to train one, stderr says so.
-        """
+        """Loads the base once and puts the adapters on it (called by Lightning on every entry point)."""
         if self.stack is not None:
             return
         base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
@@ -150,11 +142,8 @@ class StudentModule(TrainableModule):
     def _report_unsampled(self, base: PreTrainedModel) -> None:
         problem = f"{type(base).__name__} keeps a recurrent state, which our sampler cannot repeat for several answers"
         if self.trainer.state.fn in (TrainerFn.TESTING, TrainerFn.PREDICTING):
-            raise InputError(
-                problem,
-                field="model.student",
-                remedy="take a student with attention alone, or export it (docs/import_export.md) and sample there",
-            )
+            remedy = "take a student with attention alone, or export it (docs/import_export.md) and sample there"
+            raise InputError(problem, field="model.student", remedy=remedy)
         if self.trainer.is_global_zero:  # now, and not after hours of training
             print(f"{problem}: this student trains, test and predict will refuse it", file=sys.stderr)
 
@@ -172,8 +161,6 @@ class StudentModule(TrainableModule):
         head = self.adapters.head  # first: the check at its first use is a forward pass too, which hooks would see last
         hidden = at_targets(self.hidden(batch), targets)  # [N, d]
         return head.logprobs(hidden, targets.tokens)
-
-    # Training.
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of the stage's loss."""
@@ -194,10 +181,8 @@ class StudentModule(TrainableModule):
             return 1  # its sums are divided by the counts of the whole step already
         return 0 if is_filler(batch) else self.weight_of(part, targets)
 
-    # Sampling.
-
     def on_test_start(self) -> None:
-        """Says that nothing was trained, if so; no error, because the base model is a legitimate baseline."""
+        """Prints a note if nothing was trained; no error, because the base model is a legitimate baseline."""
         if self.adapter is None and self.trainer.ckpt_path is None and self.trainer.is_global_zero:
             print("no --model.adapter: the base model answers, as it was before any training", file=sys.stderr)
 
@@ -217,19 +202,13 @@ class StudentModule(TrainableModule):
         """All samples of a batch, question by question; listeners get each question's as soon as they are complete."""
         if not batch["questions"]:  # a rank may have none
             return []
-        each = sample_each(
-            self.adapters.model,
-            batch["input_ids"],
-            batch["attention_mask"],
-            [question["id"] for question in batch["questions"]],
-            batch["eos_token_id"],
-            batch["pad_token_id"],
-            settings,
-        )
+        names = [question["id"] for question in batch["questions"]]
+        ids, mask, eos, pad = (batch[k] for k in ("input_ids", "attention_mask", "eos_token_id", "pad_token_id"))
+        each = sample_each(self.adapters.model, ids, mask, names, eos, pad, settings)
         total = len(batch["questions"]) * settings.samples
         done: list[list[Sample]] = []
-        hidden = self._trainer is None or self._trainer.progress_bar_callback is None or self.global_rank > 0
-        with tqdm(total=total, desc="samples", leave=False, disable=hidden) as bar:
+        quiet = self._trainer is None or self._trainer.progress_bar_callback is None or self.global_rank > 0
+        with tqdm(total=total, desc="samples", leave=False, disable=quiet) as bar:
             for samples in each:
                 for listener in self.sample_listeners:
                     listener(samples, batch)

@@ -39,17 +39,10 @@ class DPOModel(RightWrongModule):
         self.beta = beta
 
     def setup(self, stage: str) -> None:
-        """Refuses to train from nothing.
-
-        Raises:
-            InputError: If `adapter` is missing.
-        """
+        """Refuses to train without `adapter`."""
         if stage in ("fit", "validate") and self.adapter is None:
-            raise InputError(
-                "DPO starts from a trained student",
-                field="model.adapter",
-                remedy="give --model.adapter the adapter directory of CoT KD, e.g. runs/demo/cot-kd/adapter",
-            )
+            remedy = "give --model.adapter the adapter directory of CoT KD, e.g. runs/demo/cot-kd/adapter"
+            raise InputError("DPO starts from a trained student", field="model.adapter", remedy=remedy)
 
     def build(self, stack: AdapterStack) -> None:
         """The reference frozen, then the policy."""

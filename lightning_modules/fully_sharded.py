@@ -12,7 +12,7 @@ NAT reads those weights inside the layer and not through their own modules, wher
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -67,19 +67,13 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self.replicas = replicas
 
     def setup_environment(self) -> None:
-        """Connects the processes and makes one mesh of them.
-
-        Raises:
-            InputError: If they cannot be split into so many groups.
-        """
+        """Connects the processes and makes one mesh of them, of `replicas` groups of the same size."""
         self._data_parallel_size = world = self.num_nodes * self.num_processes
         replicas = self.num_nodes if self.replicas is None else self.replicas
         if replicas < 1 or world % replicas:
-            raise InputError(
-                f"{world} processes cannot be split into {replicas} groups of the same size",
-                field="trainer.strategy.init_args.replicas",
-                remedy="give a number that divides them, or null",
-            )
+            problem = f"{world} processes cannot be split into {replicas} groups of the same size"
+            remedy = "give a number that divides them, or null"
+            raise InputError(problem, field="trainer.strategy.init_args.replicas", remedy=remedy)
         super().setup_environment()
         self.mesh = self.device_mesh["data_parallel"]
         if replicas > 1:
@@ -87,17 +81,11 @@ class FullyShardedStrategy(ModelParallelStrategy):
             self.mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicas", "shards"))
 
     def setup(self, trainer: L.Trainer) -> None:
-        """Refuses to sample.
-
-        Raises:
-            InputError: In `test` and `predict`.
-        """
+        """Refuses `test` and `predict`."""
         if trainer.state.fn not in (TrainerFn.FITTING, TrainerFn.VALIDATING):
-            raise InputError(
-                "a sharded student cannot sample: answers of different lengths would leave processes waiting",
-                field="trainer.strategy",
-                remedy="take configs/trainer/gpu.yaml or ddp.yaml for test and predict",
-            )
+            problem = "a sharded student cannot sample: answers of different lengths would leave processes waiting"
+            remedy = "take configs/trainer/gpu.yaml or ddp.yaml for test and predict"
+            raise InputError(problem, field="trainer.strategy", remedy=remedy)
         super().setup(trainer)
 
     # Checkpoints hold what trains, whole, and go Lightning's usual way: ModelParallelStrategy's gathers the base too.
@@ -151,29 +139,20 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
 
 def shard_layers(transformer: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Shards a transformer in place, layer by layer, and whatever trains outside the layers as one group more.
+    """Shards a transformer in place, layer by layer, and what trains outside the layers as one more group.
 
-    Args:
-        transformer: The module that is called: a decoder without its output head, or an encoder.
-        mesh: One dimension, over which weights are sharded; or two, (replicas, shards).
-
-    Raises:
-        InputError: If it is quantised, or its class does not say which of its modules are layers.
+    The transformer is the module that is called, without an output head. An InputError if it is quantised, or its class
+    does not name its layers' classes.
     """
     if quantization_of(transformer) != "none":
-        raise InputError(
-            "a quantised base cannot be sharded",
-            field="model.quantization",
-            remedy="take configs/trainer/ddp.yaml with it, or --model.quantization none",
-        )
+        remedy = "take configs/trainer/ddp.yaml with it, or --model.quantization none"
+        raise InputError("a quantised base cannot be sharded", field="model.quantization", remedy=remedy)
     names = set(transformer._no_split_modules or ())
     layers = [module for module in transformer.modules() if type(module).__name__ in names]
     if not layers:
-        raise InputError(
-            f"cannot tell the layers of {type(transformer).__name__}, so it cannot be sharded",
-            field="trainer.strategy",
-            remedy="take configs/trainer/ddp.yaml, or a student of a known architecture",
-        )
+        problem = f"cannot tell the layers of {type(transformer).__name__}, so it cannot be sharded"
+        remedy = "take configs/trainer/ddp.yaml, or a student of a known architecture"
+        raise InputError(problem, field="trainer.strategy", remedy=remedy)
     for layer in layers:
         frozen_adapters = {p for name, p in layer.named_parameters() if ".lora_" in name and not p.requires_grad}
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=frozen_adapters)
@@ -181,18 +160,8 @@ def shard_layers(transformer: PreTrainedModel, mesh: DeviceMesh) -> None:
     fully_shard(transformer, mesh=mesh, reshard_after_forward=True, ignored_params=frozen)
 
 
-def shard_modules(modules: Iterable[nn.Module], mesh: DeviceMesh) -> None:
-    """Shards modules in place, each as one group; they must be called, their weights not read from outside."""
-    for module in modules:
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
-
-
 def check_sharded(module: nn.Module) -> None:
-    """Makes sure that everything that trains is sharded.
-
-    Raises:
-        RuntimeError: If a trainable parameter is not: its gradients would never be averaged.
-    """
+    """Raises a RuntimeError if a trainable parameter is not sharded."""
     outside = [name for name, p in module.named_parameters() if p.requires_grad and not isinstance(p, DTensor)]
     if outside:
         raise RuntimeError(
@@ -202,7 +171,7 @@ def check_sharded(module: nn.Module) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded; then all processes must ask together."""
+    """The whole of a tensor; if it is sharded, all processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

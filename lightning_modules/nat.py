@@ -39,11 +39,8 @@ class NATModel(StudentModule):
         elif self.negative is not None:
             self.units = build_nat(stack, self.negative, self.lora, self.unit_settings)
         else:
-            raise InputError(
-                "NAT needs a negative half",
-                field="model.negative",
-                remedy="give --model.negative the adapter directory of the NEG stage, or --model.adapter a trained NAT",
-            )
+            remedy = "give --model.negative the adapter directory of the NEG stage, or --model.adapter a trained NAT"
+            raise InputError("NAT needs a negative half", field="model.negative", remedy=remedy)
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """Cross-entropy, mean over the batch's target tokens."""

@@ -1,4 +1,4 @@
-"""Stage 2: Negative Calibrated Enhancement, a plain LoRA taught by NAT and weighted by what NEG lacks."""
+"""Stage 2: Negative Calibrated Enhancement, a plain LoRA distilled from NAT, weighted by how far NEG is from it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class NCEModel(StudentModule):
         temperature: T of the distillation (reference: 1).
         calibrated: False sets β to 0.5, weight 1: plain self-refinement (KD).
         per_token: Weigh each token by its own β_t = tanh KL_t instead of each sample by its mean's.
-        teacher: `online` runs M_NAT and M_neg at every step; `cached` asks them once per sample, in the first epoch,
-            and remembers: later epochs cost what a plain LoRA costs.
-        cache: How `cached` remembers.
+        teacher: `online` runs M_NAT and M_neg at every step; `cached` runs them once per sample, in the first epoch:
+            later epochs cost what a plain LoRA costs.
+        cache: What `cached` keeps.
         kwargs: As in `StudentModule`.
     """
 
@@ -81,14 +81,11 @@ class NCEModel(StudentModule):
             InputError: If `nat` is missing, or the teacher and the strategy do not go together.
         """
         if stage in ("fit", "validate") and self.nat is None:
-            raise InputError(
-                "NCE needs a teacher",
-                field="model.nat",
-                remedy="give --model.nat the adapter directory of the NAT stage",
-            )
+            remedy = "give --model.nat the adapter directory of the NAT stage"
+            raise InputError("NCE needs a teacher", field="model.nat", remedy=remedy)
         if self.teacher_name == "cached" and isinstance(self.trainer.strategy, FullyShardedStrategy):
             raise InputError(
-                "a cached teacher is asked when a process meets a new sample, a sharded one by all processes at once",
+                "a cached teacher runs when a process meets a new sample, a sharded one in all processes at once",
                 field="model.teacher",
                 remedy="take --model.teacher online with FSDP2, or configs/trainer/ddp.yaml",
             )
@@ -101,13 +98,13 @@ class NCEModel(StudentModule):
         return self._teacher
 
     def on_train_epoch_start(self) -> None:
-        """Lets a cached teacher see what the other ranks' have been told in the epoch before."""
+        """Lets a cached teacher read what the other ranks have computed in the epoch before."""
         self.teacher.flush()
         self.trainer.strategy.barrier("teacher targets written")
         self.teacher.refresh()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A run that goes on from the checkpoint finds all that was asked before it, of every rank."""
+        """Makes sure that a resumed run finds all targets computed so far; Lightning calls it on every rank."""
         super().on_save_checkpoint(checkpoint)
         if self._teacher is not None:
             self._teacher.flush()
@@ -120,26 +117,24 @@ class NCEModel(StudentModule):
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The calibrated loss; logs its parts and the mean of β."""
-        taught = self.teacher.targets_for(batch, targets)
+        teacher_targets = self.teacher.targets_for(batch, targets)
         hidden = at_targets(self.hidden(batch), targets)  # [N, d]
-        logprobs, soft = self.adapters.head.distillation_terms(hidden, targets.tokens, taught.summary, self.temperature)
-        beta = self._beta(taught, targets)  # [N]
+        logprobs, soft = self.adapters.head.distillation_terms(
+            hidden, targets.tokens, teacher_targets.summary, self.temperature
+        )  # [N] each
+        beta = self._beta(teacher_targets, targets)  # [N]
         by_sample = sample_means(beta, targets)  # [S]
         self.last_beta = beta if self.per_token else by_sample
         result = negative_calibrated(logprobs, soft * self.temperature**2, beta, targets, self.mix)
         return {**result._asdict(), "beta": by_sample.sum() / targets.all.samples}
 
-    def _beta(self, taught: TeacherTargets, targets: Targets) -> Tensor:
+    def _beta(self, teacher_targets: TeacherTargets, targets: Targets) -> Tensor:
         """β of each target [N]: its own, or its sample's."""
-        if taught.divergence is None:
-            return torch.full(targets.tokens.shape, 0.5, device=targets.tokens.device)
+        if teacher_targets.divergence is None:
+            return torch.full(targets.tokens.shape, 0.5, device=targets.tokens.device)  # [N]
         if self.per_token:
-            return token_calibration(taught.divergence)
-        return calibration(taught.divergence, targets)[targets.sample]
-
-
-def _online(module: NCEModel) -> Teacher:
-    return OnlineTeacher(module.adapters, module.temperature, module.calibrated)
+            return token_calibration(teacher_targets.divergence)
+        return calibration(teacher_targets.divergence, targets)[targets.sample]
 
 
 def _cached(module: NCEModel) -> Teacher:
@@ -156,5 +151,8 @@ def _cached(module: NCEModel) -> Teacher:
     )
 
 
-TEACHERS: dict[str, Callable[[NCEModel], Teacher]] = {"online": _online, "cached": _cached}
+TEACHERS: dict[str, Callable[[NCEModel], Teacher]] = {
+    "online": lambda module: OnlineTeacher(module.adapters, module.temperature, module.calibrated),
+    "cached": _cached,
+}
 """Teachers by the name that `NCEModel(teacher=...)` takes."""

@@ -64,18 +64,11 @@ class RankModel(TrainableModule):
         return self.ranker
 
     def setup(self, stage: str) -> None:
-        """Refuses to validate or predict with an untrained head.
-
-        Raises:
-            InputError: If there is neither `trained` nor a checkpoint.
-        """
+        """Refuses to validate or predict with neither `trained` nor a checkpoint."""
         untrained = self.ranker is None and self.trained is None and self.trainer.ckpt_path is None
         if untrained and stage in ("validate", "predict"):
-            raise InputError(
-                "no trained ranker",
-                field="model.trained",
-                remedy="give --model.trained the directory the RANK stage wrote, e.g. runs/demo/rank/adapter",
-            )
+            remedy = "give --model.trained the directory the RANK stage wrote, e.g. runs/demo/rank/adapter"
+            raise InputError("no trained ranker", field="model.trained", remedy=remedy)
 
     def configure_model(self) -> None:
         """Loads or builds the ranker once (called by Lightning on every entry point)."""

@@ -27,7 +27,7 @@ class RightWrongModule(StudentModule):
         """log P of the last batch's right rationales' targets, [N⁺]; `callbacks.collapse.CollapseAlarm` reads it."""
 
     def weight_of(self, part: str, targets: Targets) -> int:
-        """See `StudentModule.weight_of`."""
+        """Each verdict's log P by its own targets."""
         if part not in (POSITIVE_LOGPROB, NEGATIVE_LOGPROB):
             return super().weight_of(part, targets)
         right = int(on_right(targets).sum())

@@ -12,11 +12,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from transformers import get_scheduler
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.base_identity import BaseIdentity
-from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers, shard_modules
+from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,13 +27,7 @@ SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "
 
 
 class TrainableModule(L.LightningModule):
-    """A module of which a part trains and the rest, the base, is frozen and never saved.
-
-    Args:
-        optimizer: Optimizer of the trainable parameters.
-        schedule: Learning-rate schedule after the warm-up: constant, linear or cosine.
-        warmup_steps: Steps of linear warm-up from 0.
-    """
+    """A module of which a part trains and the rest, the base, is frozen and never saved."""
 
     def __init__(self, optimizer: OptimizerCallable, schedule: str, warmup_steps: int) -> None:
         super().__init__()
@@ -55,11 +50,7 @@ class TrainableModule(L.LightningModule):
         """What FSDP2 cuts up: a transformer, as it is called, and the trainable modules outside it."""
 
     def shard(self) -> None:
-        """Shards the model that `configure_model` has built, where the strategy is FSDP2's.
-
-        Raises:
-            InputError: If this model, or this strategy, cannot.
-        """
+        """Shards the model that `configure_model` has built, where the strategy is FSDP2's."""
         strategy = None if self._trainer is None else self._trainer.strategy
         if not isinstance(strategy, ModelParallelStrategy):
             return
@@ -71,7 +62,8 @@ class TrainableModule(L.LightningModule):
             )
         transformer, modules = self.shards()
         shard_layers(transformer, strategy.mesh)
-        shard_modules(modules, strategy.mesh)
+        for module in modules:  # each as one group; they must be called, their weights not read from outside
+            fully_shard(module, mesh=strategy.mesh, reshard_after_forward=True)
         check_sharded(self)
 
     def log_step(self, parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
@@ -98,15 +90,8 @@ class TrainableModule(L.LightningModule):
         """Logs `val/<name>`, the weighted mean over the epoch's batches of all ranks; a weight of 0 leaves one out."""
         ranks = 1 if self._trainer is None else self.trainer.world_size
         # Lightning averages the sums of weights over the ranks and rounds down: `weight * ranks` is divisible.
-        self.log(
-            f"val/{name}",
-            value,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=name == "loss",
-            sync_dist=True,
-            batch_size=weight * ranks,
-        )
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
+        self.log(f"val/{name}", value, prog_bar=name == "loss", batch_size=weight * ranks, **options)
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
@@ -117,17 +102,10 @@ class TrainableModule(L.LightningModule):
         return [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over what trains, with a linear warm-up from 0 and then `schedule` down to 0, step by step.
-
-        Raises:
-            InputError: If there is no such schedule.
-        """
+        """The optimizer over what trains, with a linear warm-up from 0 and then `schedule` down to 0, step by step."""
         if self.schedule not in SCHEDULES:
-            raise InputError(
-                f"unknown schedule '{self.schedule}'",
-                field="model.schedule",
-                remedy=f"choose one of {', '.join(SCHEDULES)}",
-            )
+            remedy = f"choose one of {', '.join(SCHEDULES)}"
+            raise InputError(f"unknown schedule '{self.schedule}'", field="model.schedule", remedy=remedy)
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)
@@ -141,23 +119,13 @@ class TrainableModule(L.LightningModule):
         checkpoint["base"] = None if here is None else here.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another base or another adapter shape.
-
-        Raises:
-            InputError: If the checkpoint does not belong to this base and these settings.
-        """
+        """Refuses a checkpoint of another base or another adapter shape."""
         found, here = checkpoint.get("base"), self.base_identity()
         if found is not None and here is not None and not here.is_same(BaseIdentity.from_json(found)):
-            raise InputError(
-                f"the checkpoint was trained on another base than '{self.base_name()}': their weights differ",
-                remedy="name the base it was trained on, or start anew without --ckpt_path",
-            )
+            problem = f"the checkpoint was trained on another base than '{self.base_name()}': their weights differ"
+            raise InputError(problem, remedy="name the base it was trained on, or start over without --ckpt_path")
         state, trained = checkpoint["state_dict"], {n: p for n, p in self.named_parameters() if p.requires_grad}
-        wrong = sorted(n for n in trained.keys() ^ state.keys()) or sorted(
-            n for n, p in trained.items() if p.shape != state[n].shape
-        )
-        if wrong:
-            raise InputError(
-                f"the checkpoint does not fit this stage ({len(wrong)} parameters differ, e.g. {wrong[0]})",
-                remedy="use the settings it was trained with, or start anew without --ckpt_path",
-            )
+        differ = trained.keys() ^ state.keys() or {n for n, p in trained.items() if p.shape != state[n].shape}
+        if differ:
+            problem = f"the checkpoint does not fit this stage ({len(differ)} parameters differ, e.g. {min(differ)})"
+            raise InputError(problem, remedy="use the settings it was trained with, or start over without --ckpt_path")

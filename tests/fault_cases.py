@@ -22,7 +22,12 @@ from tests.records import rationale, write_asked, write_positive
 from tests.students import write_tiny_student
 
 REPOSITORY = Path(__file__).parents[1]
-CONFIGS = ("neg", "nat", "nce", "rank")
+HERE = "--trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.logger false"
+NOTED = (
+    "--without_callbacks [LearningRateMonitor] --trainer.callbacks+=RunCheckpoint "
+    "--trainer.callbacks.every_n_train_steps=2 --trainer.callbacks+=tests.interruptions.LossFile"
+)
+"""A checkpoint every 2 steps, and all losses written down."""
 
 
 @dataclass
@@ -71,120 +76,43 @@ def write_inputs(home: Path) -> None:
     write_rationales(home / "both.jsonl", [rationale(q, k) for q in range(11) for k in range(4)])
     write_rationales(home / "raw.jsonl", [rationale(q, k) for q in range(300) for k in range(4)])
     write_asked(home / "questions.jsonl", 12)
-    for name in CONFIGS:
-        write_config(name, home)
-
-
-def write_config(name: str, home: Path) -> None:
-    """A config of ours with a checkpoint every 2 steps and its losses written down; without a logger."""
-    config = yaml.safe_load((REPOSITORY / f"configs/{name}.yaml").read_text(encoding="utf-8"))
-    callbacks = [each for each in config["trainer"]["callbacks"] if not each["class_path"].startswith("lightning")]
-    for each in callbacks:
-        if each["class_path"] == "callbacks.checkpoints.RunCheckpoint":
-            each["init_args"] = {"every_n_train_steps": 2}
-    config["trainer"]["callbacks"] = [*callbacks, {"class_path": "tests.interruptions.LossFile"}]
-    config["trainer"].update({"logger": False, "accelerator": "cpu", "enable_progress_bar": False})
-    (home / f"{name}.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
 def fit(home: Path, config_and_more: list[str], root: Path) -> list[str]:
     """Three epochs of 6 batches with dropout, two batches a step."""
     config, *more = config_and_more
     return [
-        "fit",
-        "--config",
-        str(home / f"{config}.yaml"),
-        "--model.student",
-        str(home / "student"),
-        "--data.tokenizer",
-        str(home / "student"),
-        "--data.train",
-        str(home / "train.jsonl"),
-        "--data.validation",
-        str(home / "validation.jsonl"),
-        "--data.batch_size",
-        "4",
-        "--trainer.max_epochs",
-        "3",
-        "--model.lora.dropout",
-        "0.3",
-        "--model.warmup_steps",
-        "2",
-        "--model.optimizer.init_args.lr",
-        "0.01",
-        "--trainer.accumulate_grad_batches",
-        "2",
-        "--trainer.default_root_dir",
-        str(root),
+        *f"fit --config {REPOSITORY}/configs/{config}.yaml --model.student {home}/student {HERE} {NOTED}".split(),
+        *f"--data.train {home}/train.jsonl --data.validation {home}/validation.jsonl --data.batch_size 4".split(),
+        *"--trainer.max_epochs 3 --trainer.accumulate_grad_batches 2 --model.lora.dropout 0.3".split(),
+        *f"--model.warmup_steps 2 --model.optimizer.init_args.lr 0.01 --trainer.default_root_dir {root}".split(),
         *more,
     ]
 
 
 def fit_rank(home: Path, root: Path) -> list[str]:
     """Three epochs of M_rank with dropout, two batches a step."""
-    return [
-        "fit",
-        "--config",
-        str(home / "rank.yaml"),
-        "--model.backbone.init_args.student",
-        str(home / "student"),
-        "--data.tokenizer",
-        str(home / "student"),
-        "--data.train",
-        str(home / "both.jsonl"),
-        "--data.batch_size",
-        "4",
-        "--data.validation_fraction",
-        "0.2",
-        "--trainer.max_epochs",
-        "3",
-        "--trainer.accumulate_grad_batches",
-        "2",
-        "--trainer.default_root_dir",
-        str(root),
-    ]
+    config = f"--config {REPOSITORY}/configs/rank.yaml --model.backbone.init_args.student {home}/student"
+    return (
+        f"fit {config} {HERE} {NOTED} --data.train {home}/both.jsonl --data.batch_size 4 "
+        "--data.validation_fraction 0.2 --trainer.max_epochs 3 --trainer.accumulate_grad_batches 2 "
+        f"--trainer.default_root_dir {root}"
+    ).split()
 
 
 def predict(home: Path, root: Path) -> list[str]:
     """Three samples to each of twelve questions, two questions a batch."""
-    return [
-        "predict",
-        "--config",
-        str(home / "neg.yaml"),
-        "--model.student",
-        str(home / "student"),
-        "--data.tokenizer",
-        str(home / "student"),
-        "--model.adapter",
-        str(home / "neg/adapter"),
-        "--data.questions",
-        str(home / "questions.jsonl"),
-        "--data.question_batch_size",
-        "2",
-        "--model.sampling.samples",
-        "3",
-        "--model.sampling.max_new_tokens",
-        "12",
-        "--trainer.default_root_dir",
-        str(root),
-    ]
+    return (
+        f"predict --config {REPOSITORY}/configs/neg.yaml --model.student {home}/student {HERE} "
+        f"--model.adapter {home}/neg/adapter --data.questions {home}/questions.jsonl --data.question_batch_size 2 "
+        f"--model.sampling.samples 3 --model.sampling.max_new_tokens 12 --trainer.default_root_dir {root}"
+    ).split()
 
 
 def prepare(home: Path, root: Path) -> list[str]:
     """Grades 1,200 rationales, those that strings reject by math-verify."""
-    return [
-        "prepare",
-        "--input",
-        str(home / "raw.jsonl"),
-        "--format",
-        "records",
-        "--grader",
-        "semantic",
-        "--workers",
-        "1",
-        "--output",
-        str(root),
-    ]
+    words = f"prepare --input {home}/raw.jsonl --format records --grader semantic --workers 1 --output {root}"
+    return words.split()
 
 
 PROMPT = """\
@@ -242,7 +170,7 @@ def serve_apart(note: Path) -> str:
 
 def running(home: Path) -> Case:
     """A run of data, M_neg, its answers to the test questions and samples."""
-    words = f"--config {home}/neg.yaml --model.student {home}/student --data.tokenizer {home}/student"
+    words = f"--config {REPOSITORY}/configs/neg.yaml --model.student {home}/student {HERE}"
     answered = f"{words} --model.adapter {{run}}/neg/adapter --model.sampling.max_new_tokens 8"
     data = (
         "generate --output {run}/raw --train-questions 12 --test-questions 6 --samples 2 --levels 1,1,2",
@@ -250,7 +178,7 @@ def running(home: Path) -> Case:
         "prepare --input {run}/raw/test.jsonl --format math --source t --output {run}/test",
     )
     neg = (
-        f"fit {words} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 "
+        f"fit {words} {NOTED} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 "
         "--data.drop_longer true --trainer.max_epochs 2 --trainer.default_root_dir {run}/neg",
         f"test {answered} --data.questions {{run}}/test/questions.jsonl --trainer.default_root_dir {{run}}/neg",
     )

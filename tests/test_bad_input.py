@@ -17,6 +17,9 @@ import pytest
 from dust2gold import cli
 from tests.records import rationale, write_asked, write_positive
 
+Fit = Callable[..., list[str]]
+Complaint = Callable[..., str]
+Patch = pytest.MonkeyPatch
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
@@ -24,7 +27,7 @@ NEG = str(REPOSITORY / "configs/neg.yaml")
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _elsewhere(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -53,25 +56,9 @@ def fit(tiny_student: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
     def words(train: str, *more: str) -> list[str]:
         return [
-            "fit",
-            "--config",
-            NEG,
-            "--model.student",
-            str(tiny_student),
-            "--data.tokenizer",
-            str(tiny_student),
-            "--data.train",
-            train,
-            "--data.batch_size",
-            "8",
-            "--trainer.max_epochs",
-            "1",
-            "--trainer.accelerator",
-            "cpu",
-            "--trainer.enable_progress_bar",
-            "false",
-            "--trainer.default_root_dir",
-            str(tmp_path / "run"),
+            *f"fit --config {NEG} --model.student {tiny_student} --data.train {train} --data.batch_size 8".split(),
+            *"--trainer.max_epochs 1 --trainer.accelerator cpu --trainer.enable_progress_bar false".split(),
+            *f"--trainer.default_root_dir {tmp_path}/run".split(),
             *more,
         ]
 
@@ -98,7 +85,7 @@ GOOD = json.dumps(rationale(0).to_json())
     ],
 )
 def test_damaged_training_file(
-    fit: Callable[..., list[str]], complaint: Callable[..., str], tmp_path: Path, content: bytes | None, says: str
+    fit: Fit, complaint: Complaint, tmp_path: Path, content: bytes | None, says: str
 ) -> None:
     file = tmp_path / "negative.jsonl"
     if content is not None:
@@ -109,9 +96,7 @@ def test_damaged_training_file(
     assert not (tmp_path / "run/adapter").exists()
 
 
-def test_rationale_longer_than_the_context(
-    fit: Callable[..., list[str]], complaint: Callable[..., str], tmp_path: Path
-) -> None:
+def test_rationale_longer_than_the_context(fit: Fit, complaint: Complaint, tmp_path: Path) -> None:
     record = rationale(3, rationale="1+1=2 " * 200).to_json()
     (tmp_path / "p.jsonl").write_text(GOOD + "\n" + json.dumps(record) + "\n", encoding="utf-8")
     said = complaint(*fit(str(tmp_path / "p.jsonl"), "--data.max_length", "5000"))
@@ -120,9 +105,7 @@ def test_rationale_longer_than_the_context(
     assert "--data.drop_longer true" in said
 
 
-def test_adapter_of_another_base(
-    fit: Callable[..., list[str]], complaint: Callable[..., str], tmp_path: Path, tiny_student: Path
-) -> None:
+def test_adapter_of_another_base(fit: Fit, complaint: Complaint, tmp_path: Path, tiny_student: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -153,7 +136,7 @@ def test_adapter_of_another_base(
         ("model:\n  x: \xff\n", "more.yaml: not UTF-8"),
     ],
 )
-def test_config_that_cannot_be_used(complaint: Callable[..., str], tmp_path: Path, yaml: str, says: str) -> None:
+def test_config_that_cannot_be_used(complaint: Complaint, tmp_path: Path, yaml: str, says: str) -> None:
     (tmp_path / "more.yaml").write_bytes(yaml.encode("latin-1"))
     said = complaint("fit", "--config", NEG, "--config", str(tmp_path / "more.yaml"))
     assert says in said
@@ -176,11 +159,11 @@ def test_config_that_cannot_be_used(complaint: Callable[..., str], tmp_path: Pat
         ([], "field 'data.train': nothing to train on"),
     ],
 )
-def test_command_line_that_cannot_be_used(complaint: Callable[..., str], words: list[str], says: str) -> None:
+def test_command_line_that_cannot_be_used(complaint: Complaint, words: list[str], says: str) -> None:
     assert says in complaint("fit", "--config", NEG, *words)
 
 
-def test_no_config_at_all(complaint: Callable[..., str]) -> None:
+def test_no_config_at_all(complaint: Complaint) -> None:
     assert "name a config, as in dust2gold fit --config configs/nat.yaml" in complaint("fit")
 
 
@@ -192,15 +175,13 @@ def test_debug_shows_the_traceback() -> None:
 # Places that cannot be written.
 
 
-def test_other_verbs_name_the_file_too(complaint: Callable[..., str], tmp_path: Path) -> None:
+def test_other_verbs_name_the_file_too(complaint: Complaint, tmp_path: Path) -> None:
     assert "absent.jsonl" in complaint("prepare", "--input", "absent.jsonl", "--format", "tdg", "--output", "out")
     assert "nowhere" in complaint("report", "nowhere")
     assert "absent.yaml: no such file" in complaint("run", "--config", "absent.yaml")
 
 
-def test_a_file_where_the_run_should_be(
-    fit: Callable[..., list[str]], complaint: Callable[..., str], tmp_path: Path
-) -> None:
+def test_a_file_where_the_run_should_be(fit: Fit, complaint: Complaint, tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     said = complaint(*fit(write_positive(tmp_path / "p.jsonl", 4)))
     assert str(tmp_path / "run") in said
@@ -208,11 +189,7 @@ def test_a_file_where_the_run_should_be(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
 def test_system_errors_become_messages(
-    fit: Callable[..., list[str]],
-    complaint: Callable[..., str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    number: int,
+    fit: Fit, complaint: Complaint, tmp_path: Path, monkeypatch: Patch, number: int
 ) -> None:
     import torch
 
@@ -232,7 +209,7 @@ def test_system_errors_become_messages(
     assert {file.name: file.read_bytes() for file in (tmp_path / "run/adapter").iterdir()} == before
 
 
-def test_other_system_errors_are_bugs_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_system_errors_are_bugs_of_ours(monkeypatch: Patch) -> None:
     def fail(words: list[str]) -> int:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
@@ -258,9 +235,7 @@ def small_disk(size: int) -> Iterator[None]:
 @pytest.mark.parametrize(  # config.yaml; TensorBoard's log; weights and checkpoints
     "size", [pytest.param(500, marks=pytest.mark.slow), pytest.param(4_000, marks=pytest.mark.slow), 12_000]
 )
-def test_a_full_disk_while_training(
-    fit: Callable[..., list[str]], complaint: Callable[..., str], tmp_path: Path, size: int
-) -> None:
+def test_a_full_disk_while_training(fit: Fit, complaint: Complaint, tmp_path: Path, size: int) -> None:
     words = fit(write_positive(tmp_path / "p.jsonl", 12), "--model.lora.r", "32", "--trainer.log_every_n_steps", "1")
     assert cli.main(words) == 0
     before = {file.name: file.read_bytes() for file in (tmp_path / "run/adapter").iterdir()}
@@ -268,48 +243,3 @@ def test_a_full_disk_while_training(
         said = complaint(*words)
     assert "File too large" in said
     assert {file.name: file.read_bytes() for file in (tmp_path / "run/adapter").iterdir()} == before
-
-
-def test_a_full_disk_while_sampling(
-    complaint: Callable[..., str], tmp_path: Path, tiny_student: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [
-        "predict",
-        "--config",
-        NEG,
-        "--model.student",
-        str(tiny_student),
-        "--data.tokenizer",
-        str(tiny_student),
-        "--data.questions",
-        write_asked(tmp_path / "q.jsonl", 6),
-        "--data.question_batch_size",
-        "2",
-        "--model.sampling.max_new_tokens",
-        "6",
-        "--model.sampling.samples",
-        "8",
-        "--trainer.logger",
-        "false",
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.enable_progress_bar",
-        "false",
-        "--trainer.default_root_dir",
-        str(tmp_path / "run"),
-    ]
-    with small_disk(9_000):  # config.yaml is smaller, 48 samples are not
-        said = complaint(*words)
-    assert f"{tmp_path}/run/samples.jsonl: cannot write (File too large)" in said
-    assert cli.main(words) == 0
-    assert "resuming: " in capsys.readouterr().out  # what was written before stayed valid
-    assert len((tmp_path / "run/samples.jsonl").read_text().splitlines()) == 48
-
-
-def test_a_full_disk_while_preparing(complaint: Callable[..., str], tmp_path: Path) -> None:
-    generate = ["generate", "--output", "raw", "--train-questions", "40", "--test-questions", "5"]
-    assert cli.main(generate) == 0
-    with small_disk(1_000):
-        said = complaint("prepare", "--input", "raw/train.jsonl", "--format", "tdg", "--output", "data")
-    assert "cannot write (File too large)" in said
-    assert not list((tmp_path / "data").glob("*.jsonl"))

@@ -10,39 +10,21 @@ import pytest
 import yaml
 
 from dust2gold import cli
+from tests.dust2gold.run.test_tables import ROWS as TABLES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
 STAGES = ["data", "cot-kd", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
 METHODS = {"cot-kd", "neg", "nat", "nce", "sc", "ws", "asc", "asc-1+s", "asc-1+2s"}
-ROWS = METHODS | {
-    "fine-tune",
-    "mix",
-    "cl",
-    "nt",
-    "ul",
-    "self-augmentation",
-    "kd",
-    "nce-token",
-    "nat-no-negatives",
-    "nat-single",
-    "nat-sum",
-    "nat-delta",
-    "redi",
-    "dpo",
-    "nat-negatives-25",
-    "nat-negatives-50",
-    "nat-semantic",
-}
+ROWS = METHODS | set(TABLES)
 DATA = ("data", "data-negatives-25", "data-negatives-50", "data-semantic")
 
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the configs, the demo's overlays cut down to a few steps, beside the embedded student."""
+    """A copy of the configs, the demo's overlays cut down to a few steps."""
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    (tmp_path / "embedded").symlink_to(REPOSITORY / "embedded")
     for overlay in (tmp_path / "configs/demo").glob("*.yaml"):
         config = yaml.safe_load(overlay.read_text(encoding="utf-8"))
         if "trainer" not in config:  # what differs from student.yaml

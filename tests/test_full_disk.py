@@ -20,7 +20,9 @@ import yaml
 
 from datamodules.components.records.records import write_rationales
 from dust2gold import cli
+from dust2gold.run.stage import Stage
 from tests import endpoint
+from tests.own_stages import write_stages
 from tests.records import rationale, write_asked, write_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -82,26 +84,13 @@ def decoder(tiny_student: Path, tmp_path: Path) -> Callable[..., list[str]]:
     train, questions = write_positive(tmp_path / "p.jsonl", 8), write_asked(tmp_path / "q.jsonl", 6)
 
     def words(verb: str, config: str, root: Path, *more: str) -> list[str]:
-        data = {"fit": ["--data.train", train, "--trainer.max_epochs", "1", "--data.batch_size", "4"]}.get(
-            verb, ["--data.questions", questions, "--model.sampling.max_new_tokens", "4"]
-        )
+        data = f"--data.questions {questions} --model.sampling.max_new_tokens 4"
+        if verb == "fit":
+            data = f"--data.train {train} --trainer.max_epochs 1 --data.batch_size 4"
         return [
-            verb,
-            "--config",
-            str(REPOSITORY / f"configs/{config}.yaml"),
-            "--model.student",
-            str(tiny_student),
-            "--data.tokenizer",
-            str(tiny_student),
-            "--trainer.accelerator",
-            "cpu",
-            "--trainer.enable_progress_bar",
-            "false",
-            "--trainer.log_every_n_steps",
-            "1",
-            "--trainer.default_root_dir",
-            str(root),
-            *data,
+            *f"{verb} --config {REPOSITORY}/configs/{config}.yaml --model.student {tiny_student} {data}".split(),
+            *"--trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.log_every_n_steps 1".split(),
+            *f"--trainer.default_root_dir {root}".split(),
             *more,
         ]
 
@@ -164,12 +153,7 @@ def test_cached_teachers(disk: Disk, attempt: Attempt, decoder: Callable[..., li
         "fit",
         "nce",
         disk.path / "run",
-        "--model.nat",
-        str(tmp_path / "nat/adapter"),
-        "--model.teacher",
-        "cached",
-        "--model.cache.storage",
-        "float32",
+        *f"--model.nat {tmp_path}/nat/adapter --model.teacher cached --model.cache.storage float32".split(),
     )
     attempt(words, "run", 24 << 10)
     part = next((disk.path / "run/teacher").glob("*/part-0-*.safetensors"))
@@ -186,9 +170,8 @@ def test_prepare_and_its_cache(disk: Disk, attempt: Attempt, tmp_path: Path) -> 
 
 
 def test_run_and_report(disk: Disk, attempt: Attempt, tmp_path: Path) -> None:
-    stage = {"name": "data", "commands": ["generate --output {run}/data --train-questions 60 --test-questions 5"]}
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"run": f"{disk.path}/run", "stages": [stage]}), encoding="utf-8")
-    words = ["run", "--config", str(tmp_path / "p.yaml")]
+    generate = "generate --output {run}/data --train-questions 60 --test-questions 5"
+    words = ["run", *write_stages(tmp_path / "p.py", Stage("data", "", (generate,))), "--run", f"{disk.path}/run"]
     attempt(words, "run", 8 << 10)
     assert (disk.path / "run/data/train.jsonl").is_file()
     row = {"method": "sc", "dataset": "d", "question_id": "q", "subject": "", "level": "", "correct": 1}

@@ -21,32 +21,16 @@ REPOSITORY = Path(__file__).parents[1]
 KEY = "sk-planted-0123456789abcdef"
 ESCAPED = '{"model": "KEY", "choices": [{"message": {"content": "It is KEY: \\\\boxed{2}"}, "finish_reason": "KEY"}]}'
 WRITTEN = {
-    "config.yaml",
-    "hparams.yaml",
-    "last.ckpt",
-    "adapter_model.safetensors",
-    "adapter_config.json",
-    "dust2gold.json",
-    "collected.jsonl",
-    "usage.json",
-    "positive.jsonl",
-    "samples.jsonl",
-    "predictions.jsonl",
-    "metrics.json",
-    "results.json",
-    "analyses.json",
-    "report.md",
-    "accuracy-nuts.png",
-    "data.json",
-    "README.md",
-    "lock",
+    *"config.yaml hparams.yaml last.ckpt adapter_model.safetensors adapter_config.json dust2gold.json".split(),
+    *"collected.jsonl usage.json positive.jsonl samples.jsonl predictions.jsonl metrics.json results.json".split(),
+    *"analyses.json report.md accuracy-nuts.png data.json README.md lock".split(),
 }
 
 
 def commands(student: Path, questions: str, prompt: Path, base_url: str) -> list[Stage]:
     """Stages from collecting to exporting."""
     words = (
-        f"--config {REPOSITORY}/configs/neg.yaml --model.student {student} --data.tokenizer {student} "
+        f"--config {REPOSITORY}/configs/neg.yaml --model.student {student} "
         "--trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.log_every_n_steps 1 "
     )
     asked = f"--data.questions {questions} --model.adapter {{run}}/neg/adapter --model.sampling.max_new_tokens 4 "
@@ -136,19 +120,8 @@ def test_a_key_in_an_option_is_refused(
     Path("more.yaml").write_text(yaml.safe_dump(more), encoding="utf-8")
     train = write_asked(tmp_path / "asked.jsonl", 1)  # refused before it is read
     fit = [
-        "fit",
-        "--config",
-        f"{REPOSITORY}/configs/neg.yaml",
-        "--model.student",
-        str(tiny_student),
-        "--data.tokenizer",
-        str(tiny_student),
-        "--data.train",
-        train,
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.default_root_dir",
-        str(run / "neg"),
+        *f"fit --config {REPOSITORY}/configs/neg.yaml --model.student {tiny_student} --data.train {train}".split(),
+        *f"--trainer.accelerator cpu --trainer.default_root_dir {run}/neg".split(),
         *(word.replace("DIR", str(run)) for word in words),
     ]
     stages = write_stages(Path("p.py"), Stage("neg", "neg", (shlex.join(fit),)))

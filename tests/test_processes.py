@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from callbacks.checkpoint_files import read_checkpoint
@@ -20,12 +19,20 @@ from datamodules.components.records.records import Rationale, read_rationales, w
 from dust2gold import cli
 from tests.records import question, rationale, write_asked
 from tests.together import free_port, together
+from tests.weights import distance
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 REPOSITORY = Path(__file__).parents[1]
 ONE, TWO = (1, 2), (2, 1)
 """(processes, accumulated batches) of the same optimizer steps."""
+
+
+def on(processes: int) -> str:
+    """The options of so many processes on the CPU."""
+    strategy = "ddp" if processes > 1 else "auto"
+    shared = "--trainer.accelerator cpu --trainer.enable_progress_bar false"
+    return f"{shared} --trainer.devices {processes} --trainer.strategy {strategy}"
 
 
 @dataclass
@@ -44,26 +51,10 @@ class Project:
 
     def words(self, verb: str, config: str, root: str, split: tuple[int, int] = (1, 1), *more: str) -> list[str]:
         """A command line of so many processes, all else being equal."""
-        rank = config == "rank"
-        student = ["--model.backbone.init_args.student" if rank else "--model.student", self.student]
+        student = "--model.backbone.init_args.student" if config == "rank" else "--model.student"
         return [
-            verb,
-            "--config",
-            str(REPOSITORY / f"configs/{config}.yaml"),
-            *student,
-            "--data.tokenizer",
-            self.student,
-            "--trainer.accelerator",
-            "cpu",
-            "--trainer.devices",
-            str(split[0]),
-            "--trainer.strategy",
-            "ddp" if split[0] > 1 else "auto",
-            "--trainer.enable_progress_bar",
-            "false",
-            "--trainer.default_root_dir",
-            str(self.home / root),
-            "--trainer.callbacks+=tests.interruptions.Shares",
+            *f"{verb} --config {REPOSITORY}/configs/{config}.yaml {student} {self.student} {on(split[0])}".split(),
+            *f"--trainer.default_root_dir {self.home}/{root} --trainer.callbacks+=tests.interruptions.Shares".split(),
             *more,
         ]
 
@@ -71,44 +62,18 @@ class Project:
         """A command that trains without dropout and logs every step."""
         config = stage.removesuffix("-cached")
         kind = {"neg": "wrong", "nat": "right", "nce": "right", "nt": "both", "rank": "both"}[config]
-        before = {
-            "nat": ["--model.negative", f"{self.home}/neg/adapter"],
-            "nce": ["--model.nat", f"{self.home}/nat/adapter"],
-        }.get(config, [])
-        lora = "--model.backbone.init_args.lora.dropout" if config == "rank" else "--model.lora.dropout"
-        return self.words(
-            "fit",
-            config,
-            root,
-            split,
-            *before,
-            lora,
-            "0",
-            "--data.train",
-            self.rationales("train", kind, 10),
-            "--data.validation",
-            self.rationales("validation", kind, 3),
-            "--data.batch_size",
-            "3",
-            "--model.optimizer.init_args.lr",
-            "0.01",
-            "--model.warmup_steps",
-            "2",
-            "--trainer.max_epochs",
-            "2",
-            "--trainer.accumulate_grad_batches",
-            str(split[1]),
-            "--trainer.log_every_n_steps",
-            "1",
-            "--trainer.logger",
-            "lightning.pytorch.loggers.CSVLogger",
-            "--trainer.logger.save_dir",
-            str(self.home / root),
-            "--trainer.logger.version",
-            "logs",
-            *(["--model.teacher", "cached"] if stage.endswith("cached") else []),
-            *more,
+        before = {"nat": "--model.negative {}/neg/adapter", "nce": "--model.nat {}/nat/adapter"}.get(config, "")
+        lora = "--model.backbone.init_args.lora" if config == "rank" else "--model.lora"
+        cached = "--model.teacher cached" if stage.endswith("cached") else ""
+        train, validation = self.rationales("train", kind, 10), self.rationales("validation", kind, 3)
+        options = (
+            f"{before.format(self.home)} {lora}.dropout 0 --data.train {train} --data.validation {validation} {cached} "
+            "--data.batch_size 3 --model.optimizer.init_args.lr 0.01 --model.warmup_steps 2 --trainer.max_epochs 2 "
+            f"--trainer.accumulate_grad_batches {split[1]} --trainer.log_every_n_steps 1 "
+            "--trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.version logs "
+            f"--trainer.logger.save_dir {self.home}/{root}"
         )
+        return self.words("fit", config, root, split, *options.split(), *more)
 
     def run(self, words: list[str], processes: int = 1) -> None:
         """Runs a command in so many processes, started as torchrun starts them."""
@@ -134,32 +99,14 @@ def curve(root: Path) -> dict[tuple[str, int], float]:
     }
 
 
-def weights(root: Path) -> dict[str, torch.Tensor]:
-    files = sorted(file for kind in ("adapter", "adapter-last") for file in (root / kind).rglob("*.safetensors"))
-    return {f"{file.relative_to(root)}:{k}": v for file in files for k, v in load_file(file).items()}
-
-
-def differences(one: Path, other: Path) -> tuple[float, float]:
-    """The largest relative difference of a loss, and the largest difference of weights."""
-    logged, again = curve(one), curve(other)
-    assert again == pytest.approx(logged, rel=1e-6, abs=1e-6)
-    losses = [key for key in logged if key[0].endswith("/loss")]
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    return (
-        max(abs(again[key] - logged[key]) / logged[key] for key in losses),
-        max(float((a[name] - b[name]).abs().max()) for name in a),
-    )
-
-
 def check_fit_is_the_same(one: Path, other: Path, steps: int) -> None:
-    losses = {step: value for (name, step), value in curve(one).items() if name == "train/loss"}
-    assert len(losses) == steps
-    assert len(set(losses.values())) == steps  # it learns
-    logged, trained = differences(one, other)
-    print(f"{other.name}: logged within {logged:.1e} relative, weights within {trained:.1e}")
-    assert logged <= 1e-6
-    assert trained <= 1e-5
+    logged, again = curve(one), curve(other)
+    losses = {step: value for (name, step), value in logged.items() if name == "train/loss"}
+    assert len(losses) == len(set(losses.values())) == steps  # it learns
+    assert again == pytest.approx(logged, rel=1e-6, abs=1e-6)
+    for key in (key for key in logged if key[0].endswith("/loss")):
+        assert again[key] == pytest.approx(logged[key], rel=1e-6)
+    assert distance(one, other) <= 1e-5
 
 
 def shares(root: Path, kind: str) -> list[list[tuple[int, str]]]:
@@ -206,16 +153,9 @@ def test_the_alarm_takes_both_processes_where_one_repeats_a_row(project: Project
         "nt",
         "nt",
         TWO,
-        "--data.batch_size",
-        "1",
-        "--data.train",
-        train,
-        "--trainer.max_epochs",
-        "8",
-        "--trainer.strategy",
-        "lightning.pytorch.strategies.DDPStrategy",
-        "--trainer.strategy.init_args.timeout",
-        "0:00:30",
+        *f"--data.batch_size 1 --data.train {train} --trainer.max_epochs 8".split(),
+        *"--trainer.strategy lightning.pytorch.strategies.DDPStrategy".split(),
+        *"--trainer.strategy.init_args.timeout 0:00:30".split(),
     )
     project.run(words, 2)
     with next((project.home / "nt").rglob("logs/metrics.csv")).open(encoding="utf-8") as stream:
@@ -290,15 +230,8 @@ def test_going_on_in_steps_of_the_same_size_is_the_undisturbed_run(
     stopped(project, "run", first, first[1])
     project.run(project.fit("neg", "run", then), then[0])
     assert [n for n, _ in sorted(shares(project.home / "run", "trained")[0])].count(0) <= 20
-    _, trained = differences_of_weights(project.home / "whole", project.home / "run")
-    assert trained <= 1e-5
+    assert distance(project.home / "whole", project.home / "run") <= 1e-5
     assert steps_of(project.home / "run") == steps
-
-
-def differences_of_weights(one: Path, other: Path) -> tuple[int, float]:
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    return len(a), max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
 def steps_of(root: Path) -> int:
@@ -321,24 +254,11 @@ def test_going_on_in_steps_of_another_size_is_refused(project: Project) -> None:
 
 
 def sampling(project: Project, verb: str, root: str, processes: int, questions: int, *more: str) -> list[str]:
-    asked = write_asked(project.home / f"{questions}.jsonl", questions)
-    return project.words(
-        verb,
-        "neg",
-        root,
-        (processes, 1),
-        "--data.questions",
-        asked,
-        "--model.sampling.max_new_tokens",
-        "6",
-        "--model.sampling.samples",
-        "3",
-        "--data.question_batch_size",
-        "2",
-        "--trainer.logger",
-        "false",
-        *more,
+    options = (
+        f"--data.questions {write_asked(project.home / f'{questions}.jsonl', questions)} --data.question_batch_size 2 "
+        "--model.sampling.max_new_tokens 6 --model.sampling.samples 3 --trainer.logger false"
     )
+    return project.words(verb, "neg", root, (processes, 1), *options.split(), *more)
 
 
 def samples(root: Path, name: str = "samples.jsonl") -> list[Rationale]:
@@ -354,25 +274,10 @@ def check_same_samples(one: list[Rationale], other: list[Rationale]) -> None:
 
 
 def vote(project: Project, root: str, processes: int, samples: Path) -> list[str]:
-    return [
-        "test",
-        "--config",
-        str(REPOSITORY / "configs/vote.yaml"),
-        "--data.batch_size",
-        "2",
-        "--data.samples",
-        str(samples),
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.devices",
-        str(processes),
-        "--trainer.strategy",
-        "ddp" if processes > 1 else "auto",
-        "--trainer.enable_progress_bar",
-        "false",
-        "--trainer.default_root_dir",
-        str(project.home / root),
-    ]
+    return (
+        f"test --config {REPOSITORY}/configs/vote.yaml --data.batch_size 2 --data.samples {samples} {on(processes)} "
+        f"--trainer.default_root_dir {project.home}/{root}"
+    ).split()
 
 
 def check_same_files(one: Path, other: Path) -> None:
@@ -426,20 +331,8 @@ def test_one_question_for_two_processes(project: Project) -> None:
 
 
 def scoring(project: Project, root: str, processes: int, given: str) -> list[str]:
-    return project.words(
-        "predict",
-        "rank",
-        root,
-        (processes, 1),
-        "--model.trained",
-        f"{project.home}/rank/adapter",
-        "--data.predict",
-        given,
-        "--data.score_batch_size",
-        "4",
-        "--trainer.logger",
-        "false",
-    )
+    options = f"--model.trained {project.home}/rank/adapter --data.predict {given} --data.score_batch_size 4"
+    return project.words("predict", "rank", root, (processes, 1), *options.split(), "--trainer.logger", "false")
 
 
 @pytest.mark.slow
@@ -455,11 +348,8 @@ def test_sampling_and_scoring_are_shared(project: Project) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (3, 2)])
 def test_predict_goes_on_with_another_number_of_processes(project: Project, before: int, after: int) -> None:
-    stop = [
-        "--trainer.callbacks+=tests.interruptions.KillPrediction",
-        "--trainer.callbacks.after=1",
-        "--trainer.callbacks.by_signal=true",
-    ]
+    kill = "--trainer.callbacks+=tests.interruptions.KillPrediction"
+    stop = [kill, "--trainer.callbacks.after=1", "--trainer.callbacks.by_signal=true"]
     project.run(sampling(project, "predict", "whole", 1, 9))
     words = sampling(project, "predict", "run", before, 9, *stop)
     assert together(partial(cli.main, words), project.home / "run/processes", before) == [143] * before

@@ -10,11 +10,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from callbacks.adapters import AdapterWriter
 from callbacks.checkpoints import RunCheckpoint
-from callbacks.randomness import RandomStateKeeper
+from callbacks.randomness import RandomStateCheckpoint
 from datamodules.components.records.records import write_rationales
 from datamodules.pairs import PairDataModule
 from datamodules.rationales import RationaleDataModule
@@ -28,6 +27,7 @@ from lightning_modules.negative import NegativeModel
 from lightning_modules.rank import RankModel
 from tests.interruptions import Kill, Killed, KillValidation, Log
 from tests.records import rationale, write_positive
+from tests.weights import check_same, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -116,7 +116,7 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Callable[
                 "max_epochs": 3,
                 **trainer,
             },
-            callbacks=[AdapterWriter(), RunCheckpoint(every), RandomStateKeeper(), log, *callbacks],
+            callbacks=[AdapterWriter(), RunCheckpoint(every), RandomStateCheckpoint(), log, *callbacks],
         )
         module = stages[stage]()
         torch.manual_seed(7)  # the adapters' start
@@ -127,12 +127,6 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Callable[
         return log
 
     return run
-
-
-def weights(root: Path) -> dict[str, torch.Tensor]:
-    """All tensors of both adapter directories."""
-    files = sorted(file for kind in ("adapter", "adapter-last") for file in (root / kind).rglob("*.safetensors"))
-    return {f"{file.relative_to(root)}:{k}": v for file in files for k, v in load_file(file).items()}
 
 
 def check_resumed(fit: Callable[..., Log], tmp_path: Path, stage: str, kills: list[int], **settings: Any) -> None:
@@ -154,10 +148,7 @@ def check_resumed(fit: Callable[..., Log], tmp_path: Path, stage: str, kills: li
     assert [whole.batches[place] for place in batches] == list(batches.values())
     assert max(batches) == len(whole.batches) - 1
     assert log.scores == whole.scores[len(whole.scores) - len(log.scores) :]
-    one, other = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert one.keys() == other.keys()
-    assert len(one) > 1
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    check_same(tmp_path / "whole", tmp_path / "killed")
 
 
 def trained_batches(root: Path) -> int:

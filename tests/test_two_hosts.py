@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from callbacks.checkpoint_files import read_checkpoint
 from dust2gold import cli
@@ -19,6 +17,7 @@ from tests.forks import ending, fork
 from tests.hosts import Host, log_of, two_hosts, why_not
 from tests.records import write_positive
 from tests.together import end_monitors, together
+from tests.weights import check_same
 
 REASON = why_not()
 pytestmark = [
@@ -48,24 +47,10 @@ def words(tiny_student: Path, tmp_path: Path) -> Words:
     ) -> list[str]:
         (tmp_path / root).mkdir(exist_ok=True)
         return [
-            "fit",
-            "--config",
-            str(REPOSITORY / "configs/neg.yaml"),
-            "--config",
-            str(REPOSITORY / f"configs/trainer/{trainer}.yaml"),
+            *f"fit --config {REPOSITORY}/configs/neg.yaml --config {REPOSITORY}/configs/trainer/{trainer}.yaml".split(),
             *options(tmp_path, str(tiny_student)),
-            "--trainer.num_nodes",
-            str(nodes),
-            "--trainer.devices",
-            str(devices),
-            "--model.student",
-            str(tiny_student),
-            "--data.tokenizer",
-            str(tiny_student),
-            "--data.train",
-            str(tmp_path / "t.jsonl"),
-            "--trainer.default_root_dir",
-            str(tmp_path / root),
+            *f"--trainer.num_nodes {nodes} --trainer.devices {devices} --model.student {tiny_student}".split(),
+            *f"--data.train {tmp_path}/t.jsonl --trainer.default_root_dir {tmp_path}/{root}".split(),
             *(stand or []),
         ]
 
@@ -78,28 +63,11 @@ def options(directory: Path, student: str) -> list[str]:
     return [
         "--data.validation",
         write_positive(directory / "v.jsonl", 3, 1),
-        "--data.batch_size",
-        "2",
-        "--model.dtype",
-        "float32",
-        "--model.lora.dropout",
-        "0.3",
-        "--model.warmup_steps",
-        "2",
-        "--model.optimizer.init_args.lr",
-        "0.01",
-        "--trainer.max_epochs",
-        "2",
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.precision",
-        "32-true",
-        "--trainer.enable_progress_bar",
-        "false",
-        "--trainer.strategy.init_args.timeout",
-        f"0:00:{TIMEOUT}",
-        "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint",
-        "--trainer.callbacks.every_n_train_steps=2",
+        *"--data.batch_size 2 --model.dtype float32 --model.lora.dropout 0.3 --model.warmup_steps 2".split(),
+        *"--model.optimizer.init_args.lr 0.01 --trainer.max_epochs 2 --trainer.accelerator cpu".split(),
+        *"--trainer.precision 32-true --trainer.enable_progress_bar false".split(),
+        *f"--trainer.strategy.init_args.timeout 0:00:{TIMEOUT}".split(),
+        *"--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint --trainer.callbacks.every_n_train_steps=2".split(),
     ]
 
 
@@ -111,18 +79,6 @@ def start(hosts: list[Host], words: list[str], home: Path) -> list[int]:
         (home / host.name).mkdir(parents=True, exist_ok=True)
         started.append(fork(host.inside(lambda: cli.main(words), hosts[0].address), home / host.name))
     return started
-
-
-def weights(root: Path) -> dict[str, torch.Tensor]:
-    files = sorted(root.glob("adapter*/*.safetensors"))
-    return {f"{file.parent.name}:{k}": v for file in files for k, v in load_file(file).items()}
-
-
-def check_same(one: Path, other: Path) -> None:
-    expected, found = weights(one), weights(other)
-    assert len(expected) >= 8
-    assert found.keys() == expected.keys()
-    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
 
 
 @pytest.mark.parametrize("trainer", ["multi_node", "fsdp2"])
@@ -140,10 +96,8 @@ def test_a_host_that_vanishes_and_comes_back(
     logs, stands = tmp_path / "logs", tmp_path / "stands"
     assert [ending(process) for process in start(hosts, words("whole"), logs)] == [0, 0]
     stand = [
-        "--trainer.callbacks+=tests.interruptions.Stand",
-        "--trainer.callbacks.after=9",
-        f"--trainer.callbacks.rank={lost}",
-        f"--trainer.callbacks.file={stands}",
+        *"--trainer.callbacks+=tests.interruptions.Stand --trainer.callbacks.after=9".split(),
+        *f"--trainer.callbacks.rank={lost} --trainer.callbacks.file={stands}".split(),
     ]
     processes = start(hosts, words("run", stand=stand), logs)
     wait_for(stands)

@@ -106,7 +106,9 @@ def _text(values: dict[str, Any], key: str, path: Path, prefix: str = "", defaul
 def _check_keys(value: Any, keys: tuple[str, ...], path: Path, field: str) -> None:
     if not isinstance(value, dict):
         remedy = f"write {' and '.join(f'`{key}:`' for key in keys)} under it"
-        raise InputError(f"a mapping was expected, found {type(value).__name__}", file=path, field=field, remedy=remedy)
+        raise InputError(
+            f"a mapping was expected, found {type(value).__name__}", file=path, field=field or None, remedy=remedy
+        )
     for key in value:
         if key not in keys:
             unknown = f"{field}.{key}".lstrip(".")

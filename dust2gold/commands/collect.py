@@ -12,34 +12,19 @@ if TYPE_CHECKING:
 
 
 def parse(words: list[str]) -> Namespace:
-    """Reads a command line and the configs it names.
-
-    Args:
-        words: The command and its options.
-
-    Raises:
-        InputError: If an option or a config cannot be used, or holds a key.
-    """
+    """Reads a command line, verb first, and the configs it names; no option may hold a key."""
     from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
     from dust2gold.commands.config_errors import explained, readable_configs
     from dust2gold.core.secret_options import check_options
 
-    parser = ArgumentParser(
-        prog="dust2gold collect",
-        description="Sample rationales from a large model behind an OpenAI-compatible endpoint, or test it.",
-        exit_on_error=False,
-    )
-    parser.add_argument(
-        "-c", "--config", action="config", metavar="FILE", help="a YAML file of these options; of several the last wins"
-    )
+    about = "Sample rationales from a large model behind an OpenAI-compatible endpoint, or test it."
+    parser = ArgumentParser(prog="dust2gold collect", description=about, exit_on_error=False)
+    config = "a YAML file of these options; of several the last wins"
+    parser.add_argument("-c", "--config", action="config", metavar="FILE", help=config)
     parser.add_class_arguments(CollectSettings)
-    parser.add_argument(
-        "--evaluate",
-        nargs="?",
-        action=ActionYesNo(),
-        help="test the model instead: one greedy sample a question, graded, as a row of the report",
-    )
+    evaluate = "test the model instead: one greedy sample a question, graded, as a row of the report"
+    parser.add_argument("--evaluate", nargs="?", action=ActionYesNo(), help=evaluate)
     words = readable_configs(words)
     try:
         options = parser.parse_args(words[1:])
@@ -51,13 +36,7 @@ def parse(words: list[str]) -> Namespace:
 
 
 def main(args: Namespace) -> int:
-    """Runs `collect`.
-
-    Raises:
-        InputError: If something given cannot be used, or not all is there in the end.
-    """
-    values: dict[str, Any] = dict(vars(args))
-    evaluate = bool(values.pop("evaluate"))
-    values.pop("config", None)
-    collect(CollectSettings(**values), evaluate)
+    """Runs `collect`."""
+    values: dict[str, Any] = {name: value for name, value in vars(args).items() if name not in ("config", "evaluate")}
+    collect(CollectSettings(**values), bool(args.evaluate))
     return 0

@@ -28,30 +28,18 @@ _WRONG_TYPE = re.compile(r"Expected an? <class '(\w+)'>\. Got value: (.*)")
 
 
 def readable_configs(words: Sequence[str]) -> list[str]:
-    """Returns a command line whose configs are named by where they are, and can be read.
-
-    Raises:
-        InputError: If one is missing, not UTF-8, not YAML, or no mapping.
-    """
+    """Returns a command line whose configs are named by where they are, and can be read and are mappings."""
     words = with_found_configs(words)
     for name in config_files(words):
         value = read_yaml(Path(name))
         if value is not None and not isinstance(value, dict):
-            raise InputError(
-                f"a mapping was expected, found {type(value).__name__}",
-                file=name,
-                remedy=f"begin it with the name of an option and a colon, as {_example(words)} does",
-            )
+            remedy = f"begin it with the name of an option and a colon, as {_example(words)} does"
+            raise InputError(f"a mapping was expected, found {type(value).__name__}", file=name, remedy=remedy)
     return words
 
 
 def explained(message: str, words: Sequence[str]) -> InputError:
-    """Turns the message of an `ArgumentError` into an error of two lines.
-
-    Args:
-        message: Of jsonargparse.
-        words: The command line, verb first.
-    """
+    """Turns jsonargparse's message about a command line, verb first, into an error of two lines."""
     keys, known_class, problem = _first_problem(message)
     help_ = f"see dust2gold {words[0]} --help"
     if "has no attribute" in problem or "No module" in problem:

@@ -15,12 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage", default="nce", help="the stage to export: nce (default), cot-kd, nat, …")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write; must not exist")
     parser.add_argument("--merge", action="store_true", help="fold the adapter into the base weights")
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "bfloat16", "float16"),
-        help="of a merged model's weights (default %(default)s)",
-    )
+    dtypes, help_ = ("float32", "bfloat16", "float16"), "of a merged model's weights (default %(default)s)"
+    parser.add_argument("--dtype", default="float32", choices=dtypes, help=help_)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -14,35 +14,23 @@ from dust2gold.interchange.preferences import LAYOUTS, LAYOUTS_HELP, write_rows
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `export-data`."""
     parser.description = "Write D_pos and D_neg as a preference or unpaired-preference data set, e.g. for TRL."
-    parser.add_argument(
-        "--rationales",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="files of graded rationales, both verdicts: data/positive.jsonl data/negative.jsonl, or samples.jsonl",
-    )
+    files = "files of graded rationales, both verdicts: data/positive.jsonl data/negative.jsonl, or samples.jsonl"
+    parser.add_argument("--rationales", type=Path, nargs="+", required=True, metavar="FILE", help=files)
     parser.add_argument("--layout", choices=list(LAYOUTS), default="preference", help=LAYOUTS_HELP)
     parser.add_argument("--most", type=int, metavar="N", help="most pairs (or rows of a verdict) of one question")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .parquet")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs `export-data`.
-
-    Raises:
-        InputError: If a file cannot be read or written, or no question has what the layout needs.
-    """
+    """Runs `export-data` and says how many rows it wrote."""
     if args.most is not None and args.most < 1:
         raise InputError(f"must be at least 1, found {args.most}", field="--most")
     rationales = chain.from_iterable(read_rationales(file) for file in args.rationales)
     rows = list(LAYOUTS[args.layout].make(rationales, args.most))
     if not rows:
-        raise InputError(
-            "no rows to write: no question has both a right and a wrong rationale",
-            field="--rationales",
-            remedy="give files of both verdicts, as data/positive.jsonl data/negative.jsonl",
-        )
+        problem = "no rows to write: no question has both a right and a wrong rationale"
+        remedy = "give files of both verdicts, as data/positive.jsonl data/negative.jsonl"
+        raise InputError(problem, field="--rationales", remedy=remedy)
     count = write_rows(args.output, rows)
     print(f"{count:,} rows ({LAYOUTS[args.layout].about}) in {args.output}")
     return 0

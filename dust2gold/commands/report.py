@@ -15,17 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "results.json, analyses.json, and the tables of accuracy on the screen. For a directory of several seeds: mean "
         "and spread."
     )
-    parser.add_argument(
-        "run", metavar="RUN_DIR", help="the run directory, as runs/demo, or one that holds seed-0, seed-1, ..."
-    )
+    run = "the run directory, as runs/demo, or one that holds seed-0, seed-1, ..."
+    parser.add_argument("run", metavar="RUN_DIR", help=run)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Writes the report of a run directory and prints its tables.
-
-    Raises:
-        InputError: If there is nothing to report or a file is malformed.
-    """
+    """Writes the report of a run directory and prints its tables."""
     from dust2gold.report.write import report  # loads torch and matplotlib, which `--help` need not wait for
 
     report(Path(args.run))

@@ -45,15 +45,7 @@ _WITHOUT_EFFECT = (
 
 
 def fit_provenance(config: Mapping[str, Any], processes: int = 1) -> Provenance:
-    """What a run of `fit` makes its adapter from.
-
-    Args:
-        config: That of `fit`.
-        processes: That train together.
-
-    Raises:
-        InputError: If a file it names cannot be read.
-    """
+    """What a run of `fit` with so many processes makes its adapter from."""
     trainer = config["trainer"]
     return Provenance.of(
         {
@@ -75,12 +67,6 @@ def find_checkpoint(directory: Path, made: Provenance | None, *, finished: bool 
         directory: Of the checkpoints.
         made: What the run makes its adapter from; None takes any checkpoint, also one of a finished run.
         finished: Whether a finished run will do, too, if it was to make the same.
-
-    Returns:
-        None where there is nothing to go on from.
-
-    Raises:
-        InputError: If a checkpoint holds code.
     """
     for path in (directory / LAST, directory / PREVIOUS):
         if not path.is_file():

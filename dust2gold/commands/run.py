@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from dust2gold.commands.arguments import names, positive
 from dust2gold.core.errors import InputError
 from dust2gold.core.secret_options import check_command
 from dust2gold.core.text import spelled
@@ -33,54 +34,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="the settings of the run, as configs/demo.yaml")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        type=_setting,
-        metavar="NAME=VALUE",
-        dest="settings",
-        help="give one of the settings another value; may be repeated",
-    )
+    setting = "give one of the settings another value; may be repeated"
+    add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", dest="settings", help=setting)
     add("--stages", metavar="FILE.py", help="stages of your own: a file whose `stages(settings)` returns all stages")
     add("--run", metavar="DIR", help="the run directory, instead of the file's")
-    add(
-        "--seeds",
-        type=_seeds,
-        default=(),
-        metavar="SEED[,SEED]",
-        help="run the whole once per seed, as RUN/seed-<k>, and report mean and spread; the data stay the same",
-    )
+    seeds = "run the whole once per seed, as RUN/seed-<k>, and report mean and spread; the data stay the same"
+    add("--seeds", type=_seeds, default=(), metavar="SEED[,SEED]", help=seeds)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--only",
-        type=_names,
-        default=(),
-        metavar="STAGE[,STAGE]",
-        help="these stages alone; what they need must be done",
-    )
-    which.add_argument(
-        "--from",
-        dest="start",
-        metavar="STAGE",
-        help="do this stage and all after it again, leaving those before as they are",
-    )
+    only = "these stages alone; what they need must be done"
+    which.add_argument("--only", type=names, default=(), metavar="STAGE[,STAGE]", help=only)
+    start = "do this stage and all after it again, leaving those before as they are"
+    which.add_argument("--from", dest="start", metavar="STAGE", help=start)
     add("--force", action="store_true", help="do stages again though nothing changed; with --only these alone")
     add("--dry-run", action="store_true", help="print what would run, and why, and each command; do nothing")
-    add(
-        "--isolate",
-        action="store_true",
-        help="run each command in a Python of its own (some seconds more each); training on several devices needs it",
+    isolate = "run each command in a Python of its own (some seconds more each); training on several devices needs it"
+    add("--isolate", action="store_true", help=isolate)
+    jobs = (
+        "run up to N stages side by side where none needs the other, each in Pythons of its own with its share of the "
+        "cores and GPUs; output goes to RUN/logs/<stage>.log (default: 1)"
     )
-    add(
-        "--jobs",
-        "-j",
-        type=_jobs,
-        default=1,
-        metavar="N",
-        help="run up to N stages side by side where none needs the other, each in Pythons of its own with its share of "
-        "the cores and GPUs; output goes to RUN/logs/<stage>.log (default: 1)",
-    )
+    add("--jobs", "-j", type=positive, default=1, metavar="N", help=jobs)
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -88,16 +61,6 @@ def _setting(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"NAME=VALUE was expected, as in samples=16, found '{text}'")
     return name, value
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _jobs(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 was expected, found '{text}'")
-    return int(text)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -109,17 +72,10 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def main(args: argparse.Namespace, execute: Execute) -> int:
-    """Runs the stages, or prints what would be run.
-
-    Args:
-        args: What `add_arguments` parsed.
-        execute: Runs one command line in this process, given without `python cli.py`.
+    """Runs the stages, or prints what would be run; `execute` runs one command line in this process.
 
     Returns:
         The exit status: 0, or 130 if the user stopped it.
-
-    Raises:
-        InputError: If the settings, a selection or a command's input cannot be used.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         # Lightning's DDP starts the other ranks with this process's own command line, which must be the stage's.
@@ -166,11 +122,7 @@ def _run_all(runners: list[Runner], request: Request) -> None:
 
 
 def _plans(request: Request) -> tuple[Path, list[Plan]]:
-    """The run directory, and the plan of each seed, or the only one.
-
-    Raises:
-        InputError: If settings or stages cannot be used, or a command holds a key.
-    """
+    """The run directory, and the plan of each seed, or the only one."""
     if request.seeds and "seed" in request.settings:
         raise InputError("--seeds and --set seed=... are both given", remedy="leave one of them out")
     kind, stages = _own_stages(request.stages)
@@ -186,11 +138,7 @@ def _plans(request: Request) -> tuple[Path, list[Plan]]:
 
 
 def _own_stages(file: str | None) -> tuple[type[RunSettings], Stages]:
-    """The class of the settings and the function that makes the stages: ours, or those of a user's Python file.
-
-    Raises:
-        InputError: If the file is missing or defines no `stages`.
-    """
+    """The class of the settings and the function that makes the stages: ours, or those of a user's Python file."""
     if file is None:
         return RunSettings, run_stages
     spec = spec_from_file_location("own_stages", file)

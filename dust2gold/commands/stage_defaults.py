@@ -30,7 +30,7 @@ TRAINER = {
 CALLBACKS: Sequence[tuple[str, type[LightningModule]]] = (
     ("callbacks.adapters.AdapterWriter", TrainableModule),  # adapter/ (best val/loss) and adapter-last/
     ("callbacks.checkpoints.RunCheckpoint", TrainableModule),  # checkpoints/last.ckpt, for fit to go on from
-    ("callbacks.randomness.RandomStateKeeper", TrainableModule),
+    ("callbacks.randomness.RandomStateCheckpoint", TrainableModule),
     ("callbacks.finite.FiniteGuard", TrainableModule),  # stops at a NaN: stopped/step-<n>/
     ("callbacks.throughput.TokenThroughput", TrainableModule),
     ("callbacks.samples.SampleWriter", StudentModule),  # predict: samples.jsonl
@@ -49,13 +49,7 @@ def import_stages() -> None:
 
 
 def with_defaults(config: Namespace) -> Namespace:
-    """Fills in what depends on the stage: default callbacks, and the tokenizer, which is the student's.
-
-    Args:
-        config: What was parsed of `fit`, `validate`, `test` or `predict`.
-
-    Returns:
-        A new config; of one that is complete, an equal one.
+    """Fills in, in a copy, what depends on the stage: default callbacks, and the tokenizer, which is the student's.
 
     Raises:
         InputError: If `without_callbacks` names no default callback.

@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.checkpoint_files import LAST, checkpoint_directory, install
+from callbacks.checkpoint_files import LAST, checkpoint_directory, use_checked_checkpoints
 from callbacks.checkpoints import RunCheckpoint
 from dust2gold.commands.config_errors import explained, readable_configs
 from dust2gold.commands.resumption import find_checkpoint, fit_provenance
@@ -47,11 +47,7 @@ class ConfigWriter(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes the file.
-
-        Raises:
-            InputError: If it cannot be written.
-        """
+        """Writes the file."""
         with write_atomically(self._directory / self.config_filename) as stream:
             stream.write(self.parser.dump(self.config, skip_unset=False))
 
@@ -65,15 +61,11 @@ class StageParser(LightningArgumentParser):
 
 
 class StageCLI(LightningCLI):
-    """LightningCLI in subclass mode; `fit` goes on from where it was stopped, and errors have two lines.
+    """LightningCLI in subclass mode; `fit` goes on from where it was stopped, and errors have two lines."""
 
-    Args:
-        args: The command and its options.
-        run: Whether there is a command to run; else stage, DataModule and Trainer are made alone.
-    """
-
-    def __init__(self, args: Sequence[str], run: bool = True) -> None:
+    def __init__(self, args: Sequence[str], run: bool = True) -> None:  # `run`: `args` begin with a command
         import_stages()
+        quiet = {"exit_on_error": False}
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -84,73 +76,48 @@ class StageCLI(LightningCLI):
             save_config_callback=ConfigWriter,
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=StageParser,
-            parser_kwargs={
-                "exit_on_error": False,
-                **{verb: {"exit_on_error": False} for verb in self.subcommands() if run},
-            },
+            parser_kwargs={**quiet, **(dict.fromkeys(self.subcommands(), quiet) if run else {})},
             args=list(args),
             run=run,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what leaves out a default callback."""
-        parser.add_argument(
-            "--without_callbacks",
-            type=list[str],
-            default=[],
-            help="Callbacks that stages have by default, by class name, for this one not to have: [SampleWriter].",
-        )
+        help_ = "Callbacks that stages have by default, by class name, for this one not to have: [SampleWriter]."
+        parser.add_argument("--without_callbacks", type=list[str], default=[], help=help_)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the command line.
-
-        Raises:
-            InputError: If an option or a config cannot be used, or holds a key.
-        """
+        """Parses the command line, and fills in what depends on the stage; no option may hold a key."""
         args = readable_configs(args)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise explained(str(error), args) from error
-        verb = self.config.get("subcommand")
-        if verb is None:
-            self.config = with_defaults(self.config)
-        else:
+        if verb := self.config.get("subcommand"):
             self.config[verb] = with_defaults(self.config[verb])
+        else:
+            self.config = with_defaults(self.config)
         check_options(self.config.as_dict())
 
     def _set_seed(self) -> None:
-        """Sets the seed.
-
-        Raises:
-            InputError: If it is none.
-        """
+        """Sets the seed, or says what is none."""
         try:
             super()._set_seed()
         except ValueError as error:
-            raise InputError(
-                str(error), field="seed_everything", remedy="choose a whole number in these bounds"
-            ) from error
+            remedy = "choose a whole number in these bounds"
+            raise InputError(str(error), field="seed_everything", remedy=remedy) from error
 
     def instantiate_classes(self) -> None:
-        """Makes the Trainer, the stage and its DataModule.
-
-        Raises:
-            InputError: If one of them refuses its arguments.
-        """
+        """Makes the Trainer, the stage and its DataModule; what refuses its arguments says so in two lines."""
         try:
             super().instantiate_classes()
         except ValueError as error:  # jsonargparse wraps what a constructor raises
             raise explained(str(error), [str(self.subcommand)]) from error
         _check_launched(self.trainer.world_size)
-        install(self.trainer)
+        use_checked_checkpoints(self.trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Runs the verb.
-
-        Raises:
-            OSError: Of a failed writing, always with a place: streams that are closed do not know theirs.
-        """
+        """Runs the verb. Of a failed writing the error has a place: streams that are closed do not know theirs."""
         try:
             super()._run_subcommand(subcommand)
         except OSError as error:
@@ -179,19 +146,16 @@ class StageCLI(LightningCLI):
         self._find_checkpoint("leave it out: fit goes on from where it was stopped")
 
     def before_validate(self) -> None:
-        """Finds the checkpoint."""
+        """Finds the checkpoint, and tells the Trainer before stage and callbacks are set up: handed over it is late."""
         self._find_checkpoint()
-        self._tell_trainer()
+        options = self.config_init[self.subcommand]
+        self.trainer.ckpt_path, options.ckpt_path = options.ckpt_path, None
 
-    def before_test(self) -> None:
-        """Finds the checkpoint."""
-        self._find_checkpoint()
-        self._tell_trainer()
+    before_test = before_validate
 
     def before_predict(self) -> None:
-        """Finds the checkpoint, and does without a list of all predictions: callbacks write them as they come."""
-        self._find_checkpoint()
-        self._tell_trainer()
+        """Does the same, and without a list of all predictions: callbacks write them as they come."""
+        self.before_validate()
         self.config_init.predict.return_predictions = False
 
     def _find_checkpoint(self, remedy: str = "leave it out: --model.adapter or --model.trained is enough") -> None:
@@ -200,43 +164,21 @@ class StageCLI(LightningCLI):
         if options.ckpt_path == "last":
             options.ckpt_path = str(checkpoint_directory(self.trainer) / LAST)
         if options.ckpt_path is not None and not Path(options.ckpt_path).exists():
-            raise InputError(
-                "no such checkpoint",
-                file=options.ckpt_path,
-                field="ckpt_path",
-                remedy=f"{remedy}, or give the path of a checkpoint",
-            )
-
-    def _tell_trainer(self) -> None:
-        """Lets the Trainer know the checkpoint before stage and callbacks are set up: handed over it comes later."""
-        options = self.config_init[self.subcommand]
-        self.trainer.ckpt_path, options.ckpt_path = options.ckpt_path, None
+            remedy = f"{remedy}, or give the path of a checkpoint"
+            raise InputError("no such checkpoint", file=options.ckpt_path, field="ckpt_path", remedy=remedy)
 
 
 def _check_launched(processes: int) -> None:
-    """Refuses to be one of several processes of torchrun that know nothing of each other and write the same files.
-
-    Raises:
-        InputError: If torchrun has started several, and the Trainer is for one.
-    """
+    """Refuses to be one of several processes of torchrun that know nothing of each other and write the same files."""
     started = int(os.environ["WORLD_SIZE"]) if TorchElasticEnvironment.detect() else 1
     if processes == 1 < started:
-        raise InputError(
-            f"torchrun has started {started} processes, and each would work alone",
-            field="trainer.devices",
-            remedy="give --trainer.devices as many as --nproc-per-node, --trainer.num_nodes as many as --nnodes",
-        )
+        problem = f"torchrun has started {started} processes, and each would work alone"
+        remedy = "give --trainer.devices as many as --nproc-per-node, --trainer.num_nodes as many as --nnodes"
+        raise InputError(problem, field="trainer.devices", remedy=remedy)
 
 
 def main(words: list[str]) -> int:
-    """Runs one of the Trainer's commands.
-
-    Args:
-        words: The command and its options.
-
-    Raises:
-        InputError: If an option or a config cannot be used.
-    """
+    """Runs one of the Trainer's commands; `words` begin with it."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:

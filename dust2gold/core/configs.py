@@ -16,11 +16,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "configs"
 
 
 def find_config(name: str) -> Path:
-    """Returns where a config is: `name` itself if there is such a file, else the file of ours of that name.
-
-    Args:
-        name: A path; `configs/nat.yaml` names a file of ours wherever the working directory is.
-    """
+    """Returns where a config is: `name` itself if there is such a file, else the file of ours: `configs/nat.yaml`."""
     path = Path(name)
     if not path.exists() and path.parts[:1] == ("configs",):
         shipped = SHIPPED.joinpath(*path.parts[1:])
@@ -31,33 +27,25 @@ def find_config(name: str) -> Path:
 
 def config_files(words: Sequence[str]) -> list[str]:
     """The files that a command line names after `--config` or `-c`, in order."""
-    found: list[str] = []
-    for word, following in zip(words, (*words[1:], ""), strict=True):
-        if word in ("--config", "-c") and following:
-            found.append(following)
-        elif word.startswith("--config="):
-            found.append(word.partition("=")[2])
-    return found
+    return [name for option, name in _with_options(words) if option in _CONFIG]
 
 
 def with_found_configs(words: Sequence[str]) -> list[str]:
-    """A command line whose configs are named by where `find_config` finds them."""
-    found: list[str] = []
-    for before, word in zip(("", *words), words, strict=False):
-        if before in ("--config", "-c"):
-            word = str(find_config(word))
-        elif word.startswith("--config="):
-            word = f"--config={find_config(word.partition('=')[2])}"
-        found.append(word)
-    return found
+    """A command line whose configs are named by where `find_config` finds them, each a word of its own."""
+    return [str(find_config(word)) if option in _CONFIG else word for option, word in _with_options(words)]
+
+
+_CONFIG = ("--config", "-c")
+
+
+def _with_options(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Each word behind the word before it, `--config=FILE` taken apart."""
+    apart = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    return list(zip(("", *apart), apart, strict=False))
 
 
 def read_yaml(file: Path) -> Any:
-    """Reads a YAML file.
-
-    Raises:
-        InputError: If it is missing, not UTF-8 or not YAML.
-    """
+    """Reads a YAML file, or says why it cannot be read, and the line."""
     try:
         with open_text(file) as stream:
             return yaml.safe_load(stream)

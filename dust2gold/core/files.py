@@ -24,13 +24,10 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
     """Opens a temporary file for UTF-8 text and moves it to `path` when the block ends well.
 
     On an exception whatever stood at `path` stays. What a killed process has left is removed by the next write.
-
-    Raises:
-        InputError: If the directory cannot be written or the disk is full.
+    A directory that cannot be written and a full disk are an `InputError`.
     """
     with _replacing(path) as binary:
-        stream = io.TextIOWrapper(binary, encoding="utf-8", write_through=False)
-        yield stream
+        yield (stream := io.TextIOWrapper(binary, encoding="utf-8"))
         stream.flush()
 
 
@@ -58,9 +55,6 @@ def write_directory_atomically(path: Path) -> Iterator[Path]:
 
     An older directory at `path` is renamed into the temporary one and removed once the new one stands. A process killed
     between the two renames leaves both in `.<name>.*.part`; `recover`, and the next write, put the older one back.
-
-    Raises:
-        InputError: If the directory cannot be written or the disk is full.
     """
     with _work_directory(path) as work:
         new = work / "new"
@@ -90,11 +84,8 @@ def _work_directory(path: Path) -> Iterator[Path]:
                 (work / "unlocked").rename(work / "lock")
             yield work
         except OSError as error:
-            raise InputError(
-                f"cannot write ({error.strerror or error})",
-                file=path,
-                remedy="free some space or choose another output",
-            ) from error
+            remedy = "free some space or choose another output"
+            raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
 
 
 def recover(path: Path) -> None:
@@ -116,24 +107,17 @@ def _put_back_and_remove(work: Path, path: Path) -> None:
 def open_in_place(path: Path, mode: str) -> IO[Any]:
     """Opens a file to be written in place (`a`, `w`, or `r+b`, which also creates it); text is UTF-8.
 
-    A link is refused: it could lead out of the directory.
-
     Raises:
-        InputError: If it is a link.
+        InputError: If it is a link, which could lead out of the directory.
         OSError: As `open`.
     """
+    if path.is_symlink():
+        raise InputError("is a link, and would lead the writing elsewhere", file=path, remedy="remove the link")
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
-    try:
-        return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
-    except OSError as error:
-        if path.is_symlink():
-            raise InputError(
-                "is a link, and would lead the writing elsewhere", file=path, remedy="remove the link"
-            ) from error
-        raise
+    return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
 
 
 def set_aside(path: Path) -> Path:
@@ -155,11 +139,7 @@ def as_paths(files: list[str] | str | None) -> list[Path]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Opens a text file for reading as UTF-8 by its name: plain, `.gz` or `.xz`.
-
-    Raises:
-        InputError: If the file does not exist or is a directory.
-    """
+    """Opens a text file for reading as UTF-8 by its name: plain, `.gz` or `.xz`; a missing one is an `InputError`."""
     if not path.is_file():
         problem = "is a directory, not a file" if path.is_dir() else "no such file"
         raise InputError(problem, file=path, remedy="check the path; relative paths start at the working directory")
@@ -171,13 +151,9 @@ def open_text(path: Path) -> TextIO:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of a directory's relative names and bytes in sorted order, in hexadecimal."""
+    """SHA-256 of all of a file's bytes, in hexadecimal: a checksum. What a product was made from: provenance.py."""
     digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in files:
-        if path.is_dir():
-            digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()

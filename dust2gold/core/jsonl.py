@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 from collections.abc import Iterable, Iterator
@@ -13,28 +14,18 @@ from dust2gold.core.files import open_text, write_atomically
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number from 1, object) for each non-empty line of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file.
-
-    Raises:
-        InputError: If the file is missing, not UTF-8, damaged, or a line is no JSON object.
-    """
-    number = 0
+    """Yields (line number from 1, object) for each non-empty line of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file."""
     with open_text(path) as stream:
-        lines = iter(stream)
-        while True:
-            number += 1
+        for number in itertools.count(1):
             try:
-                line = next(lines)
-            except StopIteration:
-                return
+                if not (line := stream.readline()):
+                    return
             except UnicodeDecodeError as error:
-                raise InputError(
-                    f"not UTF-8 ({error.reason})", file=path, line=number, remedy="convert it, e.g. with iconv"
-                ) from error
+                remedy = "convert it, e.g. with iconv"
+                raise InputError(f"not UTF-8 ({error.reason})", file=path, line=number, remedy=remedy) from error
             except (EOFError, OSError, lzma.LZMAError) as error:
-                raise InputError(
-                    f"the compressed file is damaged ({error})", file=path, line=number, remedy="fetch it again"
-                ) from error
+                problem = f"the compressed file is damaged ({error})"
+                raise InputError(problem, file=path, line=number, remedy="fetch it again") from error
             if line.strip():
                 yield number, _parse(line, path, number)
 
@@ -43,16 +34,12 @@ def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"malformed JSON ({error})", file=path, line=number, remedy="mend or remove this line"
-        ) from error
+        remedy = "mend or remove this line"
+        raise InputError(f"malformed JSON ({error})", file=path, line=number, remedy=remedy) from error
     if not isinstance(value, dict):
-        raise InputError(
-            f"a JSON object was expected, found {type(value).__name__}",
-            file=path,
-            line=number,
-            remedy='each line must be one object: {"field": ...}',
-        )
+        remedy = 'each line must be one object: {"field": ...}'
+        problem = f"a JSON object was expected, found {type(value).__name__}"
+        raise InputError(problem, file=path, line=number, remedy=remedy)
     return value
 
 

@@ -13,19 +13,15 @@ from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_in_place
 
 
-def hold(stream: IO[Any] | io.FileIO, *, wait: bool = False) -> None:
+def hold(stream: IO[Any] | io.FileIO) -> None:
     """Locks an open file until the last process that has it open closes it.
 
-    Args:
-        stream: The file.
-        wait: Whether to wait while another process holds the lock.
-
     Raises:
-        BlockingIOError: If another process holds it, unless `wait`.
+        BlockingIOError: If another process holds it.
         InputError: If the file cannot be locked: some mounts of Lustre, NFS, 9p and FUSE have no locks.
     """
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError as error:
@@ -39,15 +35,12 @@ def hold(stream: IO[Any] | io.FileIO, *, wait: bool = False) -> None:
 class Lock:
     """A lock file, held until `release` or the end of the process; `release` removes the file.
 
-    Args:
-        path: The file; its directory must exist.
-
     Attributes:
         free: Whether the lock was free and is held now.
 
     Raises:
         InputError: If the file is a link, or cannot be locked.
-        OSError: If it cannot be created.
+        OSError: If it cannot be created: its directory must exist.
     """
 
     def __init__(self, path: Path) -> None:

@@ -32,23 +32,19 @@ _BLOCK, _BLOCKS = 1 << 16, 256
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a product was made from.
+    """What a product was made from."""
 
-    Attributes:
-        facts: A short hash of each setting by its dotted name, and each library's version.
-    """
-
-    facts: Mapping[str, str]
+    facts: Mapping[str, str]  # a short hash of each setting by its dotted name, and each library's version
 
     @classmethod
     def of(
         cls, settings: Mapping[str, Any], *, without: Collection[str] = (), libraries: Collection[str] = LIBRARIES
     ) -> Provenance:
-        """Takes stock of settings as things stand.
+        """Takes stock of nested settings as things stand (`init_args` adds nothing to a name).
 
         Args:
-            settings: Nested; `init_args` adds nothing to a name.
-            without: Settings that do not matter: last parts of names, or whole dotted names.
+            settings: The settings.
+            without: Those that do not matter: last parts of names, or whole dotted names.
             libraries: Whose versions matter.
 
         Raises:

@@ -20,16 +20,10 @@ _SECRET = re.compile(
 
 
 def check_options(settings: Any, name: str = "", file: Path | None = None, field: str | None = None) -> None:
-    """Checks that no setting is a key or a password.
-
-    Args:
-        settings: The settings, with those within others as mappings and lists.
-        name: The dotted name of what holds them.
-        file: The file they stand in, for the error.
-        field: Their key there.
+    """Checks that no setting, in mappings and lists within others, is a key or a password.
 
     Raises:
-        InputError: If one is; it does not repeat the value.
+        InputError: If one is, with the `file` and the `field` they stand in; it does not repeat the value.
     """
     if isinstance(settings, Mapping):
         for key, inner in settings.items():
@@ -38,12 +32,9 @@ def check_options(settings: Any, name: str = "", file: Path | None = None, field
         for inner in settings:
             check_options(inner, name, file, field)
     elif isinstance(settings, str) and settings and _SECRET.fullmatch(name.rpartition(".")[2]):
-        raise InputError(
-            f"option '{name}' holds a key or a password, which a run would repeat in its files",
-            file=file,
-            field=field,
-            remedy="put it into the environment, where loggers and clients look for it: export WANDB_API_KEY=...",
-        )
+        problem = f"option '{name}' holds a key or a password, which a run would repeat in its files"
+        remedy = "put it into the environment, where loggers and clients look for it: export WANDB_API_KEY=..."
+        raise InputError(problem, file=file, field=field, remedy=remedy)
 
 
 def check_command(words: Sequence[str], file: Path, field: str) -> None:

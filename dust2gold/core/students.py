@@ -11,10 +11,7 @@ _EMBEDDED_DIRECTORY = Path(__file__).resolve().parent.parent / "demo" / "student
 
 
 def locate_student(name: str) -> str:
-    """Turns a student's name into what `from_pretrained` takes.
-
-    Args:
-        name: `embedded` (the tiny student that ships with dust2gold), a local directory, or a hub name `owner/model`.
+    """Turns `embedded`, a local directory, or a hub name `owner/model` into what `from_pretrained` takes.
 
     Raises:
         InputError: If the name looks like a local path and there is no model directory.
@@ -26,9 +23,6 @@ def locate_student(name: str) -> str:
         return str(path)
     looks_local = path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
     if looks_local:
-        raise InputError(
-            "no Hugging Face model directory (config.json is missing)",
-            file=name,
-            remedy="give a directory made by save_pretrained, a hub name such as owner/model, or 'embedded'",
-        )
+        remedy = "give a directory made by save_pretrained, a hub name such as owner/model, or 'embedded'"
+        raise InputError("no Hugging Face model directory (config.json is missing)", file=name, remedy=remedy)
     return name

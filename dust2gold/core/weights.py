@@ -13,11 +13,7 @@ from dust2gold.core.errors import InputError
 
 @contextlib.contextmanager
 def telling_of_a_full_disk(path: Path) -> Iterator[None]:
-    """Runs a block that writes weights to a path.
-
-    Raises:
-        InputError: If they could not be written: of a full disk safetensors makes an error of its own, no OSError.
-    """
+    """Runs a block that writes weights: of a full disk safetensors makes an error of its own, no OSError."""
     try:
         yield
     except SafetensorError as error:

@@ -16,8 +16,7 @@ from dust2gold.core.files import open_in_place
 from dust2gold.run.sources import CODE_ROOT
 from dust2gold.run.stage import as_typed
 
-_FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
-"""What a scheduler sends before it kills."""
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR1)  # what a scheduler sends before it kills
 _LINES_SHOWN = 12
 
 
@@ -31,10 +30,7 @@ class Children:
     def execute(self, command: Sequence[str], log: Path | None = None, share: Mapping[str, str] | None = None) -> int:
         """Runs one command line and returns its exit status, negative for the signal that killed it.
 
-        Args:
-            command: Given without `python cli.py`.
-            log: What its output is appended to, instead of the terminal; of a failure the last lines are shown.
-            share: Environment variables of its share of the machine, see `shares`.
+        With a log its output is appended there, and of a failure the last lines are shown; `share` is one of `shares`.
         """
         if self._signal is not None:
             return 128 + self._signal
@@ -92,11 +88,8 @@ def shares(jobs: int) -> list[dict[str, str]]:
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // jobs))
     devices = _gpus()
     if devices and len(devices) < jobs:
-        raise InputError(
-            f"{jobs} stages at a time have only {len(devices)} GPUs",
-            field="--jobs",
-            remedy=f"give --jobs {len(devices)} or less, or CUDA_VISIBLE_DEVICES= to compute on the CPU",
-        )
+        remedy = f"give --jobs {len(devices)} or less, or CUDA_VISIBLE_DEVICES= to compute on the CPU"
+        raise InputError(f"{jobs} stages at a time have only {len(devices)} GPUs", field="--jobs", remedy=remedy)
     visible = [{"CUDA_VISIBLE_DEVICES": ",".join(devices[job::jobs])} if devices else {} for job in range(jobs)]
     return [{"OMP_NUM_THREADS": threads, **own} for own in visible]
 

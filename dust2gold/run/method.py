@@ -48,18 +48,7 @@ ABOUT = {
 
 
 class Commands:
-    """Parts of command lines, quoted for a shell.
-
-    Args:
-        settings: The run's.
-
-    Attributes:
-        run: The run directory.
-        decoder: The student of a decoder stage and its tokenizer.
-        ranker: The same of M_rank.
-        seeds: Of training and batches.
-        test_set: The test questions.
-    """
+    """Parts of command lines, quoted for a shell."""
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
@@ -82,9 +71,8 @@ class Commands:
 
     def questions(self, directory: str) -> str:
         """The questions of a prepared test set; its directory is quoted already."""
-        return (
-            f"--data.questions {directory}/questions.jsonl --data.limit_questions {_or_null(self.settings.test_limit)}"
-        )
+        limit = _or_null(self.settings.test_limit)
+        return f"--data.questions {directory}/questions.jsonl --data.limit_questions {limit}"
 
     def files(self, *names: str) -> str:
         """Several files of the run directory as one option."""
@@ -213,11 +201,7 @@ def data_stage(settings: RunSettings) -> Stage:
 
 
 def teacher_data(settings: RunSettings) -> str:
-    """The file of the teacher's samples.
-
-    Raises:
-        InputError: If problems are not generated and it is not given.
-    """
+    """The file of the teacher's samples; it must be given unless problems are generated."""
     if settings.teacher_data is None and settings.test_data is not None:
         raise InputError("is missing, as `test_data` is given", field="teacher_data", remedy="give both, or neither")
     return settings.teacher_data or f"{settings.run}/raw/train.jsonl"

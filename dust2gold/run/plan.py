@@ -14,11 +14,8 @@ from dust2gold.core.students import locate_student
 from dust2gold.run.record import Records, StageRecord
 from dust2gold.run.sources import facts_of
 from dust2gold.run.stage import Stage, as_typed, check_directories, in_order
-from dust2gold.run.stale import StaleWork
 
-ABSENT = "absent"
-"""Stands for the hash of a path where nothing exists."""
-
+ABSENT = "absent"  # stands for the hash of a path where nothing exists
 _REASONS_SHOWN = 3
 
 
@@ -28,33 +25,19 @@ class Action(Enum):
     RUN = "run"
     RESUME = "resume"
     SKIP = "skip"
-    RESTORE = "restore"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens to a stage and why.
-
-    Attributes:
-        action: What happens.
-        reason: Why, as a short clause.
-        completed: Which of its commands an earlier attempt has completed.
-    """
+    """What happens to a stage and why."""
 
     action: Action
-    reason: str
-    completed: tuple[bool, ...]
+    reason: str  # a short clause
+    completed: tuple[bool, ...]  # which of its commands an earlier attempt has completed
 
 
 class Plan:
-    """Compares stages with their records and with the files as they are.
-
-    Args:
-        stages: The stages of the run, in any order.
-        run: The run directory.
-
-    Attributes:
-        stages: The stages, each after those it needs, otherwise in the order given.
+    """Compares stages with their records and with the files as they are; sorts them by what they need.
 
     Raises:
         InputError: If stages do not fit together, or one's directory is not its own.
@@ -62,13 +45,12 @@ class Plan:
 
     def __init__(self, stages: Sequence[Stage], run: Path) -> None:
         if Path.cwd().resolve().is_relative_to(run.resolve()):
-            remedy = "name a directory of its own, as runs/demo"
-            raise InputError(f"'{run}' holds the working directory", field="run", remedy=remedy)
+            problem = f"'{run}' holds the working directory"
+            raise InputError(problem, field="run", remedy="name a directory of its own, as runs/demo")
         self.run = run
         self.stages = in_order(stages)
         check_directories(self.stages, run)
         self.records = Records(run)
-        self.stale = StaleWork(run)
         self._by_name = {stage.name: stage for stage in self.stages}
 
     def label(self, stage: Stage) -> str:
@@ -77,11 +59,7 @@ class Plan:
         return f"[{self.stages.index(stage) + 1:>{len(str(total))}}/{total}] {stage.name}"
 
     def selected(self, only: Sequence[str], start: str | None) -> tuple[Stage, ...]:
-        """The stages asked for, in order: all, those of `--only`, or those from that of `--from` on.
-
-        Raises:
-            InputError: If a name is no stage.
-        """
+        """The stages asked for, in order: all, those of `--only`, or those from that of `--from` on."""
         names = list(self._by_name)
         for flag, asked in (("--only", only), ("--from", () if start is None else (start,))):
             for name in asked:
@@ -111,24 +89,14 @@ class Plan:
         return {str(self.run / name): _hash(self.run / name) for name in stage.outputs}
 
     def decide(self, stage: Stage, *, redo: bool = False) -> Decision:
-        """Decides about a stage once those it needs are as they will be.
-
-        Args:
-            stage: The stage.
-            redo: Whether it was asked for though nothing may have changed.
-        """
+        """Decides about a stage once those it needs are as they will be; `redo`: though nothing may have changed."""
         record = self.records.read(stage.name)
         afresh = (False,) * len(stage.commands)
-        if record is not None and (redo or record.state == "redo"):
-            return Decision(Action.RUN, "asked for anew", afresh)
-        made_from = self.made_from(stage)
-        changes = [] if record is None else _changes(made_from, record.made_from)
-        kept = self.stale.find(stage, made_from.key) if changes or record is None else None
-        if kept is not None:
-            return Decision(Action.RESTORE, "what it made before fits again", kept.completed)
         if record is None:
             return Decision(Action.RUN, "not done yet", afresh)
-        if changes:
+        if redo or record.state == "redo":
+            return Decision(Action.RUN, "asked for anew", afresh)
+        if changes := _changes(self.made_from(stage), record.made_from):
             more = len(changes) - _REASONS_SHOWN
             shown = [f"changed: {', '.join(changes[:_REASONS_SHOWN])}" + (f" and {more} more" if more > 0 else "")]
             resumes = record.state == "running" and stage.resumes
@@ -178,21 +146,13 @@ class Plan:
         record = self.records.read(need.name)
         problem = "is not done" if record is None or record.state != "done" else self._broken_output(need, record)
         if problem is not None:
-            raise stage.error(
-                f"needs '{need.name}': {problem}",
-                f"add it (--only {need.name},{stage.name}) or run without --only and --from",
-            )
+            remedy = f"add it (--only {need.name},{stage.name}) or run without --only and --from"
+            raise stage.error(f"needs '{need.name}': {problem}", remedy)
         decision = self.decide(need)
         return [f"'{need.name}' is used as it stands ({decision.reason})"] if decision.action is not Action.SKIP else []
 
     def show(self, stages: Sequence[Stage], *, redo: bool, tell: Callable[[str], None]) -> None:
-        """Prints what `run` would do, with each command as the user would type it, and changes nothing.
-
-        Args:
-            stages: The stages asked for.
-            redo: Whether they were asked for though nothing may have changed.
-            tell: Prints a line.
-        """
+        """Tells what `run` would do with stages, and each command as the user would type it; changes nothing."""
         running: set[str] = set()
         for stage in stages:
             waits = [need for need in stage.needs if need in running]
@@ -215,9 +175,6 @@ def _hash(path: Path) -> str:
 
 def _changes(now: Provenance, then: Provenance) -> list[str]:
     """The facts that differ; of libraries also their versions."""
-    return [
-        f"{name} ({then.facts.get(name, 'not counted')}, now {now.facts.get(name, 'not counted')})"
-        if name.startswith("version of ")
-        else name
-        for name in now.differences(then.facts)
-    ]
+    names = now.differences(then.facts)
+    versions = {name: [facts.get(name, "not counted") for facts in (then.facts, now.facts)] for name in names}
+    return [f"{name} ({', now '.join(versions[name])})" if name.startswith("version of ") else name for name in names]

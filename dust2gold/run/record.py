@@ -28,25 +28,15 @@ class CommandRecord:
 
 @dataclass
 class StageRecord:
-    """The record of one stage.
-
-    Attributes:
-        stage: Its name.
-        about: What it does.
-        state: How far it is.
-        made_from: What it depends on, as it was when it started.
-        commands: Its command lines.
-        started: When its first command started, ISO 8601 with the time zone.
-        outputs: A hash of each output's content; empty until it is done.
-    """
+    """The record of one stage."""
 
     stage: str
     about: str
     state: State
-    made_from: Provenance
+    made_from: Provenance  # as it was when the stage started
     commands: list[CommandRecord]
-    started: str
-    outputs: dict[str, str] = field(default_factory=dict)
+    started: str  # ISO 8601 with the time zone
+    outputs: dict[str, str] = field(default_factory=dict)  # a hash of each one's content; empty until it is done
 
     @property
     def seconds(self) -> float:
@@ -58,26 +48,42 @@ class StageRecord:
         """Which of its commands have completed."""
         return tuple(record.done for record in self.commands)
 
-    def write(self, path: Path) -> None:
-        """Writes it, whole or not at all."""
-        facts = dict(self.made_from.facts)
-        value = {**asdict(self), "made_from": facts, "key": self.made_from.key, "python": platform.python_version()}
-        with write_atomically(path) as stream:
+
+class Records:
+    """The records of one run directory."""
+
+    def __init__(self, run: Path) -> None:
+        self._directory = run / ".stages"
+
+    def path(self, stage: str) -> Path:
+        """The file of a stage's record."""
+        return self._directory / f"{stage}.json"
+
+    def read(self, stage: str) -> StageRecord | None:
+        """The record of a stage, or None, with a warning on stderr if there is one that cannot be read."""
+        path = self.path(stage)
+        try:
+            record = _from_json(json.loads(path.read_text(encoding="utf-8")))
+            if record.stage != stage:  # which is where it would be written to next
+                raise ValueError(f"of another stage, {record.stage!r}")
+            return record
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            print(f"warning: {path}: unreadable ({error!r}); the stage counts as not done", file=sys.stderr)
+            return None
+
+    def write(self, record: StageRecord) -> None:
+        """Writes the record of its stage, whole or not at all."""
+        facts, key = dict(record.made_from.facts), record.made_from.key
+        value = {**asdict(record), "made_from": facts, "key": key, "python": platform.python_version()}
+        with write_atomically(self.path(record.stage)) as stream:
             json.dump(value, stream, indent=1, ensure_ascii=False)
 
-
-def read_record(path: Path, stage: str) -> StageRecord | None:
-    """The stage's record in a file, or None, with a warning on stderr if there is one that cannot be read."""
-    try:
-        record = _from_json(json.loads(path.read_text(encoding="utf-8")))
-        if record.stage != stage:  # which is where it would be written to next
-            raise ValueError(f"of another stage, {record.stage!r}")
-        return record
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        print(f"warning: {path}: unreadable ({error!r}); the stage counts as not done", file=sys.stderr)
-        return None
+    def read_all(self) -> list[StageRecord]:
+        """Every readable record, the earliest started first."""
+        found = [self.read(path.stem) for path in sorted(self._directory.glob("*.json"))]
+        return sorted((record for record in found if record is not None), key=lambda record: record.started)
 
 
 def _from_json(value: Mapping[str, Any]) -> StageRecord:
@@ -93,30 +99,6 @@ def _from_json(value: Mapping[str, Any]) -> StageRecord:
         started=str(value["started"]),
         outputs={str(name): str(found) for name, found in value["outputs"].items()},
     )
-
-
-class Records:
-    """The records of one run directory."""
-
-    def __init__(self, run: Path) -> None:
-        self._directory = run / ".stages"
-
-    def path(self, stage: str) -> Path:
-        """The file of a stage's record."""
-        return self._directory / f"{stage}.json"
-
-    def read(self, stage: str) -> StageRecord | None:
-        """The record of a stage, None if there is none that can be read."""
-        return read_record(self.path(stage), stage)
-
-    def write(self, record: StageRecord) -> None:
-        """Writes the record of its stage."""
-        record.write(self.path(record.stage))
-
-    def read_all(self) -> list[StageRecord]:
-        """Every readable record, the earliest started first."""
-        found = [self.read(path.stem) for path in sorted(self._directory.glob("*.json"))]
-        return sorted((record for record in found if record is not None), key=lambda record: record.started)
 
 
 def duration(seconds: float) -> str:

@@ -10,31 +10,18 @@ from dust2gold.run.stage import as_typed
 
 @dataclass(frozen=True)
 class Request:
-    """The flags of `run`.
+    """The flags of `run`."""
 
-    Attributes:
-        config: The file of settings, as typed.
-        settings: The values of `--set`.
-        stages: The Python file of `--stages`.
-        run: The directory of `--run`.
-        only: The stages of `--only`.
-        start: The stage of `--from`.
-        force: Whether unchanged stages are done again.
-        isolate: Whether each command gets a process of its own.
-        jobs: How many stages may run at a time.
-        seeds: The seeds of `--seeds`; none for one run with the settings' own seed.
-    """
-
-    config: str
-    settings: Mapping[str, str] = field(default_factory=dict)
-    stages: str | None = None
-    run: str | None = None
+    config: str  # the file of settings, as typed
+    settings: Mapping[str, str] = field(default_factory=dict)  # of `--set`
+    stages: str | None = None  # the Python file
+    run: str | None = None  # the directory
     only: tuple[str, ...] = ()
-    start: str | None = None
+    start: str | None = None  # the stage of `--from`
     force: bool = False
     isolate: bool = False
     jobs: int = 1
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()  # none for one run with the settings' own seed
 
     @property
     def redo(self) -> bool:

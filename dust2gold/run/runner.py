@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -28,11 +29,8 @@ from dust2gold.run.stage import Stage, as_typed
 Execute = Callable[[list[str]], "int | None"]
 """Runs one command line, given without `python cli.py`; anything but 0 or None is a failure."""
 
-_INTERRUPTED = (130, -signal.SIGINT)
-"""How a command ends that was stopped with Ctrl-C: as a shell reports it, and as `subprocess` does."""
-
-_PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)
-"""How a command ends that a scheduler stopped."""
+_INTERRUPTED = (130, -signal.SIGINT)  # how a command ends at Ctrl-C: as a shell reports it, and as `subprocess` does
+_PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # and one that a scheduler stopped
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,13 @@ class Runner:
         execute: Runs one command line on the terminal.
         children: Runs command lines in Pythons of their own.
         tell: Prints a line for the user.
-
-    Attributes:
-        skipped: The stages that `run` left as they were, so far.
-
-    Raises:
-        InputError: If a stage asked for does not exist, or there are GPUs, but fewer than jobs.
     """
 
     def __init__(
         self, plan: Plan, request: Request, execute: Execute, children: Children, tell: Callable[[str], None]
     ) -> None:
         self.plan = plan
-        self.skipped: list[Stage] = []
+        self.skipped: list[Stage] = []  # what `run` left as it was
         self._request = request
         self._execute = execute
         self._children = children
@@ -103,10 +95,7 @@ class Runner:
         self._tell(f"{count} {'stage' if count == 1 else 'stages'} in {duration(time.monotonic() - started)}")
 
     def ask_anew(self) -> None:
-        """Marks the stages at once, so that an interrupted `--force` carries on without it and repeats nothing.
-
-        `run` does so itself unless it has been done before.
-        """
+        """Marks the stages at once, so that an interrupted `--force` carries on without it and repeats nothing."""
         self._asked = True
         for stage in self._stages:
             record = self.plan.records.read(stage.name)
@@ -179,10 +168,6 @@ class Runner:
         """Decides about a stage whose needed stages are done; its record if it must run, None if it need not."""
         head = self.plan.label(stage)
         decision = self.plan.decide(stage)
-        if decision.action is Action.RESTORE:
-            self.plan.stale.bring_back(stage, self.plan.made_from(stage).key)
-            self._tell(f"{head}: {decision.reason}")
-            decision = self.plan.decide(stage)
         if decision.action is Action.SKIP:
             self._tell(f"{head}: {stage.about} - skipped ({decision.reason})")
             self.skipped.append(stage)
@@ -196,7 +181,7 @@ class Runner:
             return earlier
         # Before the new record is written: a crash in between must not pass old files off as this attempt's.
         if earlier is None or earlier.state != "running" or not stage.resumes:
-            self.plan.stale.move_aside(stage, earlier)
+            self._move_aside(stage)
         record = StageRecord(
             stage=stage.name,
             about=stage.about,
@@ -207,6 +192,20 @@ class Runner:
         )
         self.plan.records.write(record)
         return record
+
+    def _move_aside(self, stage: Stage) -> None:
+        """Moves what the stage made, and then its record, to the next free `<run>/.stale/<stage>-<k>`."""
+        found = [name for name in stage.directories if (self.plan.run / name).exists()]
+        if not found:
+            return
+        numbers = itertools.count(1)
+        aside = next(path for k in numbers if not (path := self.plan.run / ".stale" / f"{stage.name}-{k}").exists())
+        for name in found:
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.plan.run / name).rename(aside / name)
+        with contextlib.suppress(FileNotFoundError):
+            self.plan.records.path(stage.name).rename(aside / "record.json")
+        self._tell(f"    what it made before: {aside}")
 
     def _carry_out(self, stage: Stage, record: StageRecord, execute: Execute) -> None:
         for number, words in enumerate(stage.words):
@@ -223,9 +222,8 @@ class Runner:
             command.done = True
         except InputError as error:
             remedy = f"{error.remedy}; {by_hand}" if error.remedy else by_hand
-            raise InputError(
-                f"{error.problem} ({where})", file=error.file, line=error.line, field=error.field, remedy=remedy
-            ) from error
+            problem, field = f"{error.problem} ({where})", error.field
+            raise InputError(problem, file=error.file, line=error.line, field=field, remedy=remedy) from error
         except SystemExit as error:
             _check_interrupt(error)
             if error.code in _PREEMPTED:
@@ -248,7 +246,6 @@ class Runner:
         self.plan.records.write(record)
         if missing:
             raise stage.error(f"completed without writing {', '.join(missing)}", "mend its commands or its `outputs`")
-        self.plan.stale.discard(stage)
         self._tell(f"{self.plan.label(stage)}: done in {duration(record.seconds)}")
 
 
@@ -268,14 +265,7 @@ def _check_interrupt(error: SystemExit) -> None:
 
 @contextlib.contextmanager
 def only_run_in(run: Path) -> Iterator[None]:
-    """Holds the run directory's lock file while the block runs.
-
-    The kernel drops the lock with the last process that held it, `run` or a command it started, so a file left by dead
-    ones is simply taken over.
-
-    Raises:
-        InputError: If another process holds it, or the directory cannot be written.
-    """
+    """Holds the run directory's lock file while the block runs; a file left by a dead process is taken over."""
     path = run / ".stages" / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -288,11 +278,9 @@ def only_run_in(run: Path) -> Iterator[None]:
             hold(stream)
         except BlockingIOError as error:
             stream.seek(0)
-            raise InputError(
-                f"another run is at work in {run} (process {stream.read().strip() or 'unknown'})",
-                file=path,
-                remedy="wait for it, stop it, or choose another directory with --run DIR",
-            ) from error
+            problem = f"another run is at work in {run} (process {stream.read().strip() or 'unknown'})"
+            remedy = "wait for it, stop it, or choose another directory with --run DIR"
+            raise InputError(problem, file=path, remedy=remedy) from error
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()

@@ -17,6 +17,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from dust2gold.core.configs import config_files
@@ -85,15 +86,12 @@ class Stage:
 
         Its commands go on from what of it is still the same; unless one is told to go on from whatever there is.
         """
-        return any(verb in _RESUMING for verb in self.verbs) and not any(map(_takes_any_checkpoint, self.words))
+        any_checkpoint = any("--ckpt_path last" in " ".join(words).replace("=", " ") for words in self.words)
+        return any(verb in _RESUMING for verb in self.verbs) and not any_checkpoint
 
     def error(self, problem: str, remedy: str) -> InputError:
         """Makes an error about this stage."""
         return InputError(f"stage '{self.name}': {problem}", remedy=remedy)
-
-
-def _takes_any_checkpoint(words: Sequence[str]) -> bool:
-    return "--ckpt_path=last" in words or "--ckpt_path last" in " ".join(words)
 
 
 def as_typed(words: Sequence[str]) -> str:
@@ -115,25 +113,17 @@ def in_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
             raise stage.error("another stage has this name too", "rename one of them")
         for need in set(stage.needs).difference(names):
             raise stage.error(f"it needs '{need}', which is no stage", f"stages: {', '.join(names)}")
+    try:
+        TopologicalSorter({stage.name: stage.needs for stage in waiting}).prepare()
+    except CycleError as error:
+        problem = f"stages need each other in a circle: {' -> '.join(reversed(error.args[1]))}"
+        raise InputError(problem, remedy="take one of these needs away") from error
     ordered: list[Stage] = []
     while waiting:
         placed = {stage.name for stage in ordered}
-        ready = next((stage for stage in waiting if placed.issuperset(stage.needs)), None)
-        if ready is None:
-            circle = " -> ".join(_circle(waiting))
-            raise waiting[0].error(f"stages need each other in a circle: {circle}", "take one of these needs away")
-        ordered.append(ready)
-        waiting.remove(ready)
+        ordered.append(next(stage for stage in waiting if placed.issuperset(stage.needs)))
+        waiting.remove(ordered[-1])
     return tuple(ordered)
-
-
-def _circle(waiting: Sequence[Stage]) -> list[str]:
-    """Follows, from the first waiting stage, one need that waits as well until a name comes again."""
-    by_name = {stage.name: stage for stage in waiting}
-    path = [waiting[0].name]
-    while path[-1] not in path[:-1]:
-        path.append(next(need for need in by_name[path[-1]].needs if need in by_name))
-    return path[path.index(path[-1]) :]
 
 
 def check_directories(stages: Sequence[Stage], run: Path) -> None:
@@ -148,15 +138,11 @@ def check_directories(stages: Sequence[Stage], run: Path) -> None:
             path = (run / name).resolve()
             inside = path != root and path.is_relative_to(root)
             if not inside or path.relative_to(root).parts[0].startswith("."):
-                raise owner.error(
-                    f"'{name}' is not a visible directory inside the run directory {run}",
-                    f"it is moved aside when the stage starts afresh: name one as {owner.name}",
-                )
+                problem = f"'{name}' is not a visible directory inside the run directory {run}"
+                raise owner.error(problem, f"it is moved aside when the stage starts afresh: name one as {owner.name}")
             for stage in stages:
                 for other in (*stage.directories, *stage.outputs) if stage is not owner else ():
                     if (run / other).resolve().is_relative_to(path):
-                        raise stage.error(
-                            f"'{other}' lies in the directory of stage '{owner.name}', which is moved aside when that "
-                            "starts afresh",
-                            "give each stage a directory of its own",
-                        )
+                        whose = f"'{other}' lies in the directory of stage '{owner.name}'"
+                        problem = f"{whose}, which is moved aside when that starts afresh"
+                        raise stage.error(problem, "give each stage a directory of its own")

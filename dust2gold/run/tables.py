@@ -81,9 +81,7 @@ def other_tests(settings: RunSettings) -> list[Stage]:
         commands = [f"prepare --input {quote(inputs[n])} --format {n} --output {root}/{n}" for n in names]
     elif count is not None:
         names, commands = tuple(GENERATED), []
-        about = (
-            "questions as other publishers put them: longer ones (GSM8K's format), and another wording (MultiArith's)"
-        )
+        about = "questions as other publishers put them: longer ones (GSM8K's), and another wording (MultiArith's)"
         for name, (form, options) in GENERATED.items():
             place = f"{root}/{name}"
             commands += [

@@ -32,8 +32,7 @@ class GroupedAccuracy(Metric):
         {"accuracy": 0.5, "accuracy/level/Level 1": 1.0, "accuracy/subject/Algebra": 0.5,
          "count": 2, "count/level/Level 1": 1, "count/subject/Algebra": 2}
 
-    Ranks may hold different groups. Tensor states are synchronised one by one and would need the same names on every
-    rank; the sums are kept in a plain dict instead and gathered as a whole in `compute`.
+    Ranks may hold different groups, which tensor states cannot: the sums are a plain dict, gathered in `compute`.
     """
 
     full_state_update = False
@@ -50,9 +49,6 @@ class GroupedAccuracy(Metric):
             correct: [Q], 0 to 1.
             groups: For each question the group it belongs to by kind, e.g. {"subject": "Algebra", "level": ""}; blank
                 names are left out.
-
-        Raises:
-            ValueError: If there are not as many groups as questions.
         """
         values = correct.tolist() if isinstance(correct, Tensor) else correct
         for value, named in zip(values, groups, strict=True):
@@ -68,7 +64,10 @@ class GroupedAccuracy(Metric):
                 old_total, old_count = merged.get(group, (0.0, 0))
                 merged[group] = (old_total + total, old_count + count)
         ordered = sorted(merged.items())
-        accuracies = {f"accuracy{group}": _tensor(t / n if n else float("nan")) for group, (t, n) in ordered}
+        accuracies = {
+            f"accuracy{group}": torch.tensor(total / n if n else float("nan"), dtype=torch.float64)
+            for group, (total, n) in ordered
+        }
         return accuracies | {f"count{group}": torch.tensor(n) for group, (_, n) in ordered}
 
     def reset(self) -> None:
@@ -81,7 +80,3 @@ def metric_name(name: str) -> str:
     """A group's name as part of a metric's, without what Lightning, rich's markup or a terminal would interpret."""
     plain = visible(name).replace("[", "(").replace("]", ")").replace("dataloader_idx", "dataloader idx")
     return plain[:_LONGEST_NAME]
-
-
-def _tensor(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)

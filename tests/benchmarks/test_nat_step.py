@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import nat_step
-from benchmarks.students import SHAPES, build_student, flops_per_token, sharing_weights
+from benchmarks.students import SHAPES, build_student, flops_per_token, random_batch, sharing_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -20,7 +20,7 @@ def build(name: str, *words: str) -> nat_step.Variant:
     options = nat_step.parse([*TINY, *words])
     torch.manual_seed(0)
     base = build_student("tiny", dtype=getattr(torch, options.dtype))
-    return nat_step.build(name, base, nat_step.random_batch(options), options)
+    return nat_step.build(name, base, random_batch(base, options.batch, options.sequence), options)
 
 
 def test_both_forms_of_nat_agree() -> None:

@@ -8,14 +8,14 @@ import torch
 
 from benchmarks import nce_step
 from benchmarks.nce_step import CACHED, NAIVE, ONLINE
-from benchmarks.students import build_student
+from benchmarks.students import build_student, random_batch
 
 
 def test_all_variants_of_nce_have_the_same_loss_and_gradients(tmp_path: Path) -> None:
     """Otherwise their times compare nothing."""
     torch.manual_seed(0)
-    module = nce_step.build_nce(build_student("smollm2", layers=1)).eval()  # no dropout
-    batch = nce_step.make_batch(2, 12, 4, 49152)
+    base = build_student("smollm2", layers=1)
+    module, batch = nce_step.build_nce(base).eval(), random_batch(base, 2, 12, 4)  # no dropout
     losses = nce_step.variants(module, batch, tmp_path)
     trained = [p for p in module.parameters() if p.requires_grad]
     found = {name: (loss := losses[name](), torch.autograd.grad(loss, trained)) for name in (NAIVE, ONLINE, CACHED)}

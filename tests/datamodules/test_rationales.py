@@ -1,4 +1,4 @@
-"""The DataModule of the decoder stages: the batch contract of docs/architecture.md, splits, and what it refuses."""
+"""The DataModule of the decoder stages: the batch contract of docs/formats.md, splits, and what it refuses."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.resumable import ResumableDataModule
 from dust2gold.core.errors import InputError
@@ -25,6 +26,7 @@ def module(world: int, accumulate: int, **trainer: Any) -> tuple[ResumableDataMo
     checkpoint = {"loops": {"fit_loop": {"epoch_loop.batch_progress": counters}}}
     data: Any = ResumableDataModule(seed=0, num_workers=0)
     data.trainer = SimpleNamespace(
+        state=SimpleNamespace(fn=TrainerFn.FITTING),
         world_size=world,
         accumulate_grad_batches=accumulate,
         limit_train_batches=trainer.get("limit", 1.0),

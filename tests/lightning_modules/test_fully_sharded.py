@@ -20,7 +20,7 @@ from callbacks.adapters import AdapterWriter
 from callbacks.checkpoint_files import read_checkpoint
 from callbacks.checkpoints import RunCheckpoint
 from callbacks.finite import FiniteGuard
-from callbacks.randomness import RandomStateKeeper
+from callbacks.randomness import RandomStateCheckpoint
 from datamodules.components.records.records import write_rationales
 from datamodules.pairs import PairDataModule
 from datamodules.rationales import RationaleDataModule
@@ -111,7 +111,7 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Callable[
                 "gradient_clip_val": 0.05,
                 **trainer,
             },
-            callbacks=[Start(), AdapterWriter(), RunCheckpoint(2), RandomStateKeeper(), FiniteGuard(), *callbacks],
+            callbacks=[Start(), AdapterWriter(), RunCheckpoint(2), RandomStateCheckpoint(), FiniteGuard(), *callbacks],
         )
         last = tmp_path / root / "checkpoints" / "last.ckpt"
         torch.manual_seed(0)
@@ -293,7 +293,7 @@ def test_what_cannot_be_sharded_is_refused(
     assert fit("stock", "negative", ModelParallelStrategy, processes=1) == [70]
     assert "take lightning_modules.fully_sharded.FullyShardedStrategy" in "".join(capfd.readouterr())
     assert fit("cached", "nce", sharded, processes=1, arguments={"teacher": "cached"}) == [70]
-    assert "by all processes at once" in "".join(capfd.readouterr())
+    assert "in all processes at once" in "".join(capfd.readouterr())
 
 
 def test_sampling_is_refused(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> None:

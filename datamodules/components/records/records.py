@@ -5,7 +5,7 @@ One JSON object a line, for example (shortened):
     {"schema": 1, "id": "math-train-00000", "question": "If ...", "gold": "-\\frac{3}{10}", ...}
     {"schema": 1, "id": "math-train-00000/3", "question_id": "math-train-00000", "rationale": "Adding ...", ...}
 
-`docs/architecture.md` says what each field means. Reading is strict: a missing, unknown or ill-typed field is an error
+`docs/formats.md` says what each field means. Reading is strict: a missing, unknown or ill-typed field is an error
 that names file, line and field, because a record that is silently half read mislabels training data.
 """
 
@@ -230,7 +230,7 @@ def _checked(
         return InputError(problem, file=file, line=line, field=field, remedy=remedy)
 
     if "schema" not in value:
-        raise error("missing", "schema", f'a {record} record says "schema": {SCHEMA_VERSION}; see docs/architecture.md')
+        raise error("missing", "schema", f'a {record} record says "schema": {SCHEMA_VERSION}; see docs/formats.md')
     if value["schema"] != SCHEMA_VERSION or not _is_integer(value["schema"]):
         found = f"schema version {value['schema']!r}, this program reads {SCHEMA_VERSION}"
         raise error(found, "schema", "make the file again with `dust2gold prepare`")

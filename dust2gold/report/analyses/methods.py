@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 METHODS = {
     "fine-tune": "trained on the data set's own solutions, greedy (the paper's Fine-tune)",
@@ -45,10 +46,15 @@ def share_of_negatives(method: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def describe(method: str) -> str | None:
-    """What a method is, in a line; None for one we do not know, such as a language model evaluated by `collect`."""
-    share = share_of_negatives(method)
-    return METHODS.get(method) if share is None else f"NAT whose M_neg saw {share}% of the wrong rationales"
+def descriptions(methods: Iterable[str]) -> list[str]:
+    """A line of a list for each method, but not for one we do not know, such as an LLM evaluated by `collect`."""
+    lines = []
+    for method in sorted(set(methods), key=method_order):
+        share = share_of_negatives(method)
+        if share is not None or method in METHODS:
+            about = METHODS.get(method) or f"NAT whose M_neg saw {share}% of the wrong rationales"
+            lines.append(f"- {method}: {about}")
+    return lines
 
 
 def method_order(method: str) -> tuple[int, int, str]:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dust2gold.core.errors import InputError
+from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Row
 from dust2gold.report.analyses.methods import share_of_negatives
 from dust2gold.report.analyses.paired import Comparison, compare
 from dust2gold.report.analyses.predictions import OVERALL, Prediction
+from dust2gold.report.figures import negatives_figure
+from dust2gold.report.markdown import table
+from dust2gold.report.section import NONE as UNKNOWN
+from dust2gold.report.section import Section, Study, p_value, percent
 
 FULL, NONE, SEMANTIC = "nat", "nat-no-negatives", "nat-semantic"
 _SHARES = {NONE: 0, FULL: 100, SEMANTIC: 100}
@@ -77,3 +82,39 @@ def _count(summary: Path, verdict: str) -> int | None:
     except (ValueError, KeyError, TypeError) as error:
         remedy = "write it again with `prepare`"
         raise InputError(f"not what `prepare` writes ({error!r})", file=summary, remedy=remedy) from error
+
+
+def negatives_section(study: Study) -> Section:
+    """NAT over the number of its negatives and their labels, where such rows were trained."""
+    section = Section()
+    found = negatives_study(study.run, study.rows, study.predictions)
+    for dataset in dict.fromkeys(row.dataset for row in found):
+        own = [row for row in found if row.dataset == dataset]
+        heading = ["method", "share of D_neg %", "D_neg", "D_pos", "accuracy %", "95% interval", "points over nat", "p"]
+        section.add(f"## {escape(dataset)}: what the negatives do to NAT")
+        body = []
+        for row in own:
+            against = [UNKNOWN, UNKNOWN]
+            if row.against_nat is not None:
+                against = [f"{row.against_nat.points:+.2f}", p_value(row.against_nat.p_value)]
+            counts = [UNKNOWN if count is None else f"{count:,}" for count in (row.negative, row.positive)]
+            interval = f"{percent(row.ci_low)} to {percent(row.ci_high)}"
+            body.append([escape(row.method), str(row.share), *counts, percent(row.accuracy), interval, *against])
+        section.add(*table(heading, body))
+        section.explain(
+            "each row is NAT with another D_neg behind M_neg, of so many samples; `nat-semantic` grades by value "
+            "instead of by text, which moves mislabelled right answers to D_pos. Points and p (McNemar) are "
+            "against `nat`, paired."
+        )
+        figure = negatives_figure(dataset, _points(own))
+        section.add_figure("negatives", dataset, figure, f"NAT over its share of negatives on {dataset}")
+    section.add_numbers("negatives", [asdict(row) for row in found])
+    return section
+
+
+def _points(rows: Sequence[Negatives]) -> dict[str, list[tuple[int, float, float, float]]]:
+    groups: dict[str, list[tuple[int, float, float, float]]] = {"full": [], "none": [], "semantic": []}
+    for row in rows:
+        name = {NONE: "none", SEMANTIC: "semantic"}.get(row.method, "full")
+        groups[name].append((row.share, row.accuracy, row.ci_low, row.ci_high))
+    return groups

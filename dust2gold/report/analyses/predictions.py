@@ -48,21 +48,16 @@ def read_predictions(run: Path) -> list[Prediction]:
         InputError: If the directory or every such file is missing, a field is missing or wrong, or a method answers a
             question of a data set twice.
     """
-    files = prediction_files(run)
     seen: dict[tuple[str, str, str], Path] = {}
     predictions: list[Prediction] = []
-    for file in files:
+    for file in prediction_files(run):
         for line, record in read_json_lines(file):
             prediction = _prediction(record, file, line)
             key = (prediction.method, prediction.dataset, prediction.question_id)
             if key in seen:
-                raise InputError(
-                    f"'{key[0]}' answers this question of '{key[1]}' twice (also in {seen[key]})",
-                    file=file,
-                    line=line,
-                    field="question_id",
-                    remedy="remove the file that is out of date",
-                )
+                problem = f"'{key[0]}' answers this question of '{key[1]}' twice (also in {seen[key]})"
+                remedy = "remove the file that is out of date"
+                raise InputError(problem, file=file, line=line, field="question_id", remedy=remedy)
             seen[key] = file
             predictions.append(prediction)
     return predictions

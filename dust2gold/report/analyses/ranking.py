@@ -10,13 +10,18 @@ The gain is ASC's accuracy less SC's over the same samples, in points.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from datamodules.components.grading.vote_groups import VoteGroup
+from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Z95
 from dust2gold.report.analyses.predictions import OVERALL
 from dust2gold.report.analyses.votes import collect_votes
+from dust2gold.report.figures import ranking_figure
+from dust2gold.report.markdown import table
+from dust2gold.report.section import NONE, Section, percent, short_name, subject_order
 from lightning_modules.components.voting.votes import vote_accuracy
 
 
@@ -36,13 +41,7 @@ class Correlation:
 
 
 def correlate(x: Sequence[float], y: Sequence[float]) -> Correlation:
-    """Correlates two quantities.
-
-    Raises:
-        ValueError: If there are not as many of one as of the other.
-    """
-    if len(x) != len(y):
-        raise ValueError(f"{len(x)} values against {len(y)}")
+    """Correlates as many values of one quantity as of another."""
     r = pearson(x, y)
     low, high = None, None
     if r is not None and len(x) >= 4:
@@ -53,14 +52,9 @@ def correlate(x: Sequence[float], y: Sequence[float]) -> Correlation:
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Pearson's r, None below three points or where x or y does not vary."""
-    n = len(x)
-    if n < 3 or min(x) == max(x) or min(y) == max(y):
+    if len(x) < 3 or min(x) == max(x) or min(y) == max(y):
         return None
-    mean_x, mean_y = math.fsum(x) / n, math.fsum(y) / n
-    dx, dy = [value - mean_x for value in x], [value - mean_y for value in y]
-    products = math.fsum(a * b for a, b in zip(dx, dy, strict=True))
-    r = products / math.sqrt(math.fsum(a * a for a in dx) * math.fsum(b * b for b in dy))
-    return max(-1.0, min(1.0, r))
+    return max(-1.0, min(1.0, statistics.correlation(x, y)))
 
 
 def ranks(values: Sequence[float]) -> list[float]:
@@ -103,12 +97,9 @@ def ranking_study(vote_groups: Sequence[VoteGroup]) -> RankingStudy | None:
         return None
     subjects = sorted({group.question.subject for group in vote_groups} - {""})
     rows = [_ranking(subject, [b for b in vote_groups if b.question.subject == subject]) for subject in subjects]
-    pair, threshold, gain = [], [], []
-    for row in rows:
-        if row.pair_accuracy is not None and row.threshold_accuracy is not None:
-            pair.append(row.pair_accuracy)
-            threshold.append(row.threshold_accuracy)
-            gain.append(row.gain)
+    paired = [row for row in rows if row.pairs]
+    gain = [row.gain for row in paired]
+    pair, threshold = ([getattr(row, name) for row in paired] for name in ("pair_accuracy", "threshold_accuracy"))
     return RankingStudy([*rows, _ranking(OVERALL, vote_groups)], correlate(pair, gain), correlate(threshold, gain))
 
 
@@ -137,3 +128,46 @@ def _ranking(subject: str, vote_groups: Sequence[VoteGroup]) -> Ranking:
         asc=asc,
         gain=100 * (asc - sc),
     )
+
+
+def add_ranking(section: Section, dataset: str, study: RankingStudy) -> None:
+    """Adds the table by subject, both correlations and the figure."""
+    heading = ["subject", "questions", "pairs", "pairs ordered %", "beyond .5 %", "right samples %", "SC %", "ASC %"]
+    body = []
+    for row in sorted(study.rows, key=lambda row: subject_order(row.subject)):
+        shares = (row.pair_accuracy, row.threshold_accuracy, row.right, row.sc, row.asc)
+        counts = [str(row.questions), f"{row.pairs:,}"]
+        body.append([short_name(row.subject), *counts, *map(percent, shares), f"{row.gain:+.2f}"])
+    section.add(f"## {escape(dataset)}: M_rank's accuracy and the gain of ASC over SC")
+    section.add(*table([*heading, "gain"], body))
+    section.explain(
+        "`pairs ordered` is the share of pairs of a right and a wrong sample of one question that M_rank orders right "
+        "(50 is chance), `beyond .5` that of samples on the right side of .5, `right samples` that of right ones. "
+        "Only samples with an answer count."
+    )
+    if study.pair_accuracy.pearson is not None and study.threshold_accuracy.pearson is not None:
+        section.note(
+            f"Correlation with the gain over the {study.pair_accuracy.n} subjects that have pairs: of pairs ordered "
+            f"{_correlation(study.pair_accuracy)}; of beyond .5 {_correlation(study.threshold_accuracy)}. "
+            "So few points settle little: read the interval of r, not r."
+        )
+    section.add_numbers("ranking", [{"dataset": dataset, **asdict(row)} for row in study.rows])
+    for measure in ("pair_accuracy", "threshold_accuracy"):
+        found = asdict(getattr(study, measure))
+        section.add_numbers("ranking correlation", [{"dataset": dataset, "of": measure, "with": "gain", **found}])
+    if study.pair_accuracy.n:
+        points = [
+            (row.subject, 100 * row.pair_accuracy, row.gain)
+            for row in study.rows
+            if row.pair_accuracy is not None and row.subject != OVERALL
+        ]
+        figure = ranking_figure(dataset, points)
+        section.add_figure("ranking", dataset, figure, f"M_rank's accuracy and ASC's gain on {dataset}")
+
+
+def _correlation(found: Correlation) -> str:
+    interval = ""
+    if found.ci_low is not None and found.ci_high is not None:
+        interval = f" (95% interval {found.ci_low:+.2f} to {found.ci_high:+.2f})"
+    spearman = NONE if found.spearman is None else f"{found.spearman:+.2f}"
+    return f"Pearson's r = {found.pearson or 0.0:+.2f}{interval}, Spearman's ρ = {spearman}"

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
+from dust2gold.core.text import escape
 from dust2gold.report.analyses.votes import Votes
+from dust2gold.report.figures import over_n_figure
+from dust2gold.report.markdown import table
+from dust2gold.report.section import Section, percent
 from lightning_modules.components.voting.votes import vote_accuracy
 
 METHODS = ("sc", "ws", "asc")
@@ -65,3 +69,22 @@ def accuracy_at(points: Sequence[Point], method: str, samples: float) -> float:
     above = min(below + 1, len(points))
     low, high = points[below - 1].accuracy[method], points[above - 1].accuracy[method]
     return low + (high - low) * min(max(samples - below, 0.0), 1.0)
+
+
+def add_over_n(section: Section, dataset: str, points: Sequence[Point]) -> None:
+    """Adds the table and the figure."""
+    methods = list(points[0].accuracy)
+    body = []
+    for point in points:
+        tokens = [] if point.tokens is None else [f"{point.tokens:.0f}"]
+        body.append([str(point.n), *tokens, *(percent(point.accuracy[method]) for method in methods)])
+    cost = ["tokens per question"] if points[0].tokens is not None else []
+    section.add(f"## {escape(dataset)}: accuracy over the number of samples")
+    section.add(*table(["n", *cost, *(f"{method} %" for method in methods)], body, texts=0))
+    section.explain(
+        f"expected accuracy with n samples per question: the mean over {ORDERS} random orders of the samples (seed 0), "
+        "the same for all methods. Tokens are those that the student writes; for ASC, M_rank reads them once more."
+    )
+    section.add_numbers("accuracy over n", [{"dataset": dataset, **asdict(point)} for point in points])
+    figure = over_n_figure(dataset, {method: [point.accuracy[method] for point in points] for method in methods})
+    section.add_figure("over-n", dataset, figure, f"Accuracy over the number of samples on {dataset}")

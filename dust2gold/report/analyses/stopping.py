@@ -8,12 +8,16 @@ what it took. For ASC the votes are M_rank's scores, an extension of ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from dust2gold.core.text import escape
+from dust2gold.report.analyses.scaling import Point, accuracy_at
 from dust2gold.report.analyses.votes import Votes
+from dust2gold.report.markdown import table
+from dust2gold.report.section import NONE, Section, percent
 from lightning_modules.components.voting.stopping import lead_probabilities
 from lightning_modules.components.voting.votes import vote_accuracy
 
@@ -64,4 +68,27 @@ def _stopped(votes: Votes, method: str, probabilities: Tensor, threshold: float)
         tokens=None if votes.tokens is None else float((votes.tokens * taken).sum(1).double().mean()),
         accuracy=float(vote_accuracy(answers, weights, votes.gold).mean()),
         full_accuracy=float(vote_accuracy(votes.answers, weights, votes.gold).mean()),
+    )
+
+
+def add_stopping(section: Section, dataset: str, votes: Votes, points: Sequence[Point]) -> None:
+    """Adds the table; `points` say what the same mean number of samples gives without stopping."""
+    rows = adaptive_stopping(votes)
+    fixed = [accuracy_at(points, row.method, row.samples) for row in rows]
+    body = []
+    for row, same_cost in zip(rows, fixed, strict=True):
+        tokens = NONE if row.tokens is None else f"{row.tokens:.0f}"
+        taken = [row.method, f"{row.threshold:.2f}", f"{row.samples:.2f}", f"{100 * row.saved:.1f}", tokens]
+        body.append([*taken, percent(row.accuracy), percent(row.full_accuracy), percent(same_cost)])
+    heading = ["method", "stops at", "samples", "saved %", "tokens", "accuracy %", "with all %", "fixed n %"]
+    section.add(f"## {escape(dataset)}: adaptive stopping")
+    section.add(*table(heading, body))
+    section.explain(
+        "a question stops once its leader beats the runner-up with probability `stops at` (Aggarwal et al. 2023; for "
+        "asc scores are votes). `with all` is without stopping; `fixed n` takes for every question what is taken "
+        "here on average."
+    )
+    section.add_numbers(
+        "adaptive stopping",
+        [{"dataset": dataset, **asdict(row), "fixed_n_accuracy": f} for row, f in zip(rows, fixed, strict=True)],
     )

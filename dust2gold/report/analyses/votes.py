@@ -22,14 +22,9 @@ SAMPLE_FILES = ("scored.jsonl", "samples.jsonl")
 
 
 def read_vote_groups(files: Sequence[Path]) -> dict[str, list[VoteGroup]]:
-    """Reads the samples beside every predictions.jsonl that holds votes (method `sc`).
+    """By data set, the questions and samples that the predictions (method `sc`) say were voted on.
 
-    Returns:
-        The vote groups by data set: the questions and samples that the predictions say were voted on; none where the
-        samples are gone.
-
-    Raises:
-        InputError: If a file is malformed.
+    They are read from the samples beside each predictions.jsonl; where those are gone there are no groups.
     """
     found: dict[str, list[VoteGroup]] = {}
     for file in files:

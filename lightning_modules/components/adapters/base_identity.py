@@ -1,4 +1,4 @@
-"""Whether two loads of a base model hold the same weights, whatever their dtype and quantization."""
+"""Whether two loads of a base model have the same weights, whatever their dtype and quantization."""
 
 from __future__ import annotations
 
@@ -63,18 +63,14 @@ class BaseIdentity:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BaseIdentity:
-        """The inverse of `to_json`.
-
-        Raises:
-            KeyError, TypeError, ValueError: If it is not as `to_json` wrote it.
-        """
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
         values = np.frombuffer(base64.b64decode(value["values"]), "<f4").reshape(-1, _VALUES)
         return cls(value["shapes"], torch.from_numpy(values.copy()), value["dtype"], value["quantization"])
 
     def is_same(self, trained_on: BaseIdentity) -> bool:
         """Whether this base has the weights something was trained on, up to rounding, where neither is quantised.
 
-        Another quantization of the same base is said on stderr.
+        Prints a warning for another quantization of the same base.
         """
         if not self.shapes or not trained_on.shapes:
             return True
@@ -94,11 +90,7 @@ class BaseIdentity:
 
 
 def base_of(directory: Path, manifest: dict[str, Any]) -> BaseIdentity | None:
-    """The base that a manifest names; None if it names none.
-
-    Raises:
-        InputError: If the manifest's entry is not as it is written.
-    """
+    """The base that a manifest names, None if it names none; an InputError if its entry is damaged."""
     try:
         return None if manifest.get("base") is None else BaseIdentity.from_json(manifest["base"])
     except (KeyError, TypeError, ValueError) as error:
@@ -110,15 +102,13 @@ def _some_values(weight: Tensor) -> Tensor:
     flat = weight.detach().reshape(-1)
     if not weight.is_floating_point() or not len(flat):
         return torch.full((_VALUES,), torch.nan, device="cpu")
-    places = [(2 * k + 1) * len(flat) // (2 * _VALUES) for k in range(_VALUES)]
-    return flat[places].float().cpu()
+    indices = [(2 * k + 1) * len(flat) // (2 * _VALUES) for k in range(_VALUES)]
+    return flat[indices].float().cpu()
 
 
 def _shapes(base: nn.Module, weights: dict[str, nn.Parameter]) -> str:
     """The same in every quantization, which packs the weights of linear layers."""
     linear = {name: module for name, module in base.named_modules() if isinstance(module, nn.Linear)}
     found = [f"{name} {module.out_features} {module.in_features}" for name, module in linear.items()]
-    found += [
-        f"{name} {tuple(weight.shape)}" for name, weight in weights.items() if name.rpartition(".")[0] not in linear
-    ]
+    found += [f"{name} {tuple(w.shape)}" for name, w in weights.items() if name.rpartition(".")[0] not in linear]
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ def hidden_states(
     """Last hidden states [B, T, d] of a causal LM, after its final norm. LoRA layers stand inside and take part.
 
     Packed rows hold several samples one after the other. transformers keeps attention inside each when it gets position
-    ids that start anew at each sample and no attention mask: as a block-diagonal causal mask (sdpa, eager, flex), which
+    ids that restart at each sample and no attention mask: as a block-diagonal causal mask (sdpa, eager, flex), which
     covers padding at the end too, or, under flash attention, as sequence lengths, which it reads off a single row.
     Not every decoder heeds them: `packing.check_packing`.
 
@@ -33,5 +33,5 @@ def hidden_states(
         output = decoder(input_ids=input_ids.view(1, -1), position_ids=position_ids.view(1, -1), use_cache=False)
     else:
         output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False)
-    hidden: Tensor = output.last_hidden_state
-    return hidden.view(*input_ids.shape, -1)
+    hidden: Tensor = output.last_hidden_state  # [B, T, d], or [1, B·T, d]
+    return hidden.view(*input_ids.shape, -1)  # [B, T, d]

@@ -31,50 +31,30 @@ def _signed_files(directory: Path) -> list[tuple[str, Path]]:
 
 
 def check_files(directory: Path) -> None:
-    """Refuses a directory that holds no adapter in PEFT's format with safetensors.
-
-    Raises:
-        InputError: If it does not.
-    """
+    """Refuses, with an InputError, a directory that holds no adapter in PEFT's format with safetensors."""
     if (directory / PICKLED_WEIGHTS).is_file() and not (directory / ADAPTER_WEIGHTS).is_file():
-        raise InputError(
-            "a pickle: reading it could run code, so it is refused",
-            file=directory / PICKLED_WEIGHTS,
-            remedy=f"write the adapter as {ADAPTER_WEIGHTS} (save_pretrained does) on a machine you trust",
-        )
+        remedy = f"write the adapter as {ADAPTER_WEIGHTS} (save_pretrained does) on a machine you trust"
+        problem = "a pickle: reading it could run code, so it is refused"
+        raise InputError(problem, file=directory / PICKLED_WEIGHTS, remedy=remedy)
     for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (directory / file).is_file():
-            raise InputError(
-                f"no adapter here ({file} is missing)",
-                file=directory,
-                remedy="give the directory a stage wrote, e.g. runs/demo/neg/adapter",
-            )
+            remedy = "give the directory a stage wrote, e.g. runs/demo/neg/adapter"
+            raise InputError(f"no adapter here ({file} is missing)", file=directory, remedy=remedy)
 
 
 def check_weights(directory: Path, manifest: dict[str, Any]) -> None:
-    """Compares weights and LoRA configs with the checksums in the manifest.
-
-    Raises:
-        InputError: If one differs, or the manifest's entry is not as it is written.
-    """
+    """Refuses, with an InputError, weights and LoRA configs that differ from the checksums in the manifest."""
     written = manifest.get("sha256", {})
     if not isinstance(written, dict):
         raise damaged_manifest(directory, "sha256")
     for name, file in _signed_files(directory):
         if name in written and sha256_of(file) != written[name]:
-            raise InputError(
-                "damaged: its SHA-256 is not the one in the manifest beside it",
-                file=file,
-                remedy=f"train it again; if you changed it on purpose, take sha256 out of {ADAPTER_MANIFEST}",
-            )
+            remedy = f"train it again; if you changed it on purpose, take sha256 out of {ADAPTER_MANIFEST}"
+            raise InputError("damaged: its SHA-256 is not the one in the manifest beside it", file=file, remedy=remedy)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Reads `dust2gold.json` of an adapter directory; empty if it has none (a stock PEFT adapter).
-
-    Raises:
-        InputError: If the file is there and is no JSON object.
-    """
+    """Reads `dust2gold.json` of an adapter directory; empty if it has none (a stock PEFT adapter)."""
     file = directory / ADAPTER_MANIFEST
     if not file.is_file():
         return {}
@@ -88,5 +68,5 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def damaged_manifest(directory: Path, what: object) -> InputError:
-    """The error to raise."""
+    """The error to raise where `what` is wrong."""
     return InputError(f"damaged manifest ({what})", file=directory / ADAPTER_MANIFEST, remedy="train the adapter again")

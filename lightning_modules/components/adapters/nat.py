@@ -44,20 +44,15 @@ class UnitSettings:
 def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
     """Puts a fresh unit into every layer that holds the positive adapter and returns them, keyed by layer.
 
-    The caller owns the result: register it where parameters are looked for.
-
-    Raises:
-        InputError: If a layer has no negative adapter beside the positive one.
+    The caller registers the result where parameters are looked for. An InputError if a layer has no negative adapter.
     """
     units = nn.ModuleDict()
     negative_layers = stack.lora_layers(NEGATIVE)
     for path, layer in stack.lora_layers(POSITIVE).items():
         if path not in negative_layers:
-            raise InputError(
-                f"M_neg does not adapt layer {path}, the positive adapter does",
-                field="lora.target_modules",
-                remedy="train M_neg with the same target modules",
-            )
+            problem = f"M_neg does not adapt layer {path}, the positive adapter does"
+            remedy = "train M_neg with the same target modules"
+            raise InputError(problem, field="lora.target_modules", remedy=remedy)
         a, b = cast(nn.Linear, layer.lora_A[POSITIVE]), cast(nn.Linear, layer.lora_B[POSITIVE])
         unit = IntegrationUnit(a.in_features, b.out_features, **asdict(settings)).to(a.weight.device)
         units[path.replace(".", "/")] = unit  # a ModuleDict key holds no dots
@@ -66,11 +61,7 @@ def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
 
 
 def build_nat(stack: AdapterStack, negative: str | Path, lora: LoraSettings, settings: UnitSettings) -> nn.ModuleDict:
-    """A fresh NAT: loads M_neg frozen, adds a trainable positive adapter and zero-started units; returns the units.
-
-    Raises:
-        InputError: If `negative` cannot be used with this student.
-    """
+    """A fresh NAT: loads M_neg frozen, adds a trainable positive adapter and zero-started units; returns the units."""
     stack.load(NEGATIVE, negative)
     stack.add(POSITIVE, lora)
     return attach_units(stack, settings)
@@ -79,17 +70,13 @@ def build_nat(stack: AdapterStack, negative: str | Path, lora: LoraSettings, set
 def load_nat(stack: AdapterStack, directory: str | Path, trainable: bool = False) -> nn.ModuleDict:
     """Loads a trained NAT directory: both adapters and the units. Returns the units; NAT is active.
 
-    Raises:
-        InputError: If the directory is no NAT, is damaged, or belongs to another student.
+    An InputError if the directory is no NAT, is damaged, or belongs to another student.
     """
     directory = Path(directory)
     file = directory / UNITS_FILE
     if not file.is_file():
-        raise InputError(
-            f"no NAT here ({UNITS_FILE} is missing)",
-            file=directory,
-            remedy="give the directory the NAT stage wrote, e.g. runs/demo/nat/adapter",
-        )
+        remedy = "give the directory the NAT stage wrote, e.g. runs/demo/nat/adapter"
+        raise InputError(f"no NAT here ({UNITS_FILE} is missing)", file=directory, remedy=remedy)
     stack.load(NEGATIVE, directory / NEGATIVE)
     stack.load(POSITIVE, directory / POSITIVE, trainable=trainable)
     manifest = read_manifest(directory)
@@ -113,9 +100,6 @@ def open_nat(directory: str | Path, student: str | None = None, dtype: str = "fl
 
     Returns:
         The stack in evaluation mode, NAT active, the units its submodule `units`.
-
-    Raises:
-        InputError: As `load_nat` and `load_base`.
     """
     name = student or str(read_manifest(Path(directory)).get("student", ""))
     stack = AdapterStack(load_base(name, dtype), name)
@@ -124,7 +108,7 @@ def open_nat(directory: str | Path, student: str | None = None, dtype: str = "fl
 
 
 def save_nat(stack: AdapterStack, units: nn.ModuleDict, directory: Path) -> None:
-    """Writes NAT into an empty directory that is ours to fill."""
+    """Writes NAT into an empty directory."""
     unit = cast(IntegrationUnit, next(iter(units.values())))
     settings = UnitSettings(unit.key_dim, unit.down.out_features, unit.delta, unit.gate is not None)
     for name in (POSITIVE, NEGATIVE):

@@ -1,4 +1,4 @@
-"""Whether a decoder keeps packed samples apart; one that does not says nothing and trains on what it should not see.
+"""Whether a decoder keeps packed samples apart; one that does not would silently train on what it should not see.
 
 transformers masks packed rows by their position ids. Decoders that take none (OPT, BLOOM and others with ALiBi) attend
 to the samples before; recurrent layers (Mamba, Qwen3-Next, Falcon-H1) carry their state on from one to the next.
@@ -25,20 +25,17 @@ _FIRST, _SECOND = 16, 8
 
 @torch.no_grad()
 def check_packing(model: PreTrainedModel) -> None:
-    """Makes sure that a sample's hidden states do not depend on the one it is packed behind.
+    """Refuses, with an InputError, a decoder whose hidden states of a sample depend on the one it is packed behind.
 
     Two short passes of a packed row, whose first sample differs, and one of the second sample alone, in evaluation
     mode; draws no random numbers. Under FSDP2 all processes come here together, as to any pass.
-
-    Raises:
-        InputError: If they do.
     """
     if model.device.type == "meta":
         return
     vocabulary, length = int(model.config.get_text_config(decoder=True).vocab_size), _FIRST + _SECOND
-    ids = torch.arange(length, device=model.device)[None] * max(1, vocabulary // length) % vocabulary
-    other = torch.cat([(ids[:, :_FIRST] + vocabulary // 2) % vocabulary, ids[:, _FIRST:]], 1)
-    positions = torch.cat([torch.arange(n, device=model.device) for n in (_FIRST, _SECOND)])[None]
+    ids = torch.arange(length, device=model.device)[None] * max(1, vocabulary // length) % vocabulary  # [1, T]
+    other = torch.cat([(ids[:, :_FIRST] + vocabulary // 2) % vocabulary, ids[:, _FIRST:]], 1)  # [1, T]
+    positions = torch.cat([torch.arange(n, device=model.device) for n in (_FIRST, _SECOND)])[None]  # [1, T]
     with evaluating(model):
         packed, beside = (hidden_states(model, row, torch.ones_like(row), positions) for row in (ids, other))
         alone = hidden_states(model, ids[:, _FIRST:], torch.ones_like(ids[:, _FIRST:]))
@@ -60,6 +57,6 @@ def _difference(one: Tensor, other: Tensor) -> float:
 
 
 def _tolerance(model: PreTrainedModel, hidden: Tensor) -> float:
-    """What rows of another width, or experts asked for other tokens, change by rounding; leaks are 10% and more."""
+    """What rows of another width, or experts with other tokens, change by rounding; leaks are 10% and more."""
     half = torch.finfo(hidden.dtype).bits == 16 or torch.is_autocast_enabled(hidden.device.type)
     return 0.05 if half or quantization_of(model) != "none" else 5e-4

@@ -43,17 +43,11 @@ def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsA
         },
     }
     if quantization not in options:
-        raise InputError(
-            f"unknown quantization '{quantization}'",
-            field="model.quantization",
-            remedy="choose one of none, 8bit, 4bit",
-        )
+        remedy = "choose one of none, 8bit, 4bit"
+        raise InputError(f"unknown quantization '{quantization}'", field="model.quantization", remedy=remedy)
     if find_spec("bitsandbytes") is None:
-        raise InputError(
-            "bitsandbytes is not installed",
-            field="model.quantization",
-            remedy="pip install 'dust2gold[quantization]', or --model.quantization none",
-        )
+        remedy = "pip install 'dust2gold[quantization]', or --model.quantization none"
+        raise InputError("bitsandbytes is not installed", field="model.quantization", remedy=remedy)
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(**options[quantization])
@@ -68,9 +62,9 @@ def quantization_of(base: nn.Module) -> Quantization:
 
 
 def keep_differentiable(base: nn.Module) -> None:
-    """Keeps bitsandbytes from packing 4-bit weights anew on CPUs with AVX512-BF16.
+    """Keeps bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
 
-    It does so at the first pass without gradient, a validation say, and passes after it give no gradient, silently.
+    It does so at the first pass without gradient, e.g. in validation, and passes after it silently give no gradient.
     """
     modules: Iterable[Any] = base.modules()
     for module in modules:

@@ -77,18 +77,14 @@ def load_base(
         student: `embedded`, a Hugging Face directory or a hub name.
         dtype: Of the frozen weights: float32, bfloat16 or float16.
         random_weights: Build from the config alone, without reading weights (benchmarks, the meta device).
-        quantization: Bits of the decoder's linear layers: `none`, `8bit` or `4bit` (see `quantization_config`).
-
-    Raises:
-        InputError: If there is no such model, dtype or quantization.
+        quantization: Of the decoder's linear layers (see `quantization_config`).
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     path, torch_dtype = locate_student(student), getattr(torch, dtype, None)
     if not isinstance(torch_dtype, torch.dtype):
-        raise InputError(
-            f"unknown dtype '{dtype}'", field="model.dtype", remedy="choose one of float32, bfloat16, float16"
-        )
+        remedy = "choose one of float32, bfloat16, float16"
+        raise InputError(f"unknown dtype '{dtype}'", field="model.dtype", remedy=remedy)
     quantized = quantization_config(quantization, torch_dtype)
     if quantized is not None and random_weights:
         raise InputError("random weights are not quantised", field="model.quantization", remedy="leave out one of both")
@@ -97,21 +93,15 @@ def load_base(
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch_dtype, trust_remote_code=False, quantization_config=quantized
-            )
+            options: dict[str, Any] = {"trust_remote_code": False, "quantization_config": quantized}
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, **options)
     except pickle.UnpicklingError as error:
-        raise InputError(
-            "the student's weights hold more than tensors: reading them could run code, so they are refused",
-            file=student,
-            remedy="write them as safetensors (save_pretrained does) on a machine you trust",
-        ) from error
+        problem = "the student's weights hold more than tensors: reading them could run code, so they are refused"
+        remedy = "write them as safetensors (save_pretrained does) on a machine you trust"
+        raise InputError(problem, file=student, remedy=remedy) from error
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"cannot load the student ({reason(error)})",
-            file=student,
-            remedy="give a directory made by save_pretrained, a hub name (with network access), or 'embedded'",
-        ) from error
+        remedy = "give a directory made by save_pretrained, a hub name (with network access), or 'embedded'"
+        raise InputError(f"cannot load the student ({reason(error)})", file=student, remedy=remedy) from error
     model.requires_grad_(False)
     keep_differentiable(model)
     return model  # type: ignore[no-any-return]
@@ -143,11 +133,7 @@ class AdapterStack(nn.Module):
         return output.logits  # type: ignore[no-any-return]
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
-        """Last hidden states [B, T, d], see `hidden_states`; whether packed samples stay apart is checked once.
-
-        Raises:
-            InputError: If rows are packed and the student does not keep their samples apart.
-        """
+        """Last hidden states [B, T, d], see `hidden_states`; an InputError if a student mixes packed samples."""
         if position_ids is not None and not self._packs:
             check_packing(self.base)
             self._packs = True
@@ -166,26 +152,19 @@ class AdapterStack(nn.Module):
         return self._head
 
     def add(self, name: str, settings: LoraSettings) -> None:
-        """Adds a fresh, trainable adapter and makes it the active one.
-
-        Raises:
-            InputError: If a target name is no layer of the student, or PEFT refuses the settings.
-        """
+        """Adds a fresh, trainable adapter and makes it the active one."""
         layers = [f".{path}" for path, _ in self.model.named_modules()]
         for target in settings.target_modules:
             if not any(path.endswith(f".{target}") for path in layers):
-                raise InputError(
-                    f"the student has no layer '{target}' that LoRA could adapt",
-                    field="lora.target_modules",
-                    remedy="name linear layers of this model, e.g. q_proj, v_proj",
-                )
+                problem = f"the student has no layer '{target}' that LoRA could adapt"
+                remedy = "name linear layers of this model, e.g. q_proj, v_proj"
+                raise InputError(problem, field="lora.target_modules", remedy=remedy)
         try:
             self._inject(name, settings.peft())
         except ValueError as error:
+            remedy = "adapt linear layers with a positive rank, e.g. r 8 on q_proj, v_proj"
             raise InputError(
-                f"cannot put a LoRA on the student ({reason(error)})",
-                field="lora",
-                remedy="adapt linear layers with a positive rank, e.g. r 8 on q_proj, v_proj",
+                f"cannot put a LoRA on the student ({reason(error)})", field="lora", remedy=remedy
             ) from error
         self.activate(name, trainable=True)
 
@@ -207,11 +186,8 @@ class AdapterStack(nn.Module):
             self._inject(name, config)
             self._fill(name, weights)
         except Exception as error:
-            raise InputError(
-                f"cannot load the adapter ({reason(error)})",
-                file=directory,
-                remedy="train it again on this student, or name the student it was trained on",
-            ) from error
+            remedy = "train it again on this student, or name the student it was trained on"
+            raise InputError(f"cannot load the adapter ({reason(error)})", file=directory, remedy=remedy) from error
         self.activate(name, trainable=trainable)
 
     def activate(self, name: str, trainable: bool) -> None:
@@ -239,13 +215,7 @@ class AdapterStack(nn.Module):
         return {path: m for path, m in modules if isinstance(m, LoraLayer) and name in m.lora_A}
 
     def save(self, name: str, directory: Path, facts: dict[str, Any] | None = None) -> None:
-        """Writes adapter `name` as a stock PEFT directory plus our manifest. `directory` must be ours to fill.
-
-        Args:
-            name: Of the adapter.
-            directory: Created if missing.
-            facts: More entries of the manifest.
-        """
+        """Writes adapter `name` into an empty directory: PEFT's files and our manifest, with `facts` in it."""
         peft = self._peft()
         config = peft.peft_config[name]
         config.base_model_name_or_path = self.student
@@ -259,7 +229,7 @@ class AdapterStack(nn.Module):
         self.write_manifest(directory, {"kind": "lora", **(facts or {})})
 
     def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
-        """Writes `dust2gold.json`: which base the adapter belongs to, its weights' checksums, what the caller knows."""
+        """Writes `dust2gold.json`: the adapter's base, checksums of its weights, and `facts`."""
         write_manifest(directory, {"student": self.student, "base": self.identity.to_json(), **facts})
 
     def _peft(self) -> PeftModel:

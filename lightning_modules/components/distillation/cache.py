@@ -1,12 +1,12 @@
 """Samples under keys in safetensors files, which several processes write and all of them read.
 
 A process keeps what it adds in memory and writes it as a new file, `part-<rank>-<random>.safetensors`, at `flush` and
-whenever 64 MiB have come together. Files are never changed. One holds n samples of N rows in all:
+at every 64 MiB. Files are never changed. One holds n samples of N rows in all:
 
     keys [n, 16] uint8 · counts [n] int64, each sample's rows · checksums [n] int64 · columns [N, ...]
 
-A killed process loses what it had not flushed. Files are mapped into memory; a sample is compared with its checksum
-(CRC-32) when it is first asked for. A damaged file is removed, and its samples are computed again.
+A killed process loses what it had not flushed. Files are memory-mapped; a sample's checksum (CRC-32) is verified when
+it is first read. A damaged file is removed, and its samples are computed again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SampleCache:
     """The files of one directory, and what this process has added since its last flush.
 
     Args:
-        directory: Where.
+        directory: Of the files.
         layout: The columns, without rows.
         rank: Of this process, for the names of its files.
         flush_bytes: Flush when so much has been added.
@@ -53,7 +53,7 @@ class SampleCache:
         self._added: dict[bytes, Columns] = {}
         self._added_bytes = 0
         self._seen: set[Path] = set()
-        self._places: dict[bytes, tuple[_Part, int]] = {}  # each sample's file and number in it
+        self._index: dict[bytes, tuple[_Part, int]] = {}  # each sample's file and number in it
         for unfinished in directory.glob(".part-*"):
             with contextlib.suppress(OSError):  # another process may do the same
                 if time.time() - unfinished.stat().st_mtime > _STALE:
@@ -61,38 +61,30 @@ class SampleCache:
         self.refresh()
 
     def __len__(self) -> int:
-        """Number of samples, those included that turn out damaged when they are asked for."""
-        return len(self._added) + len(self._places)
+        """Number of samples, including those that turn out damaged when they are read."""
+        return len(self._added) + len(self._index)
 
     def get(self, key: bytes) -> Columns | None:
         """A sample's columns; None if it is not there."""
         if key in self._added:
             return self._added[key]
-        if key not in self._places:
+        if key not in self._index:
             return None
-        part, number = self._places[key]
+        part, number = self._index[key]
         columns = part.sample(key, number)
         if columns is None:
             self._remove(part.path, "a checksum does not hold")
         return columns
 
     def add(self, key: bytes, columns: Columns) -> None:
-        """Adds a sample.
-
-        Raises:
-            InputError: If the files cannot be written.
-        """
+        """Adds a sample, and flushes when enough have been added."""
         self._added[key] = columns
         self._added_bytes += sum(column.nbytes for column in columns.values())
         if self._added_bytes >= self.flush_bytes:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what has been added.
-
-        Raises:
-            InputError: If the disk is full, or the directory cannot be written.
-        """
+        """Writes what has been added; an InputError if the disk is full or the directory cannot be written."""
         if not self._added:
             return
         samples = list(self._added.values())
@@ -120,21 +112,17 @@ class SampleCache:
             self._remove(path, reason(error))
             return
         for number, key in enumerate(part.keys()):
-            self._places.setdefault(key, (part, number))
+            self._index.setdefault(key, (part, number))
 
     def _remove(self, path: Path, problem: str) -> None:
-        self._places = {key: place for key, place in self._places.items() if place[0].path != path}
+        self._index = {key: entry for key, entry in self._index.items() if entry[0].path != path}
         path.unlink(missing_ok=True)
-        said = f"warning: {path}: damaged ({problem}); removed, its samples are computed again"
-        print(spelled(said), file=sys.stderr)
+        message = f"warning: {path}: damaged ({problem}); removed, its samples are computed again"
+        print(spelled(message), file=sys.stderr)
 
 
 class _Part:
-    """A file, mapped into memory.
-
-    Args:
-        path: Of the file.
-        layout: The columns it must have.
+    """A memory-mapped file that must have the columns of `layout`.
 
     Raises:
         SafetensorError, KeyError, ValueError: If it is not as it was written.

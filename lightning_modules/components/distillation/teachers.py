@@ -1,9 +1,9 @@
-"""NCE's teachers, M_NAT and M_neg, on the student's own base: asked at every step, or once per sample and remembered.
+"""NCE's teachers, M_NAT and M_neg, on the student's own base: computed at every step, or once per sample and cached.
 
 What a student needs of them are `TeacherTargets`: d numbers and one divergence per target token, not V probabilities.
-Frozen teachers say the same in every epoch, so `CachedTeacher` asks when it meets a sample for the first time and reads
-its answer off a memory-mapped file ever after. First and later times go through the same storage: a run that was killed
-and goes on sees what an undisturbed one sees.
+Frozen teachers give the same in every epoch, so `CachedTeacher` computes them when it first meets a sample and reads
+them from a memory-mapped file afterwards. All go through the same storage: a resumed run sees what an undisturbed one
+sees.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FACTS_FILE = "facts.json"
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """How a cached teacher remembers.
+    """What a cached teacher keeps.
 
     Attributes:
         storage: `float16`: mean embeddings, 2 d bytes a token, KD's gradient to 1e-3; `float32`: exact, 4 d bytes;
@@ -52,21 +52,18 @@ class CacheSettings:
 
     def __post_init__(self) -> None:
         if self.storage not in STORAGES:
-            raise InputError(
-                f"unknown storage '{self.storage}'",
-                field="model.cache.storage",
-                remedy=f"choose one of {', '.join(STORAGES)}",
-            )
+            remedy = f"choose one of {', '.join(STORAGES)}"
+            raise InputError(f"unknown storage '{self.storage}'", field="model.cache.storage", remedy=remedy)
         if self.top_k < 1:
             raise InputError(f"must be positive, found {self.top_k}", field="model.cache.top_k")
 
 
 class Teacher(ABC):
-    """Is asked about batches. Sees no dropout, and leaves the stack as it was."""
+    """Gives the targets of a batch. Sees no dropout, and leaves the stack as it was."""
 
     @abstractmethod
     def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
-        """What M_NAT and M_neg say at the batch's N targets."""
+        """What M_NAT and M_neg predict at the batch's N targets."""
 
     def flush(self) -> None:  # noqa: B027  # an online teacher keeps nothing
         """Writes what is not written yet; called when a checkpoint is saved, between epochs and at the end."""
@@ -82,7 +79,7 @@ class OnlineTeacher(Teacher):
         stack: With the adapters `positive` (NAT's, with its units) and `negative` on it.
         temperature: T of the distillation; the divergence is taken at 1.
         calibrated: False leaves M_neg and the divergence out.
-        top_k: Sum M_NAT up by its k likeliest tokens instead of its mean embedding.
+        top_k: Summarise M_NAT by its k likeliest tokens instead of its mean embedding.
     """
 
     def __init__(
@@ -95,32 +92,26 @@ class OnlineTeacher(Teacher):
 
     @torch.no_grad()
     def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
-        """See `Teacher.targets_for`."""
-        negative = self._hidden(NEGATIVE, batch, targets) if self.calibrated else None
-        return self.stack.head.teacher_targets(
-            self._hidden(POSITIVE, batch, targets), negative, self.temperature, self.top_k
-        )
+        """One forward pass of each adapter."""
+        negative = self._hidden(NEGATIVE, batch, targets) if self.calibrated else None  # [N, d]
+        positive = self._hidden(POSITIVE, batch, targets)  # [N, d]
+        return self.stack.head.teacher_targets(positive, negative, self.temperature, self.top_k)
 
     def _hidden(self, adapter: str, batch: dict[str, Any], targets: Targets) -> Tensor:
         with self.stack.using(adapter):
             hidden = self.stack.hidden(batch["input_ids"], batch["attention_mask"], batch.get("position_ids"))
-        return at_targets(hidden, targets)
+        return at_targets(hidden, targets)  # [N, d]
 
 
 class CachedTeacher(Teacher):
-    """Asks an online teacher once per sample and keeps its answer.
+    """Computes each sample's targets once and keeps them.
 
-    A sample is known by its tokens and where its targets stand, so changed, added or reordered data need nothing but
-    what is new. What else decides the answer (adapters, base, temperature, storage) names the directory.
-
-    Args:
-        teacher: Who is asked.
-        storage: What is kept of an answer.
-        cache: Where.
+    A sample's key is its tokens and the positions of its targets, so of changed or reordered data only what is new is
+    computed. What else decides the targets (adapters, base, temperature, storage) names the cache's directory.
 
     Attributes:
         hits: Samples found so far.
-        misses: Samples asked for so far.
+        misses: Samples computed so far.
     """
 
     def __init__(self, teacher: Teacher, storage: Storage, cache: SampleCache) -> None:
@@ -130,34 +121,35 @@ class CachedTeacher(Teacher):
         self.hits = self.misses = 0
 
     def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
-        """See `Teacher.targets_for`."""
+        """Runs the teacher only if a sample is not in the cache."""
         keys = list(sample_keys(batch, targets))
         found = [self.cache.get(key) for key, _ in keys]
         missing = sum(columns is None for columns in found)
         self.hits, self.misses = self.hits + len(keys) - missing, self.misses + missing
         if missing:
-            found = [*self._ask(batch, targets, keys)]
-        columns = {  # [N, ...]
-            name: torch.cat([empty, *(sample[name] for sample in found if sample is not None)])
-            for name, empty in self.storage.columns.items()
-        }
+            found = [*self._compute(batch, targets, keys)]
+        with torch.autocast("cpu", enabled=False):  # which would promote the stored types, or refuse float16
+            columns = {  # [N, ...]
+                name: torch.cat([empty, *(sample[name] for sample in found if sample is not None)])
+                for name, empty in self.storage.columns.items()
+            }
         return self.storage.decode(columns, targets.tokens.device)
 
     def flush(self) -> None:
-        """See `Teacher.flush`."""
+        """Writes what was added to the cache."""
         self.cache.flush()
 
     def refresh(self) -> None:
-        """See `Teacher.refresh`."""
+        """Finds other processes' files."""
         self.cache.refresh()
 
-    def _ask(self, batch: dict[str, Any], targets: Targets, keys: list[tuple[bytes, int]]) -> list[Columns]:
-        """Of each sample what is kept of it, after adding those that are missing."""
-        answer, start, found = self.storage.encode(self.teacher.targets_for(batch, targets)), 0, []
+    def _compute(self, batch: dict[str, Any], targets: Targets, keys: list[tuple[bytes, int]]) -> list[Columns]:
+        """Each sample's columns, after adding the missing ones to the cache."""
+        fresh, start, found = self.storage.encode(self.teacher.targets_for(batch, targets)), 0, []
         for key, count in keys:
             columns = self.cache.get(key)
             if columns is None:
-                columns = {name: column[start : start + count].clone() for name, column in answer.items()}
+                columns = {name: column[start : start + count].clone() for name, column in fresh.items()}
                 self.cache.add(key, columns)
             found.append(columns)
             start += count
@@ -165,17 +157,17 @@ class CachedTeacher(Teacher):
 
 
 def sample_keys(batch: dict[str, Any], targets: Targets) -> Iterator[tuple[bytes, int]]:
-    """Of each sample with a target, in the targets' order: a hash of its tokens and target places, and their number."""
-    ids, labels, mask = (batch[k].cpu() for k in ("input_ids", "labels", "attention_mask"))
-    segments = batch["segments"].cpu() if "segments" in batch else None
-    rows = targets.where.nonzero()[:, 0].cpu()
-    samples, counts = torch.unique_consecutive(targets.sample.cpu(), return_counts=True)
-    first = counts.cumsum(0) - counts
+    """Of each sample with a target, in the targets' order: a hash of its tokens and target positions, and its N."""
+    ids, labels, mask = (batch[k].cpu() for k in ("input_ids", "labels", "attention_mask"))  # [B, T] each
+    segments = batch["segments"].cpu() if "segments" in batch else None  # [B, T]
+    rows = targets.where.nonzero()[:, 0].cpu()  # [N]
+    samples, counts = torch.unique_consecutive(targets.sample.cpu(), return_counts=True)  # [S'], those with a target
+    first = counts.cumsum(0) - counts  # [S']
     for sample, count, row in zip(samples.tolist(), counts.tolist(), rows[first].tolist(), strict=True):
-        own = mask[row].bool() if segments is None else segments[row] == sample
-        places = labels[row][own] != IGNORE
-        places[0] = False  # nothing predicts a first token
-        content = ids[row][own].numpy().tobytes() + places.numpy().tobytes()
+        own = mask[row].bool() if segments is None else segments[row] == sample  # [T]
+        is_target = labels[row][own] != IGNORE  # [length]
+        is_target[0] = False  # nothing predicts a first token
+        content = ids[row][own].numpy().tobytes() + is_target.numpy().tobytes()
         yield hashlib.blake2b(content, digest_size=16).digest(), count
 
 
@@ -193,11 +185,11 @@ def cached_teacher(
     Args:
         stack: With the teachers' adapters.
         settings: What to keep.
-        directory: Where, unless the settings say; caches of other teachers are removed from it.
-        temperature: As in `OnlineTeacher`.
-        calibrated: As in `OnlineTeacher`.
+        directory: Where, unless the settings name one; caches of other teachers are removed from it.
+        temperature: T.
+        calibrated: With M_neg.
         rank: Of this process.
-        facts: Whatever else decides the teachers' numbers: the adapters' directory, the precision.
+        facts: What else decides the teachers' numbers: the adapters' directory, the precision.
     """
     top_k = settings.top_k if settings.storage == "top_k" else None
     vocabulary, width = stack.base.get_output_embeddings().weight.shape
@@ -227,7 +219,7 @@ def cached_teacher(
 
 
 def _remove_others(own: Path, made: Provenance) -> None:
-    """Removes caches made from something else, saying what differs."""
+    """Removes caches made from something else, and prints what differs."""
     for file in own.parent.glob(f"*/{FACTS_FILE}"):
         if file.parent == own:
             continue

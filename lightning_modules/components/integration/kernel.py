@@ -48,18 +48,10 @@ class Base(NamedTuple):
 def mix(
     x: Tensor, y: Tensor, matrices: StepMatrices, base: Base | None, positive_rank: int, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor | None]:
-    """Mixes both branches into the base output (eq. 5).
+    """Mixes both branches into the base output (eq. 5), see `IntegrationUnit.forward`.
 
-    Args:
-        x: The layer's input [n, d_in].
-        y: The base layer's output [n, d_out], of the same dtype.
-        matrices: The unit's weights; their own gradients go on from here.
-        base: What made y from x; without it y is kept for the backward pass.
-        positive_rank: r_pos, the rows of A_pos.
-        dropout: Probability of dropping a feature of x on its way into A_pos.
-
-    Returns:
-        The output [n, d_out], and α_neg [n] without a gradient; None instead if there is no gate.
+    Takes x [n, d_in] and y [n, d_out] of one dtype, and r_pos, the rows of A_pos. Returns the output [n, d_out], and
+    α_neg [n] without a gradient, None if there is no gate.
     """
     if torch.is_grad_enabled():
         weight, bias = base or (None, None)
@@ -107,13 +99,13 @@ def _halves(read: Tensor, spread: Tensor) -> tuple[Tensor | None, Tensor]:
 
 def _hidden(z: Tensor, shared: Tensor | None, spread: Tensor) -> Tensor:
     """The bottleneck u before GELU [n, 2, h]: positive, negative."""
-    hidden = (z @ spread.mT).view(len(z), 2, -1)
+    hidden = (z @ spread.mT).view(len(z), 2, -1)  # [n, 2, h]
     return hidden if shared is None else hidden.add_(shared.unsqueeze(1))
 
 
 def _blend(hidden: Tensor, alpha: Tensor | None) -> Tensor:
     """α_pos GELU(u_pos) + α_neg GELU(u_neg) [n, h]; both weights are 1 without a gate."""
-    positive, negative = hidden.unbind(1)
+    positive, negative = hidden.unbind(1)  # [n, h] each
     if alpha is None:
         return positive + negative
     return torch.addcmul(positive, negative - positive, alpha.unsqueeze(-1).to(hidden.dtype))  # α_pos = 1 − α_neg
@@ -150,7 +142,7 @@ class _Mix(torch.autograd.Function):
         d_up, d_spread, d_read, d_hidden = _backward_inner(upstream, matrices, kept)
         d_shared = None if down is None else d_hidden[:, 0] + d_hidden[:, 1]  # [n, h]
         # One product for the gradients of M [2R, d_in] and ∂uᵀx [h, d_in].
-        sums = (d_read if d_shared is None else torch.cat([d_read, d_shared], 1)).mT @ x
+        sums = (d_read if d_shared is None else torch.cat([d_read, d_shared], 1)).mT @ x  # [2R + h, d_in]
         d_matrix, d_down = sums[: len(read)], None
         if d_shared is not None:
             d_down = d_shared.mT @ y if weight is None else _through_base(sums[len(read) :], d_shared, weight, bias)

@@ -50,13 +50,7 @@ class Mixed(NamedTuple):
 
 
 class IntegrationGate(nn.Module):
-    """W_Q and W_K, from whose product a token's shares of the two branches come (eq. 4).
-
-    Args:
-        in_features: Width of the layer's input; W_Q acts on it.
-        out_features: Width of the layer's output; W_K acts on it. May differ from `in_features` (GQA's v_proj).
-        key_dim: Width d_k of queries and keys.
-    """
+    """W_Q, on the layer's input, and W_K, on its output: a token's shares of the two branches (eq. 4)."""
 
     def __init__(self, in_features: int, out_features: int, key_dim: int = 128) -> None:
         super().__init__()
@@ -65,22 +59,14 @@ class IntegrationGate(nn.Module):
 
     def projections(self, scaled_b: Tensor) -> Tensor:
         """(W_K B)ᵀ W_Q, [r, d_in]: times x and then z, a branch's logit q·k less the part both branches share."""
-        return (self.key.weight @ scaled_b).mT @ self.query.weight
+        return (self.key.weight @ scaled_b).mT @ self.query.weight  # [r, d_in]
 
 
 class IntegrationUnit(nn.Module):
     """One layer's unit: the gate and the bottleneck W_1, W_2.
 
-    W_2 starts at zero, so a fresh unit returns y exactly: NAT begins as the base model.
-
-    Args:
-        in_features: Width d_in of the adapted layer's input.
-        out_features: Width d_out of its output.
-        key_dim: d_k of the gate.
-        bottleneck: Width between W_1 and W_2.
-        delta: Give the branches s·B z alone, without y (option "delta" of docs/method.md).
-        attention: Weigh the branches by the gate. Without it (an ablation of the paper) there is no gate, and both
-            weights are 1.
+    W_2 starts at zero, so a fresh unit returns y exactly: NAT begins as the base model. The settings are those of
+    `adapters.nat.UnitSettings`; d_in may differ from d_out (GQA's v_proj).
     """
 
     def __init__(
@@ -116,16 +102,11 @@ class IntegrationUnit(nn.Module):
             negative: The frozen LoRA; its rank may differ.
             base: The weights that made y from x, if y is nothing else: then y need not be kept for the backward pass.
             dropout: Probability of dropping a feature of x on its way into A_pos. The negative half sees all of x.
-
-        Returns:
-            y + α_pos v_pos + α_neg v_neg, and α_neg without gradient.
         """
         dtype = self._compute_dtype(x.device.type)
         matrices = self._step_matrices(positive, negative, dtype)
-        tokens, outputs = (
-            x.to(dtype).reshape(-1, x.shape[-1]),
-            y.to(dtype).reshape(-1, y.shape[-1]),
-        )  # [n, d_in], [n, d_out]
+        tokens = x.to(dtype).reshape(-1, x.shape[-1])  # [n, d_in]
+        outputs = y.to(dtype).reshape(-1, y.shape[-1])  # [n, d_out]
         out, alpha = mix(tokens, outputs, matrices, base, len(positive.a), dropout)  # [n, d_out], [n]
         return Mixed(out.reshape(y.shape), None if alpha is None else alpha.reshape(y.shape[:-1]))
 
@@ -170,8 +151,8 @@ class IntegrationUnit(nn.Module):
 class _CachedMatrices(NamedTuple):
     """Step matrices and what they were made from.
 
-    A weight is known by its address (its storage is held, so that the address is not reused) and by the version that
-    in-place changes raise. Fused optimizers do not raise it, therefore `_changes_show`. Nor do changes that bypass
+    A weight is identified by its address (its storage is held, so that the address is not reused) and by the version
+    that in-place changes raise. Fused optimizers do not raise it, hence `_changes_show`. Nor do changes that bypass
     autograd (`weight.data.mul_`): call `IntegrationUnit.train` after them.
     """
 
@@ -187,13 +168,10 @@ def _changes_show(weights: Sequence[Tensor]) -> bool:
 
 
 class IntegrationVariant(LoraVariant):
-    """Puts a unit into a stock PEFT LoRA layer: PEFT calls it instead of `result + B A x · s` for one adapter.
+    """Puts a unit, owned elsewhere, into a stock PEFT LoRA layer: called instead of `result + B A x · s`.
 
-    PEFT calls the class private: `pyproject.toml` bounds peft's version for that reason, and tests cover its use.
-
-    Args:
-        unit: The layer's unit. The variant refers to it; it is owned (and trained, and saved) elsewhere.
-        negative: Name of the frozen adapter that takes the negative branch.
+    `negative` names the frozen adapter of the negative branch. PEFT calls the class private: `pyproject.toml` bounds
+    peft's version for that reason, and tests cover its use.
     """
 
     def __init__(self, unit: IntegrationUnit, negative: str) -> None:
@@ -228,10 +206,10 @@ class IntegrationVariant(LoraVariant):
 
     @staticmethod
     def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
-        """Refuses, see `CANNOT_MERGE`."""
+        """Refuses: a gate that depends on the token cannot be merged."""
         raise ValueError(CANNOT_MERGE)
 
     @staticmethod
     def merge_unsafe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
-        """Refuses, see `CANNOT_MERGE`."""
+        """Refuses, as `merge_safe`."""
         raise ValueError(CANNOT_MERGE)

@@ -12,12 +12,7 @@ from lightning_modules.components.losses.targets import Targets, sample_means
 
 
 def calibration(divergence: Tensor, targets: Targets) -> Tensor:
-    """β of NCE: tanh of the mean over each sample's targets of KL(P_neg ‖ P_NAT); [S] in [0, 1).
-
-    Args:
-        divergence: KL(P_neg ‖ P_NAT) ≥ 0 at each target, [N], in nats.
-        targets: Of the batch.
-    """
+    """β of NCE: tanh of the mean over each sample's targets of KL(P_neg ‖ P_NAT) ≥ 0 [N], in nats; [S] in [0, 1)."""
     return torch.tanh(sample_means(divergence, targets))  # [S]
 
 

@@ -35,10 +35,6 @@ class ModelHead(Head):
     """Logits by the causal LM's own forward pass with the decoder left out.
 
     Chunked, and recomputed in the backward pass: memory stays O(chunk), at one product more than `OutputHead`.
-
-    Args:
-        model: The causal LM.
-        chunk_bytes: As in `OutputHead`.
     """
 
     def __init__(self, model: PreTrainedModel, chunk_bytes: int | None = None) -> None:
@@ -50,50 +46,43 @@ class ModelHead(Head):
         """Logits [n, V] of hidden states [n, d], float32 or wider."""
         with patch.object(self.model.get_decoder(), "forward", return_value=BaseModelOutputWithPast(hidden[None])):
             ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
-            logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0]
+            logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0]  # [n, V]
         return logits.to(wide(logits.dtype))
 
     def logprobs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """See `Head.logprobs`."""
-        return self._chunked(self._logprobs, hidden, tokens)
+        """From the logits, [N]."""
+
+        def chosen(rows: Tensor, targets: Tensor) -> Tensor:
+            return self.logits(rows).log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)  # [n]
+
+        return self._chunked(chosen, hidden, tokens)
 
     @torch.no_grad()
     def teacher_targets(
         self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None
     ) -> TeacherTargets:
-        """See `Head.teach`. The summary is M_NAT's hidden state [N, d].
-
-        Raises:
-            InputError: If `top_k` is given.
-        """
+        """The summary is M_NAT's hidden state [N, d]; an InputError if `top_k` is given."""
         if top_k is not None:
-            raise InputError(
-                "top_k needs an output head without bias and soft-capping",
-                field="model.cache.storage",
-                remedy="take float16 or float32 for this student",
-            )
-        divergence = (
-            None
-            if negative is None
-            else self._chunked(lambda p, q: divergence_of(self.logits(p), self.logits(q)), negative, nat)
-        )
+            problem = "top_k needs an output head without bias and soft-capping"
+            remedy = "take float16 or float32 for this student"
+            raise InputError(problem, field="model.cache.storage", remedy=remedy)
+        divergence = None
+        if negative is not None:
+            divergence = self._chunked(lambda p, q: divergence_of(self.logits(p), self.logits(q)), negative, nat)  # [N]
         return TeacherTargets(nat.detach().to(wide(nat.dtype)), divergence)
 
     def distillation_terms(
         self, hidden: Tensor, tokens: Tensor, summary: Tensor | TopK, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """See `Head.learn`."""
-        assert isinstance(summary, Tensor), "`teach` makes no other"
+        """Both from logits, the teacher's too."""
+        assert isinstance(summary, Tensor), "`teacher_targets` makes no other"
 
         def soft(student: Tensor, teacher: Tensor) -> Tensor:
             with torch.no_grad():
                 p = (self.logits(teacher.to(student.dtype)) / temperature).softmax(-1)  # [n, V]
-            return -(p * (self.logits(student) / temperature).log_softmax(-1)).sum(-1)
+            return -(p * (self.logits(student) / temperature).log_softmax(-1)).sum(-1)  # [n]
 
         return self.logprobs(hidden, tokens), self._chunked(soft, hidden, summary)
-
-    def _logprobs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        return self.logits(hidden).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
 
     def _chunked(self, function: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
         size = self.chunk_bytes or chunk_bytes_on(one.device)
@@ -105,20 +94,16 @@ class ModelHead(Head):
 
 
 def find_head(model: PreTrainedModel) -> Head:
-    """The head of a causal LM, checked against the model's own logits on a few tokens.
-
-    The model stays as it was; no random numbers are drawn.
+    """The head of a causal LM, checked against the model's own logits on a few tokens; draws no random numbers.
 
     Raises:
         InputError: If an adapter changes the head, or the logits do not follow from the last hidden states.
     """
     layer = model.get_output_embeddings()
     if not isinstance(layer, nn.Linear) or any(p.requires_grad for p in layer.parameters()):
-        raise InputError(
-            f"the student's output head must be frozen and plain, found {type(layer).__name__}",
-            field="lora.target_modules",
-            remedy="adapt layers inside the decoder, e.g. q_proj and v_proj",
-        )
+        problem = f"the student's output head must be frozen and plain, found {type(layer).__name__}"
+        remedy = "adapt layers inside the decoder, e.g. q_proj and v_proj"
+        raise InputError(problem, field="lora.target_modules", remedy=remedy)
     if layer.weight.is_meta:
         return OutputHead(layer.weight)
     head = ModelHead(model)
@@ -129,11 +114,9 @@ def find_head(model: PreTrainedModel) -> Head:
                 return OutputHead(layer.weight, scale)
         if _same(head.logits(hidden), logits):
             return head
-    raise InputError(
-        f"cannot make the logits of {type(model).__name__} from its last hidden states",
-        field="model.student",
-        remedy="take a decoder whose logits depend on the last hidden state alone",
-    )
+    problem = f"cannot make the logits of {type(model).__name__} from its last hidden states"
+    remedy = "take a decoder whose logits depend on the last hidden state alone"
+    raise InputError(problem, field="model.student", remedy=remedy)
 
 
 def _probe(model: PreTrainedModel, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +128,7 @@ def _probe(model: PreTrainedModel, weight: Tensor) -> tuple[Tensor, Tensor]:
     found: list[Tensor] = []
 
     def magnify(module: nn.Module, args: object, output: Any) -> Any:
-        hidden = output.last_hidden_state.to(weight.dtype)  # Mamba's are in float32
+        hidden = output.last_hidden_state.to(weight.dtype)  # [1, n, d]; Mamba's are in float32
         factor = _LARGE_LOGIT / nn.functional.linear(hidden, weight).abs().max().float()
         limit = torch.finfo(hidden.dtype).max / 2 / hidden.abs().max().float()
         factors = torch.ones(hidden.shape[1], 1, device=hidden.device)  # [n, 1]

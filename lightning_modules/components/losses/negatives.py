@@ -45,11 +45,8 @@ class Objective(ABC):
 
     def __post_init__(self) -> None:
         if self.weight < 0:
-            raise InputError(
-                f"must not be negative, found {self.weight}",
-                field="model.objective.weight",
-                remedy="0 leaves the wrong rationales out",
-            )
+            problem, remedy = f"must not be negative, found {self.weight}", "0 leaves the wrong rationales out"
+            raise InputError(problem, field="model.objective.weight", remedy=remedy)
 
     @abstractmethod
     def __call__(self, logprobs: Tensor, targets: Targets) -> Tensor:
@@ -70,7 +67,7 @@ class NegativeTraining(Objective):
     weight: float = 0.05
 
     def __call__(self, logprobs: Tensor, targets: Targets) -> Tensor:
-        """See the class."""
+        """The class's formula."""
         penalty = logprobs[~on_right(targets)].sum() / targets.negatives.tokens
         return positive_cross_entropy(logprobs, targets) + self.weight * penalty
 
@@ -96,7 +93,7 @@ class Unlikelihood(Objective):
     level: Literal["sequence", "token"] = "sequence"
 
     def __call__(self, logprobs: Tensor, targets: Targets) -> Tensor:
-        """See the class."""
+        """The class's formula."""
         if self.level == "token":
             penalty = log1mexp(logprobs[~on_right(targets)]).sum() / targets.negatives.tokens
         else:
@@ -121,7 +118,7 @@ class REDI(Objective):
     weight: float = 0.8
 
     def __call__(self, logprobs: Tensor, targets: Targets) -> Tensor:
-        """See the class."""
+        """The class's formula."""
         normalised, right = sample_means(logprobs, targets), verdicts(targets)  # [S]
         likelihood = normalised[right].sum() / targets.positives.samples
         return -likelihood + self.weight * normalised[~right].sum() / targets.negatives.samples

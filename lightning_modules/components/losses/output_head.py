@@ -68,11 +68,8 @@ class Head(ABC):
     ) -> TeacherTargets:
         """What a student needs of M_NAT at `temperature`, and M_neg's divergence from it.
 
-        Args:
-            nat: M_NAT's hidden states [N, d].
-            negative: M_neg's [N, d], or None for no divergence.
-            temperature: T.
-            top_k: Keep only the k likeliest tokens of M_NAT.
+        Takes both teachers' hidden states [N, d]; `negative` None gives no divergence, `top_k` keeps only the k
+        likeliest tokens of M_NAT.
         """
 
     @abstractmethod
@@ -81,7 +78,7 @@ class Head(ABC):
     ) -> tuple[Tensor, Tensor]:
         """The student's side: log P(token) [N] at temperature 1, and −Σ_v p_v log q_v [N] at `temperature`.
 
-        p is the teacher whose `summary` is given, q the student. Both with gradient to `hidden`; no factor T².
+        p is the teacher with this `summary`, q the student. Both with gradient to `hidden` [N, d]; no factor T².
         """
 
 
@@ -100,15 +97,11 @@ class OutputHead(Head):
         self.scale = scale
         self.chunk_bytes = chunk_bytes
 
-    @property
-    def _size(self) -> int:
-        return self.chunk_bytes or chunk_bytes_on(self.weight.device)
+    def _chunks(self, rows: int, row_width: int | None = None) -> Iterator[slice]:
+        return chunks(rows, row_width or len(self.weight), self.chunk_bytes or chunk_bytes_on(self.weight.device))
 
     def partition(self, hidden: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """log_z [N], with gradient, and the mean embedding e [N, d], a constant, of hidden states [N, d].
-
-        float32 or wider.
-        """
+        """log_z [N], with gradient, and the mean embedding e [N, d], a constant; float32 or wider."""
         log_z, mean = _Partition.apply(hidden, self, temperature)  # type: ignore[no-untyped-call]
         return log_z, mean
 
@@ -119,7 +112,7 @@ class OutputHead(Head):
         return self.softmax(hidden, temperature, mean=False)[0]
 
     def logprobs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """See `Head.logprobs`."""
+        """W_y·h − log_z, [N]."""
         hidden = _rounded(hidden, _product_dtype(self.weight, hidden))
         return self._token_logits(hidden, tokens) - self.log_z(hidden)
 
@@ -127,13 +120,13 @@ class OutputHead(Head):
     def teacher_targets(
         self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None
     ) -> TeacherTargets:
-        """See `Head.teach`. The teachers' logits are compared by chunks, so KL needs no mean embedding of M_neg."""
+        """The teachers' logits are compared by chunks, so KL needs no mean embedding of M_neg."""
         products = _Products(self.weight, nat)
         summary = torch.empty(nat.shape, dtype=products.wide, device=nat.device)  # [N, d]
         divergence = None if negative is None else summary.new_empty(len(nat))  # [N]
         top = [] if top_k is None else [summary.new_empty(0, top_k).topk(top_k)]
-        buffers = [products.buffer(len(nat), self._size) for _ in range(1 if negative is None else 3)]
-        for rows in chunks(len(nat), len(self.weight), self._size):
+        buffers = [products.buffer(self._chunks(len(nat))) for _ in range(1 if negative is None else 3)]
+        for rows in self._chunks(len(nat)):
             logits = products.logits(nat[rows], self.scale, buffers[0])  # [n, V]
             if negative is not None and divergence is not None:
                 other = products.logits(negative[rows], self.scale, buffers[1])  # [n, V]
@@ -150,8 +143,8 @@ class OutputHead(Head):
     def distillation_terms(
         self, hidden: Tensor, tokens: Tensor, summary: Tensor | TopK, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """See `Head.learn`. One partition serves both at T = 1."""
-        hidden = _rounded(hidden, _product_dtype(self.weight, hidden))
+        """One partition serves both at T = 1."""
+        hidden = _rounded(hidden, _product_dtype(self.weight, hidden))  # [N, d]
         if isinstance(summary, TopK):
             soft_z, mean = self.partition(hidden, temperature)  # [N], [N, d]
             summary = self._with_tail(summary, hidden, soft_z, mean, temperature)
@@ -171,7 +164,7 @@ class OutputHead(Head):
         would follow otherwise.
         """
         e = torch.empty_like(mean)  # [N, d]
-        for rows in chunks(len(hidden), top.tokens.shape[1] * hidden.shape[1], self._size):
+        for rows in self._chunks(len(hidden), top.tokens.shape[1] * hidden.shape[1]):
             embeddings = self._embeddings(top.tokens[rows], hidden)  # [n, k, d]
             with torch.autocast(hidden.device.type, enabled=False):  # which would take the sums in half precision
                 q = (torch.einsum("nkd,nd->nk", embeddings, hidden[rows]) / temperature - log_z[rows, None]).exp()
@@ -186,8 +179,8 @@ class OutputHead(Head):
         products = _Products(self.weight, hidden)
         log_z = torch.empty(len(hidden), dtype=products.wide, device=hidden.device)  # [N]
         e = torch.empty(hidden.shape, dtype=products.wide, device=hidden.device) if mean else None
-        buffer = products.buffer(len(hidden), self._size)
-        for rows in chunks(len(hidden), len(self.weight), self._size):
+        buffer = products.buffer(self._chunks(len(hidden)))
+        for rows in self._chunks(len(hidden)):
             logits = products.logits(hidden[rows], self.scale / temperature, buffer)  # [n, V]
             top, total = _exponentials(logits)  # [n, 1] each
             log_z[rows] = (top + total.log()).squeeze(-1)
@@ -196,7 +189,7 @@ class OutputHead(Head):
         return log_z, e
 
     def _token_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        return (hidden * self._embeddings(tokens, hidden)).sum(-1)
+        return (hidden * self._embeddings(tokens, hidden)).sum(-1)  # [N]
 
     def _embeddings(self, tokens: Tensor, hidden: Tensor) -> Tensor:
         """Rows of scale · W, [..., d] in float32 or wider, rounded as for the partition: else log P(y) may exceed 0."""
@@ -218,7 +211,7 @@ class _Partition(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         (mean,) = ctx.saved_tensors
-        return (gradient[:, None] * mean / ctx.temperature).to(ctx.dtype), None, None
+        return (gradient[:, None] * mean / ctx.temperature).to(ctx.dtype), None, None  # [N, d]
 
 
 class _Products:
@@ -233,9 +226,9 @@ class _Products:
         self.wide = wide(self.dtype)
         self.weight = weight.detach().to(self.dtype)
 
-    def buffer(self, rows: int, size: int) -> Tensor:
+    def buffer(self, rows: Iterator[slice]) -> Tensor:
         """A buffer [chunk, V] for all chunks: on a CPU new memory costs a fifth of the product itself."""
-        largest = next(chunks(rows, len(self.weight), size), slice(0, 0))
+        largest = next(rows, slice(0, 0))
         return torch.empty(largest.stop, len(self.weight), dtype=self.wide, device=self.weight.device)
 
     def logits(self, hidden: Tensor, scale: float, buffer: Tensor) -> Tensor:
@@ -253,9 +246,9 @@ class _Products:
         """
         if self.dtype == self.wide:
             return self._product(exponentials, self.weight)
-        scaled = exponentials.mul_(2.0**15)
-        high = scaled.to(self.dtype)
-        low = scaled.sub_(high).to(self.dtype)
+        scaled = exponentials.mul_(2.0**15)  # [n, V]
+        high = scaled.to(self.dtype)  # [n, V]
+        low = scaled.sub_(high).to(self.dtype)  # [n, V]
         return (self._product(high, self.weight) + self._product(low, self.weight)).mul_(2.0**-15)
 
     def _product(self, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
@@ -278,18 +271,18 @@ def chunks(rows: int, vocabulary: int, size: int = CHUNK_BYTES) -> Iterator[slic
 
 def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Turns `logits` [n, V] into exp(logits − top), in place; returns top and the row sums, [n, 1] each."""
-    top = logits.amax(-1, keepdim=True)
+    top = logits.amax(-1, keepdim=True)  # [n, 1]
     return top, logits.sub_(top).exp_().sum(-1, keepdim=True)
 
 
 def divergence_of(p_logits: Tensor, q_logits: Tensor, buffer: Tensor | None = None) -> Tensor:
     """KL(P ‖ Q) ≥ 0 of logits [n, V] at temperature 1: [n]. Overwrites `p_logits`, and `buffer` of the same shape."""
     difference = torch.sub(p_logits, q_logits, out=buffer)  # [n, V]
-    top, total = _exponentials(p_logits)
+    top, total = _exponentials(p_logits)  # [n, 1] each
     with torch.autocast(p_logits.device.type, enabled=False):  # which would take the sum in half precision
-        expected: Tensor = torch.linalg.vecdot(difference, p_logits) / total.squeeze(-1)
+        expected: Tensor = torch.linalg.vecdot(difference, p_logits) / total.squeeze(-1)  # [n]
     log_z = (top + total.log()).squeeze(-1)  # [n]
-    torch.sub(q_logits, q_logits.amax(-1, keepdim=True), out=difference)
+    torch.sub(q_logits, q_logits.amax(-1, keepdim=True), out=difference)  # [n, V]
     log_z_q = q_logits.amax(-1) + difference.exp_().sum(-1).log()  # [n]
     return (expected - log_z + log_z_q).clamp_min(0)  # rounding can leave −1e-8
 

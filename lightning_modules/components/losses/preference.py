@@ -32,9 +32,6 @@ def direct_preference(
         targets: Of the batch, with verdicts.
         groups: Number of each sample's question, [S].
         beta: β, the strength of the pull towards the reference (Rafailov et al.: 0.1).
-
-    Raises:
-        ValueError: As `pairs_of`.
     """
     ratios = sample_sums(logprobs - reference.detach(), targets)  # [S]
     right, wrong = pairs_of(groups, verdicts(targets))  # [P] each
@@ -45,15 +42,8 @@ def direct_preference(
 def pairs_of(groups: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Matches the right with the wrong samples of each question, in their order.
 
-    Args:
-        groups: Number of each sample's question, [S].
-        right: Its verdict, [S] bool.
-
-    Returns:
-        Numbers of the right and of the wrong sample of each pair, both [P].
-
-    Raises:
-        ValueError: If a question has not as many right as wrong samples.
+    Takes the number of each sample's question and its verdict, [S] each; returns the numbers of the right and of the
+    wrong sample of each pair, [P] each. A ValueError if a question has not as many right as wrong samples.
     """
     sides = []
     for side in (right, ~right):

@@ -8,15 +8,7 @@ from lightning_modules.components.losses.targets import Targets, on_right
 
 
 def cross_entropy(logprobs: Tensor, targets: Targets) -> Tensor:
-    """−log P(target), mean over all target tokens of the step (MLE).
-
-    Args:
-        logprobs: log P(target) [N].
-        targets: As found by `find_targets`.
-
-    Returns:
-        A scalar; 0 (with a gradient of 0) when the batch holds no target.
-    """
+    """−log P(target) [N], mean over all target tokens of the step (MLE); 0, with gradient 0, without targets."""
     return -logprobs.sum() / targets.all.tokens
 
 

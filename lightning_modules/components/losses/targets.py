@@ -18,7 +18,7 @@ IGNORE = -100
 
 
 class Denominators(NamedTuple):
-    """What sums over a (micro-)batch are divided by, to be means over the whole optimizer step; never 0.
+    """What sums over a (micro-)batch are divided by, to give means over the whole optimizer step; never 0.
 
     Lightning averages the loss over accumulated micro-batches and DDP the gradients over ranks. With the step's counts
     divided by (micro-batches × ranks), the step's gradient is that of one big batch, however it was cut.
@@ -40,7 +40,7 @@ class Targets(NamedTuple):
         tokens: [N] int64, the target tokens.
         sample: [N] int64, the number of each target's sample within the batch.
         samples: S, how many samples the batch holds: B, or more in packed rows.
-        positive: [S] bool, each sample's verdict; None if the batch does not say.
+        positive: [S] bool, each sample's verdict; None if the batch has none.
         all: Denominators of sums over all samples; infinite in a filler batch (`is_filler`).
         positives: Of sums over the positive samples.
         negatives: Of sums over the others.
@@ -89,7 +89,7 @@ def is_filler(batch: dict[str, Any]) -> bool:
 
 
 def at_targets(values: Tensor, targets: Targets) -> Tensor:
-    """Selects from `values` [B, T, ...], hidden states say, the positions that predict a target: [N, ...]."""
+    """Selects from `values` [B, T, ...], e.g. hidden states, the positions that predict a target: [N, ...]."""
     return values[:, :-1][targets.where]
 
 
@@ -100,15 +100,11 @@ def sample_sums(values: Tensor, targets: Targets) -> Tensor:
 
 def sample_means(values: Tensor, targets: Targets) -> Tensor:
     """Mean of `values` [N] over the targets of each sample: [S]; 0 for a sample without targets."""
-    return sample_sums(values, targets) / sample_sums(torch.ones_like(values), targets).clamp_min(1)
+    return sample_sums(values, targets) / sample_sums(torch.ones_like(values), targets).clamp_min(1)  # [S]
 
 
 def verdicts(targets: Targets) -> Tensor:
-    """Which samples are right, [S] bool.
-
-    Raises:
-        ValueError: If the batch does not say.
-    """
+    """Which samples are right, [S] bool; a ValueError if the batch does not have verdicts."""
     if targets.positive is None:
         raise ValueError("the batch has no verdicts: it needs the field 'positive'")
     return targets.positive

@@ -1,6 +1,6 @@
 """M_rank's backbone: hidden states of a decoder student or of an encoder.
 
-Settings say what to build (they stand in a config and in a manifest), backbones are the built modules:
+Settings, in a config and in a manifest, describe what to build; backbones are the built modules:
 
     backbone = DecoderSettings(student="embedded").build()
     hidden = backbone(input_ids, attention_mask)        # [B, T, backbone.hidden_size]
@@ -62,11 +62,7 @@ class Backbone(nn.Module, ABC):
 
 
 class DecoderBackbone(Backbone):
-    """The last hidden states of a decoder student, after its final norm; no logits are made.
-
-    Args:
-        stack: The student, with the adapter RANK or without any.
-    """
+    """The last hidden states of a decoder student, with the adapter RANK or without any, after its final norm."""
 
     def __init__(self, stack: AdapterStack) -> None:
         super().__init__()
@@ -80,7 +76,7 @@ class DecoderBackbone(Backbone):
         return self.stack.base.get_decoder()  # type: ignore[no-any-return]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """See `Backbone.forward`."""
+        """Of the active adapter, or the base, [B, T, d]."""
         return self.stack.hidden(input_ids, attention_mask)
 
     def save(self, directory: Path) -> None:
@@ -91,11 +87,7 @@ class DecoderBackbone(Backbone):
 
 
 class EncoderBackbone(Backbone):
-    """The last hidden states of an encoder.
-
-    Args:
-        model: A Hugging Face encoder; whether it trains is read off its parameters.
-    """
+    """The last hidden states of a Hugging Face encoder; its parameters tell whether it trains."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -112,7 +104,7 @@ class EncoderBackbone(Backbone):
         return self.model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """See `Backbone.forward`."""
+        """After the encoder's last layer, [B, T, d]."""
         output = self.model(input_ids=input_ids, attention_mask=attention_mask)
         return output.last_hidden_state  # type: ignore[no-any-return]
 
@@ -134,14 +126,7 @@ class BackboneSettings(ABC):
 
     @abstractmethod
     def build(self, trained: Path | None = None) -> Backbone:
-        """Loads the weights.
-
-        Args:
-            trained: Directory of a trained ranker whose adapter or encoder replaces the fresh one.
-
-        Raises:
-            InputError: If the weights are not there or do not fit.
-        """
+        """Loads the weights; the adapter or encoder of a `trained` ranker's directory replaces the fresh one."""
 
     def to_json(self) -> dict[str, Any]:
         """The settings as a JSON object."""
@@ -184,7 +169,7 @@ class DecoderSettings(BackboneSettings):
         return self.student
 
     def build(self, trained: Path | None = None) -> DecoderBackbone:
-        """See `BackboneSettings.build`."""
+        """The student with the trained, the given or a fresh adapter, or none."""
         base = load_base(self.student, self.dtype, self.random_weights, self.quantization)
         stack = AdapterStack(base, self.student, self.gradient_checkpointing)
         own = None if trained is None else trained / ADAPTER_DIRECTORY
@@ -197,7 +182,7 @@ class DecoderSettings(BackboneSettings):
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DecoderSettings:
-        """See `BackboneSettings.from_json`."""
+        """The inverse of `to_json`."""
         lora = value.get("lora")
         return cls(**{**value, "lora": None if lora is None else LoraSettings(**lora)})
 
@@ -224,11 +209,9 @@ class EncoderSettings(BackboneSettings):
 
     def __post_init__(self) -> None:
         if not self.frozen and self.dtype != "float32":
-            raise InputError(
-                f"an encoder that trains needs float32 weights, not {self.dtype}: small updates would round to nothing",
-                field="dtype",
-                remedy="set dtype: float32 and --trainer.precision bf16-mixed, or frozen: true",
-            )
+            problem = f"an encoder that trains needs float32 weights, not {self.dtype}: small updates round to nothing"
+            remedy = "set dtype: float32 and --trainer.precision bf16-mixed, or frozen: true"
+            raise InputError(problem, field="dtype", remedy=remedy)
 
     @property
     def source(self) -> str:
@@ -236,7 +219,7 @@ class EncoderSettings(BackboneSettings):
         return self.path
 
     def build(self, trained: Path | None = None) -> EncoderBackbone:
-        """See `BackboneSettings.build`."""
+        """The encoder, all of it trainable unless frozen."""
         own = None if trained is None else trained / ENCODER_DIRECTORY
         path = str(own) if own is not None and own.is_dir() else locate_student(self.path)
         model = load_encoder(path, self.dtype, self.random_weights and own is None)
@@ -250,16 +233,7 @@ BACKBONES: dict[str, type[BackboneSettings]] = {s.kind: s for s in (DecoderSetti
 
 
 def load_encoder(path: str, dtype: str = "float32", random_weights: bool = False) -> PreTrainedModel:
-    """Loads an encoder, or the encoder of an encoder-decoder such as T5.
-
-    Args:
-        path: A Hugging Face directory or a hub name.
-        dtype: Of the weights.
-        random_weights: Build from the config alone, without reading weights.
-
-    Raises:
-        InputError: If there is no such model or dtype.
-    """
+    """Loads an encoder, or the encoder of an encoder-decoder such as T5; arguments as in `EncoderSettings`."""
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
 
     torch_dtype = getattr(torch, dtype, None)
@@ -267,7 +241,7 @@ def load_encoder(path: str, dtype: str = "float32", random_weights: bool = False
         raise InputError(f"unknown dtype '{dtype}'", field="dtype", remedy="choose one of float32, bfloat16, float16")
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        # Not by config.is_encoder_decoder: the saved encoder of a T5 says false there, and is still no T5Model.
+        # Not by config.is_encoder_decoder, which is false for the saved encoder of a T5: that is no T5Model either.
         known = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
         if config.is_encoder_decoder and not known:
             raise ValueError(f"transformers has no encoder-only class for {config.model_type}")
@@ -276,11 +250,8 @@ def load_encoder(path: str, dtype: str = "float32", random_weights: bool = False
             return auto.from_config(config, dtype=torch_dtype)  # type: ignore[no-any-return]
         return auto.from_pretrained(path, dtype=torch_dtype, trust_remote_code=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"cannot load the encoder ({reason(error)})",
-            file=path,
-            remedy="give a directory made by save_pretrained, or a hub name (with network access)",
-        ) from error
+        remedy = "give a directory made by save_pretrained, or a hub name (with network access)"
+        raise InputError(f"cannot load the encoder ({reason(error)})", file=path, remedy=remedy) from error
 
 
 def _trains(module: nn.Module) -> bool:

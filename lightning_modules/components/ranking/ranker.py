@@ -22,6 +22,7 @@ from lightning_modules.components.adapters.base_identity import base_of
 from lightning_modules.components.adapters.manifest import (
     ADAPTER_MANIFEST,
     check_weights,
+    damaged_manifest,
     read_manifest,
     write_manifest,
 )
@@ -41,12 +42,7 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 class ScoreHead(nn.Module):
-    """A residual ELU MLP to one logit: h ← h + ELU(W_i h + b_i), then w·h + b.
-
-    Args:
-        hidden_size: d.
-        layers: Number of residual layers.
-    """
+    """A residual ELU MLP to one logit: h ← h + ELU(W_i h + b_i), then w·h + b."""
 
     def __init__(self, hidden_size: int, layers: int = 2) -> None:
         super().__init__()
@@ -57,17 +53,11 @@ class ScoreHead(nn.Module):
         """Logits [B] of pooled hidden states [B, d]."""
         for layer in self.layers:
             pooled = pooled + F.elu(layer(pooled))  # [B, d]
-        return self.out(pooled).squeeze(-1)  # type: ignore[no-any-return]
+        return self.out(pooled).squeeze(-1)  # type: ignore[no-any-return]  # [B]
 
 
 class Ranker(nn.Module):
-    """A backbone, the pooling and the head.
-
-    Args:
-        settings: What `backbone` was built from; kept for the manifest.
-        backbone: Reads the text.
-        head_layers: Residual layers of the head.
-    """
+    """A backbone, the pooling and the head; `settings`, from which `backbone` was built, go into the manifest."""
 
     def __init__(self, settings: BackboneSettings, backbone: Backbone, head_layers: int = 2) -> None:
         super().__init__()
@@ -76,20 +66,14 @@ class Ranker(nn.Module):
         self.head = ScoreHead(backbone.hidden_size, head_layers)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, rationale_mask: Tensor) -> Tensor:
-        """Logits [B] in float32; σ of them are the scores.
-
-        Args:
-            input_ids: [B, T] int64, right-padded.
-            attention_mask: [B, T], 1 at real tokens.
-            rationale_mask: [B, T], 1 at the rationale's tokens.
-        """
+        """Logits [B] in float32, σ of which are the scores, of right-padded ids and masks [B, T]."""
         hidden = self.backbone(input_ids, attention_mask)  # [B, T, d]
         pooled = masked_mean(hidden, rationale_mask)  # [B, d]
         with torch.autocast(pooled.device.type, enabled=False):  # bf16 logits would tie
             return self.head(pooled)  # type: ignore[no-any-return]
 
     def save(self, directory: Path) -> None:
-        """Writes the ranker into an empty directory that is ours to fill."""
+        """Writes the ranker into an empty directory."""
         self.backbone.save(directory)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
         save_file(state, directory / HEAD_FILE)
@@ -108,11 +92,7 @@ def build_ranker(settings: BackboneSettings, head_layers: int = 2) -> Ranker:
 
 
 def load_ranker(directory: str | Path, settings: BackboneSettings | None = None) -> Ranker:
-    """Loads a trained ranker, in evaluation mode.
-
-    Args:
-        directory: What `Ranker.save` wrote.
-        settings: Of the backbone, where they differ from the manifest's (say, the base has moved).
+    """Loads what `Ranker.save` wrote, in evaluation mode; `settings` replace the manifest's, if the base has moved.
 
     Raises:
         InputError: If the directory is no ranker, is damaged, or belongs to another base.
@@ -120,19 +100,15 @@ def load_ranker(directory: str | Path, settings: BackboneSettings | None = None)
     directory = Path(directory)
     manifest = read_manifest(directory)
     if manifest.get("kind") != "ranker":
-        raise InputError(
-            f"no ranker here ({ADAPTER_MANIFEST} is missing or of another stage)",
-            file=directory,
-            remedy="give the directory the RANK stage wrote, e.g. runs/demo/rank/adapter",
-        )
+        remedy = "give the directory the RANK stage wrote, e.g. runs/demo/rank/adapter"
+        problem = f"no ranker here ({ADAPTER_MANIFEST} is missing or of another stage)"
+        raise InputError(problem, file=directory, remedy=remedy)
     try:
         facts = dict(manifest["backbone"])
         kind, layers = facts.pop("kind"), int(manifest["head_layers"])
         settings = settings or BACKBONES[kind].from_json(facts)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"damaged manifest ({error})", file=directory / ADAPTER_MANIFEST, remedy="train RANK again"
-        ) from error
+        raise damaged_manifest(directory, error) from error
     check_weights(directory, manifest)
     ranker = Ranker(settings, settings.build(trained=directory), layers)
     here, trained_on = ranker.backbone.identity, base_of(directory, manifest)

@@ -22,9 +22,6 @@ class PreallocatedLayer(DynamicLayer):
 
     The stock layer concatenates at each token, so T tokens cost O(T²) copies. This one grows by `spare` positions at a
     time; `keys` and `values` stay the stock layer's tensors [B, H_kv, T, d_head], as views of the larger buffers.
-
-    Args:
-        spare: Positions to add when the buffers are full.
     """
 
     def __init__(self, spare: int = 64) -> None:
@@ -52,8 +49,8 @@ class PreallocatedLayer(DynamicLayer):
 
     def states(self) -> tuple[Tensor, Tensor]:
         """All keys and values so far, [B, H_kv, T, d_head]."""
-        if self.keys is None or self.values is None:
-            raise RuntimeError("the layer holds nothing yet")
+        assert self.keys is not None
+        assert self.values is not None
         return self.keys, self.values
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -96,8 +93,7 @@ class PreallocatedLayer(DynamicLayer):
             self._set_views(self.start + surplus, self.start + surplus + length)
 
     def _allocated(self) -> tuple[Tensor, Tensor]:
-        if self.buffers is None:
-            raise RuntimeError("the layer holds nothing yet")
+        assert self.buffers is not None
         return self.buffers
 
     def _set_views(self, start: int, end: int) -> None:
@@ -142,15 +138,15 @@ def replace_rows(cache: DynamicCache, slots: Tensor, other: DynamicCache, rows: 
     """Writes rows of another cache over rows of this one, and trims it.
 
     Args:
-        cache: Its layers are all `PreallocatedLayer`.
+        cache: One that `takes_new_rows`.
         slots: [A] int64, the rows to replace, all different.
         other: Of the same model, its rows right-aligned.
         rows: [A] which row of `other` each slot gets; may repeat.
-        length: Positions of the longest row that still matters, the new ones included.
+        length: Positions of the longest unfinished row, the new ones included.
     """
     for layer, source in zip(cache.layers, other.layers, strict=True):
-        if not (isinstance(layer, PreallocatedLayer) and isinstance(source, PreallocatedLayer)):
-            raise TypeError(f"{type(layer).__name__} takes no new rows")
+        assert isinstance(layer, PreallocatedLayer)
+        assert isinstance(source, PreallocatedLayer)
         keys, values = source.states()  # [Q, H_kv, T, d_head]
         layer.replace(slots, keys[rows], values[rows])
         layer.trim(length)

@@ -26,8 +26,8 @@ COMPACT_BELOW = 0.85
 cache costs about as much as one step, so it pays off within a few."""
 
 REFILL_FROM = 0.125
-"""Share of the slots that are free before new questions are prefilled: a pass for every question that fits would keep
-the model at single prompts, waiting longer would leave slots empty."""
+"""Share of the slots that must be free before new questions are prefilled: less would prefill single prompts, more
+would leave slots empty."""
 
 
 class Prompts(NamedTuple):
@@ -52,7 +52,7 @@ class _Slots:
 
     Attributes:
         numbers: [R] the sample in each slot, -1 for none, on the CPU.
-        alive: [R] bool, whether it goes on.
+        alive: [R] bool, whether it continues.
         lengths: [R] tokens so far, prompt included: a row is the last so many positions of the cache.
         limits: [R] new tokens it may have.
         counts: [R] new tokens so far.
@@ -113,13 +113,10 @@ class _Slots:
         if not slots:
             return []
         at = torch.tensor(slots, device=self.alive.device)  # [E]
-        columns = (self.tokens, self.counts, self.logprobs, self.finished)
-        rows = zip(slots, *(column[at].tolist() for column in columns), strict=True)
-        ended = [
-            Completion(self.numbers[slot], tokens[:count], logprob, finished)
-            for slot, tokens, count, logprob, finished in rows
-        ]
-        for slot in slots:
+        columns = (column[at].tolist() for column in (self.tokens, self.counts, self.logprobs, self.finished))
+        ended = []
+        for slot, tokens, count, logprob, finished in zip(slots, *columns, strict=True):
+            ended.append(Completion(self.numbers[slot], tokens[:count], logprob, finished))
             self.numbers[slot] = -1
         return ended
 
@@ -130,7 +127,7 @@ class _Slots:
             setattr(self, name, getattr(self, name)[slots])
 
     def unfinished(self) -> int:
-        """How many rows go on."""
+        """The number of rows to continue."""
         return int(self.alive.sum())
 
     def free(self) -> list[int]:
@@ -151,20 +148,14 @@ class Decoder:
         seeds: Q·n seeds, question by question.
         settings: How to sample.
         eos: [E] the tokens that end a sample.
-        pad_token_id: What ended rows are fed.
+        pad: The token that ended rows are fed.
     """
 
     def __init__(
-        self,
-        model: Any,
-        prompts: Prompts,
-        seeds: Sequence[int],
-        settings: SamplingSettings,
-        eos: Tensor,
-        pad_token_id: int,
+        self, model: Any, prompts: Prompts, seeds: Sequence[int], settings: SamplingSettings, eos: Tensor, pad: int
     ) -> None:
         self._model, self._prompts, self._seeds, self._settings = model, prompts, seeds, settings
-        self._eos, self._pad = eos, pad_token_id
+        self._eos, self._pad = eos, pad
         self._steps = int(prompts.limits.max())
         self._queue = deque(_started_together(len(prompts.ids), settings.samples, settings.rows))
         self._device = prompts.ids.device
@@ -200,21 +191,21 @@ class Decoder:
             numbers += self._queue.popleft()
         n = self._settings.samples
         questions = torch.tensor(sorted({number // n for number in numbers}), device=self._device)  # [Q']
-        asked = torch.tensor([number // n for number in numbers], device=self._device)  # [A], one a sample
+        prompt_of = torch.tensor([number // n for number in numbers], device=self._device)  # [A], one a sample
         cache, logits = self._prefill(questions)
-        rows = torch.searchsorted(questions, asked)  # [A], each sample's row of the prefill
+        rows = torch.searchsorted(questions, prompt_of)  # [A], each sample's row of the prefill
         if fresh:
             self._cache = cache
             cache.batch_select_indices(rows)
             self._slots = _Slots(len(numbers), self._steps, self._settings, self._device)
-            self._last = torch.full_like(asked, self._pad)
+            self._last = torch.full_like(prompt_of, self._pad)
         slots = torch.tensor(self._slots.free()[: len(numbers)], device=self._device)  # [A]
         if not fresh:
             longest = max(self._slots.longest(), cache.get_seq_length())
             replace_rows(self._cache, slots, cache, rows, longest)
         seeds = [self._seeds[number] for number in numbers]
-        lengths = self._prompts.mask[asked].sum(1)  # [A]
-        self._slots.start(slots, numbers, seeds, lengths, self._prompts.limits[asked])
+        lengths = self._prompts.mask[prompt_of].sum(1)  # [A]
+        self._slots.start(slots, numbers, seeds, lengths, self._prompts.limits[prompt_of])
         self._last[slots] = self._slots.append(logits[rows], slots, self._eos)
 
     def _prefill(self, questions: Tensor) -> tuple[DynamicCache, Tensor]:

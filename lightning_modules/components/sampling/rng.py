@@ -18,23 +18,16 @@ def sample_seed(base_seed: int, question_id: str, k: int) -> int:
 def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float = 1.0) -> Tensor:
     """Draws one token per row by inverting the cumulative distribution in the order of the vocabulary.
 
-    Args:
-        logits: [R, V].
-        uniforms: [R] float64 in [0, 1), one per row.
-        temperature: Positive.
-        top_p: In (0, 1]; 1 skips the sort.
-
-    Returns:
-        [R] int64 token ids.
+    Takes logits [R, V], uniforms [R] float64 in [0, 1), a positive temperature and top_p in (0, 1]; returns ids [R].
     """
     logits = logits.float()  # [R, V]
     # Shifted first, so that a tiny temperature sends the others to −inf and none to +inf.
     probabilities = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)  # [R, V]
     if top_p < 1:
         ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)  # [R, V]
-        mass_before = ranked.double().cumsum(-1) - ranked
+        mass_before = ranked.double().cumsum(-1) - ranked  # [R, V]
         ranked = ranked.masked_fill(mass_before >= top_p, 0.0)
-        probabilities = torch.empty_like(ranked).scatter_(-1, order, ranked)
+        probabilities = torch.empty_like(ranked).scatter_(-1, order, ranked)  # [R, V]
     cumulative = probabilities.double().cumsum(-1)  # [R, V]
     # A float64 uniform is at most 1 − 2⁻⁵³, so the product rounds below the total and a token of probability 0 is
     # never reached.
@@ -49,7 +42,7 @@ def uniform_block(seeds: Sequence[int], steps: int) -> Tensor:
     They are drawn on the CPU whatever the model runs on: every device sees the same numbers. (PyTorch's CPU generator
     keeps the lower 32 bits of a seed: of N samples about N²/2³³ pairs share their numbers, rarely on one question.)
     """
-    block = torch.empty(len(seeds), steps, dtype=torch.float64)
+    block = torch.empty(len(seeds), steps, dtype=torch.float64)  # [R, steps]
     generator = torch.Generator()
     for row, seed in zip(block, seeds, strict=True):
         generator.manual_seed(seed)

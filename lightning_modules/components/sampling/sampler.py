@@ -66,11 +66,7 @@ def sample_each(
         question_ids: Q ids, from which the seeds are made.
         eos_token_id: The token or tokens that end a rationale.
         pad_token_id: What ended rows are fed while they stay in the batch.
-        settings: How to sample.
-
-    Yields:
-        The n samples of a question. A prompt that leaves less than `max_new_tokens` of the model's context gets what is
-        left.
+        settings: How to sample. A prompt that leaves less than `max_new_tokens` of the context gets what is left.
 
     Raises:
         InputError: If a prompt fills the model's context, or the model's numbers are not finite.
@@ -83,11 +79,11 @@ def sample_each(
     n, mask = settings.samples, attention_mask.long()  # [Q, P]
     limits = _token_limits(model.config, mask.sum(1), question_ids, settings.max_new_tokens)  # [Q]
     seeds = [sample_seed(settings.seed, question, k) for question in question_ids for k in range(n)]
-    eos = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=input_ids.device)
+    ends = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    eos = torch.tensor(ends, device=input_ids.device)  # [E]
     by_question: dict[int, list[Sample]] = {}
-    for number, tokens, logprob, finished in Decoder(
-        model, Prompts(input_ids, mask, limits), seeds, settings, eos, pad_token_id
-    ):
+    decoder = Decoder(model, Prompts(input_ids, mask, limits), seeds, settings, eos, pad_token_id)
+    for number, tokens, logprob, finished in decoder:
         question, k = divmod(number, n)
         if not math.isfinite(logprob):
             raise InputError(
@@ -122,7 +118,7 @@ def _token_limits(config: Any, prompt_lengths: Tensor, question_ids: Sequence[st
     context: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if context is None:
         return torch.full_like(prompt_lengths, max_new_tokens)
-    limits = (context - prompt_lengths).clamp(max=max_new_tokens)
+    limits = (context - prompt_lengths).clamp(max=max_new_tokens)  # [Q]
     for question, length, limit in zip(question_ids, prompt_lengths.tolist(), limits.tolist(), strict=True):
         if limit < 1:
             raise InputError(

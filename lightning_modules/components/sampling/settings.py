@@ -20,9 +20,6 @@ class SamplingSettings:
         seed: Base seed, see `sample_seed`.
         rows: Samples decoded at a time, which bounds the memory; others wait for the first to end. The samples do not
             depend on it.
-
-    Raises:
-        InputError: If a value is out of range.
     """
 
     samples: int = 1
@@ -37,10 +34,8 @@ class SamplingSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"must be at least 1, found {getattr(self, name)}", field=name)
         if not 0 <= self.temperature < math.inf:
-            raise InputError(
-                f"must be finite and not negative, found {self.temperature}", field="temperature", remedy="0 is greedy"
-            )
+            problem = f"must be finite and not negative, found {self.temperature}"
+            raise InputError(problem, field="temperature", remedy="0 is greedy")
         if not 0 < self.top_p <= 1:
-            raise InputError(
-                f"must be in (0, 1], found {self.top_p}", field="top_p", remedy="1 keeps the whole distribution"
-            )
+            remedy = "1 keeps the whole distribution"
+            raise InputError(f"must be in (0, 1], found {self.top_p}", field="top_p", remedy=remedy)

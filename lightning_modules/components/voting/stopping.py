@@ -19,17 +19,9 @@ from collections.abc import Sequence
 
 
 def lead_probability(first: float, second: float) -> float:
-    """The posterior probability that the leader is the more probable one of the two leading answers.
+    """The probability 1 − I_½(v₁ + 1, v₂ + 1) in [0.5, 1) that the leader is the more probable answer of the two.
 
-    Args:
-        first: Votes of the leader, v₁ ≥ v₂; they need not be whole.
-        second: Votes of the runner-up, v₂ ≥ 0.
-
-    Returns:
-        1 − I_½(v₁ + 1, v₂ + 1), in [0.5, 1).
-
-    Raises:
-        ValueError: Unless first ≥ second ≥ 0.
+    Votes need not be whole; a ValueError unless first ≥ second ≥ 0.
     """
     if not first >= second >= 0:
         raise ValueError(f"{first} votes of the leader, {second} of the runner-up")
@@ -56,14 +48,11 @@ def _continued_fraction(a: float, b: float) -> float:
 
 
 def lead_probabilities(classes: Sequence[int], weights: Sequence[float] | None = None) -> list[float]:
-    """`lead_probability` after each sample of a question.
+    """`lead_probability` after each sample of a question; 0.5 as long as nothing is known.
 
     Args:
         classes: Class of each sample's answer in the order of sampling, −1 where it states none.
         weights: Weight of each sample, at least 0; default: one vote each.
-
-    Returns:
-        One probability per sample; 0.5 as long as nothing is known.
     """
     totals: dict[int, float] = {}
     found = []

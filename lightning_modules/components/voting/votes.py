@@ -12,7 +12,7 @@ from torch import Tensor
 
 TIE_TOLERANCE = 1e-9
 """Totals tie when they differ by at most this share of the larger: far above the rounding of a float64 sum of thousands
-of weights (about 1e-13), far below the smallest difference that says anything."""
+of weights (about 1e-13), far below the smallest difference that means anything."""
 
 NEEDS: dict[str, str | None] = {
     "sc": None,
@@ -44,18 +44,10 @@ def vote_weights(answers: Tensor, logprob_mean: Tensor | None = None, score: Ten
 
 
 def vote(classes: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """The winners of one question's vote.
-
-    Args:
-        classes: Class of each sample's answer, −1 where it abstains.
-        weights: Weight of each sample, at least 0.
-
-    Returns:
-        The winning classes in ascending order: one, several in a tie, none if all abstain.
-    """
-    votes = torch.tensor([list(classes)], dtype=torch.int64), torch.tensor([list(weights)], dtype=torch.float64)
-    winners = winning_classes(*votes)
-    return winners[0].nonzero()[:, 0].tolist()
+    """The winning classes of one question's vote, ascending: one, several in a tie, none if all abstain (−1)."""
+    answers = torch.tensor([list(classes)], dtype=torch.int64)  # [1, N]
+    votes = torch.tensor([list(weights)], dtype=torch.float64)  # [1, N]
+    return winning_classes(answers, votes)[0].nonzero()[:, 0].tolist()
 
 
 def winning_classes(answers: Tensor, weights: Tensor) -> Tensor:
@@ -89,8 +81,8 @@ def vote_accuracy(answers: Tensor, weights: Tensor, gold: Tensor) -> Tensor:
     """The share of the vote's winners that is right.
 
     Args:
-        answers: [Q, N] int64 classes, −1 for abstentions and padding.
-        weights: [Q, N] as in `winning_classes`.
+        answers: [Q, N], as for `winning_classes`.
+        weights: [Q, N], as well.
         gold: [Q] int64 class of the gold answer, negative if no sample has it.
 
     Returns:
@@ -99,4 +91,4 @@ def vote_accuracy(answers: Tensor, weights: Tensor, gold: Tensor) -> Tensor:
     winners = winning_classes(answers, weights)  # [Q, C]
     last = winners.shape[1] - 1
     right = winners.gather(1, gold.clamp(0, last)[:, None])[:, 0] & (gold >= 0) & (gold <= last)  # [Q]
-    return right.double() / winners.sum(1).clamp(min=1)
+    return right.double() / winners.sum(1).clamp(min=1)  # [Q]

@@ -18,7 +18,7 @@ from tests.commands import parse
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 Fit = Callable[..., Namespace]
-TRAINING = ["AdapterWriter", "RunCheckpoint", "RandomStateKeeper", "FiniteGuard", "TokenThroughput"]
+TRAINING = ["AdapterWriter", "RunCheckpoint", "RandomStateCheckpoint", "FiniteGuard", "TokenThroughput"]
 SAMPLING = ["SampleWriter", "AnswerAccuracy"]
 
 

@@ -22,18 +22,9 @@ def test_ours_are_found_where_the_user_has_none(tmp_path: Path, monkeypatch: pyt
 
 def test_configs_of_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [
-        "fit",
-        "-c",
-        "configs/nat.yaml",
-        "--config=configs/rank.yaml",
-        "--config",
-        "own.yaml",
-        "--x",
-        "configs/nat.yaml",
-    ]
+    words = "fit -c configs/nat.yaml --config=configs/rank.yaml --config own.yaml --x configs/nat.yaml".split()
     assert config_files(words) == ["configs/nat.yaml", "configs/rank.yaml", "own.yaml"]
-    found = [str(SHIPPED / "nat.yaml"), f"--config={SHIPPED / 'rank.yaml'}"]
+    found = [str(SHIPPED / "nat.yaml"), "--config", str(SHIPPED / "rank.yaml")]
     assert with_found_configs(words) == ["fit", "-c", *found, "--config", "own.yaml", "--x", "configs/nat.yaml"]
 
 

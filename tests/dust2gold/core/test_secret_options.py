@@ -28,18 +28,7 @@ def test_names_of_keys(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "tokenizer",
-        "max_new_tokens",
-        "tokens_per_batch",
-        "key_variable",
-        "key_dim",
-        "eos_token",
-        "token_limit",
-        "level",
-        "passes",
-    ],
+    "name", "tokenizer max_new_tokens tokens_per_batch key_variable key_dim eos_token token_limit level passes".split()
 )
 def test_names_of_other_things(name: str) -> None:
     check_options({"data": {name: "token"}, "url": "https://host:80/a@b:c", "n": 3})

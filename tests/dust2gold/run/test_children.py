@@ -122,7 +122,7 @@ def test_the_stages_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_number_of_jobs_must_be_one(world: World, jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         world.status("--jobs", jobs)
-    assert "whole number from 1" in capsys.readouterr().err
+    assert "whole number of 1 or more" in capsys.readouterr().err
 
 
 def _start(root: Path, **counts: str) -> subprocess.Popen[str]:

@@ -8,6 +8,8 @@ import pytest
 from dust2gold.core.errors import InputError
 from tests.dust2gold.run.conftest import ALL, DATA, FIT, World, install, raising
 
+Capture = pytest.CaptureFixture[str]
+
 
 @pytest.mark.parametrize(
     ("change", "reason", "redone"),
@@ -23,7 +25,7 @@ from tests.dust2gold.run.conftest import ALL, DATA, FIT, World, install, raising
     ids=["config", "input", "command", "deleted", "tampered", "added", "declared"],
 )
 def test_change_redoes_what_depends_on_it(
-    world: World, capsys: pytest.CaptureFixture[str], change: Callable[[World], object], reason: str, redone: list[str]
+    world: World, capsys: Capture, change: Callable[[World], object], reason: str, redone: list[str]
 ) -> None:
     world.run()
     Path("runs/t/logs").mkdir()
@@ -36,25 +38,23 @@ def test_change_redoes_what_depends_on_it(
     assert world.run() == []
 
 
-def test_code_change_redoes_everything(
-    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("installed", "reason"),
+    [
+        ({"code": "another"}, "run (changed: code in package)"),
+        ({"torch": "2.1"}, "run (changed: version of torch (2.0, now 2.1))"),
+    ],
+)
+def test_other_code_and_another_library_redo_everything(
+    world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], reason: str
 ) -> None:
     world.run()
-    install(monkeypatch, "another")
+    install(monkeypatch, **installed)
     assert world.run() == ALL
-    assert "run (changed: code in package)" in capsys.readouterr().out
+    assert reason in capsys.readouterr().out
 
 
-def test_another_library_redoes_everything(
-    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.run()
-    install(monkeypatch, torch="2.1")
-    assert world.run() == ALL
-    assert "run (changed: version of torch (2.0, now 2.1))" in capsys.readouterr().out
-
-
-def test_a_student_counts_by_what_its_directory_holds(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_student_counts_by_what_its_directory_holds(world: World, capsys: Capture) -> None:
     world.edit('"fits", fit', '"fits", fit, students=("owner/model", "models/mine", "embedded")')
     Path("models/mine").mkdir(parents=True)
     Path("models/mine/config.json").write_text("{}")
@@ -72,7 +72,7 @@ def test_a_student_counts_by_what_its_directory_holds(world: World, capsys: pyte
     assert world.executed == []
 
 
-def test_only_needs_what_comes_before(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_needs_what_comes_before(world: World, capsys: Capture) -> None:
     error = world.fails("--only", "fit")
     assert "stage 'fit': needs 'data': is not done" in str(error)
     assert "--only data,fit" in str(error)
@@ -94,7 +94,7 @@ def test_missing_config_is_found_before_any_work(world: World) -> None:
     assert world.executed == []
 
 
-def test_dry_run_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_changes_nothing(world: World, capsys: Capture) -> None:
     world.status("--dry-run")
     told = capsys.readouterr().out
     assert not Path("runs").exists()

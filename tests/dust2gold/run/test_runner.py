@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from dust2gold.core.errors import InputError
 from dust2gold.run.runner import only_run_in
 from dust2gold.run.sources import CODE_ROOT
 from dust2gold.run.stage import Stage
-from tests.dust2gold.run.conftest import ALL, FIT, World, raising
+from tests.dust2gold.run.conftest import ALL, FIT, World, install, raising
 from tests.own_stages import write_stages
 
 
@@ -47,6 +48,92 @@ def test_crash_resumes_at_the_command_that_failed(world: World, capsys: pytest.C
     assert kept.exists(), "the stage's directory is left in place for its commands to resume from"
     assert "resume (interrupted" in capsys.readouterr().out
     assert world.run() == []
+
+
+def _interrupted(world: World, lr: str, at: str = "fit/2.txt") -> None:
+    """Leaves the stage `fit` in the middle, with a checkpoint."""
+    Path("conf/fit.yaml").write_text(f"lr: {lr}\n")
+    world.trouble[at] = raising(InputError("no"))
+    world.fails()
+    world.trouble.clear()
+    Path("runs/t/fit/checkpoint.ckpt").write_text(f"of {lr}")
+
+
+def test_what_a_stage_made_before_is_kept_aside_and_said_where(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.run()
+    old, record = Path("runs/t/fit/3.txt").read_text(), world.record("fit")
+    _interrupted(world, "2")
+    Path("conf/fit.yaml").write_text("lr: 3\n")
+    assert world.run() == [*FIT, "table.txt"]
+    assert not Path("runs/t/fit/checkpoint.ckpt").exists()
+    first, second = (Path(f"runs/t/.stale/fit-{k}") for k in (1, 2))
+    assert (first / "fit/3.txt").read_text() == old
+    assert json.loads((first / "record.json").read_text()) == record
+    assert (second / "fit/checkpoint.ckpt").read_text() == "of 2"
+    told = capsys.readouterr().out
+    assert f"what it made before: {first}\n" in told
+    assert f"what it made before: {second}\n" in told
+    (first / "fit").rename("there")  # a change taken back: by hand
+    Path("runs/t/fit").rename("elsewhere")
+    Path("there").rename("runs/t/fit")
+    (first / "record.json").rename(world.record_file("fit"))
+    Path("conf/fit.yaml").write_text("lr: 1\n")
+    assert world.run() == ["table.txt"]
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_a_kill_while_work_is_moved_aside_loses_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    world.edit('"fits", fit', '"fits", fit, directories=("fit", "more")')
+    world.run()
+    Path("runs/t/more").mkdir()
+    Path("runs/t/more/of-1").touch()
+    Path("conf/fit.yaml").write_text("lr: 2\n")
+    rename, left = Path.rename, iter(range(step - 1, -1, -1))
+
+    def until_killed(path: Path, target: Path) -> Path:
+        if next(left, None) == 0:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", until_killed)
+    world.status()
+    monkeypatch.setattr(Path, "rename", rename)
+    world.status()
+    assert world.run() == []
+    assert Path("runs/t/fit/3.txt").read_text() == "source+lr: 2+hello there+lr: 2+lr: 2"
+    assert len(list(Path("runs/t/.stale").rglob("of-1"))) == len(list(Path("runs/t/.stale").rglob("fit/3.txt"))) == 1
+
+
+@pytest.mark.parametrize("change", ["code", "config", "input"])
+def test_interrupted_training_stays_where_it_is_for_fit_to_judge(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    world.edit("join", "fit")
+    _interrupted(world, "1")
+    if change == "code":
+        install(monkeypatch, "another")
+    elif change == "config":
+        Path("conf/fit.yaml").write_text("lr: 1  # a remark\n")
+    else:
+        Path("source.txt").write_text("other")
+    assert world.run()[-4:] == [*FIT, "table.txt"]
+    assert Path("runs/t/fit/checkpoint.ckpt").read_text() == "of 1"
+    assert "; interrupted: its commands go on from what still fits)" in capsys.readouterr().out
+
+
+def test_interrupted_training_that_would_take_any_checkpoint_begins_afresh(world: World) -> None:
+    world.edit("{run}/fit/3.txt {run}/fit/2.txt", "{run}/fit/3.txt {run}/fit/2.txt --ckpt_path last")
+    world.edit("join", "fit")
+    Path("--ckpt_path").write_text("")
+    Path("last").write_text("")
+    _interrupted(world, "1")
+    Path("conf/fit.yaml").write_text("lr: 2\n")
+    assert world.run() == [*FIT, "table.txt"]
+    assert not Path("runs/t/fit/checkpoint.ckpt").exists()
 
 
 def test_seconds_add_up_over_attempts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,23 +5,8 @@ from dust2gold.run.stage import in_order
 from dust2gold.run.tables import PUBLISHERS, run_stages
 
 ROWS = [
-    "fine-tune",
-    "mix",
-    "cl",
-    "nt",
-    "ul",
-    "self-augmentation",
-    "kd",
-    "nce-token",
-    "redi",
-    "dpo",
-    "nat-no-negatives",
-    "nat-single",
-    "nat-sum",
-    "nat-delta",
-    "nat-negatives-25",
-    "nat-negatives-50",
-    "nat-semantic",
+    *"fine-tune mix cl nt ul self-augmentation kd nce-token redi dpo nat-no-negatives nat-single nat-sum".split(),
+    *"nat-delta nat-negatives-25 nat-negatives-50 nat-semantic".split(),
 ]
 
 

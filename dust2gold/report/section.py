@@ -8,19 +8,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from datamodules.components.grading.vote_groups import VoteGroup
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Row
 from dust2gold.report.analyses.predictions import OVERALL, Prediction
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FIGURES = "report"
 """The directory of the figures, in the run directory."""
 
-_LINE = 150
 _LONGEST_NAME = 100  # of a figure's file; file systems take 255 bytes
 
 NONE = "-"
@@ -52,23 +52,23 @@ class Section:
     figures: dict[str, Figure] = field(default_factory=dict)
 
     def add(self, *lines: str) -> None:
-        """Adds lines and an empty one."""
+        """Adds a paragraph of these lines."""
         self.lines += [*lines, ""]
 
     def explain(self, text: str) -> None:
-        """Adds the two lines that say how to read a table."""
+        """Adds how to read a table."""
         self.note(f"How to read it: {text}")
 
     def note(self, text: str) -> None:
-        """Adds a paragraph."""
-        self.add(*textwrap.wrap(text, _LINE, break_long_words=False, break_on_hyphens=False))
+        """Adds a wrapped paragraph."""
+        self.add(*textwrap.wrap(text, 150, break_long_words=False, break_on_hyphens=False))
 
-    def count(self, name: str, records: Sequence[dict[str, Any]]) -> None:
-        """Adds records to an analysis."""
+    def add_numbers(self, name: str, records: Sequence[dict[str, Any]]) -> None:
+        """Adds records to an analysis of analyses.json."""
         self.numbers.setdefault(name, []).extend(records)
 
-    def show(self, name: str, dataset: str, figure: Figure, caption: str) -> None:
-        """Adds a figure to a file called after the data set; a name that is taken gets a number."""
+    def add_figure(self, name: str, dataset: str, figure: Figure, caption: str) -> None:
+        """Adds a figure, its file called after the data set; a name that is taken gets a number."""
         name = "-".join([name, *re.findall(r"[a-z0-9]+", dataset.lower())])[:_LONGEST_NAME]
         file, number = f"{name}.png", 2
         while file in self.figures:
@@ -78,12 +78,12 @@ class Section:
 
 
 def percent(share: float | None) -> str:
-    """A share in percent, with two digits."""
+    """Two digits."""
     return NONE if share is None else f"{100 * share:.2f}"
 
 
 def p_value(p: float) -> str:
-    """A p-value with three digits."""
+    """Three digits."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 

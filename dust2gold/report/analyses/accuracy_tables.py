@@ -7,12 +7,12 @@ from dataclasses import asdict
 
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Row, tabulate_levels
-from dust2gold.report.analyses.methods import BASELINE, describe, method_order
+from dust2gold.report.analyses.methods import BASELINE, descriptions, method_order
 from dust2gold.report.analyses.paired import Comparison, compare
 from dust2gold.report.analyses.predictions import OVERALL
-from dust2gold.report.figures import accuracy_figure
+from dust2gold.report.figures import intervals_figure
 from dust2gold.report.markdown import table
-from dust2gold.report.sections.section import NONE, Section, Study, p_value, short_name, subject_order
+from dust2gold.report.section import NONE, Section, Study, p_value, short_name, subject_order
 
 _BY_SUBJECT = (
     "a row is a method, a column a subject; `average` is the share of right answers over all questions, as in the "
@@ -51,10 +51,9 @@ def accuracy_section(study: Study) -> Section:
             section.add(*_grid(own, [escape(level) for level in names]))
             section.explain(_BY_LEVEL)
             records = [asdict(row) for row in own if row.subject != OVERALL]
-            section.count("levels", [{"level": record.pop("subject"), **record} for record in records])
+            section.add_numbers("levels", [{"level": record.pop("subject"), **record} for record in records])
         _add_overall(section, study, dataset, [row for row in rows if row.subject == OVERALL])
-    methods = dict.fromkeys(sorted((row.method for row in study.rows), key=method_order))
-    section.add(*(f"- {name}: {about}" for name in methods if (about := describe(name)) is not None))
+    section.add(*descriptions(row.method for row in study.rows))
     return section
 
 
@@ -67,7 +66,7 @@ def generalisation_section(study: Study) -> Section:
         cells = {(row.method, row.dataset): row for row in rows}
         section.add(*_best_marked(cells, study.datasets, [escape(name) for name in study.datasets]))
         section.explain(_GENERALISATION)
-        section.count("generalisation", [asdict(row) for row in rows])
+        section.add_numbers("generalisation", [asdict(row) for row in rows])
     return section
 
 
@@ -119,8 +118,10 @@ def _add_overall(section: Section, study: Study, dataset: str, rows: Sequence[Ro
     if against:
         section.note(_COMPARED)
     records = [{"dataset": dataset, "method": method, **asdict(found)} for method, found in against.items()]
-    section.count(f"against {BASELINE}", records)
-    section.show("accuracy", dataset, accuracy_figure(dataset, rows, BASELINE), f"Accuracy on {dataset} by method")
+    section.add_numbers(f"against {BASELINE}", records)
+    ends = [(row.method, row.accuracy, row.ci_low, row.ci_high) for row in rows]
+    figure = intervals_figure(f"{dataset}: accuracy with 95% intervals", ends, BASELINE, line=True)
+    section.add_figure("accuracy", dataset, figure, f"Accuracy on {dataset} by method")
 
 
 def _compared(found: Comparison | None) -> list[str]:

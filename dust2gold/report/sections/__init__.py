@@ -1,1 +1,0 @@
-"""The sections of report.md: each turns an analysis into tables, two lines on how to read them, and figures."""
