@@ -22,7 +22,7 @@ from benchmarks.harness import Target, arguments, begin, finish, show
 from datamodules.components.grading.answers import extract_answer
 from datamodules.components.grading.grader import Grade, StringGrader
 from datamodules.components.grading.semantic import SemanticGrader
-from datamodules.components.records.readers import read
+from dust2gold.prepare.readers import read
 
 Pair = tuple[str, str]
 """A rationale and the gold answer."""

@@ -12,13 +12,15 @@ from datamodules.components.table import Examples, open_table
 from datamodules.resumable import ResumableDataModule
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import as_paths
+from dust2gold.core.students import EMBEDDED
 
 
 class TrainingDataModule(ResumableDataModule):
     """Reads rationales to train on and to validate on.
 
     Args:
-        tokenizer: The student's name: a directory, a hub name, or `embedded`.
+        tokenizer: The student whose it is: a directory, a hub name, or `embedded`. None: the stage's own student, which
+            the command line fills in; elsewhere the embedded one.
         train: Files of rationales to train on (positive.jsonl, negative.jsonl, …), all of them.
         validation: Files of rationales to validate on; without them, `validation_fraction` of the training questions.
         validation_fraction: Share of the questions of `train` held out, chosen by a hash of their id.
@@ -37,7 +39,7 @@ class TrainingDataModule(ResumableDataModule):
 
     def __init__(
         self,
-        tokenizer: str = "embedded",
+        tokenizer: str | None = None,
         train: list[str] | str | None = None,
         validation: list[str] | str | None = None,
         *,
@@ -53,7 +55,7 @@ class TrainingDataModule(ResumableDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed, num_workers)
-        self.tokenizer_name = tokenizer
+        self.tokenizer_name = EMBEDDED if tokenizer is None else tokenizer
         self.train_files = as_paths(train)
         self.validation_files = as_paths(validation)
         self.validation_fraction = validation_fraction

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.components.batching.sampler import EvaluationSampler
 from datamodules.components.grading.pooling import NO_ANSWER
-from datamodules.components.records.ballots import Ballot, make_ballots, read_samples
+from datamodules.components.grading.vote_groups import VoteGroup, make_vote_groups, read_samples
 from datamodules.components.records.records import read_questions
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import as_paths
@@ -49,7 +49,7 @@ class VoteDataModule(L.LightningDataModule):
         self.question_file = None if questions is None else Path(questions)
         self.samples_per_question = samples_per_question
         self.batch_size = batch_size
-        self.ballots: list[Ballot] = []
+        self.vote_groups: list[VoteGroup] = []
 
     def setup(self, stage: str) -> None:
         """Reads, groups and pools the samples.
@@ -60,34 +60,34 @@ class VoteDataModule(L.LightningDataModule):
         """
         samples = read_samples(self.sample_files)
         questions = None if self.question_file is None else read_questions(self.question_file)
-        self.ballots = make_ballots(samples, questions, self.samples_per_question, self.question_file)
+        self.vote_groups = make_vote_groups(samples, questions, self.samples_per_question, self.question_file)
         self._say_short()
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of votes; each rank gets every `world_size`-th question, none twice."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        sampler = EvaluationSampler([1] * len(self.ballots), self.batch_size, rank, world)
-        return DataLoader(self.ballots, batch_sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]  # a list
+        sampler = EvaluationSampler([1] * len(self.vote_groups), self.batch_size, rank, world)
+        return DataLoader(self.vote_groups, batch_sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]  # a list
 
     def _say_short(self) -> None:
-        most = max(len(ballot.answers) for ballot in self.ballots)
+        most = max(len(group.answers) for group in self.vote_groups)
         wanted = self.samples_per_question or most
-        short = sum(len(ballot.answers) < wanted for ballot in self.ballots)
+        short = sum(len(group.answers) < wanted for group in self.vote_groups)
         if short:
-            print(f"{short:,} of {len(self.ballots):,} questions have fewer than {wanted} samples", file=sys.stderr)
+            print(f"{short:,} of {len(self.vote_groups):,} questions have fewer than {wanted} samples", file=sys.stderr)
 
 
-def collate(ballots: list[Ballot]) -> dict[str, Any]:
+def collate(vote_groups: list[VoteGroup]) -> dict[str, Any]:
     """A batch of Q questions, padded to their largest number of samples N (at least 1)."""
     batch: dict[str, Any] = {
-        "answers": _padded([ballot.answers for ballot in ballots], NO_ANSWER, torch.int64),
-        "gold": torch.tensor([ballot.gold for ballot in ballots]),
-        "samples": torch.tensor([len(ballot.samples) for ballot in ballots]),
-        "texts": [ballot.texts for ballot in ballots],
-        "questions": [ballot.question.to_json() for ballot in ballots],
+        "answers": _padded([group.answers for group in vote_groups], NO_ANSWER, torch.int64),
+        "gold": torch.tensor([group.gold for group in vote_groups]),
+        "samples": torch.tensor([len(group.samples) for group in vote_groups]),
+        "texts": [group.texts for group in vote_groups],
+        "questions": [group.question.to_json() for group in vote_groups],
     }
     for name in ("logprob_mean", "score"):
-        rows = [getattr(ballot, name) for ballot in ballots]
+        rows = [getattr(group, name) for group in vote_groups]
         if None not in rows:
             batch[name] = _padded(rows, -1, torch.float64)
     return batch

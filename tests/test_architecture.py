@@ -112,8 +112,7 @@ def test_components_import_one_way_and_never_lightning(package: str) -> None:
             foreign = {other.partition(".")[0] for other in imported(module_files()[name])}
             assert not foreign & {"lightning", "pytorch_lightning"}, name
     assert len(rooms) > 3
-    known = {"grading", "records"} if package == "datamodules" else set()  # still to be taken apart
-    assert {room for room, reached in closure(rooms).items() if room in reached} == known
+    assert [room for room, reached in closure(rooms).items() if room in reached] == []
 
 
 def test_nobody_imports_the_benchmarks_and_analyses_import_no_figures() -> None:

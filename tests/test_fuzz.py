@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.grading.grader import StringGrader
 from datamodules.components.grading.semantic import SemanticGrader
-from datamodules.components.records.ballots import make_ballots, read_samples
-from datamodules.components.records.readers import FORMATS, compares_by_value, read
+from datamodules.components.grading.vote_groups import make_vote_groups, read_samples
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.core.errors import InputError
+from dust2gold.prepare.readers import FORMATS, compares_by_value, read
 from dust2gold.report.analyses.predictions import read_predictions
 from dust2gold.run.settings import RunSettings, load_settings
 from dust2gold.run.tables import run_stages
@@ -138,13 +138,13 @@ SAMPLES = [rationale(q, k, logprob=-1.0, tokens=3, score=0.5).to_json() for q in
 def test_samples_as_votes(tmp_path: Path, rows: list[Any]) -> None:
     (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with ours_alone():
-        make_ballots(read_samples([tmp_path / "s.jsonl"]), [question(0), question(1)])
+        make_vote_groups(read_samples([tmp_path / "s.jsonl"]), [question(0), question(1)])
 
 
 @fuzz
 @given(st.lists(st.tuples(st.integers(-1, 5), st.floats(0, 1e300))))
-def test_a_vote_is_won_by_who_stands(ballots: list[tuple[int, float]]) -> None:
-    classes, weights = [c for c, _ in ballots], [w for _, w in ballots]
+def test_a_vote_is_won_by_who_stands(votes: list[tuple[int, float]]) -> None:
+    classes, weights = [c for c, _ in votes], [w for _, w in votes]
     if not math.isfinite(sum(weights)):
         return
     winners = vote(classes, weights)

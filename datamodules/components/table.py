@@ -1,6 +1,6 @@
-"""Rationales of a file as a table of token ids (Arrow), in memory or made once in a directory and mapped from there.
+"""Rationales of a file as a table of token ids (Arrow), in a file mapped into memory: a temporary one, or one kept.
 
-    table = open_table(load_tokenizer("embedded"), Path("positive.jsonl"), Path("encoded"))   # or all in memory
+    table = open_table(load_tokenizer("embedded"), Path("positive.jsonl"), Path("encoded"))
     examples = Examples(table)
     train, held = examples.split(0.05)              # by the question's id
     train.lengths, train.take([3, 17])              # a column of all, two whole examples
@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -163,19 +165,19 @@ class Examples:
 
 
 def open_table(tokenizer: PreTrainedTokenizerBase, file: Path, directory: Path | None = None) -> Dataset:
-    """The table of a file of rationales: encoded into memory, or mapped from `directory`, where it is made if need be.
+    """The table of a file of rationales, mapped from `directory`, where it is made if need be.
 
-    Of processes that ask at the same time one makes it, and the others wait. A damaged table is made again.
+    Of processes that ask at the same time one makes it, and the others wait. A damaged table is made again. Without a
+    directory each process makes its own, in a temporary file that has no name any more when this returns.
 
     Raises:
         InputError: If the file is missing or damaged, or the directory cannot be written.
     """
     from datasets import Dataset
+    from datasets.table import InMemoryTable
 
-    if directory is None:
-        sink = pa.BufferOutputStream()
-        _write(tokenizer, file, sink)
-        return Dataset.from_buffer(sink.getvalue())
+    if directory is None:  # a fingerprint of its own, or `datasets` would copy the whole to hash it
+        return Dataset(InMemoryTable.from_buffer(_temporary(tokenizer, file)), fingerprint=uuid.uuid4().hex)
     made_from = _provenance(tokenizer, file)
     target = directory / made_from.key
     if not _is_sound(target):
@@ -183,6 +185,18 @@ def open_table(tokenizer: PreTrainedTokenizerBase, file: Path, directory: Path |
             if not _is_sound(target):  # no other process has made it meanwhile
                 _make(tokenizer, file, target, made_from)
     return Dataset.from_file(str(target / TABLE_FILE))
+
+
+def _temporary(tokenizer: PreTrainedTokenizerBase, file: Path) -> pa.Buffer:
+    """A whole table in a temporary file, mapped; the file's space is free again once nobody uses the buffer."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix="dust2gold-") as stream:
+            _write(tokenizer, file, stream)
+            stream.flush()
+            return pa.memory_map(stream.name).read_buffer()
+    except OSError as error:
+        directory, remedy = tempfile.gettempdir(), "set TMPDIR to a directory with space, or give --data.encoded"
+        raise InputError(f"cannot write ({error.strerror or error})", file=directory, remedy=remedy) from error
 
 
 def _provenance(tokenizer: PreTrainedTokenizerBase, file: Path) -> Provenance:

@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datamodules.components.records.readers import read
 from datamodules.components.records.records import Question
 from dust2gold.collect.journal import Journal
 from dust2gold.collect.prompt import load_prompt
@@ -28,6 +27,7 @@ from dust2gold.collect.settings import CollectSettings
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
 from dust2gold.core.text import visible
+from dust2gold.prepare.readers import read
 
 if TYPE_CHECKING:
     from dust2gold.collect.collector import Collector

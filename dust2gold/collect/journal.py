@@ -35,7 +35,6 @@ from dust2gold.core.locks import hold
 from dust2gold.core.provenance import short_hash
 
 _SCHEMA = 1
-_KEY = 16  # characters of a key; journals of earlier versions hold longer ones that begin with it
 
 
 @dataclass
@@ -207,7 +206,7 @@ class Journal:
             usage.failed += 1
             usage.possible_cost += _dollars(value["cost"])
         else:
-            key = str(value["key"])[:_KEY]
+            key = str(value["key"])
             choices = [Choice(str(sample["text"]), str(sample["finish"])) for sample in value["samples"]]
             self._open.pop(str(value["answered"]), None)
             self._samples[key] += choices

@@ -9,13 +9,13 @@ from typing import Any
 
 from datamodules.components.grading.semantic import open_grader
 from datamodules.components.records.predictions import accuracies, prediction, write_metrics, write_predictions
-from datamodules.components.records.readers import compares_by_value
 from datamodules.components.records.records import Question, rationale_for, write_rationales
 from dust2gold.collect.request import Choice
 from dust2gold.collect.settings import CollectSettings
 from dust2gold.core.jsonl import write_json_lines
 from dust2gold.core.text import visible
 from dust2gold.prepare.prepare import prepare
+from dust2gold.prepare.readers import compares_by_value
 from dust2gold.prepare.summary import print_summary
 
 Answered = tuple[Question, Sequence[Choice]]

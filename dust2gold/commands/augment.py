@@ -1,12 +1,12 @@
-"""The command `augment`: D_pos with the student's own right samples."""
+"""The command `augment`: D_pos with the student's own right samples (self-augmentation; docs/method.md, stage 2)."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from datamodules.components.records.augment import augmented
-from datamodules.components.records.records import read_rationales, write_rationales
+from datamodules.components.records.records import Rationale, read_rationales, write_rationales
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,3 +22,16 @@ def main(args: argparse.Namespace) -> int:
     joined = write_rationales(args.output, augmented(read_rationales(args.positive), read_rationales(args.samples)))
     print(f"{teacher:,} rationales of D_pos and {joined - teacher:,} of the student's own, in {args.output}")
     return 0
+
+
+def augmented(positive: Iterable[Rationale], samples: Iterable[Rationale]) -> Iterator[Rationale]:
+    """D_pos, then the right samples that repeat no rationale of the same question, in their order."""
+    seen: set[tuple[str, str]] = set()
+    for rationale in positive:
+        seen.add((rationale.question_id, rationale.rationale))
+        yield rationale
+    for sample in samples:
+        key = (sample.question_id, sample.rationale)
+        if sample.verdict == "positive" and key not in seen:
+            seen.add(key)
+            yield sample

@@ -8,10 +8,10 @@ import math
 from pathlib import Path
 
 from datamodules.components.grading.semantic import GRADERS
-from datamodules.components.records.hub import hub_table
-from datamodules.components.records.readers import FORMATS
 from dust2gold.commands.arguments import names, positive
+from dust2gold.prepare.hub import hub_table
 from dust2gold.prepare.prepare import prepare
+from dust2gold.prepare.readers import FORMATS
 from dust2gold.prepare.summary import print_summary
 
 

@@ -62,7 +62,7 @@ def with_defaults(config: Namespace) -> Namespace:
     given = given if isinstance(given, list) else [given]
     config.trainer.callbacks = _with_default_callbacks(model.class_path, given, config.without_callbacks)
     options = config.get("data.init_args")
-    if options is not None and options.get("tokenizer") == EMBEDDED:
+    if options is not None and options.get("tokenizer", "") is None:
         stage = model.get("init_args") or {}
         reads = stage.get("backbone.init_args") or stage  # M_rank names its student there
         options.tokenizer = reads.get("student") or reads.get("path") or EMBEDDED

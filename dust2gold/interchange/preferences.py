@@ -17,11 +17,11 @@ from typing import Any
 
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.grading.grader import extract_answer
-from datamodules.components.records.readers import Entry
 from datamodules.components.records.records import Question, Rationale, Verdict, is_text, question_id, rationale_id
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.files import write_bytes_atomically
 from dust2gold.core.jsonl import read_json_lines, write_json_lines
+from dust2gold.prepare.readers import Entry
 
 Row = dict[str, Any]
 _BEFORE, _AFTER = prompt("\0").split("\0")

@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from datamodules.components.grading.grader import Grader, extract_answer
 from datamodules.components.grading.semantic import open_grader
-from datamodules.components.records.readers import Entry, compares_by_value, format_named, read
 from datamodules.components.records.records import Question, Rationale, rationale_for
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_text, sha256_of, write_atomically
 from dust2gold.core.jsonl import count_lines
+from dust2gold.prepare.readers import Entry, compares_by_value, format_named, read
 from dust2gold.prepare.summary import Summary, Tally
 
 _BATCH = 256  # questions graded together: keeps the workers busy, and the memory small

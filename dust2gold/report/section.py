@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datamodules.components.records.ballots import Ballot
+from datamodules.components.grading.vote_groups import VoteGroup
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Row
 from dust2gold.report.analyses.predictions import OVERALL, Prediction
@@ -34,7 +34,7 @@ class Study:
     run: Path
     predictions: Sequence[Prediction]
     rows: Sequence[Row]
-    ballots: Mapping[str, Sequence[Ballot]]
+    vote_groups: Mapping[str, Sequence[VoteGroup]]
 
     @property
     def datasets(self) -> list[str]:

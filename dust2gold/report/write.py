@@ -20,7 +20,7 @@ from dust2gold.report.analyses.ranking import add_ranking, ranking_study
 from dust2gold.report.analyses.scaling import accuracy_over_n, add_over_n
 from dust2gold.report.analyses.seeds import seed_runs, seeds_section
 from dust2gold.report.analyses.stopping import add_stopping
-from dust2gold.report.analyses.votes import collect_votes, read_ballots
+from dust2gold.report.analyses.votes import collect_votes, read_vote_groups
 from dust2gold.report.figures import matplotlib_defaults, save
 from dust2gold.report.section import FIGURES, Section, Study
 from dust2gold.report.shown import ANALYSES, END_OF_TABLES, MARKDOWN, RESULTS
@@ -30,15 +30,15 @@ from dust2gold.report.training import data_section, time_section
 def _votes_section(study: Study) -> Section:
     """What the sampled answers of each data set that was voted on say."""
     section = Section()
-    if not study.ballots and any(row.method == "sc" for row in study.rows):
+    if not study.vote_groups and any(row.method == "sc" for row in study.rows):
         section.note(
             "Left out: M_rank against ASC, accuracy over the number of samples, adaptive stopping, cases. They need "
             "the samples (scored.jsonl or samples.jsonl) beside the predictions.jsonl of the votes."
         )
-    for dataset, ballots in study.ballots.items():
-        if (ranking := ranking_study(ballots)) is not None:
+    for dataset, vote_groups in study.vote_groups.items():
+        if (ranking := ranking_study(vote_groups)) is not None:
             add_ranking(section, dataset, ranking)
-        votes = collect_votes(ballots)
+        votes = collect_votes(vote_groups)
         points = accuracy_over_n(votes)
         add_over_n(section, dataset, points)
         add_stopping(section, dataset, votes, points)
@@ -83,7 +83,7 @@ def _study(run: Path, samples: bool = True) -> Study:
     rows = tabulate(predictions)
     if not rows:
         raise InputError("every predictions.jsonl is empty", file=run, remedy="evaluate at least one test question")
-    return Study(run, predictions, rows, read_ballots(prediction_files(run)) if samples else {})
+    return Study(run, predictions, rows, read_vote_groups(prediction_files(run)) if samples else {})
 
 
 def _write(run: Path, results: list[dict[str, Any]], sections: Sequence[Section]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datamodules.components.records.ballots import Ballot
+from datamodules.components.grading.vote_groups import VoteGroup
 from datamodules.components.records.records import Rationale
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.votes import collect_votes
@@ -40,36 +40,37 @@ class Tallied:
 
 @dataclass(frozen=True)
 class Case:
-    """A question on which SC and ASC differ: its ballot and its answers, those with most votes first."""
+    """A question on which SC and ASC differ: its vote group and its answers, those with most votes first."""
 
-    ballot: Ballot
+    group: VoteGroup
     answers: list[Tallied]
 
 
-def find_cases(ballots: Sequence[Ballot]) -> dict[str, list[Case]] | None:
+def find_cases(vote_groups: Sequence[VoteGroup]) -> dict[str, list[Case]] | None:
     """The cases of either kind in the order in which they are shown; None where samples have no scores."""
-    votes = collect_votes(ballots)
+    votes = collect_votes(vote_groups)
     if votes.score is None:
         return None
     sc, asc = (vote_accuracy(votes.answers, votes.weights[method], votes.gold).tolist() for method in ("sc", "asc"))
     kinds = {(0, 1): "SC fails, ASC succeeds", (1, 0): "SC succeeds, ASC fails"}
     found: dict[str, list[Case]] = {kind: [] for kind in kinds.values()}
-    places = sorted(range(len(ballots)), key=lambda i: hashlib.sha256(ballots[i].question.id.encode()).hexdigest())
+    ids = [group.question.id for group in vote_groups]
+    places = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).hexdigest())
     for i in places:
         if kind := kinds.get((sc[i], asc[i])):
-            found[kind].append(Case(ballots[i], _tally(ballots[i])))
+            found[kind].append(Case(vote_groups[i], _tally(vote_groups[i])))
     return found
 
 
-def _tally(ballot: Ballot) -> list[Tallied]:
-    elected = {"sc": vote(ballot.answers, [1.0] * len(ballot.answers)), "asc": vote(ballot.answers, ballot.score or [])}
+def _tally(group: VoteGroup) -> list[Tallied]:
+    elected = {"sc": vote(group.answers, [1.0] * len(group.answers)), "asc": vote(group.answers, group.score or [])}
     answers = []
-    for number, text in enumerate(ballot.texts):
-        samples = [sample for sample, own in zip(ballot.samples, ballot.answers, strict=True) if own == number]
+    for number, text in enumerate(group.texts):
+        samples = [sample for sample, own in zip(group.samples, group.answers, strict=True) if own == number]
         scores = [sample.score or 0.0 for sample in samples]
         best = samples[scores.index(max(scores))]
         taken_by = [method for method, winners in elected.items() if number in winners]
-        answers.append(Tallied(text, len(samples), sum(scores), number == ballot.gold, taken_by, best))
+        answers.append(Tallied(text, len(samples), sum(scores), number == group.gold, taken_by, best))
     return sorted(answers, key=lambda answer: (-answer.votes, -answer.score))
 
 
@@ -80,8 +81,8 @@ _QUESTION, _RATIONALE, _ANSWER = 600, 800, 60
 def cases_section(study: Study) -> Section:
     """The first cases of each data set that was voted on with scores."""
     section = Section()
-    for dataset, ballots in study.ballots.items():
-        kinds = find_cases(ballots)
+    for dataset, vote_groups in study.vote_groups.items():
+        kinds = find_cases(vote_groups)
         if kinds is None:
             continue
         section.add(f"## {escape(dataset)}: where SC and ASC part")
@@ -98,7 +99,7 @@ def cases_section(study: Study) -> Section:
 
 
 def _add_case(section: Section, kind: str, case: Case) -> None:
-    question = case.ballot.question
+    question = case.group.question
     place = ", ".join(escape(text) for text in (question.id, question.subject, question.level) if text)
     section.add(f"### {kind}: {place}")
     section.add(f"Question: {shortened(question.question, _QUESTION)}")
@@ -115,7 +116,7 @@ def _add_case(section: Section, kind: str, case: Case) -> None:
 
 
 def _record(case: Case) -> dict[str, Any]:
-    question = case.ballot.question
+    question = case.group.question
     answers = [
         {
             **{name: getattr(answer, name) for name in ("answer", "right", "taken_by", "votes", "score")},

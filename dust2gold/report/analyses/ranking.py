@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from datamodules.components.records.ballots import Ballot
+from datamodules.components.grading.vote_groups import VoteGroup
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Z95
 from dust2gold.report.analyses.predictions import OVERALL
@@ -91,20 +91,20 @@ class RankingStudy:
     threshold_accuracy: Correlation
 
 
-def ranking_study(ballots: Sequence[Ballot]) -> RankingStudy | None:
+def ranking_study(vote_groups: Sequence[VoteGroup]) -> RankingStudy | None:
     """Judges M_rank by subject; None where samples have no scores."""
-    if any(ballot.score is None for ballot in ballots):
+    if any(group.score is None for group in vote_groups):
         return None
-    subjects = sorted({ballot.question.subject for ballot in ballots} - {""})
-    rows = [_ranking(subject, [b for b in ballots if b.question.subject == subject]) for subject in subjects]
+    subjects = sorted({group.question.subject for group in vote_groups} - {""})
+    rows = [_ranking(subject, [b for b in vote_groups if b.question.subject == subject]) for subject in subjects]
     paired = [row for row in rows if row.pairs]
     gain = [row.gain for row in paired]
     pair, threshold = ([getattr(row, name) for row in paired] for name in ("pair_accuracy", "threshold_accuracy"))
-    return RankingStudy([*rows, _ranking(OVERALL, ballots)], correlate(pair, gain), correlate(threshold, gain))
+    return RankingStudy([*rows, _ranking(OVERALL, vote_groups)], correlate(pair, gain), correlate(threshold, gain))
 
 
-def _ranking(subject: str, ballots: Sequence[Ballot]) -> Ranking:
-    votes = collect_votes(ballots)
+def _ranking(subject: str, vote_groups: Sequence[VoteGroup]) -> Ranking:
+    votes = collect_votes(vote_groups)
     if votes.score is None:
         raise ValueError("the samples have no scores")
     states = votes.answers >= 0  # [Q, N]: states an answer
@@ -118,7 +118,7 @@ def _ranking(subject: str, ballots: Sequence[Ballot]) -> Ranking:
     sc, asc = (float(vote_accuracy(votes.answers, votes.weights[m], votes.gold).mean()) for m in ("sc", "asc"))
     return Ranking(
         subject=subject,
-        questions=len(ballots),
+        questions=len(vote_groups),
         pairs=pairs,
         pair_accuracy=ordered / pairs if pairs else None,
         samples=samples,

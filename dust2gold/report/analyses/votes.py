@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.components.grading.pooling import NO_ANSWER
-from datamodules.components.records.ballots import Ballot, make_ballots, read_samples
+from datamodules.components.grading.vote_groups import VoteGroup, make_vote_groups, read_samples
 from datamodules.components.records.records import Question, question_of
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
@@ -21,12 +21,12 @@ SAMPLE_FILES = ("scored.jsonl", "samples.jsonl")
 """The samples beside the predictions that were made from them: with M_rank's scores, or without."""
 
 
-def read_ballots(files: Sequence[Path]) -> dict[str, list[Ballot]]:
+def read_vote_groups(files: Sequence[Path]) -> dict[str, list[VoteGroup]]:
     """By data set, the questions and samples that the predictions (method `sc`) say were voted on.
 
-    They are read from the samples beside each predictions.jsonl; where those are gone there are no ballots.
+    They are read from the samples beside each predictions.jsonl; where those are gone there are no groups.
     """
-    found: dict[str, list[Ballot]] = {}
+    found: dict[str, list[VoteGroup]] = {}
     for file in files:
         path = next((path for name in SAMPLE_FILES if (path := file.with_name(name)).is_file()), None)
         voted = _voted(file)
@@ -48,8 +48,8 @@ def read_ballots(files: Sequence[Path]) -> dict[str, list[Ballot]]:
             if name not in questions
         ]
         most = max((row["samples"] for row in voted.values() if "samples" in row), default=None)
-        for ballot in make_ballots(samples, [*questions.values(), *silent], most):
-            found.setdefault(ballot.question.source, []).append(ballot)
+        for group in make_vote_groups(samples, [*questions.values(), *silent], most):
+            found.setdefault(group.question.source, []).append(group)
     return dict(sorted(found.items()))
 
 
@@ -68,7 +68,7 @@ def _voted(file: Path) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Votes:
-    """The ballots of Q questions with at most N samples each.
+    """The vote groups of Q questions with at most N samples each.
 
     Attributes:
         answers: [Q, N] int64 class of each sample's answer, −1 where it states none and at padding.
@@ -92,20 +92,20 @@ class Votes:
         return (self.answers == self.gold[:, None]) & self.present
 
 
-def collect_votes(ballots: Sequence[Ballot]) -> Votes:
-    """Pads ballots to tensors."""
-    width = max(len(ballot.answers) for ballot in ballots)
-    answers = _padded([ballot.answers for ballot in ballots], width, NO_ANSWER).long()
-    logprob_mean = [ballot.logprob_mean for ballot in ballots]
-    score = [ballot.score for ballot in ballots]
-    tokens = [[sample.tokens for sample in ballot.samples] for ballot in ballots]
+def collect_votes(vote_groups: Sequence[VoteGroup]) -> Votes:
+    """Pads vote groups to tensors."""
+    width = max(len(group.answers) for group in vote_groups)
+    answers = _padded([group.answers for group in vote_groups], width, NO_ANSWER).long()
+    logprob_mean = [group.logprob_mean for group in vote_groups]
+    score = [group.score for group in vote_groups]
+    tokens = [[sample.tokens for sample in group.samples] for group in vote_groups]
     scores = None if None in score else _padded([row for row in score if row is not None], width)
     means = None if None in logprob_mean else _padded([row for row in logprob_mean if row is not None], width)
     counted = all(count is not None for row in tokens for count in row)
     return Votes(
         answers=answers,
-        gold=torch.tensor([ballot.gold for ballot in ballots]),
-        present=_padded([[1] * len(ballot.answers) for ballot in ballots], width).bool(),
+        gold=torch.tensor([group.gold for group in vote_groups]),
+        present=_padded([[1] * len(group.answers) for group in vote_groups], width).bool(),
         tokens=_padded([[count or 0 for count in row] for row in tokens], width).long() if counted else None,
         score=scores,
         weights=vote_weights(answers, means, scores),

@@ -60,16 +60,6 @@ def test_the_key_is_of_all_that_samples_depend_on() -> None:
     assert request(n=5).key == request().key
 
 
-def test_a_journal_with_the_longer_keys_of_earlier_versions_is_still_paid_for(path: Path) -> None:
-    text = path.read_text()
-    for question in ("q0", "q1"):
-        text = text.replace(request(question).key, request(question).key + 48 * "f")
-    path.write_text(text)
-    with Journal(path, PRICES) as journal:
-        assert tuple(journal.samples(request("q0").key)) == REPLY.choices
-        assert journal.answers(request("q1").key) == 1
-
-
 @pytest.mark.parametrize("cut", [1, 2, 10, 100])
 def test_a_torn_last_line_is_dropped(cut: int, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = path.read_bytes()

@@ -83,6 +83,7 @@ ENCODER = ["--model.backbone", "EncoderSettings", "--model.backbone.path", "t5"]
         ("neg", [], "embedded"),
         ("neg", ["--model.student", "a/b"], "a/b"),
         ("neg", ["--model.student", "a/b", "--data.tokenizer", "c/d"], "c/d"),
+        ("neg", ["--model.student", "a/b", "--data.tokenizer", "embedded"], "embedded"),
         ("rank", ["--model.backbone.init_args.student", "a/b"], "a/b"),
         ("rank", ENCODER, "t5"),
         ("rank", [*ENCODER, "--data.tokenizer", "c/d"], "c/d"),

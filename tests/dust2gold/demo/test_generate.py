@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from datamodules.components.grading.grader import StringGrader, gold_answer
-from datamodules.components.records.readers import read
 from dust2gold.commands.generate import add_arguments, main
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
 from dust2gold.demo.formats import TEST_FORMATS
 from dust2gold.demo.generate import Recipe, generate
 from dust2gold.demo.wording import WORDINGS
+from dust2gold.prepare.readers import read
 
 SMALL = Recipe(train_questions=60, test_questions=30, samples=4)
 

@@ -22,8 +22,8 @@ from datamodules.components.grading.answers import (
     string_equal,
 )
 from datamodules.components.grading.grader import StringGrader
-from datamodules.components.records.readers import read
 from datamodules.components.records.records import Question
+from dust2gold.prepare.readers import read
 
 
 def listed(text: str, separator: str = " | ") -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.components.records.ballots import Ballot, make_ballots
+from datamodules.components.grading.vote_groups import VoteGroup, make_vote_groups
 from datamodules.components.records.records import Rationale, Verdict, write_rationales
 from dust2gold.report.analyses.predictions import Prediction
 from dust2gold.report.analyses.votes import collect_votes
@@ -68,8 +68,8 @@ def samples(
     return made
 
 
-def ballots(*groups: Sequence[Rationale]) -> list[Ballot]:
-    return make_ballots([sample for group in groups for sample in group])
+def vote_groups(*groups: Sequence[Rationale]) -> list[VoteGroup]:
+    return make_vote_groups([sample for group in groups for sample in group])
 
 
 def drawn_samples(questions: int, n: int, seed: int = 0) -> list[Rationale]:
@@ -96,12 +96,12 @@ def write_run(run: Path, questions: int = 60, n: int = 8, seed: int = 0, methods
     scored = drawn_samples(questions, n, seed)
     (run / "votes").mkdir(parents=True, exist_ok=True)
     write_rationales(run / "votes" / "scored.jsonl", scored)
-    voted = make_ballots(scored)
+    voted = make_vote_groups(scored)
     votes = collect_votes(voted)
     rows = [
-        Prediction(method, "math", ballot.question.id, ballot.question.subject, share, "Level 1")
+        Prediction(method, "math", group.question.id, group.question.subject, share, "Level 1")
         for method, weights in votes.weights.items()
-        for ballot, share in zip(voted, vote_accuracy(votes.answers, weights, votes.gold).tolist(), strict=True)
+        for group, share in zip(voted, vote_accuracy(votes.answers, weights, votes.gold).tolist(), strict=True)
     ]
     write_predictions(run / "votes" / "predictions.jsonl", rows)
     for place, method in enumerate(methods or ("cot-kd", "neg", "nat", "nce")):

@@ -3,14 +3,14 @@ from __future__ import annotations
 from hashlib import sha256
 
 from dust2gold.report.analyses.cases import find_cases
-from tests.dust2gold.report.analyses.synthetic import ballots, samples
+from tests.dust2gold.report.analyses.synthetic import samples, vote_groups
 
 LIFTED, SUNK = "SC fails, ASC succeeds", "SC succeeds, ASC fails"
 
 
 def test_both_kinds_and_no_ties() -> None:
     found = find_cases(
-        ballots(
+        vote_groups(
             samples("lifted", ["2", "1", "2"], [0.1, 0.9, 0.3]),
             samples("sunk", ["1", "2", "1"], [0.1, 0.9, 0.3]),
             samples("tied", ["1", "2"], [0.1, 0.9]),
@@ -19,8 +19,8 @@ def test_both_kinds_and_no_ties() -> None:
         )
     )
     assert found is not None
-    assert [case.ballot.question.id for case in found[LIFTED]] == ["lifted"]
-    assert [case.ballot.question.id for case in found[SUNK]] == ["sunk"]
+    assert [case.group.question.id for case in found[LIFTED]] == ["lifted"]
+    assert [case.group.question.id for case in found[SUNK]] == ["sunk"]
     first, second = found[LIFTED][0].answers
     assert (first.answer, first.votes, first.right, first.taken_by) == ("2", 2, False, ["sc"])
     assert (second.answer, second.votes, second.right, second.taken_by) == ("1", 1, True, ["asc"])
@@ -29,18 +29,18 @@ def test_both_kinds_and_no_ties() -> None:
 
 def test_the_order_is_that_of_the_hashes() -> None:
     names = [f"q{i}" for i in range(12)]
-    found = find_cases(ballots(*(samples(name, ["2", "1", "2"], [0.1, 0.9, 0.3]) for name in names)))
+    found = find_cases(vote_groups(*(samples(name, ["2", "1", "2"], [0.1, 0.9, 0.3]) for name in names)))
     assert found is not None
-    shown = [case.ballot.question.id for case in found[LIFTED]]
+    shown = [case.group.question.id for case in found[LIFTED]]
     assert shown == sorted(names, key=lambda name: sha256(name.encode()).hexdigest())
     assert shown != names
 
 
 def test_a_tie_of_sc_names_all_it_takes() -> None:
-    found = find_cases(ballots(samples("a", ["2", "3", "2", "3", "1"], [0.1, 0.1, 0.1, 0.1, 0.9])))
+    found = find_cases(vote_groups(samples("a", ["2", "3", "2", "3", "1"], [0.1, 0.1, 0.1, 0.1, 0.9])))
     assert found is not None
     assert {a.answer: a.taken_by for a in found[LIFTED][0].answers} == {"2": ["sc"], "3": ["sc"], "1": ["asc"]}
 
 
 def test_needs_scores() -> None:
-    assert find_cases(ballots(samples("a", ["1"]))) is None
+    assert find_cases(vote_groups(samples("a", ["1"]))) is None

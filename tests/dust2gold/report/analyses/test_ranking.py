@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dust2gold.report.analyses.ranking import correlate, pearson, ranking_study, ranks
-from tests.dust2gold.report.analyses.synthetic import ballots, drawn_samples, samples
+from tests.dust2gold.report.analyses.synthetic import drawn_samples, samples, vote_groups
 
 
 def test_by_hand() -> None:
     """One question: right .9 and .3, wrong .5 and .3, one without an answer, which counts nowhere."""
-    given = ballots(samples("a", ["1", "1", "2", "3", None], [0.9, 0.3, 0.5, 0.3, 0.99]))
+    given = vote_groups(samples("a", ["1", "1", "2", "3", None], [0.9, 0.3, 0.5, 0.3, 0.99]))
     study = ranking_study(given)
     assert study is not None
     subject, everything = study.rows
@@ -27,7 +27,7 @@ def test_by_hand() -> None:
 
 
 def test_a_ranker_that_lifts_the_minority() -> None:
-    given = ballots(
+    given = vote_groups(
         samples("a", ["1", "2", "2"], [0.9, 0.2, 0.2]),
         samples("b", ["1", "2", "2"], [0.1, 0.2, 0.2], subject="Geometry"),
         samples("c", ["1", "1"], [0.5, 0.5], subject="Precalculus"),
@@ -44,18 +44,18 @@ def test_a_ranker_that_lifts_the_minority() -> None:
 
 
 def test_pairs_are_pooled_over_questions() -> None:
-    given = ballots(samples("a", ["1", "2"], [0.9, 0.1]), samples("b", ["1", "2", "3", "4"], [0.1, 0.2, 0.3, 0.4]))
+    given = vote_groups(samples("a", ["1", "2"], [0.9, 0.1]), samples("b", ["1", "2", "3", "4"], [0.1, 0.2, 0.3, 0.4]))
     study = ranking_study(given)
     assert study is not None
     assert (study.rows[0].pairs, study.rows[0].pair_accuracy) == (4, 0.25)
 
 
 def test_needs_scores() -> None:
-    assert ranking_study(ballots(samples("a", ["1", "2"]))) is None
+    assert ranking_study(vote_groups(samples("a", ["1", "2"]))) is None
 
 
 def test_drawn_scores_correlate_with_the_gain() -> None:
-    study = ranking_study(ballots(drawn_samples(150, 8)))
+    study = ranking_study(vote_groups(drawn_samples(150, 8)))
     assert study is not None
     assert study.pair_accuracy.n == 5
     assert (study.pair_accuracy.pearson or 0) > 0.5

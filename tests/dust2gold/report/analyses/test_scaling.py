@@ -4,26 +4,26 @@ from itertools import combinations
 
 import pytest
 
-from datamodules.components.records.ballots import Ballot
+from datamodules.components.grading.vote_groups import VoteGroup
 from dust2gold.report.analyses.scaling import Point, accuracy_at, accuracy_over_n
 from dust2gold.report.analyses.votes import Votes, collect_votes
 from lightning_modules.components.voting.votes import vote, vote_accuracy
-from tests.dust2gold.report.analyses.synthetic import ballots, drawn_samples, samples
+from tests.dust2gold.report.analyses.synthetic import drawn_samples, samples, vote_groups
 
 
-def over_all_subsets(given: list[Ballot], votes: Votes, method: str, n: int) -> float:
+def over_all_subsets(given: list[VoteGroup], votes: Votes, method: str, n: int) -> float:
     """The expectation itself: the mean over every choice of n samples."""
     total = 0.0
-    for row, ballot in enumerate(given):
-        chosen = list(combinations(range(len(ballot.answers)), n))
+    for row, group in enumerate(given):
+        chosen = list(combinations(range(len(group.answers)), n))
         for subset in chosen:
-            winners = vote([ballot.answers[i] for i in subset], [float(votes.weights[method][row, i]) for i in subset])
-            total += (ballot.gold in winners) / max(len(winners), 1) / len(chosen)
+            winners = vote([group.answers[i] for i in subset], [float(votes.weights[method][row, i]) for i in subset])
+            total += (group.gold in winners) / max(len(winners), 1) / len(chosen)
     return total / len(given)
 
 
 def test_estimates_the_mean_over_all_subsets() -> None:
-    given = ballots(drawn_samples(20, 5))
+    given = vote_groups(drawn_samples(20, 5))
     votes = collect_votes(given)
     points = accuracy_over_n(votes, orders=400)
     for n in range(1, 6):
@@ -36,14 +36,14 @@ def test_estimates_the_mean_over_all_subsets() -> None:
 
 
 def test_the_seed_settles_it() -> None:
-    votes = collect_votes(ballots(drawn_samples(20, 5)))
+    votes = collect_votes(vote_groups(drawn_samples(20, 5)))
     assert accuracy_over_n(votes, orders=3) == accuracy_over_n(votes, orders=3)
     assert accuracy_over_n(votes, orders=3) != accuracy_over_n(votes, orders=3, seed=1)
 
 
 def test_tokens_and_short_questions() -> None:
     # Tokens are 10, 11, 12 for the first question and 10 for the second, which has one sample.
-    votes = collect_votes(ballots(samples("a", ["1", "2", "2"]), samples("b", ["1"])))
+    votes = collect_votes(vote_groups(samples("a", ["1", "2", "2"]), samples("b", ["1"])))
     points = accuracy_over_n(votes, orders=5)
     assert [point.tokens for point in points] == pytest.approx([10.5, 16, 21.5])
     assert points[2].accuracy == {"sc": 0.5, "ws": pytest.approx(0.5)}

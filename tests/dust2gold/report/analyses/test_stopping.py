@@ -4,12 +4,12 @@ import pytest
 
 from dust2gold.report.analyses.stopping import adaptive_stopping
 from dust2gold.report.analyses.votes import collect_votes
-from tests.dust2gold.report.analyses.synthetic import ballots, drawn_samples, samples
+from tests.dust2gold.report.analyses.synthetic import drawn_samples, samples, vote_groups
 
 
 def test_replay_by_hand() -> None:
     """Question a stops after four samples of one answer, b after none of its five, c has no answer at all."""
-    given = ballots(
+    given = vote_groups(
         samples("a", ["2", "2", "2", "2", "1", "1"]),
         samples("b", ["1", "2", "1", "2", "1"]),
         samples("c", [None, None]),
@@ -24,14 +24,14 @@ def test_replay_by_hand() -> None:
 
 
 def test_stopping_early_may_cost_an_answer() -> None:
-    given = ballots(samples("a", ["2", "2", "1", "1", "1"]))
+    given = vote_groups(samples("a", ["2", "2", "1", "1", "1"]))
     low, high = adaptive_stopping(collect_votes(given), thresholds=(0.8, 0.95))
     assert (low.samples, low.accuracy, low.full_accuracy) == (2, 0, 1)  # two votes: 1 − 2^−3 = 0.875
     assert (high.samples, high.accuracy, high.saved) == (5, 1, 0)
 
 
 def test_doubtful_samples_make_asc_wait() -> None:
-    given = ballots(samples("a", ["1"] * 8, [0.5] * 8))
+    given = vote_groups(samples("a", ["1"] * 8, [0.5] * 8))
     sc, asc = adaptive_stopping(collect_votes(given), thresholds=(0.95,))
     assert (sc.method, sc.samples) == ("sc", 4)
     # Half a vote each: 1 − 2^−(v + 1) reaches .95 at v = 3.32, that is with the seventh sample.
@@ -39,7 +39,7 @@ def test_doubtful_samples_make_asc_wait() -> None:
 
 
 def test_a_lower_threshold_never_takes_more() -> None:
-    rows = adaptive_stopping(collect_votes(ballots(drawn_samples(40, 12))))
+    rows = adaptive_stopping(collect_votes(vote_groups(drawn_samples(40, 12))))
     for method in ("sc", "asc"):
         taken = [row.samples for row in rows if row.method == method]
         assert taken == sorted(taken)

@@ -12,14 +12,14 @@ from datamodules.components.records.records import question_of, write_questions,
 from datamodules.votes import VoteDataModule
 from dust2gold.core.errors import InputError
 from dust2gold.report.analyses.predictions import prediction_files, read_predictions
-from dust2gold.report.analyses.votes import collect_votes, read_ballots
+from dust2gold.report.analyses.votes import collect_votes, read_vote_groups
 from lightning_modules.components.voting.votes import vote_accuracy
 from lightning_modules.vote import VotingModel
-from tests.dust2gold.report.analyses.synthetic import ballots, predictions, samples, write_predictions, write_run
+from tests.dust2gold.report.analyses.synthetic import predictions, samples, vote_groups, write_predictions, write_run
 
 
 def test_padding_does_not_vote() -> None:
-    votes = collect_votes(ballots(samples("a", ["1", "2", None], [0.9, 0.1, 0.5]), samples("b", ["3"], [0.4])))
+    votes = collect_votes(vote_groups(samples("a", ["1", "2", None], [0.9, 0.1, 0.5]), samples("b", ["3"], [0.4])))
     assert votes.answers.tolist() == [[0, 1, -1], [0, -1, -1]]
     assert votes.gold.tolist() == [0, -2]
     assert votes.present.tolist() == [[True, True, True], [True, False, False]]
@@ -30,19 +30,19 @@ def test_padding_does_not_vote() -> None:
 
 
 def test_what_samples_lack_is_left_out() -> None:
-    votes = collect_votes(ballots(samples("a", ["1"], logprob=None, tokens=None)))
+    votes = collect_votes(vote_groups(samples("a", ["1"], logprob=None, tokens=None)))
     assert (votes.score, votes.tokens, list(votes.weights)) == (None, None, ["sc"])
 
 
 def test_reads_the_samples_beside_the_votes_and_no_others(tmp_path: Path) -> None:
     write_run(tmp_path, questions=5, n=3)
     write_rationales(tmp_path / "nat" / "samples.jsonl", samples("x", ["1"]))
-    found = read_ballots(prediction_files(tmp_path))
+    found = read_vote_groups(prediction_files(tmp_path))
     assert list(found) == ["math"]
-    assert [len(ballot.answers) for ballot in found["math"]] == [3] * 5
+    assert [len(group.answers) for group in found["math"]] == [3] * 5
 
 
-def test_ballots_are_those_that_were_cast(tmp_path: Path) -> None:
+def test_vote_groups_are_those_that_were_cast(tmp_path: Path) -> None:
     """Two of six samples vote, and one question has none: the vote over all of them would be another one."""
     answers = ["1", "1", "2", "2", "2", "2"]
     made = [s for name in ("a", "b") for s in samples(name, answers)]
@@ -60,9 +60,9 @@ def test_ballots_are_those_that_were_cast(tmp_path: Path) -> None:
         callbacks=[PredictionWriter()],
     )
     trainer.test(VotingModel(), data, verbose=False)
-    (found,) = read_ballots(prediction_files(tmp_path)).values()
+    (found,) = read_vote_groups(prediction_files(tmp_path)).values()
     assert [(b.question.id, list(b.answers), b.gold) for b in found] == [
-        (b.question.id, list(b.answers), b.gold) for b in data.ballots
+        (b.question.id, list(b.answers), b.gold) for b in data.vote_groups
     ]
     assert [len(b.answers) for b in found] == [2, 2, 0]
     votes = collect_votes(found)
@@ -75,15 +75,15 @@ def test_a_number_of_samples_is_one(tmp_path: Path) -> None:
     row = {"schema": 1, "method": "sc", "question_id": "A0", "samples": "two"}
     (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match="'two' is no number of samples") as caught:
-        read_ballots([tmp_path / "predictions.jsonl"])
+        read_vote_groups([tmp_path / "predictions.jsonl"])
     assert (caught.value.line, caught.value.field) == (1, "samples")
 
 
 def test_samples_without_scores_do_too(tmp_path: Path) -> None:
     write_predictions(tmp_path / "votes" / "predictions.jsonl", predictions("sc", {"A": [1]}))
-    assert read_ballots(prediction_files(tmp_path)) == {}
+    assert read_vote_groups(prediction_files(tmp_path)) == {}
     write_rationales(tmp_path / "votes" / "samples.jsonl", samples("A0", ["1"]))
-    assert len(read_ballots(prediction_files(tmp_path))["math"]) == 1
+    assert len(read_vote_groups(prediction_files(tmp_path))["math"]) == 1
 
 
 def test_a_method_may_have_a_file_for_each_test_set(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.components.records.augment import augmented
 from datamodules.components.records.records import read_rationales, write_rationales
 from dust2gold import cli
+from dust2gold.commands.augment import augmented
 from tests.records import rationale
 
 

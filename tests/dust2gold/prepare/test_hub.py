@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from datamodules.components.records.hub import HubTable, hub_table
 from dust2gold.commands.prepare import add_arguments, main
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
+from dust2gold.prepare.hub import HubTable, hub_table
 
 ROWS = [
     {"question": "How many?", "answer": "1+1 = <<1+1=2>>2\n#### 2"},

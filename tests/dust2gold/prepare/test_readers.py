@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from datamodules.components.records.readers import FORMATS, Entry, compares_by_value, read
 from datamodules.components.records.records import Question, Rationale, write_questions, write_rationales
 from dust2gold.core.errors import InputError
+from dust2gold.prepare.readers import FORMATS, Entry, compares_by_value, read
 
 
 def entries(tmp_path: Path, format: str, *rows: dict[str, Any], source: str | None = None) -> list[Entry]:

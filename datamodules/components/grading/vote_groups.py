@@ -1,4 +1,4 @@
-"""The samples of a question as a ballot: answers pooled by value, with what votes may be weighted by."""
+"""The samples of a question as a vote group: answers pooled by value, with what votes may be weighted by."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_GOLD = -2
 
 
 @dataclass(frozen=True, slots=True)
-class Ballot:
+class VoteGroup:
     """The votes on one question.
 
     Attributes:
@@ -58,17 +58,17 @@ def read_samples(files: Sequence[Path]) -> list[Rationale]:
     return list(samples.values())
 
 
-def make_ballots(
+def make_vote_groups(
     samples: Sequence[Rationale],
     questions: Iterable[Question] | None = None,
     samples_per_question: int | None = None,
     questions_file: Path | None = None,
-) -> list[Ballot]:
+) -> list[VoteGroup]:
     """Groups samples by question and pools their answers.
 
     Args:
         samples: The samples, in any order.
-        questions: The questions, in the order of the ballots; default: those that have samples.
+        questions: The questions, in the order of the groups; default: those that have samples.
         samples_per_question: Use only the first so many samples of each question, by their number.
         questions_file: Where the questions stand, for the error.
 
@@ -90,12 +90,12 @@ def make_ballots(
             )
         grouped[sample.question_id].append(sample)
     return [
-        _ballot(question, sorted(grouped[name], key=_number)[:samples_per_question], **weighed_by)
+        _vote_group(question, sorted(grouped[name], key=_number)[:samples_per_question], **weighed_by)
         for name, question in by_id.items()
     ]
 
 
-def _ballot(question: Question, samples: list[Rationale], logprob: bool, score: bool) -> Ballot:
+def _vote_group(question: Question, samples: list[Rationale], logprob: bool, score: bool) -> VoteGroup:
     """Pools the answers; one that was graded as right is of the gold answer's value, however it is written."""
     right = {canonical(s.answer) for s in samples if s.verdict == "positive" and s.answer}
     gold = canonical(question.gold)
@@ -111,7 +111,7 @@ def _ballot(question: Question, samples: list[Rationale], logprob: bool, score: 
             texts.setdefault(number, sample.answer)
     # Where the data set gives no gold answer, nothing equals it.
     golden = [number for number, text in texts.items() if question.gold.strip() and value(text) == gold]
-    return Ballot(
+    return VoteGroup(
         question=question,
         samples=samples,
         answers=answers,
