@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.grading.grader import extract_answer
-from datamodules.components.records.records import Question, Rationale, Verdict, is_text, question_id, rationale_id
+from datamodules.components.records.records import Question, Rationale, Verdict, is_text, question_id, rationale_for
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.files import write_bytes_atomically
 from dust2gold.core.jsonl import read_json_lines, write_json_lines
@@ -98,23 +98,15 @@ def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Pa
     ]
 
 
-def _entry(name: str, text: str, graded: Sequence[tuple[str, Verdict]], source: str) -> Entry:
+def _entry(name: str, asked: str, graded: Sequence[tuple[str, Verdict]], source: str) -> Entry:
     right = (extract_answer(rationale) for rationale, verdict in graded if verdict == "positive")
     gold = next((answer for answer in right if answer), "")
-    about = {"question": text, "gold": gold, "subject": "", "level": "", "source": source}
+    question = Question(name, asked, gold, solution="", subject="", level="", source=source)
     rationales = [
-        Rationale(
-            rationale_id(name, k),
-            name,
-            rationale=rationale,
-            answer=extract_answer(rationale),
-            verdict=verdict,
-            writer="teacher",
-            **about,
-        )
-        for k, (rationale, verdict) in enumerate(graded)
+        replace(rationale_for(question, k, text, "teacher"), answer=extract_answer(text), verdict=verdict)
+        for k, (text, verdict) in enumerate(graded)
     ]
-    return Entry(Question(name, solution="", **about), rationales)
+    return Entry(question, rationales)
 
 
 def _question_text(text: str) -> str:
