@@ -17,7 +17,15 @@ from typing import Any
 
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.grading.grader import extract_answer
-from datamodules.components.records.records import Question, Rationale, Verdict, is_text, question_id, rationale_for
+from datamodules.components.records.records import (
+    Question,
+    Rationale,
+    Verdict,
+    is_text,
+    question_id,
+    rationale_for,
+    rationale_id,
+)
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.files import write_bytes_atomically
 from dust2gold.core.jsonl import read_json_lines, write_json_lines
