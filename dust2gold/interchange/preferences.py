@@ -101,7 +101,7 @@ def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Pa
 def _entry(name: str, text: str, graded: Sequence[tuple[str, Verdict]], source: str) -> Entry:
     right = (extract_answer(rationale) for rationale, verdict in graded if verdict == "positive")
     gold = next((answer for answer in right if answer), "")
-    about = {"question": text, "gold": gold, "subject": "", "level": "", "source": source}
+    about: dict[str, Any] = {"question": text, "gold": gold, "subject": "", "level": "", "source": source}
     rationales = [
         Rationale(
             rationale_id(name, k),
