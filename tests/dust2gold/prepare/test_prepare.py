@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.components.grading.grader import extract_answer
+from datamodules.components.grading.answers import extract_answer
 from datamodules.components.records.records import read_questions, read_rationales
 from dust2gold.core.errors import InputError
 from dust2gold.prepare.prepare import prepare
