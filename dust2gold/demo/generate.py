@@ -28,56 +28,30 @@ MOST_REDRAWS = 1000
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is generated; the same recipe gives the same bytes.
+    """What is generated; the same recipe gives the same bytes."""
 
-    Attributes:
-        train_questions: Number of questions the teacher answers; 0 writes no `train.jsonl`.
-        test_questions: Number of held-out questions. They are drawn first: they depend on no other count.
-        samples: Rationales per training question.
-        seed: Seed of the questions and of the teacher.
-        levels: Numbers of steps (1 to 6); levels and subjects take turns.
-        slips: Factor on the rates at which the teacher slips in a step.
-        notation: Share of the teacher's boxed answers not in plain digits (`dust2gold.demo.teacher.other_notation`).
-        wording: A key of `dust2gold.demo.wording.WORDINGS`.
-        test_format: A key of `dust2gold.demo.formats.TEST_FORMATS`.
-        largest: Largest number a story starts with or adds.
-        factor: Largest multiplier, divisor or price.
-    """
-
-    train_questions: int = 1500
-    test_questions: int = 600
-    samples: int = 8
-    seed: int = 0
-    levels: tuple[int, ...] = (1, 2, 3)
-    slips: float = 1.0
-    notation: float = 0.0
-    wording: str = "plain"
-    test_format: str = "math"
-    largest: int = 60
-    factor: int = 9
+    train_questions: int = 1500  # 0 writes no train.jsonl
+    test_questions: int = 600  # held out; drawn first, so that they depend on no other count
+    samples: int = 8  # rationales per training question
+    seed: int = 0  # of the questions and of the teacher
+    levels: tuple[int, ...] = (1, 2, 3)  # numbers of steps, 1 to 6; levels and subjects take turns
+    slips: float = 1.0  # factor on the rates at which the teacher slips in a step
+    notation: float = 0.0  # share of boxed answers not in plain digits (`teacher.other_notation`)
+    wording: str = "plain"  # a key of WORDINGS
+    test_format: str = "math"  # a key of TEST_FORMATS
+    largest: int = 60  # number a story starts with or adds
+    factor: int = 9  # largest multiplier, divisor or price
 
     def __post_init__(self) -> None:
         """Refuses what cannot be generated, naming the field."""
-        least = {
-            "train_questions": 0,
-            "test_questions": 1,
-            "samples": 1,
-            "seed": 0,
-            "slips": 0,
-            "notation": 0,
-            "largest": 6,
-            "factor": 2,
-        }
-        for field, bound in least.items():
+        zero = dict.fromkeys(("train_questions", "seed", "slips", "notation"), 0)
+        for field, bound in {**zero, "test_questions": 1, "samples": 1, "largest": 6, "factor": 2}.items():
             if getattr(self, field) < bound:
                 raise InputError(f"{getattr(self, field)} is too small", field=field, remedy=f"give at least {bound}")
         levels = range(1, LONGEST + 1)
         if not self.levels or not set(self.levels) <= set(levels):
-            raise InputError(
-                f"{list(self.levels)} are not levels",
-                field="levels",
-                remedy=f"give some of {','.join(map(str, levels))} (steps per problem)",
-            )
+            remedy = f"give some of {','.join(map(str, levels))} (steps per problem)"
+            raise InputError(f"{list(self.levels)} are not levels", field="levels", remedy=remedy)
         for field, known in (("wording", WORDINGS), ("test_format", TEST_FORMATS)):
             if getattr(self, field) not in known:
                 problem = f"there is no '{getattr(self, field)}'"
@@ -95,22 +69,15 @@ class LevelCount:
     right: int = 0
 
 
-def generate(output: Path, recipe: Recipe | None = None) -> dict[int, LevelCount]:
+def generate(output: Path, recipe: Recipe) -> dict[int, LevelCount]:
     """Writes `train.jsonl`, `test.jsonl` and `generate.json` into `output`, each whole or not at all.
 
-    No question text occurs twice, neither within a split nor across them.
-
-    Args:
-        output: Directory to write into; made if need be.
-        recipe: What to generate; None for the defaults.
-
-    Returns:
-        The teacher's counts by level, in ascending order of level.
+    No question text occurs twice, neither within a split nor across them. Returns the teacher's counts by level, in
+    ascending order.
 
     Raises:
         InputError: If `output` cannot be written, or there are fewer distinct questions than asked for.
     """
-    recipe = recipe or Recipe()
     seen: set[str] = set()
     test = list(_distinct_problems(recipe, "test", recipe.test_questions, seen))
     train = list(_distinct_problems(recipe, "train", recipe.train_questions, seen))
@@ -139,10 +106,8 @@ def _distinct_problems(recipe: Recipe, split: str, count: int, seen: set[str]) -
             if problem.text not in seen:
                 break
         else:
-            raise InputError(
-                f"no new level-{level} question on {subject} after {index} {split} questions",
-                remedy="ask for fewer questions, or raise --largest, --factor or --levels",
-            )
+            shortage = f"no new level-{level} question on {subject} after {index} {split} questions"
+            raise InputError(shortage, remedy="ask for fewer questions, or raise --largest, --factor or --levels")
         seen.add(problem.text)
         yield problem
 

@@ -59,8 +59,7 @@ def apply(left: int, op: str, right: int) -> int:
 class Problem:
     """A word problem: its text sentence by sentence, its steps, and what it is about.
 
-    `sentences[0]` sets the scene; `events[i]` is the sentence (or empty) that step i answers to, so that a
-    narrator can interleave the story with the arithmetic.
+    `events[i]` is the sentence (or empty) that step i answers to, so that a story can be told with its arithmetic.
     """
 
     subject: str
@@ -86,20 +85,13 @@ class Problem:
 
 
 class ProblemWriter:
-    """Draws problems from a seeded generator.
+    """Draws problems; the same state of `rng` gives the same ones.
 
-    Args:
-        rng: The source of every choice; the same state gives the same problems.
-        largest: Largest number a story starts with or adds.
-        factor: Largest multiplier, divisor or price.
-        wording: The words of the stories.
+    `largest` is the largest number a story starts with or adds, `factor` the largest multiplier, divisor or price.
     """
 
     def __init__(self, rng: random.Random, largest: int = 60, factor: int = 9, wording: Wording = PLAIN) -> None:
-        self.rng = rng
-        self.largest = largest
-        self.factor = factor
-        self.wording = wording
+        self.rng, self.largest, self.factor, self.wording = rng, largest, factor, wording
 
     def draw(self, level: int, subject: str | None = None) -> Problem:
         """Writes one problem of `level` steps (1 to LONGEST) on `subject` (any of SUBJECTS, drawn if None)."""
@@ -114,29 +106,18 @@ class ProblemWriter:
 
     def _gains_and_losses(self, level: int) -> Problem:
         words, name, item, start = self.wording, self._name(), self._item(), self._number()
-        problem = Problem(
-            "Gains and Losses",
-            words.has.format(name=name, n=start, item=item),
-            words.total.format(item=item, name=name),
-        )
+        scene, question = words.has.format(name=name, n=start, item=item), words.total.format(item=item, name=name)
+        problem = Problem("Gains and Losses", scene, question)
         self._changes(problem, name, start, level)
         return problem
 
     def _groups(self, level: int) -> Problem:
-        words, name, item, container = (
-            self.wording,
-            self._name(),
-            self._item(),
-            self.rng.choice(self.wording.containers),
-        )
+        words, name, item = self.wording, self._name(), self._item()
+        container = self.rng.choice(words.containers)
         count, each = self._factor(), self._factor()
-        problem = Problem(
-            "Groups",
-            words.grouped.format(name=name, count=count, container=container, n=each, item=item),
-            words.total.format(item=item, name=name),
-            [""],
-            [Step(count, "*", each)],
-        )
+        scene = words.grouped.format(name=name, count=count, container=container, n=each, item=item)
+        question = words.total.format(item=item, name=name)
+        problem = Problem("Groups", scene, question, [""], [Step(count, "*", each)])
         self._changes(problem, name, count * each, level - 1)
         return problem
 
@@ -163,13 +144,8 @@ class ProblemWriter:
     def _prices(self, level: int) -> Problem:
         words, name, item = self.wording, self._name(), self._item()
         count, price = self._factor(), self._factor()
-        problem = Problem(
-            "Prices",
-            words.wanted.format(name=name, count=count, item=item, n=price),
-            words.cost.format(name=name),
-            [""],
-            [Step(count, "*", price)],
-        )
+        scene = words.wanted.format(name=name, count=count, item=item, n=price)
+        problem = Problem("Prices", scene, words.cost.format(name=name), [""], [Step(count, "*", price)])
         value = count * price
         for _ in range(level - 1):
             amount = self._number(self.largest // 2)

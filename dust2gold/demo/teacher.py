@@ -97,13 +97,13 @@ class Teacher:
         unboxed: float = 0.013,
         notation: float = 0.0,
     ) -> None:
-        self.seed = seed
-        self.rates = rates
-        self.dropped = dropped
-        self.growth = growth
-        self.unboxed = unboxed
-        self.notation = notation
-        self._check()
+        self.seed, self.rates, self.growth = seed, rates, growth
+        self.dropped, self.unboxed, self.notation = dropped, unboxed, notation
+        totals = {op: sum(by_operation.get(op, 0.0) for by_operation in rates.values()) for op in "+-*/"}
+        named = {"dropped": dropped, "unboxed": unboxed, "notation": notation}
+        for name, value in {**named, **{f"rates of '{op}'": p for op, p in totals.items()}}.items():
+            if not 0 <= value <= 1:
+                raise InputError(f"{value} is no probability", field=name, remedy="give a value from 0 to 1")
 
     def rationale(self, problem: Problem, question_index: int, k: int) -> str:
         r"""The k-th rationale to a problem: steps that may hold slips, and the value they lead to in `\boxed{}`."""
@@ -145,18 +145,6 @@ class Teacher:
 
     def _rate(self, rate: float, level: int) -> float:
         return rate * (1 + self.growth * (level - 1))
-
-    def _check(self) -> None:
-        totals = {op: sum(by_operation.get(op, 0.0) for by_operation in self.rates.values()) for op in "+-*/"}
-        named = {
-            "dropped": self.dropped,
-            "unboxed": self.unboxed,
-            "notation": self.notation,
-            **{f"rates of '{op}'": p for op, p in totals.items()},
-        }
-        for name, value in named.items():
-            if not 0 <= value <= 1:
-                raise InputError(f"{value} is no probability", field=name, remedy="give a value from 0 to 1")
 
 
 COMPUTE: Mapping[str, Callable[[int, int], int]] = MappingProxyType(

@@ -13,47 +13,26 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Wording:
-    """How a story is told.
+    """How a story is told."""
 
-    Attributes:
-        names: Name → pronoun.
-        items: What is counted.
-        containers: What items come in.
-        gains: Predicates of a sentence that adds.
-        losses: Predicates of a sentence that takes away.
-        has: The scene of one quantity.
-        total: Its question.
-        grouped: The scene of `{count}` `{container}` with `{n}` items each.
-        shared: The sentence that divides among `{n}` friends.
-        share: Its question.
-        wanted: The scene of `{count}` items at `{n}` dollars.
-        cost: Its question.
-        cheaper: The sentence that takes off `{n}` dollars.
-        dearer: The sentence that adds `{n}` dollars.
-        times: One has `{n}` times what `{other}` has.
-        fewer: One has `{n}` less.
-        more: One has `{n}` more.
-        asked: The question after comparisons.
-    """
-
-    names: Mapping[str, str]
-    items: tuple[str, ...]
-    containers: tuple[str, ...]
-    gains: tuple[str, ...]
-    losses: tuple[str, ...]
-    has: str
-    total: str
-    grouped: str
-    shared: str
-    share: str
-    wanted: str
-    cost: str
-    cheaper: str
-    dearer: str
-    times: str
-    fewer: str
-    more: str
-    asked: str
+    names: Mapping[str, str]  # name → pronoun
+    items: tuple[str, ...]  # what is counted
+    containers: tuple[str, ...]  # what items come in
+    gains: tuple[str, ...]  # predicates of a sentence that adds
+    losses: tuple[str, ...]  # and of one that takes away
+    has: str  # the scene of one quantity
+    total: str  # its question
+    grouped: str  # the scene of {count} {container} with {n} items each
+    shared: str  # divides among {n} friends
+    share: str  # its question
+    wanted: str  # the scene of {count} items at {n} dollars
+    cost: str  # its question
+    cheaper: str  # takes off {n} dollars
+    dearer: str  # adds {n} dollars
+    times: str  # one has {n} times what {other} has
+    fewer: str  # one has {n} less
+    more: str  # one has {n} more
+    asked: str  # the question after comparisons
 
 
 def _people(women: str, men: str) -> Mapping[str, str]:

@@ -137,6 +137,5 @@ def _reading(file: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(
-            f"not what the run wrote there ({error!r})", file=file, remedy="write it again, or take it away"
-        ) from error
+        problem, remedy = f"not what the run wrote there ({error!r})", "write it again, or take it away"
+        raise InputError(problem, file=file, remedy=remedy) from error

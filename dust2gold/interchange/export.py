@@ -14,33 +14,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datamodules.components.encoding.prompts import prompt
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_directory_atomically
 from dust2gold.core.students import EMBEDDED, locate_student
 from dust2gold.interchange.card import Export, model_card
+from lightning_modules.components.adapters.manifest import (
+    ADAPTER_MANIFEST,
+    check_weights,
+    read_manifest,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str = "float32") -> Path:
-    """Writes a stage's best adapter for others to use.
+    """Writes the best adapter of a run's stage into a new directory `output`, and returns that.
 
-    Args:
-        run: The run directory.
-        stage: A stage of it with an `adapter` directory: nce, cot-kd, nat, …
-        output: Directory to write; must not exist.
-        merge: Fold the adapter into the base weights and write a whole model.
-        dtype: Of a merged model's weights.
-
-    Returns:
-        `output`.
+    With `merge` the adapter is folded into the base weights, of `dtype`, and a whole model is written.
 
     Raises:
         InputError: If the stage has no adapter or a damaged one, `output` exists, or a NAT is to be merged.
     """
-    from lightning_modules.components.adapters.manifest import check_weights, read_manifest
-
     if Path(stage).name != stage:
         raise InputError(f"'{stage}' is no name of a stage", field="--stage", remedy=_which(run))
     adapter = run / stage / "adapter"
@@ -69,8 +66,6 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
 
 
 def _which(run: Path) -> str:
-    from lightning_modules.components.adapters.manifest import read_manifest
-
     known = [d.parent.name for d in sorted(run.glob("*/adapter")) if read_manifest(d).get("kind") in _WRITERS]
     return f"stages that can be exported: {', '.join(known) or 'none yet'}"
 
@@ -87,8 +82,6 @@ def _write_adapter(adapter: Path, student: str, directory: Path) -> None:
     """Copies the stock adapter; the embedded base is written as its path."""
     from peft import PeftConfig
 
-    from lightning_modules.components.adapters.manifest import read_manifest, write_manifest
-
     shutil.copyfile(adapter / "adapter_model.safetensors", directory / "adapter_model.safetensors")
     config = PeftConfig.from_pretrained(str(adapter))
     config.base_model_name_or_path = base_of(student)
@@ -99,8 +92,6 @@ def _write_adapter(adapter: Path, student: str, directory: Path) -> None:
 
 def _write_nat(adapter: Path, student: str, directory: Path) -> None:
     """Copies both adapters and the units; a base in a local directory is written as its absolute path."""
-    from lightning_modules.components.adapters.manifest import ADAPTER_MANIFEST, read_manifest
-
     shutil.copytree(adapter, directory, dirs_exist_ok=True)
     if student != EMBEDDED:
         text = json.dumps({**read_manifest(directory), "student": base_of(student)}, indent=2) + "\n"
@@ -133,14 +124,12 @@ def base_of(student: str) -> str:
 
 def _tokenizer(student: str) -> PreTrainedTokenizerBase:
     """The student's tokenizer, with a chat template that makes a chat of one question the prompt it was trained on."""
-    from datamodules.components.encoding.prompts import prompt
     from datamodules.components.encoding.tokenization import load_tokenizer
 
     tokenizer = load_tokenizer(student)
     before, after = prompt("\0").split("\0")
     opening = "bos_token + " if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
     # As expressions: Jinja drops a template's last line break, and the prompt ends in one.
-    tokenizer.chat_template = (
-        "{{ " + opening + json.dumps(before) + " + messages[-1]['content'] + " + json.dumps(after) + " }}"
-    )
+    message = f"{json.dumps(before)} + messages[-1]['content'] + {json.dumps(after)}"
+    tokenizer.chat_template = f"{{{{ {opening}{message} }}}}"
     return tokenizer

@@ -28,37 +28,25 @@ _BEFORE, _AFTER = prompt("\0").split("\0")
 
 
 def preference_rows(rationales: Iterable[Rationale], most: int | None = None) -> Iterator[Row]:
-    """Pairs the right and wrong rationales of each question, in their order.
+    """Pairs the right and wrong rationales of each question, in their order, at most `most` of a question.
 
     The i-th pair has the i-th right and the i-th wrong one, the shorter list starting again: every rationale of a
     question that has both stands in at least one pair.
-
-    Args:
-        rationales: Of both verdicts, in any order.
-        most: Most pairs of one question; all if None.
     """
     for question, (right, wrong) in _by_question(rationales).items():
         count = max(len(right), len(wrong)) if right and wrong else 0
         for k in range(count if most is None else min(most, count)):
             chosen, rejected = right[k % len(right)], wrong[k % len(wrong)]
-            yield {
-                "prompt": prompt(chosen.question),
-                "chosen": chosen.rationale,
-                "rejected": rejected.rationale,
-                "id": rationale_id(question, k),
-            }
+            texts = {"chosen": chosen.rationale, "rejected": rejected.rationale}
+            yield {"prompt": prompt(chosen.question), **texts, "id": rationale_id(question, k)}
 
 
 def unpaired_rows(rationales: Iterable[Rationale], most: int | None = None) -> Iterator[Row]:
     """One row per right or wrong rationale; `most` of each question and verdict."""
     for right, wrong in _by_question(rationales).values():
-        for rationale in (*right[:most], *wrong[:most]):
-            yield {
-                "prompt": prompt(rationale.question),
-                "completion": rationale.rationale,
-                "label": rationale.verdict == "positive",
-                "id": rationale.id,
-            }
+        for one in (*right[:most], *wrong[:most]):
+            graded = {"completion": one.rationale, "label": one.verdict == "positive"}
+            yield {"prompt": prompt(one.question), **graded, "id": one.id}
 
 
 def _by_question(rationales: Iterable[Rationale]) -> dict[str, tuple[list[Rationale], list[Rationale]]]:
@@ -113,24 +101,20 @@ def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Pa
 def _entry(name: str, text: str, graded: Sequence[tuple[str, Verdict]], source: str) -> Entry:
     right = (extract_answer(rationale) for rationale, verdict in graded if verdict == "positive")
     gold = next((answer for answer in right if answer), "")
-    question = Question(name, text, gold, "", "", "", source)
+    about: dict[str, Any] = {"question": text, "gold": gold, "subject": "", "level": "", "source": source}
     rationales = [
         Rationale(
-            id=rationale_id(name, k),
-            question_id=name,
-            question=text,
-            gold=gold,
+            rationale_id(name, k),
+            name,
             rationale=rationale,
             answer=extract_answer(rationale),
             verdict=verdict,
-            subject="",
-            level="",
-            source=source,
             writer="teacher",
+            **about,
         )
         for k, (rationale, verdict) in enumerate(graded)
     ]
-    return Entry(question, rationales)
+    return Entry(Question(name, solution="", **about), rationales)
 
 
 def _question_text(text: str) -> str:
@@ -153,22 +137,13 @@ def _text(row: Row, field: str, file: Path, line: int) -> str:
 def _label(row: Row, file: Path, line: int) -> Verdict:
     value = row.get("label")
     if not isinstance(value, bool):
-        raise InputError(
-            f"true or false was expected, found {ascii(value)[:40]}",
-            file=file,
-            line=line,
-            field="label",
-            remedy="true marks a right completion",
-        )
+        problem = f"true or false was expected, found {ascii(value)[:40]}"
+        raise InputError(problem, file=file, line=line, field="label", remedy="true marks a right completion")
     return "positive" if value else "negative"
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, Row]]:
-    """Yields (line or row number from 1, row) of a JSON-lines or parquet file.
-
-    Raises:
-        InputError: If the file is missing or damaged.
-    """
+    """Yields (line or row number from 1, row) of a JSON-lines or parquet file."""
     if file.suffix != ".parquet":
         yield from read_json_lines(file)
         return
@@ -194,9 +169,8 @@ def write_rows(file: Path, rows: Iterable[Row]) -> int:
     if file.suffix == ".jsonl":
         return write_json_lines(file, rows)
     if file.suffix != ".parquet":
-        raise InputError(
-            f"unknown kind of file '{file.suffix}'", file=file, remedy="end its name in .jsonl or .parquet"
-        )
+        remedy = "end its name in .jsonl or .parquet"
+        raise InputError(f"unknown kind of file '{file.suffix}'", file=file, remedy=remedy)
     import datasets  # slow
 
     datasets.disable_progress_bars()

@@ -40,7 +40,7 @@ def test_saved_activations_count_each_storage_once_and_no_parameters() -> None:
 
     def forward() -> torch.Tensor:
         hidden = linear(x)  # keeps x, and the weight
-        return (hidden.exp() + linear(x).square()).sum()  # keep exp's result, the second hidden
+        return torch.sum(hidden.exp() + linear(x).square())  # keep exp's result, the second hidden
 
     assert saved_activations(forward, linear.parameters()) == 4 * (8 * 16 + 2 * 8 * 32)
     with torch.no_grad():

@@ -150,13 +150,10 @@ def test_a_recipe_without_training_questions_leaves_no_older_ones(tmp_path: Path
 
 
 def test_the_verb_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--train-questions", "20", "--test-questions", "10", "--samples", "2", "--levels", "2,4", "--seed", "3"]
-    assert main(parse("--output", str(tmp_path), *flags)) == 0
+    flags = f"--output {tmp_path} --train-questions 20 --test-questions 10 --samples 2 --levels 2,4 --seed 3"
+    assert main(parse(*flags.split())) == 0
     printed = capsys.readouterr().out
-    assert [line.split()[:4] for line in printed.splitlines()[1:3]] == [
-        ["Level", "2", "10", "20"],
-        ["Level", "4", "10", "20"],
-    ]
+    assert [" ".join(line.split()[:4]) for line in printed.splitlines()[1:3]] == ["Level 2 10 20", "Level 4 10 20"]
     assert "10 held-out questions" in printed
 
 

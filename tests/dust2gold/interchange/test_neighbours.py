@@ -55,21 +55,12 @@ def test_trl_takes_a_step(
 
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     file = tmp_path / "data.parquet"
-    words = ["export-data", "--rationales", str(samples), "--layout", layout, "--output", str(file)]
-    assert cli.main(words) == 0
+    assert cli.main(f"export-data --rationales {samples} --layout {layout} --output {file}".split()) == 0
     if not hasattr(trl, f"{name}Trainer"):  # where TRL keeps what is not settled yet
         trl = import_module(f"trl.experimental.{name.lower()}")
-    arguments = getattr(trl, f"{name}Config")(
-        output_dir=str(tmp_path / "trl"),
-        max_steps=2,
-        per_device_train_batch_size=4,
-        logging_steps=1,
-        report_to=[],
-        use_cpu=True,
-        learning_rate=1e-3,
-        bf16=False,
-        gradient_checkpointing=False,
-    )
+    steps_of = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1}
+    plain = {"report_to": [], "use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+    arguments = getattr(trl, f"{name}Config")(output_dir=str(tmp_path / "trl"), **steps_of, **plain)
     trainer = getattr(trl, f"{name}Trainer")(
         model=AutoModelForCausalLM.from_pretrained(tiny_student),
         args=arguments,
@@ -84,77 +75,26 @@ def test_trl_takes_a_step(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CoT KD student of the embedded base that answers some of 40 questions right and some wrong."""
     run = tmp_path_factory.mktemp("run")
-    for words in (
-        ["generate", "--output", f"{run}/raw", "--train-questions", "300", "--test-questions", "40", "--levels", "2"],
-        ["prepare", "--input", f"{run}/raw/train.jsonl", "--format", "tdg", "--output", f"{run}/data"],
-        ["prepare", "--input", f"{run}/raw/test.jsonl", "--format", "math", "--output", f"{run}/test"],
-        [
-            "fit",
-            "--config",
-            "configs/neg.yaml",
-            "--config",
-            "configs/demo/student.yaml",
-            "--data.train",
-            f"{run}/data/positive.jsonl",
-            "--trainer.default_root_dir",
-            f"{run}/cot-kd",
-        ],
-        [
-            "test",
-            "--config",
-            "configs/neg.yaml",
-            "--config",
-            "configs/demo/student.yaml",
-            "--model.adapter",
-            f"{run}/cot-kd/adapter",
-            "--data.questions",
-            f"{run}/test/questions.jsonl",
-            "--trainer.default_root_dir",
-            f"{run}/cot-kd",
-        ],
-        ["export", "--run", str(run), "--stage", "cot-kd", "--merge", "--output", f"{run}/exported"],
-        [
-            "export-task",
-            "--questions",
-            f"{run}/test/questions.jsonl",
-            "--name",
-            "demo",
-            "--max-new-tokens",
-            "80",
-            "--output",
-            f"{run}/task",
-        ],
+    student = "--config configs/neg.yaml --config configs/demo/student.yaml"
+    root, questions = f"--trainer.default_root_dir {run}/cot-kd", f"{run}/test/questions.jsonl"
+    for command in (
+        f"generate --output {run}/raw --train-questions 300 --test-questions 40 --levels 2",
+        f"prepare --input {run}/raw/train.jsonl --format tdg --output {run}/data",
+        f"prepare --input {run}/raw/test.jsonl --format math --output {run}/test",
+        f"fit {student} --data.train {run}/data/positive.jsonl {root}",
+        f"test {student} --model.adapter {run}/cot-kd/adapter --data.questions {questions} {root}",
+        f"export --run {run} --stage cot-kd --merge --output {run}/exported",
+        f"export-task --questions {questions} --name demo --max-new-tokens 80 --output {run}/task",
     ):
-        assert cli.main(words) == 0
+        assert cli.main(command.split()) == 0
     return run
 
 
 def test_harness_scores_as_we_do(trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="install the extra `interop`")
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "lm_eval",
-            "run",
-            "--model",
-            "hf",
-            "--model_args",
-            f"pretrained={trained}/exported,dtype=float32",
-            "--tasks",
-            "demo",
-            "--include_path",
-            f"{trained}/task",
-            "--batch_size",
-            "8",
-            "--device",
-            "cpu",
-            "--output_path",
-            str(tmp_path / "lm_eval"),
-            "--log_samples",
-        ],
-        check=True,
-    )
+    harness = f"lm_eval run --model hf --model_args pretrained={trained}/exported,dtype=float32 --device cpu"
+    task = f"--tasks demo --include_path {trained}/task --batch_size 8 --output_path {tmp_path}/lm_eval --log_samples"
+    subprocess.run([sys.executable, "-m", *harness.split(), *task.split()], check=True)
     (found,) = (tmp_path / "lm_eval").rglob("results_*.json")
     theirs = json.loads(found.read_text())["results"]["demo"]["accuracy,none"]
     ours = [json.loads(line)["correct"] for line in (trained / "cot-kd/predictions.jsonl").open(encoding="utf-8")]

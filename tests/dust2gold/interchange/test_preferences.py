@@ -34,15 +34,8 @@ def test_pairs_use_every_rationale_and_no_other_question() -> None:
 
 def test_unpaired_rows_carry_the_verdict() -> None:
     rows = list(unpaired_rows([*RIGHT_AND_WRONG, rationale(3, 0, verdict="ungradable")]))
-    assert {row["id"]: row["label"] for row in rows} == {
-        "q0/0": True,
-        "q0/2": True,
-        "q0/4": True,
-        "q0/1": False,
-        "q0/3": False,
-        "q1/0": True,
-        "q2/1": False,
-    }
+    assert {row["id"] for row in rows if row["label"]} == {"q0/0", "q0/2", "q0/4", "q1/0"}
+    assert {row["id"] for row in rows if not row["label"]} == {"q0/1", "q0/3", "q2/1"}
 
 
 @pytest.mark.parametrize("layout", ["preference", "unpaired"])
@@ -50,8 +43,8 @@ def test_unpaired_rows_carry_the_verdict() -> None:
 def test_there_and_back(tmp_path: Path, layout: str, suffix: str) -> None:
     source, middle, back = tmp_path / "samples.jsonl", tmp_path / f"data{suffix}", tmp_path / "back"
     write_rationales(source, RIGHT_AND_WRONG[:5])
-    assert cli.main(["export-data", "--rationales", str(source), "--layout", layout, "--output", str(middle)]) == 0
-    assert cli.main(["import-data", "--input", str(middle), "--layout", layout, "--output", str(back)]) == 0
+    assert cli.main(f"export-data --rationales {source} --layout {layout} --output {middle}".split()) == 0
+    assert cli.main(f"import-data --input {middle} --layout {layout} --output {back}".split()) == 0
     (asked,) = read_questions(back / "questions.jsonl")
     assert (asked.question, asked.gold) == (question(0).question, question(0).gold)
     for verdict in ("positive", "negative"):
@@ -67,8 +60,8 @@ def test_equal_samples_of_a_question_come_back_unpaired(tmp_path: Path) -> None:
     twice = [rationale(0, 0), replace(rationale(0, 0), id="q0/2"), rationale(0, 1)]
     write_rationales(source, twice)
     for layout, right in (("unpaired", 2), ("preference", 1)):
-        assert cli.main(["export-data", "--rationales", str(source), "--layout", layout, "--output", str(middle)]) == 0
-        assert cli.main(["import-data", "--input", str(middle), "--layout", layout, "--output", str(back)]) == 0
+        assert cli.main(f"export-data --rationales {source} --layout {layout} --output {middle}".split()) == 0
+        assert cli.main(f"import-data --input {middle} --layout {layout} --output {back}".split()) == 0
         assert len(list(read_rationales(back / "positive.jsonl"))) == right
 
 
@@ -115,12 +108,9 @@ def test_unusable_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], name
         (tmp_path / name).write_bytes(b"PAR1 no")
     source = tmp_path / "samples.jsonl"
     write_rationales(source, RIGHT_AND_WRONG)
-    words = (
-        ["export-data", "--rationales", str(source), "--output", str(tmp_path / name)]
-        if name == "x.csv"
-        else ["import-data", "--input", str(tmp_path / name), "--output", str(tmp_path / "o")]
-    )
-    assert cli.main(words) == 1
+    reading = f"import-data --input {tmp_path}/{name} --output {tmp_path}/o"
+    writing = f"export-data --rationales {source} --output {tmp_path}/{name}"
+    assert cli.main((writing if name == "x.csv" else reading).split()) == 1
     assert name in capsys.readouterr().err
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -213,13 +214,11 @@ def test_little_is_kept_for_the_backward_pass() -> None:
     unit, leaves = random_case((n,), (d_in, d_out), (rank, rank), bottleneck=bottleneck, key_dim=8)
     y = base_output(leaves)
     halves = [Half(leaves[f"A {side}"], leaves[f"B {side}"], s) for side, s in SCALES.items()]
-    small = 8 * 6 * (d_in + d_out) * 40  # the step's matrices, whatever n
-    with saved_activations([*unit.parameters(), *leaves.values()]) as saved:
-        unit(leaves["x"], y, *halves, base=Base(leaves["W0"], leaves["b"]))
-    assert 0 < saved.bytes - 8 * n * (bottleneck + 4 * rank + 1) < small
-    with saved_activations([*unit.parameters(), *leaves.values()]) as saved:
-        unit(leaves["x"], y, *halves, base=Base(leaves["W0"], leaves["b"]), dropout=0.1)
-    assert 0 < saved.bytes - 8 * n * (bottleneck + 4 * rank + 1) - n * d_in < small
+    forward = partial(unit, leaves["x"], y, *halves, base=Base(leaves["W0"], leaves["b"]))
+    weights, small = [*unit.parameters(), *leaves.values()], 8 * 6 * (d_in + d_out) * 40  # the step's matrices
+    assert 0 < saved_activations(forward, weights) - 8 * n * (bottleneck + 4 * rank + 1) < small
+    dropped = saved_activations(partial(forward, dropout=0.1), weights)
+    assert 0 < dropped - 8 * n * (bottleneck + 4 * rank + 1) - n * d_in < small
 
 
 CHANGES = {
