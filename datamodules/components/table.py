@@ -182,8 +182,9 @@ def _temporary(tokenizer: PreTrainedTokenizerBase, file: Path) -> pa.Buffer:
             stream.flush()
             return pa.memory_map(stream.name).read_buffer()
     except OSError as error:
-        directory, remedy = tempfile.gettempdir(), "set TMPDIR to a directory with space, or give --data.encoded"
-        raise InputError(f"cannot write ({error.strerror or error})", file=directory, remedy=remedy) from error
+        problem = f"cannot write a temporary file ({error.strerror or error})"
+        remedy = "set TMPDIR to a directory with space, or give --data.encoded DIRECTORY"
+        raise InputError(problem, file=file, remedy=remedy) from error
 
 
 def _provenance(tokenizer: PreTrainedTokenizerBase, file: Path) -> Provenance:

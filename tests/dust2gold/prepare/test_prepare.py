@@ -181,11 +181,8 @@ def test_the_papers_teacher_data(real_data: Path, tmp_path: Path) -> None:
     assert time.process_time() - start < 60
     assert (summary.questions, summary.samples) == (7500, 60000)
     assert (summary.positive, summary.negative, summary.ungradable) == (21127, 38873, 0)
-    assert (summary.without_answer, summary.questions_with_positive, summary.questions_with_negative) == (
-        786,
-        4671,
-        6468,
-    )
+    assert summary.without_answer == 786
+    assert (summary.questions_with_positive, summary.questions_with_negative) == (4671, 6468)
     assert {subject: counts.positive for subject, counts in summary.by_subject.items()} == {
         "Algebra": 7284,
         "Prealgebra": 5606,
