@@ -112,9 +112,8 @@ class PairDataModule(TrainingDataModule):
 
     def _read_records(self) -> None:
         if self.predict_file is None:
-            raise InputError(
-                "nothing to score", field="data.predict", remedy="give --data.predict FILE (samples.jsonl)"
-            )
+            remedy = "give --data.predict FILE (samples.jsonl)"
+            raise InputError("nothing to score", field="data.predict", remedy=remedy)
         self.records = [record for _, record in numbered_rationales(self.predict_file)]
         if not self.records:
             raise InputError("holds no rationale", file=self.predict_file, remedy="check the stage that sampled it")

@@ -15,7 +15,7 @@ from datamodules.components.batching.counts import count_targets
 from datamodules.components.batching.plan import Batching, RowBatches, choose_batching
 from datamodules.components.batching.sampler import Batch, EvaluationSampler, TrainingSampler
 from datamodules.components.encoding.tokenization import context_of, encode, eos_of, pad_of, pad_with_mask
-from datamodules.components.grading.grader import are_plain
+from datamodules.components.grading.answers import are_plain
 from datamodules.components.limits import Limits
 from datamodules.components.records.records import Question, numbered_questions
 from datamodules.components.table import Example, Examples
@@ -99,9 +99,8 @@ class RationaleDataModule(TrainingDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Question batches, longest first."""
         questions = [item for item in self.questions if item[0].id not in self._excluded]
-        sampler = EvaluationSampler(
-            [len(prompt) for _, prompt in questions], self.question_batch_size, *self.rank_of_world()
-        )
+        lengths = [len(prompt) for _, prompt in questions]
+        sampler = EvaluationSampler(lengths, self.question_batch_size, *self.rank_of_world())
         return self.loader(questions, sampler, self._collate_questions)
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -114,9 +113,8 @@ class RationaleDataModule(TrainingDataModule):
 
     def _read_questions(self) -> None:
         if self.question_file is None:
-            raise InputError(
-                "no questions", field="data.questions", remedy="give --data.questions FILE (questions.jsonl)"
-            )
+            remedy = "give --data.questions FILE (questions.jsonl)"
+            raise InputError("no questions", field="data.questions", remedy=remedy)
         questions = list(numbered_questions(self.question_file))
         self.plain_golds = are_plain(question.gold for _, question in questions)
         questions = questions[: self.limit_questions]

@@ -60,9 +60,11 @@ class ResumableDataModule(L.LightningDataModule):
                 other ones.
         """
         if "batch" not in state_dict:
-            raise InputError(
-                "the checkpoint does not say where in the data it stands", remedy="start anew with --ckpt_path none"
+            problem, remedy = (
+                "the checkpoint does not say where in the data it stands",
+                "start anew with --ckpt_path none",
             )
+            raise InputError(problem, remedy=remedy)
         self._state = state_dict
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:  # the others read weights alone
             return
@@ -117,11 +119,9 @@ class ResumableDataModule(L.LightningDataModule):
         if not self._state:
             return sampler
         if self._state["planned"] != sampler.planned:
-            raise InputError(
-                f"the checkpoint was made with {self._state['planned']:,} batches an epoch, here are"
-                f" {sampler.planned:,}",
-                remedy="resume with the same training files, batch size and packing, or start over without --ckpt_path",
-            )
+            problem = f"the checkpoint was made with {self._state['planned']:,} batches an epoch, here are"
+            remedy = "resume with the same training files, batch size and packing, or start over without --ckpt_path"
+            raise InputError(f"{problem} {sampler.planned:,}", remedy=remedy)
         sampler.resume(self._state["epoch"], self._state["batch"])
         return sampler
 
@@ -138,16 +138,7 @@ class ResumableDataModule(L.LightningDataModule):
         counts: Tensor,
         groups: Sequence[Group] | None = None,
     ) -> DataLoader[Any]:
-        """Validation batches, each row once over all ranks, equally many a rank.
-
-        Args:
-            examples: What to validate on.
-            lengths: Of each row (or group), in tokens [n].
-            batch_size: Rows a batch.
-            collate: Makes a batch of a list of examples.
-            counts: [n, 3, 2] of the rows, see `count_targets`: batches say the counts of the whole validation.
-            groups: What the rows are, where they are groups.
-        """
+        """Validation batches, each row once over all ranks, equally many a rank; see `ValidationSampler`."""
         limit = 1.0 if self.trainer is None else self.trainer.limit_val_batches
         sampler = ValidationSampler(lengths, batch_size, *self.rank_of_world(), counts, limit, groups)
         return self.loader(Planned(examples), sampler, _WithStep(collate))
@@ -168,11 +159,7 @@ class ResumableDataModule(L.LightningDataModule):
         )
 
     def sharding(self) -> dict[str, Any]:
-        """What a `TrainingSampler` has to know of the Trainer; nothing outside one.
-
-        Raises:
-            InputError: If the number of accumulated batches changes during training.
-        """
+        """What a `TrainingSampler` has to know of the Trainer; nothing outside one."""
         if self.trainer is None:
             return {}
         rank, world = self.rank_of_world()
@@ -186,11 +173,9 @@ class ResumableDataModule(L.LightningDataModule):
     def _accumulated(self) -> int:
         assert self.trainer is not None
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-            raise InputError(
-                "GradientAccumulationScheduler changes the number of accumulated batches during training",
-                field="trainer.callbacks",
-                remedy="give a constant --trainer.accumulate_grad_batches",
-            )
+            problem = "GradientAccumulationScheduler changes the number of accumulated batches during training"
+            remedy = "give a constant --trainer.accumulate_grad_batches"
+            raise InputError(problem, field="trainer.callbacks", remedy=remedy)
         return self.trainer.accumulate_grad_batches
 
 

@@ -23,9 +23,6 @@ from dust2gold.core.files import as_paths
 class VoteDataModule(L.LightningDataModule):
     """Feeds `VotingModel` (test only); `docs/formats.md` says what a batch holds.
 
-    Besides, `texts` holds for each question an answer of each class, as written. `logprob_mean` and `score` are there
-    if all samples have them, and not if none has.
-
     Args:
         samples: Files of samples (samples.jsonl), all of them, with or without M_rank's scores.
         questions: File of the questions (questions.jsonl); one without samples counts as wrong. Without this file, the

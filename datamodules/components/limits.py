@@ -12,23 +12,14 @@ from dust2gold.core.errors import InputError
 
 @dataclass
 class Limits:
-    """How long texts may be.
+    """How long texts may be."""
 
-    Attributes:
-        max_length: Most tokens, prompt and EOS included.
-        drop_longer: Leave out rationales of more tokens instead of refusing.
-        context: The student's own limit, see `context_of`.
-        max_characters: Most characters of a rationale, question included; longer ones are left out.
-        longer: How many were left out for their tokens so far.
-        wider: How many were for their characters.
-    """
-
-    max_length: int = sys.maxsize
-    drop_longer: bool = False
-    context: int | None = None
-    max_characters: int | None = None
-    longer: int = 0
-    wider: int = 0
+    max_length: int = sys.maxsize  # most tokens, prompt and EOS included
+    drop_longer: bool = False  # leave out rationales of more tokens instead of refusing
+    context: int | None = None  # the student's own limit, see `context_of`
+    max_characters: int | None = None  # of a rationale, question included; longer ones are left out
+    longer: int = 0  # left out for their tokens so far
+    wider: int = 0  # left out for their characters
 
     @property
     def most(self) -> int:

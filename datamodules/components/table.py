@@ -60,30 +60,17 @@ _CHUNK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One encoded rationale.
-
-    Attributes:
-        id: The rationale's.
-        question_id: Its question's.
-        positive: Its verdict.
-        tokens: BOS (where the tokenizer has one), prompt, rationale and EOS.
-        prompt: How many of the tokens stand before the rationale.
-    """
+    """One encoded rationale."""
 
     id: str
     question_id: str
     positive: bool
-    tokens: list[int]
-    prompt: int
+    tokens: list[int]  # BOS (where the tokenizer has one), prompt, rationale and EOS
+    prompt: int  # how many of the tokens stand before the rationale
 
 
 class Examples:
-    """Some rows of a table.
-
-    Args:
-        table: Of `SCHEMA`.
-        rows: Their numbers [n] int64; default all.
-    """
+    """Some rows [n] (int64; default: all) of a table of `SCHEMA`."""
 
     def __init__(self, table: Dataset, rows: Tensor | None = None) -> None:
         self.table = table
@@ -195,8 +182,9 @@ def _temporary(tokenizer: PreTrainedTokenizerBase, file: Path) -> pa.Buffer:
             stream.flush()
             return pa.memory_map(stream.name).read_buffer()
     except OSError as error:
-        directory, remedy = tempfile.gettempdir(), "set TMPDIR to a directory with space, or give --data.encoded"
-        raise InputError(f"cannot write ({error.strerror or error})", file=directory, remedy=remedy) from error
+        problem = f"cannot write a temporary file ({error.strerror or error})"
+        remedy = "set TMPDIR to a directory with space, or give --data.encoded DIRECTORY"
+        raise InputError(problem, file=file, remedy=remedy) from error
 
 
 def _provenance(tokenizer: PreTrainedTokenizerBase, file: Path) -> Provenance:
@@ -230,12 +218,8 @@ def _locked(directory: Path, key: str) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise InputError(
-            f"cannot write ({error.strerror or error})",
-            file=file,
-            field="data.encoded",
-            remedy="name a directory that can be written",
-        ) from error
+        problem, remedy = f"cannot write ({error.strerror or error})", "name a directory that can be written"
+        raise InputError(problem, file=file, field="data.encoded", remedy=remedy) from error
     try:
         yield
     finally:

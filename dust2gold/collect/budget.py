@@ -14,9 +14,7 @@ class BudgetSpentError(Exception):
 class Budget:
     """Lets a request begin only if the budget holds out even should everything under way cost as much as it can.
 
-    Args:
-        limit: US dollars; None: no limit.
-        spent: US dollars spent before.
+    Amounts are US dollars; a `limit` of None is none.
     """
 
     def __init__(self, limit: float | None, spent: float = 0.0) -> None:

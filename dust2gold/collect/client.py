@@ -51,9 +51,8 @@ class Client:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._key = read_key(endpoint.key_variable)
-        self._client = AsyncOpenAI(
-            api_key=self._key or "none", base_url=endpoint.base_url, timeout=endpoint.timeout, max_retries=0
-        )
+        options: dict[str, Any] = {"base_url": endpoint.base_url, "timeout": endpoint.timeout, "max_retries": 0}
+        self._client = AsyncOpenAI(api_key=self._key or "none", **options)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -141,11 +140,9 @@ def read_key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise InputError(
-            f"the environment variable {variable} is not set",
-            field="endpoint.key_variable",
-            remedy=f"export {variable}=... with the key; endpoint.key_variable null for an endpoint without keys",
-        )
+        remedy = f"export {variable}=... with the key; endpoint.key_variable null for an endpoint without keys"
+        problem = f"the environment variable {variable} is not set"
+        raise InputError(problem, field="endpoint.key_variable", remedy=remedy)
     if not (key.isascii() and key.isprintable()):
         raise InputError(f"the environment variable {variable} holds no key", remedy="set it again, to the key alone")
     return key

@@ -68,9 +68,8 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
     if evaluate:
         if lacking:  # an accuracy over the questions that happened to be answered would be another test's
             problem = f"{spent}{lacking:,} of {len(questions):,} questions have no answer yet, so nothing is graded"
-            raise InputError(
-                problem, file=settings.output, remedy=f"raise the budget and {_AGAIN}" if spent else _AGAIN
-            )
+            remedy = f"raise the budget and {_AGAIN}" if spent else _AGAIN
+            raise InputError(problem, file=settings.output, remedy=remedy)
         write_evaluation(settings, answered)
     else:
         write_training_data(settings, answered)

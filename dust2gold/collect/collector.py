@@ -31,24 +31,12 @@ class _LeftOutError(Exception):
 
 
 class Collector:
-    """Fills a journal. Make it inside the event loop it runs in.
-
-    Args:
-        settings: The settings.
-        journal: Where answers are kept, and found.
-        client: Asks the endpoint.
-        bar: Counts the samples.
-
-    Attributes:
-        left_out: The questions left for the next run because their requests kept failing, with the last reason.
-        signal: The signal that ended it, if one did.
-        budget_spent: Whether the budget ended it.
-    """
+    """Fills a journal; `bar` counts the samples. Make it inside the event loop it runs in."""
 
     def __init__(self, settings: CollectSettings, journal: Journal, client: Client, bar: tqdm[Any]) -> None:
-        self.left_out: dict[str, str] = {}
-        self.signal: int | None = None
-        self.budget_spent = False
+        self.left_out: dict[str, str] = {}  # questions whose requests kept failing, each with the last reason
+        self.signal: int | None = None  # which ended it, if one did
+        self.budget_spent = False  # whether that ended it
         self._error: InputError | None = None
         self._stop = asyncio.Event()  # no more requests should begin
         self._endpoint = settings.endpoint
@@ -68,9 +56,8 @@ class Collector:
         """
         waiting = iter(requests)
         with self._signals():
-            self._workers = [
-                asyncio.create_task(self._work(waiting)) for _ in range(min(self._endpoint.concurrency, len(requests)))
-            ]
+            count = min(self._endpoint.concurrency, len(requests))
+            self._workers = [asyncio.create_task(self._work(waiting)) for _ in range(count)]
             ends = await asyncio.gather(*self._workers, return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):

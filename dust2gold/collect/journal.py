@@ -55,11 +55,7 @@ class Usage:
 
 
 class Journal:
-    """A journal, held by one process at a time.
-
-    Args:
-        path: The file; made if need be. A last line that was cut off is dropped.
-        prices: What the answers to come cost.
+    """A journal, held by one process at a time; made if need be. A last line that was cut off is dropped.
 
     Raises:
         InputError: If another process holds it, it cannot be written, or a line is damaged.
@@ -124,19 +120,10 @@ class Journal:
             lengths = [len(choice.text.encode()) + 1 for choice in reply.choices]
             completion = sum(min(length, request.max_tokens or length) for length in lengths)
         cost = self._prices.cost(prompt, completion)
-        self._note(
-            {
-                "answered": self.name(request.key),
-                "key": request.key,
-                "question_id": request.question_id,
-                "model": reply.model,
-                "samples": [asdict(choice) for choice in reply.choices],
-                "prompt_tokens": prompt,
-                "completion_tokens": completion,
-                "counted": counted,
-                "cost": cost,
-            }
-        )
+        asked = {"answered": self.name(request.key), "key": request.key, "question_id": request.question_id}
+        samples = [asdict(choice) for choice in reply.choices]
+        tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "counted": counted}
+        self._note({**asked, "model": reply.model, "samples": samples, **tokens, "cost": cost})
         os.fsync(self._stream.fileno())
         return cost
 

@@ -69,12 +69,8 @@ def load_prompt(path: Path) -> FewShotPrompt:
     _check_keys(value, _KEYS, path, "")
     ask = _text(value, "ask", path, default=_ASK)
     if ask.count(_PLACEHOLDER) != 1:
-        raise InputError(
-            f"must hold {_PLACEHOLDER} once",
-            file=path,
-            field="ask",
-            remedy=f'e.g. ask: "Problem:\\n{_PLACEHOLDER}\\n\\nSolution:"',
-        )
+        remedy = f'e.g. ask: "Problem:\\n{_PLACEHOLDER}\\n\\nSolution:"'
+        raise InputError(f"must hold {_PLACEHOLDER} once", file=path, field="ask", remedy=remedy)
     stop = value.get("stop", [])
     if not isinstance(stop, list) or not all(isinstance(word, str) and word for word in stop):
         raise InputError("a list of texts was expected", file=path, field="stop", remedy='e.g. stop: ["\\nProblem:"]')

@@ -60,12 +60,9 @@ class Endpoint:
         choices = self.choices_per_request
         _check(choices is None or choices >= 1, "endpoint.choices_per_request", f"must be at least 1, found {choices}")
         # What stands there instead may be the key itself: it is not repeated.
-        _check(
-            self.key_variable is None or bool(_VARIABLE.fullmatch(self.key_variable)),
-            "endpoint.key_variable",
-            "no name of an environment variable",
-            "put the key itself only into the environment: export NAME=...",
-        )
+        named = self.key_variable is None or bool(_VARIABLE.fullmatch(self.key_variable))
+        remedy = "put the key itself only into the environment: export NAME=..."
+        _check(named, "endpoint.key_variable", "no name of an environment variable", remedy)
         if self.base_url is not None:
             _check_url(self.base_url)
         taken = {"model", "messages", "prompt", "n", "temperature", "top_p", "seed", "stop", "stream", self.token_limit}

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from datamodules.components.encoding.prompts import prompt
-from datamodules.components.grading.grader import are_plain
+from datamodules.components.grading.answers import are_plain
 from datamodules.components.records.records import read_questions, write_questions
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_directory_atomically

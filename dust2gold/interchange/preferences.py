@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.components.encoding.prompts import prompt
-from datamodules.components.grading.grader import extract_answer
+from datamodules.components.grading.answers import extract_answer
 from datamodules.components.records.records import (
     Question,
     Rationale,

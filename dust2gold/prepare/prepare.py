@@ -24,7 +24,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from datamodules.components.grading.grader import Grader, extract_answer
+from datamodules.components.grading.answers import extract_answer
+from datamodules.components.grading.grader import Grader
 from datamodules.components.grading.semantic import open_grader
 from datamodules.components.records.records import Question, Rationale, rationale_for
 from dust2gold.core.errors import InputError

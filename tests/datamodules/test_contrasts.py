@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.components.encoding.tokenization import load_tokenizer
 from datamodules.components.records.records import write_rationales
@@ -145,46 +143,3 @@ def test_what_cannot_be_used(
     arguments = {name: files[0] if value == "positive" else value for name, value in arguments.items()}
     with pytest.raises(InputError, match=f"(?s){message}"):
         make(**arguments)
-
-
-class Recorder(L.LightningModule):
-    """A model that only remembers whom it saw."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: list[list[str]] = []
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        self.seen.append(batch["ids"])
-        return self.weight.sum()
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None: ...
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_run_resumed_mid_epoch_sees_the_groups_it_has_not_seen(
-    make: Callable[..., ContrastDataModule], tmp_path: Path
-) -> None:
-    def fit(checkpoint: Path | None = None) -> list[list[str]]:
-        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
-        trainer = L.Trainer(
-            max_epochs=3,
-            accelerator="cpu",
-            logger=False,
-            callbacks=[saver],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=tmp_path,
-        )
-        model = Recorder()
-        trainer.fit(model, datamodule=make(), ckpt_path=checkpoint, weights_only=False)
-        return model.seen
-
-    whole = fit()
-    assert len(whole) == 9
-    assert fit(tmp_path / "step=4.ckpt") == whole[4:]

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.components.encoding.tokenization import load_tokenizer
 from datamodules.components.records.records import Rationale, Verdict, write_rationales
@@ -18,19 +16,8 @@ from dust2gold.core.errors import InputError
 
 
 def rationale(question: int, k: int, verdict: Verdict, text: str | None = None) -> Rationale:
-    return Rationale(
-        id=f"q{question}/{k}",
-        question_id=f"q{question}",
-        question=f"What is {question} plus {k}?",
-        gold="1",
-        rationale=text or f"{question} and {k} make " + "a lot " * k,
-        answer="1",
-        verdict=verdict,
-        subject="",
-        level="",
-        source="test",
-        writer="teacher",
-    )
+    asked, own = f"What is {question} plus {k}?", text or f"{question} and {k} make " + "a lot " * k
+    return Rationale(f"q{question}/{k}", f"q{question}", asked, "1", own, "1", verdict, "", "", "test", "teacher")
 
 
 @pytest.fixture
@@ -143,45 +130,3 @@ def test_scoring_batches_hold_each_record_once(make: Callable[..., PairDataModul
     write_rationales(Path(files[0]), [rationale(0, 0, "positive")] * 2)
     with pytest.raises(InputError, match="'q0/0' comes twice"):
         make("predict", predict=files[0])
-
-
-class Recorder(L.LightningModule):
-    """A model that only remembers the ids it saw."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: list[list[list[int]]] = []
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        self.seen.append(batch["input_ids"].tolist())
-        return self.weight.sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def test_a_run_resumed_mid_epoch_sees_the_batches_it_has_not_seen(
-    make: Callable[..., PairDataModule], tmp_path: Path
-) -> None:
-    def fit(checkpoint: Path | None = None) -> Recorder:
-        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=14, save_top_k=-1)
-        trainer = L.Trainer(
-            max_epochs=3,
-            accelerator="cpu",
-            logger=False,
-            callbacks=[saver],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=tmp_path,
-        )
-        model = Recorder()
-        trainer.fit(model, datamodule=make(validation_fraction=0.0), ckpt_path=checkpoint, weights_only=False)
-        return model
-
-    whole = fit().seen
-    resumed = fit(tmp_path / "step=14.ckpt").seen
-    assert len(whole) == 36
-    assert whole[:12] != whole[12:24]
-    assert resumed == whole[14:]

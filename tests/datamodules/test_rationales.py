@@ -175,15 +175,9 @@ def test_batches_for_a_gpu_are_pinned(
     student: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Accelerator, pinned: bool
 ) -> None:
     data: Any = fitted(student, write_positive(tmp_path / "p.jsonl"), validation_fraction=0.5)
-    data.trainer = SimpleNamespace(
-        accelerator=accelerator,
-        global_rank=0,
-        world_size=1,
-        callbacks=[],
-        accumulate_grad_batches=1,
-        limit_train_batches=1.0,
-        limit_val_batches=1.0,
-    )
+    alone = {"global_rank": 0, "world_size": 1, "callbacks": [], "accumulate_grad_batches": 1}
+    whole = {"limit_train_batches": 1.0, "limit_val_batches": 1.0}
+    data.trainer = SimpleNamespace(accelerator=accelerator, **alone, **whole)
     assert [data.train_dataloader().pin_memory, data.val_dataloader().pin_memory] == [pinned, pinned]
     data.trainer = None
     batch = next(iter(data.train_dataloader()))

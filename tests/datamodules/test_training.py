@@ -6,9 +6,11 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.components.records.records import write_rationales
 from datamodules.contrasts import ContrastDataModule
@@ -114,3 +116,40 @@ def test_ungradable_rationales_never_train_silently(
 def test_examples_are_there_after_setup(tiny_student: Path) -> None:
     with pytest.raises(RuntimeError, match="setup"):
         RationaleDataModule(str(tiny_student)).train_examples  # noqa: B018
+
+
+class Recorder(L.LightningModule):
+    """A model that only remembers the batches it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[list[list[int]]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch["input_ids"].tolist())
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_resumed_mid_epoch_sees_the_batches_it_has_not_seen(
+    stage: type[TrainingDataModule], tiny_student: Path, tmp_path: Path
+) -> None:
+    write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(12) for k in range(7)])
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+    def fit(checkpoint: Path | None = None) -> list[list[list[int]]]:
+        data = stage(str(tiny_student), str(tmp_path / "both.jsonl"), validation_fraction=0.0, batch_size=4)
+        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+        trainer = L.Trainer(max_epochs=3, callbacks=[saver], use_distributed_sampler=False, **quiet)  # type: ignore[arg-type]
+        trainer.fit(model := Recorder(), datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        return model.seen
+
+    whole = fit()
+    epoch = len(whole) // 3
+    assert whole[:epoch] != whole[epoch : 2 * epoch]
+    assert fit(tmp_path / f"step={epoch // 4 * 4 + 4}.ckpt") == whole[epoch // 4 * 4 + 4 :]

@@ -15,9 +15,14 @@ import torch
 from lightning.pytorch.cli import LightningCLI
 
 from callbacks.predictions import PredictionWriter
-from datamodules.components.grading.pooling import pool
-from datamodules.components.records.predictions import write_metrics, write_predictions
-from datamodules.components.records.records import Question, Rationale, Verdict, write_questions, write_rationales
+from datamodules.components.records.records import (
+    Question,
+    Rationale,
+    Verdict,
+    rationale_for,
+    write_questions,
+    write_rationales,
+)
 from datamodules.votes import VoteDataModule
 from dust2gold.core.errors import InputError
 from lightning_modules.vote import VotingModel
@@ -35,34 +40,15 @@ def samples_of(
     def verdict(answer: str | None) -> Verdict:
         return "positive" if answer in (*right, asked.gold) else "negative"
 
-    return [
-        Rationale(
-            id=f"{asked.id}/{k}",
-            question_id=asked.id,
-            question=asked.question,
-            gold=asked.gold,
-            rationale="...",
-            answer=answer,
-            verdict=verdict(answer),
-            subject=asked.subject,
-            level=asked.level,
-            source=asked.source,
-            writer="nat",
-            logprob=-0.5 * (k + 1) * 10,
-            tokens=10,
-            seed=k,
-            score=score,
-        )
-        for k, (answer, score) in enumerate(zip(answers, scores, strict=True))
-    ]
+    def sample(k: int, answer: str | None, score: float) -> Rationale:
+        drawn: dict[str, Any] = {"logprob": -0.5 * (k + 1) * 10, "tokens": 10, "seed": k, "score": score}
+        return replace(rationale_for(asked, k, "...", "nat"), answer=answer, verdict=verdict(answer), **drawn)
+
+    return [sample(k, answer, score) for k, (answer, score) in enumerate(zip(answers, scores, strict=True))]
 
 
-QUESTIONS = [
-    question("a", "1,000"),
-    question("b", "x+1", "Geometry"),
-    question("c", "7", "Geometry"),
-    question("nobody", "3"),
-]
+QUESTIONS = [question("a", "1,000"), question("b", "x+1", "Geometry"), question("c", "7", "Geometry")]
+QUESTIONS += [question("nobody", "3")]
 SAMPLES = [
     *samples_of(QUESTIONS[0], ["5", "1000", "1000.0", None], [0.9, 0.2, 0.2, 0.9]),
     *samples_of(QUESTIONS[1], ["y", "1+x", "x+1", "z"], [0.1, 0.2, 0.3, 0.4], right=("1+x",)),
@@ -81,10 +67,6 @@ def batch_of(**arguments: Any) -> dict[str, Any]:
     data.setup("test")
     batch: dict[str, Any] = next(iter(data.test_dataloader()))
     return batch
-
-
-def test_pool_numbers_values_in_their_order() -> None:
-    assert pool(["b", None, "A", " ", "B", "c"], str.lower) == [0, -1, 1, -1, 0, 2]
 
 
 def test_batch_is_the_contract(tmp_path: Path) -> None:
@@ -149,14 +131,8 @@ def rows_of(directory: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def voted(directory: Path, **arguments: Any) -> None:
-    trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        default_root_dir=directory,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[PredictionWriter()],
-    )
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="cpu", default_root_dir=directory, callbacks=[PredictionWriter()], **quiet)
     trainer.test(VotingModel(), VoteDataModule(**arguments), verbose=False)
 
 
@@ -171,20 +147,10 @@ def test_a_test_from_end_to_end(tmp_path: Path) -> None:
     assert correct["asc-1+s"] == pytest.approx([1, 1, 1, 0])  # a: 1.9 against 2.4
     assert correct["asc-1+2s"] == pytest.approx([0.5, 1, 1, 0])  # a: 2.8 against 2.8
     # WS: exp(-0.5) against exp(-1) + exp(-1.5) on a and b, and against exp(-1) alone on c.
-    assert [rows["ws", q]["correct"] for q in "abc"] == [float(math.exp(-0.5) < math.exp(-1) + math.exp(-1.5))] * 2 + [
-        0
-    ]
-    assert rows["asc", "b"] == {
-        "schema": 1,
-        "method": "asc",
-        "dataset": "tiny",
-        "question_id": "b",
-        "subject": "Geometry",
-        "level": "Level 1",
-        "answer": "1+x",
-        "gold": "x+1",
-        "samples": 4,
-    }
+    both = float(math.exp(-0.5) < math.exp(-1) + math.exp(-1.5))
+    assert [rows["ws", q]["correct"] for q in "abc"] == [both, both, 0]
+    about = {"dataset": "tiny", "question_id": "b", "subject": "Geometry", "level": "Level 1"}
+    assert rows["asc", "b"] == {"schema": 1, "method": "asc", **about, "answer": "1+x", "gold": "x+1", "samples": 4}
     assert rows["sc", "c"]["answer"] == "8 | 7 | 9"
     assert rows["sc", "nobody"]["answer"] is None
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -202,20 +168,10 @@ def test_without_scores_asc_is_left_out(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_config_runs(tmp_path: Path) -> None:
     given = files(tmp_path, SAMPLES)
-    LightningCLI(
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=None,
-        args=[
-            "test",
-            f"--config={CONFIG}",
-            f"--data.samples={given['samples']}",
-            f"--data.questions={given['questions']}",
-            f"--trainer.default_root_dir={tmp_path / 'run'}",
-            "--trainer.accelerator=cpu",
-            "--trainer.enable_progress_bar=false",
-        ],
-    )
+    words = f"test --config={CONFIG} --data.samples={given['samples']} --data.questions={given['questions']}".split()
+    words += f"--trainer.default_root_dir={tmp_path / 'run'} --trainer.accelerator=cpu".split()
+    words += ["--trainer.enable_progress_bar=false"]
+    LightningCLI(subclass_mode_model=True, subclass_mode_data=True, save_config_callback=None, args=words)
     assert len(rows_of(tmp_path / "run")) == 20
 
 
@@ -247,16 +203,3 @@ def test_two_ranks_write_what_one_writes(tmp_path: Path) -> None:
     subprocess.run(command, check=True, timeout=180, env=environment)
     for name in ("predictions.jsonl", "metrics.json"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
-
-
-def test_predictions_are_sorted_and_each_stands_once(tmp_path: Path) -> None:
-    def row(method: str, name: str) -> dict[str, Any]:
-        return {"method": method, "dataset": "d", "question_id": name, "correct": 1.0}
-
-    write_predictions(tmp_path / "new", [row("ws", "2"), row("sc", "2"), row("ws", "1"), row("sc", "2")])
-    assert list(rows_of(tmp_path / "new")) == [("sc", "2"), ("ws", "1"), ("ws", "2")]
-
-
-def test_metrics_are_valid_json(tmp_path: Path) -> None:
-    path = write_metrics(tmp_path, {"b": math.nan, "a": 0.5})
-    assert path.read_text() == '{\n  "a": 0.5,\n  "b": null\n}\n'

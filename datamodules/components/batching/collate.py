@@ -15,15 +15,10 @@ IGNORE = -100
 
 
 class Labelled(NamedTuple):
-    """One sample to train on.
+    """One sample to train on."""
 
-    Attributes:
-        ids: All its tokens.
-        labels: As `ids` at targets, IGNORE elsewhere; not shifted.
-    """
-
-    ids: list[int]
-    labels: list[int]
+    ids: list[int]  # all its tokens
+    labels: list[int]  # as `ids` at targets, IGNORE elsewhere; not shifted
 
     @classmethod
     def of(cls, example: Example, loss_on_prompt: bool) -> Labelled:

@@ -29,9 +29,6 @@ class Grouping:
         seed: Of the draws.
         size: Most rationales of a group; 2 makes pairs.
         right_only: Let questions without a wrong rationale give one group of up to `size` right ones.
-
-    Attributes:
-        questions: The numbers of each question's right and wrong rationales.
     """
 
     def __init__(
@@ -49,6 +46,7 @@ class Grouping:
         sides: dict[str, tuple[list[int], list[int]]] = {}
         for number, (name, right) in enumerate(zip(question_ids, torch.as_tensor(positive).tolist(), strict=True)):
             sides.setdefault(name, ([], []))[0 if right else 1].append(number)
+        # The numbers of each question's right and wrong rationales.
         self.questions = {name: both for name, both in sides.items() if both[0] and (both[1] or right_only)}
 
     def __len__(self) -> int:
@@ -78,21 +76,11 @@ class Grouping:
         return min(self.groups_per_question, len(right) * len(wrong)) if wrong else 1
 
     def require_both_verdicts(self, field: str) -> None:
-        """Refuses data in which no question has both a right and a wrong rationale.
-
-        Args:
-            field: Where they came from: `train` or `validation`.
-
-        Raises:
-            InputError: If there is no such question.
-        """
+        """Refuses data, of `train` or `validation`, in which no question has both a right and a wrong rationale."""
         if not any(wrong for _, wrong in self.questions.values()):
-            raise InputError(
-                "no question has both a right and a wrong rationale",
-                field=f"data.{field}",
-                remedy="list files of both verdicts (positive.jsonl and negative.jsonl, or samples of both)"
-                + (", or lower --data.validation_fraction" if field == "train" else ""),
-            )
+            remedy = "list files of both verdicts (positive.jsonl and negative.jsonl, or samples of both)"
+            remedy += ", or lower --data.validation_fraction" if field == "train" else ""
+            raise InputError("no question has both a right and a wrong rationale", field=f"data.{field}", remedy=remedy)
 
 
 class QuestionPairs(Grouping):

@@ -48,23 +48,16 @@ class Batching(ABC):
 
 @dataclass(frozen=True)
 class RowBatches(Batching):
-    """So many rows a batch, of similar length.
-
-    The rows are shuffled, cut into mega-batches, sorted by length within each and cut into batches.
-
-    Attributes:
-        rows: Rows a batch.
-        mega: Optimizer steps whose batches are sorted together.
-    """
+    """So many rows a batch, of similar length."""
 
     rows: int
-    mega: int = 50
+    mega: int = 50  # optimizer steps whose batches are sorted together
 
     def __post_init__(self) -> None:
         _check_positive(self.rows, "data.batch_size")
 
     def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
-        """See `Batching.plan`."""
+        """Shuffled rows, sorted by length within each mega-batch, cut into batches."""
         order = torch.randperm(len(lengths), generator=generator)
         return [
             batch.tolist()
@@ -78,18 +71,15 @@ class TokenBudget(Batching):
     """As many rows a batch as keep rows × longest within a budget: each step does about the same work.
 
     The rows are sorted by length; those of about the same length change places from epoch to epoch.
-
-    Attributes:
-        tokens: Most tokens a batch, padding included.
     """
 
-    tokens: int
+    tokens: int  # most tokens a batch, padding included
 
     def __post_init__(self) -> None:
         _check_positive(self.tokens, "data.tokens_per_batch")
 
     def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
-        """See `Batching.plan`."""
+        """Rows by ascending length, cut where the next one would exceed the budget."""
         _check_fits(lengths, self.tokens)
         bounds = _bucket_bounds(lengths).clamp_max(self.tokens)
         order = _sorted_by(bounds, generator)
@@ -107,21 +97,17 @@ class Packing(Batching):
     """Several samples in a row of fixed width, best-fit decreasing; attention stays inside each sample.
 
     Which lengths share a row is the same in every epoch, which samples of these lengths is not.
-
-    Attributes:
-        width: Most tokens a row.
-        rows: Rows a batch.
     """
 
-    width: int
-    rows: int
+    width: int  # most tokens a row
+    rows: int  # rows a batch
 
     def __post_init__(self) -> None:
         _check_positive(self.rows, "data.batch_size")
         _check_positive(self.width, "data.max_length")
 
     def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
-        """See `Batching.plan`. A batch lists its samples row by row."""
+        """Packed rows, shuffled and cut into batches, each a list of its samples row by row."""
         _check_fits(lengths, self.width)
         order = _sorted_by(-lengths, generator)
         rows = best_fit(order.tolist(), lengths[order].tolist(), self.width)
@@ -198,8 +184,6 @@ def _check_positive(value: int, field: str) -> None:
 def _check_fits(lengths: Tensor, most: int) -> None:
     longest = int(lengths.max()) if len(lengths) else 0
     if longest > most:
-        raise InputError(
-            f"the longest text has {longest} tokens, a batch holds {most}",
-            field="data.tokens_per_batch",
-            remedy=f"give at least {longest}, or --data.max_length {most} --data.drop_longer true",
-        )
+        problem = f"the longest text has {longest} tokens, a batch holds {most}"
+        remedy = f"give at least {longest}, or --data.max_length {most} --data.drop_longer true"
+        raise InputError(problem, field="data.tokens_per_batch", remedy=remedy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,17 +17,11 @@ from dust2gold.core.errors import InputError
 
 
 class Batch(NamedTuple):
-    """What a data set is asked for.
+    """What a data set is asked for."""
 
-    Attributes:
-        rows: Numbers of rows; those of a group stand together.
-        step: Counts of the optimizer step that the batch belongs to; None where nobody counted the rows.
-        sizes: Rows of each group; None where there are no groups.
-    """
-
-    rows: list[int]
-    step: Step | None
-    sizes: list[int] | None = None
+    rows: list[int]  # their numbers; those of a group stand together
+    step: Step | None  # counts of the optimizer step it belongs to; None where nobody counted the rows
+    sizes: list[int] | None = None  # rows of each group; None where there are no groups
 
     @classmethod
     def of(cls, numbers: list[int], step: Step | None, groups: Sequence[Group] | None) -> Batch:
@@ -47,18 +41,15 @@ class TrainingSampler:
     halved until it does; if nothing is left to halve, some ranks repeat a row that counts for nothing (`NOTHING`).
 
     Args:
-        lengths: Length of each row, in tokens [n].
+        lengths: Of each row, in tokens [n].
         batching: What makes a batch.
         seed: Of the order.
-        rank: This process.
+        rank: This process, of `world`.
         world: Number of processes.
         counts: [n, 3, 2] of the rows (`count_targets`), for `Batch.step`.
         accumulate: Batches of a rank that make an optimizer step.
         limit: Batches (int) or share of the batches (float) of a rank after which an epoch ends, and with it an
             optimizer step: the Trainer's `limit_train_batches`.
-
-    Attributes:
-        planned: Batches of an epoch before any is halved; the same however the steps are split.
     """
 
     def __init__(
@@ -83,6 +74,7 @@ class TrainingSampler:
         self.groups: Sequence[Group] | None = None  # what the rows are, where they are groups
         self.epoch = 0
         self._resumed = (0, 0)  # epoch, batches of it that are done
+        # Batches of an epoch before any is halved: the same however the steps are split.
         self.planned = len(batching.plan(self.lengths, self._rng(), self.share)) if len(lengths) else 0
         self._length = -(-self.planned // self.share) * accumulate
         self.limit = min(limit, self._length) if isinstance(limit, int) else int(limit * self._length)
@@ -147,11 +139,8 @@ class GroupBatchSampler(TrainingSampler):
         grouping: Draws the groups.
         batch_size: Groups a batch.
         lengths: Of each rationale, in tokens [n].
-        rank: As in `TrainingSampler`, like the following.
-        world: Number of processes.
         counts: [n, 3, 2] of the rationales.
-        accumulate: Batches of a rank that make an optimizer step.
-        limit: The Trainer's `limit_train_batches`.
+        **sharding: `rank`, `world`, `accumulate` and `limit` of `TrainingSampler`.
     """
 
     def __init__(
@@ -159,16 +148,12 @@ class GroupBatchSampler(TrainingSampler):
         grouping: Grouping,
         batch_size: int,
         lengths: Sequence[int] | Tensor,
-        rank: int = 0,
-        world: int = 1,
         counts: Tensor | None = None,
-        accumulate: int = 1,
-        limit: int | float = 1.0,
+        **sharding: Any,
     ) -> None:
         self.grouping = grouping
         self._rationales = (lengths, counts)
-        batching = RowBatches(batch_size)
-        super().__init__([0] * len(grouping), batching, grouping.seed, rank, world, None, accumulate, limit)
+        super().__init__([0] * len(grouping), RowBatches(batch_size), grouping.seed, **sharding)
 
     def __iter__(self) -> Iterator[Batch]:
         lengths, counts = self._rationales
@@ -182,12 +167,6 @@ class EvaluationSampler:
     """Each row exactly once over all ranks, longest first; ranks' numbers of rows and batches may differ by one.
 
     A rank without a row, where others have some, gets an empty batch: Lightning wants every rank to take part.
-
-    Args:
-        lengths: Length of each row, in tokens.
-        batch_size: Rows a batch.
-        rank: This process.
-        world: Number of processes.
     """
 
     def __init__(self, lengths: Sequence[int] | Tensor, batch_size: int, rank: int = 0, world: int = 1) -> None:
@@ -213,9 +192,9 @@ class ValidationSampler(EvaluationSampler):
     batches of all ranks what an optimizer step is in training: their mean does not depend on how the rows are cut.
 
     Args:
-        lengths: Length of each row, in tokens.
+        lengths: Of each row (or group), in tokens [n].
         batch_size: Rows a batch.
-        rank: This process.
+        rank: This process, of `world`.
         world: Number of processes.
         counts: [n, 3, 2] of the rows (`count_targets`).
         limit: Batches (int) or share of the batches (float) of a rank that are used: `limit_val_batches`.
@@ -248,11 +227,7 @@ class ValidationSampler(EvaluationSampler):
 
 
 class Planned:
-    """A data set that is asked for whole batches, and hands on the batch beside the rows.
-
-    Args:
-        examples: What the rows are.
-    """
+    """A data set that is asked for whole batches, and hands on the batch beside its examples."""
 
     def __init__(self, examples: Examples) -> None:
         self.examples = examples

@@ -32,23 +32,18 @@ def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    tokenizer: PreTrainedTokenizerBase
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            locate_student(student), trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(locate_student(student), trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot load the tokenizer ({reason(error)})",
-            file=student,
-            field="data.tokenizer",
-            remedy="give the student's directory, a hub name (with network access), or 'embedded'",
-        ) from error
+        problem = f"cannot load the tokenizer ({reason(error)})"
+        remedy = "give the student's directory, a hub name (with network access), or 'embedded'"
+        raise InputError(problem, file=student, field="data.tokenizer", remedy=remedy) from error
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
-        raise InputError(
-            "the tokenizer has no EOS token", file=student, remedy="set eos_token in tokenizer_config.json"
-        )
+        remedy = "set eos_token in tokenizer_config.json"
+        raise InputError("the tokenizer has no EOS token", file=student, remedy=remedy)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -67,9 +62,8 @@ def context_of(student: str) -> int | None:
         config = AutoConfig.from_pretrained(located, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if (file := Path(located, "config.json")).is_file():
-            raise InputError(
-                f"cannot be read ({reason(error)})", file=file, remedy="mend it, or fetch it again"
-            ) from error
+            problem, remedy = f"cannot be read ({reason(error)})", "mend it, or fetch it again"
+            raise InputError(problem, file=file, remedy=remedy) from error
         return None  # a tokenizer without a model is enough to make batches
     context: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return context
@@ -86,15 +80,10 @@ def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 class Encoded(NamedTuple):
-    """Token ids of one text.
+    """Token ids of one text."""
 
-    Attributes:
-        prompt: BOS (where the tokenizer has one) and the prompt.
-        completion: The rationale and EOS; empty for a bare question.
-    """
-
-    prompt: list[int]
-    completion: list[int]
+    prompt: list[int]  # BOS (where the tokenizer has one) and the prompt
+    completion: list[int]  # the rationale and EOS; empty for a bare question
 
     @property
     def ids(self) -> list[int]:

@@ -11,17 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from datamodules.components.grading.answers import (
-    are_plain,
-    canonical,
-    extract_answer,
-    gold_answer,
-    same_value,
-    string_equal,
-)
+from datamodules.components.grading.answers import extract_answer, same_value, string_equal
 from datamodules.components.records.records import Verdict
-
-__all__ = ["Grade", "Grader", "StringGrader", "are_plain", "canonical", "extract_answer", "gold_answer"]
 
 Grade = tuple[Verdict, str | None]
 """The verdict, and the answer found in the rationale (None: it states none)."""
@@ -31,13 +22,9 @@ Progress = Callable[[int], object]
 
 
 class Grader(Protocol):
-    """Grades rationales against gold answers.
+    """Grades rationales against gold answers."""
 
-    Attributes:
-        name: As on the command line: "string", "semantic" or "both".
-    """
-
-    name: str
+    name: str  # as on the command line: "string", "semantic" or "both"
 
     @property
     def reasons(self) -> Counter[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.components.grading.grader import canonical
+from datamodules.components.grading.answers import canonical
 from datamodules.components.grading.pooling import NO_ANSWER, pool
 from datamodules.components.records.records import Question, Rationale, question_of, read_rationales
 from dust2gold.core.errors import InputError
@@ -17,25 +17,15 @@ NO_GOLD = -2
 
 @dataclass(frozen=True, slots=True)
 class VoteGroup:
-    """The votes on one question.
-
-    Attributes:
-        question: The question.
-        samples: Its N samples by their number.
-        answers: Class of each sample's answer, −1 for none.
-        gold: Class of the gold answer, −2 if no sample has it.
-        texts: An answer of each class, as written.
-        logprob_mean: N log-probabilities per token, or None if the samples have none.
-        score: N scores, or None if the samples have none.
-    """
+    """The votes on one question."""
 
     question: Question
-    samples: Sequence[Rationale]
-    answers: Sequence[int]
-    gold: int
-    texts: Sequence[str]
-    logprob_mean: Sequence[float] | None
-    score: Sequence[float] | None
+    samples: Sequence[Rationale]  # N, by their number
+    answers: Sequence[int]  # class of each sample's answer, −1 for none
+    gold: int  # class of the gold answer, −2 if no sample has it
+    texts: Sequence[str]  # an answer of each class, as written
+    logprob_mean: Sequence[float] | None  # N log-probabilities per token, or None if the samples have none
+    score: Sequence[float] | None  # N scores, or None if the samples have none
 
 
 def read_samples(files: Sequence[Path]) -> list[Rationale]:
@@ -48,9 +38,8 @@ def read_samples(files: Sequence[Path]) -> list[Rationale]:
     for file in files:
         for sample in read_rationales(file):
             if sample.id in samples:
-                raise InputError(
-                    f"sample '{sample.id}' comes twice", file=file, field="id", remedy="give each file once"
-                )
+                problem = f"sample '{sample.id}' comes twice"
+                raise InputError(problem, file=file, field="id", remedy="give each file once")
             samples[sample.id] = sample
     if not samples:
         names = ", ".join(map(str, files))
@@ -83,11 +72,8 @@ def make_vote_groups(
     grouped: dict[str, list[Rationale]] = {name: [] for name in by_id}
     for sample in samples:
         if sample.question_id not in grouped:
-            raise InputError(
-                f"sample '{sample.id}' belongs to none of its questions",
-                file=questions_file,
-                remedy="give --data.questions the file that was sampled",
-            )
+            problem, remedy = "belongs to none of its questions", "give --data.questions the file that was sampled"
+            raise InputError(f"sample '{sample.id}' {problem}", file=questions_file, remedy=remedy)
         grouped[sample.question_id].append(sample)
     return [
         _vote_group(question, sorted(grouped[name], key=_number)[:samples_per_question], **weighed_by)
@@ -126,11 +112,8 @@ def _all_have(samples: Sequence[Rationale], field: str) -> bool:
     """Whether all samples have a value in `field`; an error if only some do, as their votes could not be compared."""
     missing = [sample for sample in samples if getattr(sample, field) is None]
     if missing and len(missing) < len(samples):
-        raise InputError(
-            f"{len(missing)} of {len(samples)} samples have none, e.g. '{missing[0].id}'",
-            field=field,
-            remedy="give samples that all have it, or none",
-        )
+        problem = f"{len(missing)} of {len(samples)} samples have none, e.g. '{missing[0].id}'"
+        raise InputError(problem, field=field, remedy="give samples that all have it, or none")
     return not missing
 
 

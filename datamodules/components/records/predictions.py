@@ -44,13 +44,6 @@ def write_predictions(directory: Path, rows: Iterable[Row]) -> Path:
 
     The lines are sorted by method, data set and question, of which each stands there once: the file does not depend on
     how the questions were spread over devices.
-
-    Args:
-        directory: Where to write it; made if need be.
-        rows: `method, dataset, question_id, subject, level, correct, answer, gold`.
-
-    Returns:
-        The file.
     """
     unique = {(row["method"], row["dataset"], row["question_id"]): row for row in rows}
     path = directory / "predictions.jsonl"

@@ -27,34 +27,23 @@ Verdict = Literal["positive", "negative", "ungradable"]
 VERDICTS: tuple[Verdict, ...] = ("positive", "negative", "ungradable")
 
 _Record = TypeVar("_Record", "Question", "Rationale")
+_File = str | PathLike[str] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One line of questions.jsonl.
+    """One line of questions.jsonl."""
 
-    Attributes:
-        id: Unique in its data set, e.g. "math-train-00017".
-        question: Bare text, without "Problem:".
-        gold: The bare gold answer, "" where the data set gives none.
-        solution: The data set's own solution, "" where it has none.
-        subject: E.g. "Algebra", or "".
-        level: E.g. "Level 4", or "".
-        source: The data set's name, e.g. "math-train".
-    """
-
-    id: str
-    question: str
-    gold: str
-    solution: str
-    subject: str
-    level: str
-    source: str
+    id: str  # unique in its data set, e.g. "math-train-00017"
+    question: str  # bare text, without "Problem:"
+    gold: str  # the bare gold answer, "" where the data set gives none
+    solution: str  # the data set's own, "" where it has none
+    subject: str  # e.g. "Algebra", or ""
+    level: str  # e.g. "Level 4", or ""
+    source: str  # the data set's name, e.g. "math-train"
 
     @classmethod
-    def from_json(
-        cls, value: Mapping[str, Any], file: str | PathLike[str] | None = None, line: int | None = None
-    ) -> Question:
+    def from_json(cls, value: Mapping[str, Any], file: _File = None, line: int | None = None) -> Question:
         """Builds the record from a decoded JSON object.
 
         Raises:
@@ -69,46 +58,26 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Rationale:
-    """One line of positive.jsonl, negative.jsonl, ungradable.jsonl or samples.jsonl.
+    """One line of positive.jsonl, negative.jsonl, ungradable.jsonl or samples.jsonl."""
 
-    Attributes:
-        id: "<question_id>/<k>", k counting the question's samples from 0.
-        question_id: `Question.id`.
-        question: As in `Question`.
-        gold: As in `Question`.
-        rationale: Bare text, without "Solution:".
-        answer: The answer extracted from the rationale; None where there is none.
-        verdict: How it was graded against `gold`.
-        subject: As in `Question`.
-        level: As in `Question`.
-        source: As in `Question`.
-        writer: Who wrote it: "teacher", "dataset", or the run whose adapter did, such as "nat", "nce".
-        logprob: Natural-log probability of the generated tokens (EOS included) at temperature 1; None where unknown.
-        tokens: How many tokens that sum covers.
-        seed: The sample's own seed.
-        score: M_rank's score, 0 to 1.
-    """
-
-    id: str
+    id: str  # "<question_id>/<k>", k counting the question's samples from 0
     question_id: str
     question: str
     gold: str
-    rationale: str
-    answer: str | None
-    verdict: Verdict
+    rationale: str  # bare text, without "Solution:"
+    answer: str | None  # extracted from the rationale; None where there is none
+    verdict: Verdict  # how it was graded against `gold`
     subject: str
     level: str
     source: str
-    writer: str
-    logprob: float | None = None
-    tokens: int | None = None
-    seed: int | None = None
-    score: float | None = None
+    writer: str  # "teacher", "dataset", or the run whose adapter wrote it, such as "nat", "nce"
+    logprob: float | None = None  # natural log of the generated tokens' probability (EOS included) at temperature 1
+    tokens: int | None = None  # how many tokens that sum covers
+    seed: int | None = None  # the sample's own
+    score: float | None = None  # M_rank's, 0 to 1
 
     @classmethod
-    def from_json(
-        cls, value: Mapping[str, Any], file: str | PathLike[str] | None = None, line: int | None = None
-    ) -> Rationale:
+    def from_json(cls, value: Mapping[str, Any], file: _File = None, line: int | None = None) -> Rationale:
         """Builds the record from a decoded JSON object.
 
         Raises:
@@ -123,32 +92,14 @@ class Rationale:
 
 def question_of(rationale: Rationale) -> Question:
     """The question as far as a rationale knows it: without the data set's own solution."""
-    return Question(
-        id=rationale.question_id,
-        question=rationale.question,
-        gold=rationale.gold,
-        solution="",
-        subject=rationale.subject,
-        level=rationale.level,
-        source=rationale.source,
-    )
+    own = rationale
+    return Question(own.question_id, own.question, own.gold, "", own.subject, own.level, own.source)
 
 
 def rationale_for(question: Question, k: int, text: str, writer: str) -> Rationale:
     """The `k`-th rationale written for a question, still to be graded."""
-    return Rationale(
-        id=rationale_id(question.id, k),
-        question_id=question.id,
-        question=question.question,
-        gold=question.gold,
-        rationale=text,
-        answer=None,
-        verdict="ungradable",
-        subject=question.subject,
-        level=question.level,
-        source=question.source,
-        writer=writer,
-    )
+    asked, about = (question.id, question.question, question.gold), (question.subject, question.level, question.source)
+    return Rationale(rationale_id(question.id, k), *asked, text, None, "ungradable", *about, writer)
 
 
 def is_text(value: object) -> bool:
@@ -192,24 +143,14 @@ _VERDICT = _Kind(lambda value: value in VERDICTS, " | ".join(VERDICTS))
 _QUESTION_FIELDS = {
     "id": _NAME,
     "question": _NAME,
-    "gold": _TEXT,
-    "solution": _TEXT,
-    "subject": _TEXT,
-    "level": _TEXT,
-    "source": _TEXT,
+    **dict.fromkeys(["gold", "solution", "subject", "level", "source"], _TEXT),
 }
 _RATIONALE_FIELDS = {
-    "id": _NAME,
-    "question_id": _NAME,
-    "question": _NAME,
-    "gold": _TEXT,
-    "rationale": _TEXT,
+    **dict.fromkeys(("id", "question_id", "question"), _NAME),
+    **dict.fromkeys(("gold", "rationale"), _TEXT),
     "answer": _TEXT.or_null(),
     "verdict": _VERDICT,
-    "subject": _TEXT,
-    "level": _TEXT,
-    "source": _TEXT,
-    "writer": _TEXT,
+    **dict.fromkeys(("subject", "level", "source", "writer"), _TEXT),
     "logprob": _NUMBER.or_null(),
     "tokens": _COUNT.or_null(),
     "seed": _INTEGER.or_null(),
@@ -218,11 +159,7 @@ _RATIONALE_FIELDS = {
 
 
 def _checked(
-    value: Mapping[str, Any],
-    kinds: Mapping[str, _Kind],
-    record: str,
-    file: str | PathLike[str] | None,
-    line: int | None,
+    value: Mapping[str, Any], kinds: Mapping[str, _Kind], record: str, file: _File, line: int | None
 ) -> dict[str, Any]:
     """`value` without its schema field, once every field is there and of its kind."""
 
@@ -238,9 +175,8 @@ def _checked(
         if name not in value:
             raise error("missing", name, f"a {record} record needs: {', '.join(kinds)}")
         if not kind.accepts(value[name]):
-            raise error(
-                f"{kind.name} was expected, found {_shown(value[name])}", name, "mend this line or make it again"
-            )
+            problem = f"{kind.name} was expected, found {_shown(value[name])}"
+            raise error(problem, name, "mend this line or make it again")
     unknown = [name for name in value if name not in kinds and name != "schema"]
     if unknown:
         raise error("unknown", unknown[0], f"a {record} record has only: schema, {', '.join(kinds)}")

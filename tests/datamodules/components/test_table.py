@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,18 @@ def test_mapped_batches_are_those_in_memory(
             assert batch.keys() == other.keys()
             for name, value in other.items():
                 assert torch.equal(batch[name], value) if isinstance(value, torch.Tensor) else batch[name] == value
+
+
+def test_a_temporary_table_leaves_no_file(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    module = data(None)
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list(module.train_examples) == list(data().train_examples)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="cannot write a temporary file") as caught:
+        data(None)
+    assert "TMPDIR" in str(caught.value)
 
 
 def test_examples_of_several_tables(data: Any) -> None:

@@ -75,14 +75,8 @@ def test_what_is_sent(make: Make, server: Endpoint) -> None:
         {"role": "user", "content": "Problem: Ann has 0 nuts and finds 2. How many?"},
     ]
     assert isinstance(body.pop("seed"), int)
-    assert body == {
-        "model": "gpt-test",
-        "n": 4,
-        "temperature": 0.5,
-        "top_p": 0.9,
-        "max_tokens": 64,
-        "reasoning_effort": "low",
-    }
+    sampling = {"n": 4, "temperature": 0.5, "top_p": 0.9, "max_tokens": 64}
+    assert body == {"model": "gpt-test", **sampling, "reasoning_effort": "low"}
 
 
 def test_completions_get_one_text(make: Make, server: Endpoint) -> None:
@@ -320,9 +314,7 @@ def test_clearing_the_output_loses_nothing_paid(make: Make, server: Endpoint, tm
 def test_more_questions_and_more_samples_ask_for_the_rest(make: Make, server: Endpoint) -> None:
     collect(make(questions=3, limit=1, n=2))
     collect(make(questions=2, n=3))
-    assert [body.get("n", 1) for _, _, body, _ in server.asked] == [2, 1, 3] or [
-        body.get("n", 1) for _, _, body, _ in server.asked
-    ] == [2, 3, 1]
+    assert [body.get("n", 1) for _, _, body, _ in server.asked] in ([2, 1, 3], [2, 3, 1])
     settings = make(questions=2, n=2)
     collect(settings)
     assert {name: len(texts) for name, texts in samples(settings).items()} == {"q0": 2, "q1": 2}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.components.grading.grader import StringGrader, gold_answer
+from datamodules.components.grading.answers import gold_answer
+from datamodules.components.grading.grader import StringGrader
 from dust2gold.commands.generate import add_arguments, main
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines

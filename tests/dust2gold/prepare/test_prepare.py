@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from datamodules.components.grading.grader import extract_answer
-from datamodules.components.records.records import read_questions, read_rationales
+from datamodules.components.grading.answers import extract_answer
+from datamodules.components.records.records import rationale_for, read_questions, read_rationales, write_rationales
 from dust2gold.core.errors import InputError
 from dust2gold.prepare.prepare import prepare
 from dust2gold.prepare.summary import print_summary
@@ -42,37 +42,21 @@ def teacher(tmp_path: Path) -> Path:
 def test_files_and_summary(teacher: Path, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "out"
     summary = prepare(teacher, "tdg", output).to_json()
-    assert sorted(path.name for path in output.iterdir()) == [
-        "negative.jsonl",
-        "positive.jsonl",
-        "questions.jsonl",
-        "solutions.jsonl",
-        "summary.json",
-    ]
+    names = "negative.jsonl positive.jsonl questions.jsonl solutions.jsonl summary.json".split()
+    assert sorted(path.name for path in output.iterdir()) == names
     assert summary == json.loads((output / "summary.json").read_text())
     expected = {
-        "questions": 2,
-        "samples": 6,
-        "positive": 2,
-        "negative": 4,
-        "ungradable": 0,
-        "without_answer": 1,
-        "grader": "string",
-        "source": "math-train",
-        "questions_with_positive": 2,
-        "questions_with_negative": 2,
-        "compares": "strings",
+        **{"questions": 2, "samples": 6, "positive": 2, "negative": 4, "ungradable": 0, "without_answer": 1},
+        **{"grader": "string", "source": "math-train", "compares": "strings"},
+        **{"questions_with_positive": 2, "questions_with_negative": 2},
         "input": {"name": "teacher.jsonl", "sha256": hashlib.sha256(teacher.read_bytes()).hexdigest()},
     }
     assert {key: summary[key] for key in expected} == expected
     half = {"questions": 1, "samples": 3, "positive": 1, "negative": 2, "ungradable": 0}
     assert summary["by_subject"] == {"Algebra": half, "Prealgebra": half}
     assert [q.gold for q in read_questions(output / "questions.jsonl")] == ["2", "6"]
-    found = [
-        (r.id, r.verdict, r.answer)
-        for name in ("positive", "negative")
-        for r in read_rationales(output / f"{name}.jsonl")
-    ]
+    read = [r for name in ("positive", "negative") for r in read_rationales(output / f"{name}.jsonl")]
+    found = [(r.id, r.verdict, r.answer) for r in read]
     assert found == [
         ("math-train-00000/0", "positive", "2"),
         ("math-train-00001/1", "positive", "6"),
@@ -108,15 +92,7 @@ def test_records_of_several_files_put_together_are_graded_anew(teacher: Path, tm
     texts = [(tmp_path / "first" / f"{name}.jsonl").read_text() for name in ("positive", "negative")]
     joined.write_text("".join(texts).replace('"verdict": "negative"', '"verdict": "positive"'))
     again = prepare(joined, "records", tmp_path / "again")
-    same = (
-        "questions",
-        "samples",
-        "positive",
-        "negative",
-        "by_subject",
-        "questions_with_positive",
-        "questions_with_negative",
-    )
+    same = "questions samples positive negative by_subject questions_with_positive questions_with_negative".split()
     assert {key: getattr(again, key) for key in same} == {key: getattr(first, key) for key in same}
     for name in ("positive", "negative"):
         files = [tmp_path / directory / f"{name}.jsonl" for directory in ("first", "again")]
@@ -133,12 +109,8 @@ def test_solutions_are_right_rationales_that_box_their_answer(tmp_path: Path) ->
         prepare(tmp_path / f"{name}.jsonl", format, tmp_path / name)
         assert (tmp_path / name / "solutions.jsonl").exists() == (name != "none")
     (boxed,) = read_rationales(tmp_path / "math" / "solutions.jsonl")
-    assert (boxed.rationale, boxed.answer, boxed.verdict, boxed.writer) == (
-        "So \\boxed{3}.",
-        "3",
-        "positive",
-        "dataset",
-    )
+    found = boxed.rationale, boxed.answer, boxed.verdict, boxed.writer
+    assert found == ("So \\boxed{3}.", "3", "positive", "dataset")
     (given,) = read_rationales(tmp_path / "gsm" / "solutions.jsonl")
     assert given.rationale.startswith("2 + 2 = 4")
     assert extract_answer(given.rationale) == given.gold == "4"
@@ -153,21 +125,7 @@ def test_plain_numbers_are_compared_by_value(tmp_path: Path) -> None:
     assert (summary.questions, summary.samples, summary.compares) == (1, 0, "values")
     assert (tmp_path / "gsm" / "positive.jsonl").read_text() == ""
     (question,) = read_questions(tmp_path / "gsm" / "questions.jsonl")
-    sample = {
-        **question.to_json(),
-        "id": f"{question.id}/0",
-        "question_id": question.id,
-        "rationale": "\\boxed{1{,}000.00}",
-        "answer": None,
-        "verdict": "negative",
-        "writer": "nat",
-        "logprob": None,
-        "tokens": None,
-        "seed": None,
-        "score": None,
-    }
-    del sample["solution"]
-    (tmp_path / "samples.jsonl").write_text(json.dumps(sample))
+    write_rationales(tmp_path / "samples.jsonl", [rationale_for(question, 0, "\\boxed{1{,}000.00}", "nat")])
     assert prepare(tmp_path / "samples.jsonl", "records", tmp_path / "out").positive == 1
 
 
@@ -223,11 +181,8 @@ def test_the_papers_teacher_data(real_data: Path, tmp_path: Path) -> None:
     assert time.process_time() - start < 60
     assert (summary.questions, summary.samples) == (7500, 60000)
     assert (summary.positive, summary.negative, summary.ungradable) == (21127, 38873, 0)
-    assert (summary.without_answer, summary.questions_with_positive, summary.questions_with_negative) == (
-        786,
-        4671,
-        6468,
-    )
+    assert summary.without_answer == 786
+    assert (summary.questions_with_positive, summary.questions_with_negative) == (4671, 6468)
     assert {subject: counts.positive for subject, counts in summary.by_subject.items()} == {
         "Algebra": 7284,
         "Prealgebra": 5606,

@@ -102,7 +102,7 @@ def test_lengths_and_counts_of_groups() -> None:
 
 def test_ranks_share_an_epoch_and_a_resumed_one_goes_on() -> None:
     pairing = Grouping(*NINE_QUESTIONS, groups_per_question=3, seed=0)
-    ranks = [GroupBatchSampler(pairing, 4, LENGTHS, rank, 2) for rank in range(2)]
+    ranks = [GroupBatchSampler(pairing, 4, LENGTHS, rank=rank, world=2) for rank in range(2)]
     for sampler in ranks:
         sampler.sampler.set_epoch(2)
     assert len(ranks[0]) == len(ranks[1]) == 4
@@ -125,7 +125,8 @@ def test_ranks_and_accumulated_batches_share_a_step() -> None:
     positive, lengths = NINE_QUESTIONS[1], torch.tensor(LENGTHS)
     counts = count_targets(lengths, positive)
     grouping = Grouping(*NINE_QUESTIONS, 2, seed=0, size=3)
-    ranks = [list(GroupBatchSampler(grouping, 2, lengths, rank, 2, counts, accumulate=2)) for rank in range(2)]
+    split = {"world": 2, "accumulate": 2}
+    ranks = [list(GroupBatchSampler(grouping, 2, lengths, counts, rank=rank, **split)) for rank in range(2)]
     assert len(ranks[0]) == len(ranks[1])
     counted = [batch for rank in ranks for batch in rank if batch.step != NOTHING]
     assert sorted(groups_of(counted)) == sorted(grouping.draw(0))
