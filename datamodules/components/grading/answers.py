@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 
+from datamodules.components.grading.words import are_words, folded, is_word
+
 LONGEST_ANSWER = 300
 """Longer answers (characters) are no numbers and not worth algebra: they are compared as they stand."""
 
@@ -169,18 +171,16 @@ def _with_fraction_braces(text: str) -> str | None:
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?"
 _NUMBER = re.compile(rf"([-+]?)[$€£]?([-+]?)({_DIGITS})%?")
-_FRACTION = re.compile(r"(-?)(?:([0-9]+)\s*)??\\[dt]?frac\{\s*(-?[0-9]+)\s*\}\{\s*(-?[0-9]+)\s*\}")
-_RATIO = re.compile(r"(-?)\(?(?:([0-9]+) +)?(-?[0-9]+)/(-?[0-9]+)\)?")
+_INTEGER = r"(-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+))"
+_FRACTION = re.compile(rf"(-?)(?:([0-9]+)\s*)??\\[dt]?frac\{{\s*{_INTEGER}\s*\}}\{{\s*{_INTEGER}\s*\}}")
+_RATIO = re.compile(rf"(-?)\(?(?:([0-9]+) +)?{_INTEGER}/{_INTEGER}\)?")
 _SEPARATOR = re.compile(r"\{,\}|\\,|\\!|,\\!|\\ |~")
 _UNIT = re.compile(
     r"(?<=[0-9.})])(?:\s*\\(?:text|mathrm|mbox)\{\s*([A-Za-z /]+)\}|\s+([A-Za-z]{2,}(?:[ /][A-Za-z]+)*))"
     r"(?:\^\{?[23]\}?)?\.?$"
 )
-_MULTIPLIERS = frozenset({"pi", "sqrt", "hundred", "thousand", "million", "billion", "trillion", "dozen"})
+_MULTIPLIERS = frozenset({"pi", "sqrt", "hundred", "thousand", "million", "billion", "trillion", "dozen", "am", "pm"})
 _HEAD = re.compile(r"[A-Za-z]{1,2}\s*=\s*(?=[^=]*$)")
-_WORDS = re.compile(r"(?=.*(?:[A-Za-z]{2}|[ap]\.\s?m\b))[A-Za-z0-9'’:.,& -]+")
-_ARTICLE = re.compile(r"(?:the|an?) ")
-_BETWEEN_WORDS = re.compile(r"[^a-z0-9:.,-]|[.,-](?![0-9])")
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}")
 
 
@@ -198,13 +198,13 @@ def canonical(answer: str) -> str:
         return text
     text = _unwrapped(text)
     value = _value(text)
-    while value is None and not _WORDS.fullmatch(text) and (shorter := _unwrapped(normalise(text))) != text:
+    while value is None and not are_words(text) and (shorter := _unwrapped(normalise(text))) != text:
         text = shorter
         value = _value(text)
     if value is not None:
         return str(value)
-    folded = _folded(text) if _WORDS.fullmatch(text) else text
-    return text if folded == text else canonical(folded)  # again, for "the 6" is a number
+    short = folded(text) if are_words(text) else text
+    return text if short == text else canonical(short)  # again, for "the 6" is a number
 
 
 def same_value(answer: str, gold: str) -> bool:
@@ -225,18 +225,14 @@ def _unwrapped(text: str) -> str:
     return text[head.end() :] if head else text
 
 
-def _folded(words: str) -> str:
-    words = words.casefold().strip()
-    article = _ARTICLE.match(words)
-    return _BETWEEN_WORDS.sub("", words[article.end() :] if article else words)
-
-
 def _value(text: str) -> Fraction | None:
     """The exact value of a plain number, a fraction of integers or a mixed number; None for anything else."""
     text = _SEPARATOR.sub(lambda mark: "," if "," in mark[0] and mark[0] != "\\," else "", text.replace("\u2212", "-"))
     unit = _UNIT.search(text)
-    if unit and not _MULTIPLIERS.intersection(re.split("[ /]", (unit[1] or unit[2]).lower().strip())):
-        text = text[: unit.start()]
+    if unit:
+        words = re.split("[ /]+", re.sub("/[hls]$", "", (unit[1] or unit[2]).strip()))  # "km/h", "g/l", "m/s"
+        if not _MULTIPLIERS.intersection(map(str.lower, words)) and (unit[1] or any(map(is_word, words))):
+            text = text[: unit.start()]
     fraction = _FRACTION.fullmatch(text) or _RATIO.fullmatch(text)
     if fraction:
         return _fraction(*fraction.groups())
@@ -248,9 +244,10 @@ def _value(text: str) -> Fraction | None:
 
 def _fraction(sign: str, whole: str | None, over: str, under: str) -> Fraction | None:
     """`sign (whole + over/under)`; None if there is no such number, or a whole is followed by no proper fraction."""
-    if int(under) == 0 or (whole is not None and not 0 <= int(over) < int(under)):
+    above, below = int(over.replace(",", "")), int(under.replace(",", ""))
+    if below == 0 or (whole is not None and not 0 <= above < below):
         return None
-    return int(sign + "1") * (int(whole or 0) + Fraction(int(over), int(under)))
+    return int(sign + "1") * (int(whole or 0) + Fraction(above, below))
 
 
 def plain_number(text: str) -> str | None:

@@ -17,6 +17,7 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections import deque
@@ -26,6 +27,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
+from datamodules.components.grading.words import variables
 from dust2gold.core.errors import InputError
 
 Pair = tuple[str, str]
@@ -192,6 +194,11 @@ def _load_comparison() -> Callable[[str, str], Outcome]:
     def compare(gold: str, answer: str) -> Outcome:
         if not parsed(gold):
             return "unreadable gold"
-        return "equal" if verify(parsed(gold), parsed(answer), timeout_seconds=None) else "different"
+        if not verify(parsed(gold), parsed(answer), timeout_seconds=None):
+            return "different"
+        # A parse may stop half-way: it takes "2 + ab" for 2. What it could not parse at all it compares as text.
+        expressions = [each for each in parsed(answer) if not isinstance(each, str)] or parsed(answer)
+        read = {letter for each in expressions for letter in re.findall("[a-z]", str(each).casefold())}
+        return "different" if variables(answer.rpartition("=")[2]) - read - variables(gold) else "equal"
 
     return compare
