@@ -30,7 +30,8 @@ def is_word(token: str) -> bool:
     if letters is None or token.casefold().rstrip(".,:") in _KNOWN:
         return letters is not None
     lower = letters[1].casefold()
-    return len(lower) > 3 and _VOWEL.search(lower) is not None and (len(lower) > 4 or list(lower) != sorted(lower))
+    long = len(lower) > (2 if token[0].isupper() else 3)  # "Jim"
+    return long and _VOWEL.search(lower) is not None and (len(lower) > 4 or list(lower) != sorted(lower))
 
 
 def are_words(text: str) -> bool:
