@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datamodules.components.records.records import Rationale, read_rationales, write_rationales
+from dust2gold.core.files import keep_inputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Writes the joined file and says what came from where."""
+    keep_inputs([args.positive, args.samples], [args.output])
     teacher = sum(1 for _ in read_rationales(args.positive))
     joined = write_rationales(args.output, augmented(read_rationales(args.positive), read_rationales(args.samples)))
     print(f"{teacher:,} rationales of D_pos and {joined - teacher:,} of the student's own, in {args.output}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datamodules.components.records.records import read_rationales
 from dust2gold.core.errors import InputError
+from dust2gold.core.files import keep_inputs
 from dust2gold.interchange.preferences import LAYOUTS, LAYOUTS_HELP, write_rows
 
 
@@ -25,6 +26,7 @@ def main(args: argparse.Namespace) -> int:
     """Runs `export-data` and says how many rows it wrote."""
     if args.most is not None and args.most < 1:
         raise InputError(f"must be at least 1, found {args.most}", field="--most")
+    keep_inputs(args.rationales, [args.output])
     rationales = chain.from_iterable(read_rationales(file) for file in args.rationales)
     rows = list(LAYOUTS[args.layout].make(rationales, args.most))
     if not rows:

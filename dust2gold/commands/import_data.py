@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datamodules.components.records.records import Rationale, write_questions, write_rationales
 from dust2gold.core.errors import InputError
+from dust2gold.core.files import keep_inputs
 from dust2gold.interchange.preferences import LAYOUTS, LAYOUTS_HELP, imported, read_rows
 
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs `import-data` and says how much it wrote."""
+    keep_inputs([args.input], (args.output / f"{name}.jsonl" for name in ("questions", "positive", "negative")))
     entries = imported(read_rows(args.input), args.layout, args.source, args.input)
     if not entries:
         raise InputError("holds no row", file=args.input, remedy="check where it comes from")

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO, cast
 
@@ -131,6 +131,19 @@ def free_aside(path: Path) -> Path:
     while (aside := path.with_name(f"aside-{number}{path.suffix}")).exists():
         number += 1
     return aside
+
+
+def keep_inputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Refuses outputs that are one of the inputs, by whatever name or link.
+
+    Raises:
+        InputError: If writing would replace what is read.
+    """
+    written = [path for path in outputs if path.exists()]
+    for read in inputs:
+        if read.exists() and any(path.samefile(read) for path in written):
+            remedy = "choose another --output"
+            raise InputError("is read and would be replaced by the result", file=read, field="--output", remedy=remedy)
 
 
 def as_paths(files: list[str] | str | None) -> list[Path]:

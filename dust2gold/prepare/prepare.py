@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TextIO
 
@@ -29,11 +30,15 @@ from datamodules.components.grading.grader import Grader
 from datamodules.components.grading.semantic import open_grader
 from datamodules.components.records.records import Question, Rationale, rationale_for
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import open_text, sha256_of, write_atomically
+from dust2gold.core.files import keep_inputs, open_text, sha256_of, write_atomically
 from dust2gold.core.jsonl import count_lines
 from dust2gold.prepare.readers import Entry, compares_by_value, format_named, read
 from dust2gold.prepare.summary import Summary, Tally
 
+_FILES = (
+    *(f"{name}.jsonl" for name in ("positive", "negative", "ungradable", "questions", "solutions")),
+    "summary.json",
+)
 _BATCH = 256  # questions graded together: keeps the workers busy, and the memory small
 
 
@@ -67,6 +72,7 @@ def prepare(
     Raises:
         InputError: If the input is not as the format wants it or holds no question, or the output cannot be written.
     """
+    keep_inputs([input], (output / name for name in _FILES))
     identity = _identity(input)
     by_value = compares_by_value(input, format)
     tally = Tally(
@@ -85,12 +91,28 @@ def prepare(
                     bar.update(len(rationales) if tally.ids_repeat and rationales else 1)
             if tally.summary.questions == 0:
                 raise InputError("holds no question", file=input, remedy="check that this is the file you meant")
+            _keep_earlier(output, identity)
         for name in {"ungradable", "solutions"} - outputs.files.keys():
             (output / f"{name}.jsonl").unlink(missing_ok=True)  # an earlier run's
         summary = tally.finished(judge.reasons)
     with write_atomically(output / "summary.json") as stream_of_summary:
         stream_of_summary.write(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n")
     return summary
+
+
+def _keep_earlier(output: Path, identity: dict[str, str]) -> None:
+    """Moves the results of another input, which the new ones would replace, into a directory of their own."""
+    try:
+        earlier = json.loads((output / "summary.json").read_text(encoding="utf-8"))["input"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if earlier != identity["sha256"]:
+        kept = next(path for k in count(1) if not (path := output / f"earlier-{k}").exists())
+        kept.mkdir()
+        for name in _FILES:
+            if (output / name).exists():
+                (output / name).rename(kept / name)
+        tqdm.write(f"{output} held what was made of another file; kept in {kept}", file=sys.stderr)
 
 
 def _identity(input: Path) -> dict[str, str]:
