@@ -14,7 +14,7 @@ from lightning_modules.base import StudentModule
 from lightning_modules.components.adapters.nat import load_nat
 from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
-from lightning_modules.components.losses.distillation import calibration, negative_calibrated, token_calibration
+from lightning_modules.components.losses.distillation import calibration, negative_calibrated
 from lightning_modules.components.losses.output_head import TeacherTargets
 from lightning_modules.components.losses.targets import Targets, at_targets, sample_means
 from lightning_modules.fully_sharded import FullyShardedStrategy
@@ -133,7 +133,7 @@ class NCEModel(StudentModule):
         if teacher_targets.divergence is None:
             return torch.full(targets.tokens.shape, 0.5, device=targets.tokens.device)  # [N]
         if self.per_token:
-            return token_calibration(teacher_targets.divergence)
+            return torch.tanh(teacher_targets.divergence)  # [N], β_t of each target's own KL
         return calibration(teacher_targets.divergence, targets)[targets.sample]
 
 
