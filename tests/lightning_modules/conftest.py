@@ -35,12 +35,6 @@ def randomise() -> Callable[..., None]:
     return fill
 
 
-@pytest.fixture(scope="session")
-def unit_settings() -> UnitSettings:
-    """The shape of the units in `nat_directory`."""
-    return UNITS
-
-
 @pytest.fixture
 def new_stack(tiny_student: Path) -> Callable[..., AdapterStack]:
     """Makes a stack on a fresh copy of the tiny student."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import os
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +44,6 @@ def test_what_is_added_is_there_now_and_when_flushed_later(
     open_cache: Callable[..., SampleCache], tmp_path: Path
 ) -> None:
     cache = open_cache()
-    check(cache)
     fill(cache, 0, 1)
     check(cache, 0, 1)
     check(open_cache())
@@ -102,13 +101,10 @@ def test_a_damaged_file_is_named_and_removed(
     damage: Callable[[bytes], bytes],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cache = open_cache()
-    fill(cache, 4)
-    cache.flush()
-    fill(cache, 1, 2, 3)
-    kept = set((tmp_path / "cache").iterdir())
-    cache.flush()
-    (file,) = set((tmp_path / "cache").iterdir()) - kept
+    for rank, numbers in enumerate([[4], [1, 2, 3]]):
+        fill(cache := open_cache(rank=rank), *numbers)
+        cache.flush()
+    (file,) = (tmp_path / "cache").glob("part-1-*")
     content = file.read_bytes()
     file.write_bytes(damage(content))
     assert file.read_bytes() != content
@@ -131,14 +127,16 @@ def test_a_file_that_vanishes_is_passed_over(open_cache: Callable[..., SampleCac
     check(open_cache())
 
 
-def test_what_a_kill_left_half_written_is_removed_later(open_cache: Callable[..., SampleCache], tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir()
-    for name, age in (("old", 7200), ("new", 0)):
-        file = tmp_path / "cache" / f".part-0-{name}.safetensors.abc.part"
-        file.write_bytes(b"half")
-        os.utime(file, (file.stat().st_mtime - age,) * 2)
-    check(open_cache())
-    assert [file.name for file in (tmp_path / "cache").iterdir()] == [".part-0-new.safetensors.abc.part"]
+def test_what_a_kill_left_half_written_is_removed_and_what_is_being_written_stays(
+    open_cache: Callable[..., SampleCache], tmp_path: Path
+) -> None:
+    for name in ("dead", "live"):
+        (tmp_path / f"cache/.part-0-{name}.safetensors.abcdefgh.part").mkdir(parents=True)
+        (tmp_path / f"cache/.part-0-{name}.safetensors.abcdefgh.part/lock").touch()
+    with (tmp_path / "cache/.part-0-live.safetensors.abcdefgh.part/lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        check(open_cache())
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == [".part-0-live.safetensors.abcdefgh.part"]
 
 
 def test_a_place_that_cannot_be_written_is_named(open_cache: Callable[..., SampleCache], tmp_path: Path) -> None:

@@ -97,16 +97,6 @@ def test_forward_and_all_gradients_equal_the_paper(
         paper.assert_exact(run_unit(unit, leaves).output, expected)
 
 
-@pytest.mark.parametrize("attention", [True, False])
-@pytest.mark.parametrize("delta", [True, False])
-def test_gradcheck(delta: bool, attention: bool) -> None:
-    unit, leaves = random_case((2,), delta=delta, attention=attention)
-    assert torch.autograd.gradcheck(
-        lambda *values: run_unit(unit, dict(zip(leaves, values, strict=True)), with_base=True).output,
-        [*leaves.values()],
-    )
-
-
 @pytest.mark.parametrize("options", [{}, {"delta": True}, {"attention": False}])
 def test_dropout_is_that_of_the_positive_halfs_input(options: dict[str, Any]) -> None:
     unit, leaves = random_case((40,), **options)
@@ -175,13 +165,6 @@ def test_gate_is_the_shifted_softmax_and_stays_in_range() -> None:
         assert -0.5 <= lowest <= highest <= 0.5
     assert lowest == -0.5
     assert highest == 0.5
-
-
-def test_equal_branches_leave_the_gate_closed() -> None:
-    unit, leaves = random_case((6,), (4, 4), (2, 2))
-    same = Half(leaves["A positive"], leaves["B positive"], 2.0)
-    alpha = unit(leaves["x"], base_output(leaves), same, same).alpha_negative
-    assert alpha.abs().max() < 1e-14
 
 
 def test_without_attention_there_is_no_gate_to_train() -> None:
