@@ -23,7 +23,6 @@ from lightning_modules.fully_sharded import shard_layers
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
-from tests.lightning_modules import paper
 from tests.lightning_modules.steps import held_out_parts, train
 from tests.students import write_tiny_student
 
@@ -118,34 +117,6 @@ def test_every_stage_trains_on_it(
     train(module, batch, 15)
     assert held_out_parts(module, batch)["loss"] < first["loss"] - 0.03
     assert all(torch.equal(p, frozen[n]) for n, p in module.named_parameters() if n in frozen)
-
-
-@needs_bitsandbytes
-@pytest.mark.parametrize("bits", BITS)
-def test_nat_on_it_is_its_reference(
-    make_stage: Callable[..., StudentModule], make_batch: Any, randomise: Callable[..., None], bits: str
-) -> None:
-    """The unit does not read quantised weights: with y as the layer gives it, its gradients are those of autograd."""
-
-    def by_autograd(unit: Any, args: Any, kwargs: Any, mixed: Any) -> Any:
-        x, y, *halves = args
-        assert kwargs["base"] is None
-        return mixed._replace(output=paper.integration(unit, x, y, [(x @ h.a.mT, h.b, h.scale) for h in halves]))
-
-    module, batch = make_stage("nat", quantization=bits), make_batch()
-    randomise(p for p in module.parameters() if p.requires_grad)
-    module.eval()
-    found = {}
-    for name in ("exact", "plain"):
-        module.zero_grad()
-        if name == "plain":
-            for unit in module.units.values():  # type: ignore[operator]
-                unit.register_forward_hook(by_autograd, with_kwargs=True)
-        module.training_step(batch, 0).backward()
-        found[name] = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
-    assert len(found["exact"]) == len(found["plain"]) >= 16
-    for name, gradient in found["exact"].items():
-        torch.testing.assert_close(found["plain"][name], gradient, rtol=1e-4, atol=1e-6)
 
 
 @needs_bitsandbytes

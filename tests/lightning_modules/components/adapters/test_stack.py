@@ -88,21 +88,6 @@ def test_using_restores_everything(stack: AdapterStack, trainable: bool) -> None
     assert state_of(stack) == before
 
 
-def test_using_gives_the_other_adapters_logits(stack: AdapterStack, make_batch: Any, logits_of: Any) -> None:
-    batch = make_batch()
-    stack.eval()
-    two = logits_of(stack, batch)
-    stack.activate("one", trainable=False)
-    one = logits_of(stack, batch)
-    assert (one - two).abs().max() > 1e-2
-    stack.activate("two", trainable=True)
-    stack.train()
-    with stack.using("one"):
-        assert torch.equal(logits_of(stack, batch), one)
-    assert not torch.equal(logits_of(stack, batch), two), "dropout is back"
-    assert torch.equal(logits_of(stack.eval(), batch), two)
-
-
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_a_saved_adapter_is_a_stock_one(
     stack: AdapterStack, new_stack: Any, tiny_student: Path, make_batch: Any, logits_of: Any, tmp_path: Path, name: str

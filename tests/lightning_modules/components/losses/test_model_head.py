@@ -23,8 +23,6 @@ from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.losses.model_head import ModelHead, find_head
 from lightning_modules.components.losses.output_head import CHUNK_BYTES, Head, OutputHead
-from lightning_modules.components.losses.targets import at_targets, find_targets
-from lightning_modules.negative import NegativeModel
 from tests.lightning_modules.components.losses.cases import gradient_of, normal
 
 V = 50
@@ -152,17 +150,3 @@ def test_what_no_head_can_do_is_refused(new_stack: Callable[..., AdapterStack]) 
     model.forward = strange
     with pytest.raises(InputError, match="cannot make the logits"):
         find_head(model)
-
-
-def test_a_stages_logprobs_are_those_of_its_logits(
-    randomise: Any, make_batch: Any, logits_of: Any, tiny_student: Any
-) -> None:
-    module, batch = NegativeModel(student=str(tiny_student), lora=LoraSettings(dropout=0.0)), make_batch()
-    module.configure_model()
-    randomise(p for p in module.parameters() if p.requires_grad)
-    targets = find_targets(batch)
-    logits = at_targets(logits_of(module.adapters, batch), targets)
-    expected = logits.double().log_softmax(-1).gather(-1, targets.tokens[:, None])[:, 0]
-    actual = module.target_logprobs(batch, targets)
-    assert actual.requires_grad
-    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
