@@ -28,6 +28,10 @@ STAGES = ["negative", "nat", "nce"]
 LORA = LoraSettings(r=3, alpha=9, dropout=0.0)
 ROWS = 22
 
+MakeData = Callable[..., RationaleDataModule]
+
+MakeStage = Callable[[str], StudentModule]
+
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1)
@@ -36,7 +40,7 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 @pytest.fixture
 def make_stage(
     tiny_student: Path, negative_directory: Path, nat_directory: Path, randomise: Callable[..., None]
-) -> Callable[[str], StudentModule]:
+) -> MakeStage:
     """Builds a stage in float64 with nothing at zero, the same each time."""
     common: dict[str, Any] = {"student": str(tiny_student), "lora": LORA, "optimizer": sgd}
     units = UnitSettings(key_dim=6, bottleneck=10)
@@ -56,7 +60,7 @@ def make_stage(
 
 
 @pytest.fixture
-def make_data(tiny_student: Path, tmp_path: Path) -> Callable[..., RationaleDataModule]:
+def make_data(tiny_student: Path, tmp_path: Path) -> MakeData:
     """Rationales of both verdicts and of many lengths, batched as asked."""
     file = tmp_path / "both.jsonl"
     write_rationales(file, [rationale(q, k) for q in range(ROWS // 2) for k in range(2)])
@@ -81,9 +85,7 @@ def check_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("width", [160, 250])
-def test_packed_is_padded(
-    make_stage: Callable[[str], StudentModule], make_data: Callable[..., RationaleDataModule], stage: str, width: int
-) -> None:
+def test_packed_is_padded(make_stage: MakeStage, make_data: MakeData, stage: str, width: int) -> None:
     batches = []
     for options in ({"batch_size": ROWS}, {"batch_size": ROWS, "packing": True, "max_length": width}):
         data = make_data(**options)
@@ -124,12 +126,7 @@ def fitted(module: StudentModule, data: RationaleDataModule, directory: Path, **
     ],
 )
 def test_accumulated_is_one_batch_in_one_process_or_two(
-    make_stage: Callable[[str], StudentModule],
-    make_data: Callable[..., RationaleDataModule],
-    tmp_path: Path,
-    options: dict[str, Any],
-    accumulate: int,
-    processes: int,
+    make_stage: MakeStage, make_data: MakeData, tmp_path: Path, options: dict[str, Any], accumulate: int, processes: int
 ) -> None:
     whole = fitted(make_stage("nce"), make_data(batch_size=ROWS), tmp_path)
     group = {"devices": 2, "strategy": "ddp_fork"} if processes == 2 else {}

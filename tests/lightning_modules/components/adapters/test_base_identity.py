@@ -18,6 +18,8 @@ from lightning_modules.components.adapters.stack import load_base
 
 DTYPES = ["float32", "bfloat16", "float16"]
 
+MakeIdentity = Callable[..., BaseIdentity]
+
 
 @pytest.fixture(scope="module")
 def small_weights(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -30,7 +32,7 @@ def small_weights(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def identity(tiny_student: Path) -> Callable[..., BaseIdentity]:
+def identity(tiny_student: Path) -> MakeIdentity:
     """The tiny student's, after a change to its modules by name."""
 
     def make(
@@ -45,7 +47,7 @@ def identity(tiny_student: Path) -> Callable[..., BaseIdentity]:
 
 
 def test_a_base_is_the_same_in_every_dtype_and_has_a_key_of_its_own_in_each(
-    identity: Callable[..., BaseIdentity], tiny_student: Path, small_weights: str
+    identity: MakeIdentity, tiny_student: Path, small_weights: str
 ) -> None:
     for student in (str(tiny_student), small_weights):
         found = {dtype: identity(dtype, student=student) for dtype in DTYPES}
@@ -67,15 +69,13 @@ def test_a_base_is_the_same_in_every_dtype_and_has_a_key_of_its_own_in_each(
     ],
     ids=["one layer", "a norm", "a merged LoRA"],
 )
-def test_other_weights_are_another_base(
-    identity: Callable[..., BaseIdentity], dtype: str, change: Callable[[Any], object]
-) -> None:
+def test_other_weights_are_another_base(identity: MakeIdentity, dtype: str, change: Callable[[Any], object]) -> None:
     assert not identity(dtype).is_same(identity("float32", change))
     assert not identity("float32", change).is_same(identity(dtype))
 
 
 def test_quantised_weights_are_not_compared_and_that_is_said(
-    identity: Callable[..., BaseIdentity], tiny_student: Path, capsys: pytest.CaptureFixture[str]
+    identity: MakeIdentity, tiny_student: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = load_base(str(tiny_student))
     linear = {f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)}
@@ -94,9 +94,7 @@ def test_quantised_weights_are_not_compared_and_that_is_said(
     assert not four_bits.is_same(identity("float32", lambda modules: modules["model.norm"].weight.add_(1)))
 
 
-def test_shapes_are_compared_and_nothing_on_the_meta_device(
-    identity: Callable[..., BaseIdentity], tiny_student: Path
-) -> None:
+def test_shapes_are_compared_and_nothing_on_the_meta_device(identity: MakeIdentity, tiny_student: Path) -> None:
     assert not BaseIdentity.of(load_base("embedded")).is_same(identity())
     with torch.device("meta"):
         meta = BaseIdentity.of(load_base(str(tiny_student), random_weights=True))

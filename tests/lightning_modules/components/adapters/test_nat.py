@@ -4,13 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from dust2gold.core.errors import InputError
@@ -77,7 +77,7 @@ def test_a_trained_nat_comes_back_bit_for_bit(
         assert torch.equal(stock_logits(opened.model, batch), expected)
         assert not any(p.requires_grad for p in opened.parameters())
     (tmp_path / "again").mkdir()
-    save_nat(opened, opened.units, tmp_path / "again")
+    save_nat(opened, cast(nn.ModuleDict, opened.units), tmp_path / "again")
     assert read_manifest(tmp_path / "again") == manifest
     for file in (UNITS_FILE, f"{POSITIVE}/{WEIGHTS}", f"{NEGATIVE}/{WEIGHTS}"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / file).read_bytes()

@@ -13,9 +13,11 @@ from lightning_modules.components.distillation.cache import Columns, SampleCache
 KEYS = [bytes([n]) * 16 for n in range(6)]
 LAYOUT = {"numbers": torch.empty(0, 3, dtype=torch.float16), "tokens": torch.empty(0, dtype=torch.uint16)}
 
+OpenCache = Callable[..., SampleCache]
+
 
 @pytest.fixture
-def open_cache(tmp_path: Path) -> Callable[..., SampleCache]:
+def open_cache(tmp_path: Path) -> OpenCache:
     return lambda **more: SampleCache(tmp_path / "cache", LAYOUT, **more)
 
 
@@ -40,9 +42,7 @@ def check(cache: SampleCache, *numbers: int) -> None:
         assert all(column.dtype == LAYOUT[name].dtype for name, column in columns.items())
 
 
-def test_what_is_added_is_there_now_and_when_flushed_later(
-    open_cache: Callable[..., SampleCache], tmp_path: Path
-) -> None:
+def test_what_is_added_is_there_now_and_when_flushed_later(open_cache: OpenCache, tmp_path: Path) -> None:
     cache = open_cache()
     fill(cache, 0, 1)
     check(cache, 0, 1)
@@ -58,14 +58,14 @@ def test_what_is_added_is_there_now_and_when_flushed_later(
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_it_flushes_by_itself(open_cache: Callable[..., SampleCache]) -> None:
+def test_it_flushes_by_itself(open_cache: OpenCache) -> None:
     fill(open_cache(flush_bytes=8 * 7), 1, 2, 3, 4)  # 8 bytes a row
     check(open_cache(), 1, 2, 3, 4)
     fill(open_cache(flush_bytes=8 * 7), 5)
     check(open_cache(), 1, 2, 3, 4)
 
 
-def test_processes_write_files_of_their_own_and_see_all(open_cache: Callable[..., SampleCache], tmp_path: Path) -> None:
+def test_processes_write_files_of_their_own_and_see_all(open_cache: OpenCache, tmp_path: Path) -> None:
     one, other = open_cache(rank=0), open_cache(rank=1)
     fill(one, 0)
     fill(other, 1, 2)
@@ -96,10 +96,7 @@ def bits(number: int) -> bytes:
     ],
 )
 def test_a_damaged_file_is_named_and_removed(
-    open_cache: Callable[..., SampleCache],
-    tmp_path: Path,
-    damage: Callable[[bytes], bytes],
-    capsys: pytest.CaptureFixture[str],
+    open_cache: OpenCache, tmp_path: Path, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for rank, numbers in enumerate([[4], [1, 2, 3]]):
         fill(cache := open_cache(rank=rank), *numbers)
@@ -120,7 +117,7 @@ def test_a_damaged_file_is_named_and_removed(
     assert capsys.readouterr().err == ""
 
 
-def test_a_file_that_vanishes_is_passed_over(open_cache: Callable[..., SampleCache], tmp_path: Path) -> None:
+def test_a_file_that_vanishes_is_passed_over(open_cache: OpenCache, tmp_path: Path) -> None:
     """Another process may find it damaged first."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "part-0-gone.safetensors").symlink_to(tmp_path / "nowhere")
@@ -128,7 +125,7 @@ def test_a_file_that_vanishes_is_passed_over(open_cache: Callable[..., SampleCac
 
 
 def test_what_a_kill_left_half_written_is_removed_and_what_is_being_written_stays(
-    open_cache: Callable[..., SampleCache], tmp_path: Path
+    open_cache: OpenCache, tmp_path: Path
 ) -> None:
     for name in ("dead", "live"):
         (tmp_path / f"cache/.part-0-{name}.safetensors.abcdefgh.part").mkdir(parents=True)
@@ -139,7 +136,7 @@ def test_what_a_kill_left_half_written_is_removed_and_what_is_being_written_stay
     assert [file.name for file in (tmp_path / "cache").iterdir()] == [".part-0-live.safetensors.abcdefgh.part"]
 
 
-def test_a_place_that_cannot_be_written_is_named(open_cache: Callable[..., SampleCache], tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(open_cache: OpenCache, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     cache = open_cache()
     fill(cache, 1)

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from datamodules.components.batching.collate import Labelled, packed
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.nat import load_nat
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
@@ -22,6 +23,8 @@ from lightning_modules.components.losses.targets import IGNORE, find_targets
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
+MakeCached = Callable[..., CachedTeacher]
+
 
 @pytest.fixture
 def stack(new_stack: Callable[..., AdapterStack], nat_directory: Path) -> AdapterStack:
@@ -33,7 +36,7 @@ def stack(new_stack: Callable[..., AdapterStack], nat_directory: Path) -> Adapte
 
 
 @pytest.fixture
-def cached(stack: AdapterStack, tmp_path: Path) -> Callable[..., CachedTeacher]:
+def cached(stack: AdapterStack, tmp_path: Path) -> MakeCached:
     """Makes a cached teacher whose own teacher counts in `asked` how often it is asked."""
 
     def make(temperature: float = 1.0, calibrated: bool = True, nat: str = "nat", **settings: Any) -> CachedTeacher:
@@ -53,35 +56,10 @@ def check_close(found: TeacherTargets, expected: TeacherTargets, summary: float,
     torch.testing.assert_close(found.divergence, expected.divergence, rtol=divergence, atol=divergence / 100)
 
 
-def packed(batch: dict[str, Any], rows: list[list[int]]) -> dict[str, Any]:
-    """The samples of a padded batch in packed rows."""
-    lengths = batch["attention_mask"].sum(1).tolist()
-    width = max(sum(lengths[k] for k in row) for row in rows)
-    made = {
-        name: torch.zeros(len(rows), width, dtype=torch.int64)
-        for name in ("input_ids", "attention_mask", "position_ids")
-    }
-    made |= {"labels": torch.full((len(rows), width), IGNORE), "segments": torch.full((len(rows), width), -1)}
-    for row, samples in enumerate(rows):
-        start = 0
-        for k in samples:
-            own = slice(start, start := start + lengths[k])
-            for name in ("input_ids", "attention_mask", "labels"):
-                made[name][row, own] = batch[name][k, : lengths[k]]
-            made["position_ids"][row, own] = torch.arange(lengths[k])
-            made["segments"][row, own] = k
-    return made
-
-
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize(("storage", "tolerance"), [("float32", 1e-6), ("float16", 1e-3), ("top_k", 1e-3)])
 def test_cached_is_online_within_its_storage(
-    stack: AdapterStack,
-    cached: Callable[..., CachedTeacher],
-    make_batch: Any,
-    storage: str,
-    tolerance: float,
-    temperature: float,
+    stack: AdapterStack, cached: MakeCached, make_batch: Any, storage: str, tolerance: float, temperature: float
 ) -> None:
     batch = make_batch()
     targets = find_targets(batch)
@@ -95,11 +73,13 @@ def test_cached_is_online_within_its_storage(
 
 
 def test_a_sample_is_known_by_its_content_wherever_it_stands(
-    stack: AdapterStack, cached: Callable[..., CachedTeacher], make_batch: Any
+    stack: AdapterStack, cached: MakeCached, make_batch: Any
 ) -> None:
     batch, teacher = make_batch(), cached(storage="float32")
     teacher.targets_for(batch, find_targets(batch))
-    moved = packed(batch, [[2, 0], [3, 1]])
+    ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
+    samples = [Labelled(ids[k][:n], labels[k][:n]) for k, n in ((2, 5), (0, 9), (3, 11), (1, 12))]
+    moved = packed(samples, pad_id=0, width=23)  # two a row
     targets = find_targets(moved)
     taught = teacher.targets_for(moved, targets)
     assert asked(teacher) == 1
@@ -112,7 +92,7 @@ def test_a_sample_is_known_by_its_content_wherever_it_stands(
     assert (asked(teacher), len(teacher.cache)) == (3, 6)
 
 
-def test_samples_without_targets_and_without_calibration(cached: Callable[..., CachedTeacher], make_batch: Any) -> None:
+def test_samples_without_targets_and_without_calibration(cached: MakeCached, make_batch: Any) -> None:
     batch, teacher = make_batch(), cached(calibrated=False)
     batch["labels"][1] = IGNORE
     for _ in range(2):
@@ -125,7 +105,7 @@ def test_samples_without_targets_and_without_calibration(cached: Callable[..., C
 
 
 def test_it_goes_on_after_a_kill_and_after_damage(
-    cached: Callable[..., CachedTeacher], make_batch: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cached: MakeCached, make_batch: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     batch = make_batch()
     targets = find_targets(batch)
@@ -144,7 +124,7 @@ def test_it_goes_on_after_a_kill_and_after_damage(
 
 
 def test_other_teachers_have_another_cache(
-    cached: Callable[..., CachedTeacher], make_batch: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cached: MakeCached, make_batch: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     batch = make_batch()
     targets = find_targets(batch)
@@ -163,7 +143,7 @@ def test_other_teachers_have_another_cache(
         capsys.readouterr()
 
 
-def test_a_directory_of_the_users_is_never_tidied(cached: Callable[..., CachedTeacher], tmp_path: Path) -> None:
+def test_a_directory_of_the_users_is_never_tidied(cached: MakeCached, tmp_path: Path) -> None:
     for temperature in (1.0, 2.0):
         cached(temperature, directory=str(tmp_path / "mine"))
     assert len(list((tmp_path / "mine").iterdir())) == 2

@@ -94,23 +94,6 @@ def test_all_losses_equal_the_paper(
     )
 
 
-def packed(samples: list[Tensor], rows: list[list[int]], width: int, fill: float) -> Tensor:
-    """Puts samples [t, ...] one after the other into rows of `width`: [len(rows), width, ...]."""
-    filled = [torch.cat([samples[k] for k in row]) for row in rows]
-    return torch.stack([torch.cat([r, r.new_full((width - len(r), *r.shape[1:]), fill)]) for r in filled])
-
-
-def test_packed_rows_give_the_same_losses(case: tuple[list[Tensor], Tensor]) -> None:
-    models, labels = case
-    labels[:, 0] = IGNORE
-    rows = [[2, 0], [1], [3]]
-    segments = packed([torch.full((6,), k) for k in range(4)], rows, 13, -1)
-    packed_parts = all_parts(
-        [packed(list(m), rows, 13, 0) for m in models], packed(list(labels), rows, 13, IGNORE), segments=segments
-    )
-    paper.assert_exact(packed_parts, all_parts(models, labels))
-
-
 def test_micro_batches_with_the_counts_of_the_step_add_up_to_it(case: tuple[list[Tensor], Tensor]) -> None:
     """The mean over micro-batches (as Lightning and DDP take it) is the whole batch's loss, and so its gradient."""
     models, labels = case
