@@ -32,11 +32,7 @@ Columns = dict[str, Tensor]
 class SampleCache:
     """The files of one directory, and what this process has added since its last flush.
 
-    Args:
-        directory: Of the files.
-        layout: The columns, without rows.
-        rank: Of this process, for the names of its files.
-        flush_bytes: Flush when so much has been added.
+    `layout` are the columns, without rows; `rank`, of this process, stands in the names of its files.
     """
 
     def __init__(self, directory: Path, layout: Columns, rank: int = 0, flush_bytes: int = 64 << 20) -> None:

@@ -23,19 +23,12 @@ from torch.nn import functional as F
 
 
 class StepMatrices(NamedTuple):
-    """What the unit's weights amount to within one step, all of one dtype.
+    """What the unit's weights amount to within one step, all of one dtype."""
 
-    Attributes:
-        read: M, [2R, d_in]; without a gate only its lower half [A_pos; A_neg].
-        spread: S, [2h, R].
-        down: W_1, [h, d_out]; None if the branches see their own LoRA's output alone ("delta").
-        up: W_2, [d_out, h].
-    """
-
-    read: Tensor
-    spread: Tensor
-    down: Tensor | None
-    up: Tensor
+    read: Tensor  # M, [2R, d_in]; without a gate only its lower half [A_pos; A_neg]
+    spread: Tensor  # S, [2h, R]
+    down: Tensor | None  # W_1, [h, d_out]; None if the branches see their own LoRA's output alone ("delta")
+    up: Tensor  # W_2, [d_out, h]
 
 
 class Base(NamedTuple):

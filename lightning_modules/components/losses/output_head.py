@@ -29,28 +29,20 @@ all of W for each chunk: 512 rows at V = 128k make the product compute-bound."""
 
 
 class TopK(NamedTuple):
-    """The k likeliest tokens of a distribution per target; the rest of it is unknown.
+    """The k likeliest tokens of a distribution per target; the rest of it is unknown."""
 
-    Attributes:
-        tokens: [N, k] int64.
-        probabilities: [N, k] float32, not renormalised.
-    """
-
-    tokens: Tensor
-    probabilities: Tensor
+    tokens: Tensor  # [N, k] int64
+    probabilities: Tensor  # [N, k] float32, not renormalised
 
 
 class TeacherTargets(NamedTuple):
     """What a student needs of its teachers, per token and without gradient.
 
-    Attributes:
-        summary: [N, d], float32: the teacher's mean embedding e (`OutputHead`) or its hidden state (`ModelHead`); or
-            its likeliest tokens.
-        divergence: [N], KL(P_neg ‖ P_NAT) ≥ 0 in nats at temperature 1, or None if no calibrator was given.
+    The summary is M_NAT's mean embedding e (`OutputHead`), its hidden state (`ModelHead`) or its likeliest tokens.
     """
 
-    summary: Tensor | TopK
-    divergence: Tensor | None
+    summary: Tensor | TopK  # [N, d] float32
+    divergence: Tensor | None  # [N], KL(P_neg ‖ P_NAT) ≥ 0 in nats at temperature 1; None without M_neg
 
 
 class Head(ABC):

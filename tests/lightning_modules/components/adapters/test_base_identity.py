@@ -86,10 +86,8 @@ def test_quantised_weights_are_not_compared_and_that_is_said(
     assert "quantization" not in capsys.readouterr().err
     for one, other in ((identity(), four_bits), (four_bits, identity())):
         assert one.is_same(other)
-        assert (
-            f"trained with quantization {other.quantization}, the base is loaded with {one.quantization}"
-            in capsys.readouterr().err
-        )
+        message = f"trained with quantization {other.quantization}, the base is loaded with {one.quantization}"
+        assert message in capsys.readouterr().err
     assert four_bits.is_same(identity("float32", lambda modules: modules["model.layers.0.mlp.up_proj"].weight.add_(1)))
     assert not four_bits.is_same(identity("float32", lambda modules: modules["model.norm"].weight.add_(1)))
 

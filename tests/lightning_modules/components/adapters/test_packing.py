@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -154,8 +154,7 @@ def test_such_a_student_trains_and_is_refused_where_it_would_be_sampled(
 ) -> None:
     model_of("mamba", torch.float32).save_pretrained(tmp_path)
     module = NegativeModel(str(tmp_path), lora=LoraSettings(target_modules=["in_proj"]))
-    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=entry), is_global_zero=True, strategy=None)
-    module._trainer = trainer
+    module._trainer = Mock(state=Mock(fn=entry), is_global_zero=True, strategy=None)
     if entry in (TrainerFn.TESTING, TrainerFn.PREDICTING):
         with pytest.raises(InputError, match="MambaForCausalLM keeps a recurrent state"):
             module.configure_model()

@@ -68,10 +68,7 @@ def test_linear_layers_are_quantised_and_nothing_else(student: str, bits: Litera
     with torch.no_grad():
         expected, found = original(ids).logits, base(ids).logits
     assert 1e-5 < (found - expected).abs().max() < 0.2 * expected.abs().max()
-    few_bits, whole = BaseIdentity.of(base), BaseIdentity.of(original)
-    assert few_bits.values.isnan().sum() == 14 * 4
-    assert few_bits.is_same(whole)
-    assert whole.is_same(few_bits)
+    assert BaseIdentity.of(base).values.isnan().sum() == 14 * 4
 
 
 @pytest.fixture

@@ -84,7 +84,8 @@ def test_forward_and_all_gradients_equal_the_paper(
     seed: int,
 ) -> None:
     unit, leaves = random_case(lead, widths, ranks, seed, delta=delta, attention=attention)
-    expected, actual = run_paper(unit, leaves), run_unit(unit, leaves, with_base).output
+    expected, (actual, alpha) = run_paper(unit, leaves), run_unit(unit, leaves, with_base)
+    assert (alpha is None) is not attention
     paper.assert_exact(actual, expected)
     paper.assert_exact(gradients(actual, unit, leaves), gradients(expected, unit, leaves))
     with torch.no_grad():
@@ -141,12 +142,6 @@ def test_gate_is_the_shifted_softmax_and_stays_in_range() -> None:
         assert -0.5 <= lowest <= highest <= 0.5
     assert lowest == -0.5
     assert highest == 0.5
-
-
-def test_without_attention_there_is_no_gate_to_train() -> None:
-    unit, leaves = random_case(attention=False)
-    assert {name for name, _ in unit.named_parameters()} == {"down.weight", "up.weight"}
-    assert run_unit(unit, leaves).alpha_negative is None
 
 
 @pytest.mark.parametrize(("device_dtype", "autocast"), [(torch.bfloat16, True), (torch.float32, False)])
