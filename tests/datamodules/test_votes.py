@@ -1,3 +1,5 @@
+"""Votes on samples, from files to tables; in two processes and by configs/vote.yaml: tests/test_processes.py."""
+
 from __future__ import annotations
 
 import json
@@ -9,16 +11,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.cli import LightningCLI
 
 from callbacks.predictions import PredictionWriter
 from datamodules.components.records.records import Question, Rationale, rationale_for, write_questions, write_rationales
 from datamodules.votes import VoteDataModule
 from dust2gold.core.errors import InputError
 from lightning_modules.vote import VotingModel
-from tests.together import together
-
-CONFIG = Path(__file__).parents[2] / "configs" / "vote.yaml"
 
 
 def question(name: str, gold: str, subject: str = "Algebra") -> Question:
@@ -91,10 +89,10 @@ def rows_of(directory: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["method"], row["question_id"]): row for row in rows}
 
 
-def voted(directory: Path, arguments: dict[str, Any], **trainer: Any) -> None:
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, **trainer}
-    made = L.Trainer(accelerator="cpu", default_root_dir=directory, callbacks=[PredictionWriter()], **quiet)
-    made.test(VotingModel(), VoteDataModule(batch_size=2, **arguments), verbose=False)
+def voted(directory: Path, arguments: dict[str, Any]) -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="cpu", default_root_dir=directory, callbacks=[PredictionWriter()], **quiet)
+    trainer.test(VotingModel(), VoteDataModule(batch_size=2, **arguments), verbose=False)
 
 
 def test_a_test_from_end_to_end(tmp_path: Path) -> None:
@@ -125,22 +123,3 @@ def test_without_scores_asc_is_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     assert {method for method, _ in rows_of(tmp_path / "run")} == {"sc", "ws"}
     assert "asc" not in (tmp_path / "run" / "metrics.json").read_text()
     assert "left out: asc, asc-1+s, asc-1+2s; the samples have no score" in capsys.readouterr().err
-
-
-def test_the_config_runs(tmp_path: Path) -> None:
-    given = files(tmp_path)
-    words = f"test --config={CONFIG} --data.samples={given['samples']} --data.questions={given['questions']}".split()
-    words += f"--trainer.default_root_dir={tmp_path / 'run'} --trainer.accelerator=cpu".split()
-    words += ["--trainer.enable_progress_bar=false"]
-    LightningCLI(subclass_mode_model=True, subclass_mode_data=True, save_config_callback=None, args=words)
-    assert len(rows_of(tmp_path / "run")) == 20
-
-
-@pytest.mark.slow
-def test_two_ranks_write_what_one_writes(tmp_path: Path) -> None:
-    odd = [*QUESTIONS, question("nobody else", "3", "Probability")]  # does not divide by two ranks
-    given, shards = files(tmp_path, SAMPLES, odd), {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
-    voted(tmp_path / "one", given)
-    assert together(lambda: voted(tmp_path / "two", given, **shards), tmp_path / "logs") == [0, 0]
-    for name in ("predictions.jsonl", "metrics.json"):
-        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from datamodules.components import table as table_module
 from datamodules.components.encoding.tokenization import encode, load_tokenizer
-from datamodules.components.records.records import Rationale, write_rationales
+from datamodules.components.records.records import VERDICTS, Rationale, write_rationales
 from datamodules.components.table import PROVENANCE_FILE, TABLE_FILE, Example, Examples, held_out, open_table
 from datamodules.rationales import RationaleDataModule
 from dust2gold.core.errors import InputError
@@ -28,18 +28,8 @@ from tests.records import rationale, write_positive
 from tests.together import end_monitors
 
 TEXT = st.text(max_size=30).filter(lambda text: text.isprintable())
-RECORDS = st.lists(
-    st.builds(
-        lambda question, text, verdict, number: rationale(
-            number, question=question or "?", rationale=text, verdict=verdict, answer=None
-        ),
-        TEXT,
-        TEXT,
-        st.sampled_from(["positive", "negative", "ungradable"]),
-        st.integers(0, 5),
-    ),
-    max_size=12,
-)
+FIELDS = {"question": TEXT.filter(bool), "rationale": TEXT, "verdict": st.sampled_from(VERDICTS)}
+RECORDS = st.lists(st.builds(rationale, st.integers(0, 5), answer=st.none(), **FIELDS), max_size=12)
 
 
 @pytest.fixture

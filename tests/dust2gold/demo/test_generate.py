@@ -134,8 +134,7 @@ def test_the_verb_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("field", "value"),
     [
         ("samples", 0),
-        ("levels", (1, 7)),
-        ("levels", ()),
+        *[("levels", levels) for levels in ((1, 7), ())],
         ("largest", 2),
         ("factor", 1),
         ("slips", -0.1),

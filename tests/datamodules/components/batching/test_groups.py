@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
 
-from datamodules.components.batching.counts import NOTHING, count_targets
+from datamodules.components.batching.counts import count_targets
 from datamodules.components.batching.groups import Group, Grouping, QuestionPairs, group_counts, group_lengths
 from datamodules.components.batching.sampler import Batch, GroupBatchSampler
 
@@ -109,22 +108,3 @@ def test_ranks_share_an_epoch_and_a_resumed_one_goes_on() -> None:
     rest = list(resumed)
     resumed.set_epoch(2)
     assert [*rest, *resumed] == expected[3:]
-
-
-def test_ranks_and_accumulated_batches_share_a_step() -> None:
-    positive, lengths = NINE_QUESTIONS[1], torch.tensor(LENGTHS)
-    counts = count_targets(lengths, positive)
-    grouping = Grouping(*NINE_QUESTIONS, 2, seed=0, size=3)
-    split = {"world": 2, "accumulate": 2}
-    ranks = [list(GroupBatchSampler(grouping, 2, lengths, counts, rank=rank, **split)) for rank in range(2)]
-    assert len(ranks[0]) == len(ranks[1])
-    counted = [batch for rank in ranks for batch in rank if batch.step != NOTHING]
-    assert sorted(groups_of(counted)) == sorted(grouping.draw(0))
-    for start in range(0, len(ranks[0]), 2):
-        together = [batch for rank in ranks for batch in rank[start : start + 2] if batch.step != NOTHING]
-        rows = [row for batch in together for row in batch.rows]
-        right = [row for row in rows if positive[row]]
-        for batch in together:
-            step: Any = batch.step
-            assert step["all"] == (sum(LENGTHS[row] for row in rows) / 4, len(rows) / 4)
-            assert step["positive"] == (sum(LENGTHS[row] for row in right) / 4, len(right) / 4)

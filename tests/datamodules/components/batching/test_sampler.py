@@ -118,7 +118,7 @@ def test_ranks_do_equal_work_at_each_step(kind: str) -> None:
 
 @every_batching
 @given(lengths=LENGTHS, size=SIZES, world=st.integers(1, 3), data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_resuming_goes_on_exactly(kind: str, lengths: list[int], size: int, world: int, data: st.DataObject) -> None:
     rank = data.draw(st.integers(0, world - 1))
     undisturbed, resumed = (TrainingSampler(lengths, BATCHINGS[kind](size), 3, rank, world) for _ in range(2))

@@ -61,12 +61,6 @@ def test_an_overrun_is_ungradable_and_the_next_answer_is_graded(grader: Semantic
     assert grader._cache.get(("2", TOWER)) == "time limit"  # remembered
 
 
-def test_both_keeps_what_the_two_agree_on() -> None:
-    with closing(BothGrader(workers=1)) as grader:
-        assert verdicts(grader, boxed(("6", "6"), ("6", "3!"), ("6", "5"))) == ["positive", "ungradable", "negative"]
-        assert grader.reasons == {"the graders disagree": 1}
-
-
 def test_the_cache_file_spares_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,11 +37,6 @@ def test_answers_of_equal_value_share_a_class_in_the_order_they_appear() -> None
     assert group("", "3", asked=question(0, gold="")).gold == NO_GOLD  # where none is given, nothing equals it
 
 
-def test_what_was_graded_right_has_the_gold_answers_value() -> None:
-    pooled = group("y", "1+x", "x+1", asked=question(0, gold="x+1"), right=("1+x", "x+1"))
-    assert (pooled.answers, pooled.gold) == ([0, 1, 1], 1)
-
-
 def test_samples_are_taken_by_their_number() -> None:
     many = sorted(samples(*map(str, range(12))), key=lambda sample: sample.id)  # q0/10 before q0/2
     (first,) = make_vote_groups(many, [ASKED], samples_per_question=10)

@@ -12,7 +12,6 @@ import pytest
 from datamodules.components.records.records import (
     Question,
     Rationale,
-    rationale_id,
     read_questions,
     read_rationales,
     write_questions,
@@ -102,7 +101,3 @@ def test_an_id_stands_once_where_that_matters(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="comes twice") as caught:
             list(twice)
         assert (caught.value.line, caught.value.field) == (2, "id")
-
-
-def test_the_id_of_a_sample() -> None:
-    assert rationale_id("math-train-07499", 3) == "math-train-07499/3"
