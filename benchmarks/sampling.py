@@ -28,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.harness import Target, Timing, alternate, arguments, begin, finish, ratio, show
 from benchmarks.students import SMOLLM2
-from datamodules.components.encoding.tokenization import encode, eos_of, load_tokenizer, pad_of, pad_with_mask
+from datamodules.components.encoding.tokenization import encode, load_tokenizer, pad_with_mask
 from dust2gold.demo.problems import LONGEST, ProblemWriter
 from lightning_modules.components.adapters.stack import load_base
 from lightning_modules.components.sampling.sampler import sample
@@ -54,8 +54,10 @@ def embedded_task(questions: int, settings: SamplingSettings, seed: int) -> Task
     """The embedded student's own kind of problems, short ones and long ones."""
     rng, tokenizer = random.Random(seed), load_tokenizer("embedded")
     texts = [ProblemWriter(rng).draw(index % LONGEST + 1).text for index in range(questions)]
-    prompts = [encoded.prompt for encoded in encode(tokenizer, ((text, None) for text in texts))]
-    return _task("embedded student", load_base("embedded"), prompts, [eos_of(tokenizer)], pad_of(tokenizer), settings)
+    prompts = [encoded.prompt for encoded in encode(tokenizer, [(text, None) for text in texts])]
+    return _task(
+        "embedded student", load_base("embedded"), prompts, [tokenizer.eos_token_id], tokenizer.pad_token_id, settings
+    )
 
 
 def smollm2_task(layers: int, questions: int, settings: SamplingSettings, seed: int) -> Task:

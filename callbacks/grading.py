@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
-from datamodules.components.grading.grader import Grader, StringGrader
+from datamodules.components.grading.grader import StringGrader
 from datamodules.components.records.records import Question, Rationale, rationale_id
 from lightning_modules.components.sampling.sampler import Sample
 
@@ -27,7 +27,7 @@ class SampleGrader:
     def __init__(self, trainer: L.Trainer, writer: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.tokenizer: PreTrainedTokenizerBase = data.tokenizer
-        self.grader: Grader = StringGrader(by_value=data.plain_golds)
+        self.grader = StringGrader(by_value=data.plain_golds)
         self.writer = writer
 
     def records(self, samples: list[Sample], batch: dict[str, Any]) -> list[Rationale]:

@@ -26,11 +26,6 @@ class Labelled(NamedTuple):
         prompt, completion = example.tokens[: example.prompt], example.tokens[example.prompt :]
         return cls(example.tokens, (prompt if loss_on_prompt else [IGNORE] * len(prompt)) + completion)
 
-    @property
-    def targets(self) -> int:
-        """How many tokens are predicted: labels but for the first token's, which nothing stands before."""
-        return sum(label != IGNORE for label in self.labels[1:])
-
 
 def padded(samples: Sequence[Labelled], pad_id: int) -> dict[str, Tensor]:
     """`input_ids`, `attention_mask`, `labels` [B, T] int64, right-padded to the longest: row b is sample b."""

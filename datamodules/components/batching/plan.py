@@ -54,7 +54,7 @@ class RowBatches(Batching):
     mega: int = 50  # optimizer steps whose batches are sorted together
 
     def __post_init__(self) -> None:
-        _check_positive(self.rows, "data.batch_size")
+        check_at_least(1, self.rows, "data.batch_size")
 
     def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
         """Shuffled rows, sorted by length within each mega-batch, cut into batches."""
@@ -76,7 +76,7 @@ class TokenBudget(Batching):
     tokens: int  # most tokens a batch, padding included
 
     def __post_init__(self) -> None:
-        _check_positive(self.tokens, "data.tokens_per_batch")
+        check_at_least(1, self.tokens, "data.tokens_per_batch")
 
     def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
         """Rows by ascending length, cut where the next one would exceed the budget."""
@@ -103,8 +103,8 @@ class Packing(Batching):
     rows: int  # rows a batch
 
     def __post_init__(self) -> None:
-        _check_positive(self.rows, "data.batch_size")
-        _check_positive(self.width, "data.max_length")
+        check_at_least(1, self.rows, "data.batch_size")
+        check_at_least(1, self.width, "data.max_length")
 
     def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
         """Packed rows, shuffled and cut into batches, each a list of its samples row by row."""
@@ -126,27 +126,21 @@ def choose_batching(batch_size: int, tokens_per_batch: int | None, packing: bool
         batch_size: Rows a batch, packed ones too.
         tokens_per_batch: Takes the place of `batch_size` if given.
         packing: Pack samples into rows.
-        width: Tokens of a packed row of which there are `batch_size`. Rows by budget are narrower where the samples are
-            short: attention costs by the row's width, and four times the longest sample is enough to fill rows well.
+        width: Most tokens of a packed row.
         longest: Tokens of the longest sample.
     """
     if not packing:
         return RowBatches(batch_size) if tokens_per_batch is None else TokenBudget(tokens_per_batch)
     if tokens_per_batch is None:
         return Packing(width, batch_size)
-    _check_positive(tokens_per_batch, "data.tokens_per_batch")
+    check_at_least(1, tokens_per_batch, "data.tokens_per_batch")
+    # Attention costs by the row's width, and four times the longest sample is enough to fill rows well.
     width = min(width, tokens_per_batch, max(1, 4 * longest))
     return Packing(width, tokens_per_batch // width)
 
 
 def best_fit(samples: Sequence[int], lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Puts each sample in turn into the row where it leaves the least room, or opens a row.
-
-    Args:
-        samples: What to place, in this order (longest first packs best).
-        lengths: Their lengths, at most `width`.
-        width: Of a row.
-    """
+    """Puts each sample in turn (longest first packs best) into the row where it leaves the least room, or opens one."""
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # what rows have left, and their number; sorted
     for sample, length in zip(samples, lengths, strict=True):
@@ -176,9 +170,10 @@ def _bucket_bounds(lengths: Tensor) -> Tensor:
     return torch.tensor(ends)[torch.bucketize(lengths, torch.tensor(ends))]
 
 
-def _check_positive(value: int, field: str) -> None:
-    if value < 1:
-        raise InputError(f"must be at least 1, found {value}", field=field)
+def check_at_least(least: int, value: int, field: str) -> None:
+    """Refuses a smaller value of an option."""
+    if value < least:
+        raise InputError(f"must be at least {least}, found {value}", field=field)
 
 
 def _check_fits(lengths: Tensor, most: int) -> None:

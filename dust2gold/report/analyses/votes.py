@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.components.grading.pooling import NO_ANSWER
-from datamodules.components.grading.vote_groups import VoteGroup, make_vote_groups, read_samples
+from datamodules.components.grading.vote_groups import NO_ANSWER, VoteGroup, make_vote_groups, read_samples
 from datamodules.components.records.records import Question, question_of
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
