@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.components.records.records import Question
-from dust2gold.collect.journal import Journal
+from dust2gold.collect.journal import Journal, Usage
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.collect.request import Request, build_request
 from dust2gold.collect.results import write_evaluation, write_training_data
@@ -60,24 +60,28 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
             (question, journal.samples(request.key)[:n]) for question, request in zip(questions, requests, strict=True)
         ]
     if collector is not None and collector.signal is not None:
-        _end_after_signal(collector.signal, journal)
-    lacking = sum(len(choices) < n for _, choices in answered)
+        _print(f"{journal.usage.samples:,} samples are safe in {journal.path}")
+        if collector.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        _print("terminated; the same command goes on from here")
+        raise SystemExit(128 + collector.signal)
+    total, lacking = f"{len(questions):,}", sum(len(choices) < n for _, choices in answered)
     spent = ""
     if collector is not None and collector.budget_spent:
         spent = f"the budget of ${settings.budget:,.2f} does not allow another request: "
     if evaluate:
         if lacking:  # an accuracy over the questions that happened to be answered would be another test's
-            problem = f"{spent}{lacking:,} of {len(questions):,} questions have no answer yet, so nothing is graded"
+            problem = f"{spent}{lacking:,} of {total} questions have no answer yet, so nothing is graded"
             remedy = f"raise the budget and {_AGAIN}" if spent else _AGAIN
             raise InputError(problem, file=settings.output, remedy=remedy)
         write_evaluation(settings, answered)
     else:
         write_training_data(settings, answered)
-    _print_usage(settings, journal)
+    _print_usage(settings, journal.usage)
     if spent:
-        _print(f"{spent}{lacking:,} of {len(questions):,} questions lack samples; the others are written")
+        _print(f"{spent}{lacking:,} of {total} questions lack samples; the others are written")
     elif collector is not None and collector.left_out:
-        problem = f"{len(collector.left_out):,} of {len(questions):,} questions lack samples; what there is is written"
+        problem = f"{collector.left_out:,} of {total} questions lack samples; what there is is written"
         raise InputError(problem, file=settings.output, remedy=_AGAIN)
 
 
@@ -132,16 +136,7 @@ def _ask(settings: CollectSettings, journal: Journal, requests: Sequence[Request
     return asyncio.run(run())
 
 
-def _end_after_signal(number: int, journal: Journal) -> None:
-    _print(f"{journal.usage.samples:,} samples are safe in {journal.path}")
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    _print("terminated; the same command goes on from here")
-    raise SystemExit(128 + number)
-
-
-def _print_usage(settings: CollectSettings, journal: Journal) -> None:
-    usage = journal.usage
+def _print_usage(settings: CollectSettings, usage: Usage) -> None:
     possible = f", and perhaps ${usage.possible_cost:.4f} for requests without an answer" * (usage.possible_cost > 0)
     print(
         f"{usage.requests:,} requests ({usage.retries:,} retries), {usage.prompt_tokens:,} tokens read, "

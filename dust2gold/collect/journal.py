@@ -136,28 +136,28 @@ class Journal:
         self._stream.seek(0)
         data = self._stream.readall() or b""
         end = data.rfind(b"\n") + 1
-        if _is_object(data[end:]):  # all but its line break arrived: it is paid for
-            self._stream.write(b"\n")
-            data += b"\n"
-            end = len(data)
-        elif end < len(data):
-            print(f"warning: {self.path}: cut off {len(data) - end:,} bytes after the last whole line", file=sys.stderr)
-            self._stream.truncate(end)
+        if torn := data[end:]:
+            try:
+                json.loads(torn)
+                self._stream.write(b"\n")  # all but the line break arrived: it is paid for
+                data, end = data + b"\n", len(data) + 1
+            except (ValueError, RecursionError):
+                print(f"warning: {self.path}: cut off {len(torn):,} bytes after the last whole line", file=sys.stderr)
+                self._stream.truncate(end)
         for number, line in enumerate(data[:end].splitlines(), 1):
             try:
                 value = json.loads(line)
-                self._begin(value) if number == 1 else self._count(value)
+                if number == 1:
+                    self._journal, schema = str(value["journal"]), value["schema"]
+                else:
+                    self._count(value)
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 remedy = "mend it or remove it: the samples of a removed line are asked, and paid, for again"
                 raise InputError(f"damaged line ({error!r})", file=self.path, line=number, remedy=remedy) from error
+            if schema != _SCHEMA:
+                problem = f"schema version {schema!r}, this program reads {_SCHEMA}"
+                raise InputError(problem, file=self.path, line=1, field="schema", remedy="choose another journal")
         return end
-
-    def _begin(self, value: dict[str, Any]) -> None:
-        """Takes in the first line."""
-        if value["schema"] != _SCHEMA:
-            problem = f"schema version {value['schema']!r}, this program reads {_SCHEMA}"
-            raise InputError(problem, file=self.path, line=1, field="schema", remedy="choose another journal")
-        self._journal = str(value["journal"])
 
     def _note(self, value: dict[str, Any]) -> None:
         self._append(value)
@@ -212,13 +212,6 @@ def _dollars(value: float) -> float:
     if not 0 <= amount < math.inf:
         raise ValueError(f"{amount} is no cost")
     return amount
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def _locked(path: Path) -> io.FileIO:

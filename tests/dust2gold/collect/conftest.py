@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dust2gold.collect.settings import CollectSettings, Endpoint, Prices, RetryPolicy, TeacherSampling
+from dust2gold.collect import collector
+from dust2gold.collect.settings import CollectSettings, Endpoint, Prices, TeacherSampling
 from tests import endpoint
 from tests.records import write_asked
 
@@ -33,6 +34,12 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
     return KEY
 
 
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"_FIRST_WAIT": 0.01, "_LONGEST_WAIT": 0.05, "_PATIENCE": 30.0}.items():
+        monkeypatch.setattr(collector, name, seconds)
+
+
 @pytest.fixture
 def server() -> Iterator[endpoint.Endpoint]:
     """An endpoint that answers well unless its script says otherwise."""
@@ -54,9 +61,10 @@ def make(server: endpoint.Endpoint, tmp_path: Path) -> Make:
             return kind(**{**defaults, **{name: changes.pop(name) for name in names}})
 
         parts = {
-            "endpoint": part(Endpoint, model="gpt-test", base_url=server.base_url, concurrency=4, timeout=5.0),
+            "endpoint": part(
+                Endpoint, model="gpt-test", base_url=server.base_url, concurrency=4, timeout=5.0, retries=3
+            ),
             "sampling": part(TeacherSampling, n=4, max_tokens=64),
-            "retry": part(RetryPolicy, retries=3, first=0.01, longest=0.05, patience=30.0),
             "prices": part(Prices, prompt=1000.0, completion=2000.0),
         }
         given = {

@@ -273,7 +273,7 @@ def test_a_hostile_server_breaks_neither_terminal_nor_journal(
     collect(settings)
     assert complete(settings, 1)
     printed = "".join(capsys.readouterr())
-    assert "HTTP 500: ?[31mred?" in printed
+    assert "HTTP 500: [31mred?" in printed
     assert "\x1b[2J" not in printed
     assert usage(settings)["uncounted"] == 1
 

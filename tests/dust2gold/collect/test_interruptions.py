@@ -37,7 +37,6 @@ def command(server: Endpoint, tmp_path: Path) -> list[str]:
         "prompt": str(tmp_path / "prompt.yaml"),
         "endpoint": {"model": "gpt-test", "base_url": server.base_url, "concurrency": 4, "timeout": 10},
         "sampling": {"n": N, "max_tokens": 64},
-        "retry": {"first": 0.01, "longest": 0.05},
         "prices": {"prompt": 1, "completion": 2},
     }
     (tmp_path / "collect.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dust2gold.collect.settings import CollectSettings, Endpoint, Prices, RetryPolicy, TeacherSampling
+from dust2gold.collect.settings import CollectSettings, Endpoint, Prices, TeacherSampling
 from dust2gold.core.errors import InputError
 
 
@@ -26,8 +26,7 @@ from dust2gold.core.errors import InputError
         (TeacherSampling, {"temperature": -1}, "sampling.temperature"),
         (TeacherSampling, {"top_p": 0}, "sampling.top_p"),
         (TeacherSampling, {"max_tokens": 0}, "sampling.max_tokens"),
-        (RetryPolicy, {"retries": -1}, "retry.retries"),
-        (RetryPolicy, {"longest": float("inf")}, "retry.longest"),
+        (Endpoint, {"retries": -1}, "endpoint.retries"),
         (Prices, {"prompt": -1}, "prices.prompt"),
         (CollectSettings, {"limit": 0}, "limit"),
         (CollectSettings, {"budget": -1, "prices": Prices(1, 1)}, "budget"),
