@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.components.records.records import Question
-from dust2gold.collect.journal import Journal, Usage
+from dust2gold.collect.journal import Journal
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.collect.request import Request, build_request
 from dust2gold.collect.results import write_evaluation, write_training_data
@@ -77,7 +77,12 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
         write_evaluation(settings, answered)
     else:
         write_training_data(settings, answered)
-    _print_usage(settings, journal.usage)
+    used = journal.usage
+    possible = f", and perhaps ${used.possible_cost:.4f} for requests without an answer" if used.possible_cost else ""
+    print(
+        f"{used.requests:,} requests ({used.retries:,} retries), {used.prompt_tokens:,} tokens read, "
+        f"{used.completion_tokens:,} written: ${used.cost:.4f}{possible}; see {visible(settings.output)}/usage.json"
+    )
     if spent:
         _print(f"{spent}{lacking:,} of {total} questions lack samples; the others are written")
     elif collector is not None and collector.left_out:
@@ -134,14 +139,6 @@ def _ask(settings: CollectSettings, journal: Journal, requests: Sequence[Request
             await client.aclose()
 
     return asyncio.run(run())
-
-
-def _print_usage(settings: CollectSettings, usage: Usage) -> None:
-    possible = f", and perhaps ${usage.possible_cost:.4f} for requests without an answer" * (usage.possible_cost > 0)
-    print(
-        f"{usage.requests:,} requests ({usage.retries:,} retries), {usage.prompt_tokens:,} tokens read, "
-        f"{usage.completion_tokens:,} written: ${usage.cost:.4f}{possible}; see {visible(settings.output)}/usage.json"
-    )
 
 
 def _print(line: str) -> None:

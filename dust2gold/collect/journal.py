@@ -78,9 +78,8 @@ class Journal:
         except BaseException:
             self._stream.close()
             raise
-        self.usage.unknown += len(self._open)
-        self.usage.possible_cost += sum(self._open.values())
-        self._open.clear()
+        for name in list(self._open):
+            self._give_up(name)
 
     def __enter__(self) -> Journal:
         return self
@@ -112,18 +111,16 @@ class Journal:
 
     def answer(self, request: Request, reply: Reply) -> float:
         """Keeps an answer, safe from a power cut when this returns; returns what it cost, in US dollars."""
-        prompt, completion = reply.prompt_tokens, reply.completion_tokens
-        counted = prompt is not None and completion is not None
-        if prompt is None:
-            prompt = request.longest_prompt
-        if completion is None:
-            lengths = [len(choice.text.encode()) + 1 for choice in reply.choices]
-            completion = sum(min(length, request.max_tokens or length) for length in lengths)
+        counted = reply.prompt_tokens is not None and reply.completion_tokens is not None
+        # What the server did not count costs at most a token per byte.
+        lengths = [len(choice.text.encode()) + 1 for choice in reply.choices]
+        most = sum(min(length, request.max_tokens or length) for length in lengths)
+        prompt = request.longest_prompt if reply.prompt_tokens is None else reply.prompt_tokens
+        completion = most if reply.completion_tokens is None else reply.completion_tokens
         cost = self._prices.cost(prompt, completion)
-        asked = {"answered": self.name(request.key), "key": request.key, "question_id": request.question_id}
-        samples = [asdict(choice) for choice in reply.choices]
-        tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "counted": counted}
-        self._note({**asked, "model": reply.model, "samples": samples, **tokens, "cost": cost})
+        line = {"answered": self.name(request.key), "key": request.key, "question_id": request.question_id}
+        line |= {"model": reply.model, "samples": [asdict(choice) for choice in reply.choices]}
+        self._note(line | {"prompt_tokens": prompt, "completion_tokens": completion, "counted": counted, "cost": cost})
         os.fsync(self._stream.fileno())
         return cost
 
@@ -176,14 +173,18 @@ class Journal:
             raise InputError(f"cannot write ({error.strerror or error})", file=self.path, remedy=remedy) from error
         self._end += length
 
+    def _give_up(self, name: str) -> None:
+        """Counts a request whose process died: nobody knows whether it is charged."""
+        self.usage.unknown += 1
+        self.usage.possible_cost += self._open.pop(name)
+
     def _count(self, value: dict[str, Any]) -> None:
         """Counts a line."""
         usage = self.usage
         if "asked" in value:
             name = str(value["asked"])
-            if name in self._open:  # its process died
-                usage.unknown += 1
-                usage.possible_cost += self._open[name]
+            if name in self._open:
+                self._give_up(name)
             usage.requests += 1
             usage.retries += name in self._asked
             self._asked.add(name)

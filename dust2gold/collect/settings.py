@@ -19,16 +19,11 @@ def _check(holds: bool, field: str, problem: str, remedy: str | None = None) -> 
         raise InputError(problem, field=field, remedy=remedy)
 
 
-def _check_counts(settings: object, prefix: str, *names: str, least: int = 1) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        _check(value is None or value >= least, f"{prefix}{name}", f"must be at least {least}, found {value}")
-
-
-def _check_amounts(settings: object, prefix: str, *names: str, remedy: str | None = None) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        _check(0 <= value < math.inf, f"{prefix}{name}", f"must be finite and not negative, found {value}", remedy)
+def _check_least(least: int, **values: float | None) -> None:
+    """Checks values by the names of their fields, with `__` for a dot."""
+    for name, value in values.items():
+        problem = f"must be finite and at least {least}, found {value}"
+        _check(value is None or least <= value < math.inf, name.replace("__", "."), problem)
 
 
 @dataclass(frozen=True)
@@ -64,30 +59,24 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         _check(self.model.strip() != "", "endpoint.model", "is empty")
-        _check_counts(self, "endpoint.", "concurrency", "choices_per_request")
-        _check_counts(self, "endpoint.", "retries", least=0)
+        _check_least(1, endpoint__concurrency=self.concurrency, endpoint__choices_per_request=self.choices_per_request)
+        _check_least(0, endpoint__retries=self.retries)
         _check(0 < self.timeout < math.inf, "endpoint.timeout", f"must be a time above 0, found {self.timeout}")
         # What stands there instead may be the key itself: it is not repeated.
         named = self.key_variable is None or bool(_VARIABLE.fullmatch(self.key_variable))
         remedy = "put the key itself only into the environment: export NAME=..."
         _check(named, "endpoint.key_variable", "no name of an environment variable", remedy)
-        if self.base_url is not None:
-            _check_url(self.base_url)
+        try:
+            url = urlsplit("http://default" if self.base_url is None else self.base_url)
+            secret, usable = "@" in url.netloc, url.scheme in ("http", "https") and url.hostname and url.port != 0
+        except ValueError:  # no port
+            secret, usable = False, False
+        remedy = "put the key into the environment, see key_variable"
+        _check(not secret, "endpoint.base_url", "holds a user name or a password", remedy)
+        _check(bool(usable), "endpoint.base_url", "no http or https address", "as in http://localhost:8000/v1")
         taken = {"model", "messages", "prompt", "n", "temperature", "top_p", "seed", "stop", "stream", self.token_limit}
         known = sorted(taken & self.parameters.keys())
         _check(not known, f"endpoint.parameters.{''.join(known[:1])}", "has a setting of its own, or cannot be chosen")
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        secret = parts.password is not None or parts.username is not None
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        secret, usable = False, False
-    name = "endpoint.base_url"
-    _check(not secret, name, "holds a user name or a password", "put the key into the environment, see key_variable")
-    _check(usable, name, "no http or https address", "as in http://localhost:8000/v1")
 
 
 @dataclass(frozen=True)
@@ -109,8 +98,8 @@ class TeacherSampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self, "sampling.", "n", "max_tokens")
-        _check_amounts(self, "sampling.", "temperature", remedy="0 is greedy")
+        _check_least(1, sampling__n=self.n, sampling__max_tokens=self.max_tokens)
+        _check_least(0, sampling__temperature=self.temperature)
         _check(0 < self.top_p <= 1, "sampling.top_p", f"must be in (0, 1], found {self.top_p}")
 
 
@@ -127,7 +116,7 @@ class Prices:
     completion: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_amounts(self, "prices.", "prompt", "completion")
+        _check_least(0, prices__prompt=self.prompt, prices__completion=self.completion)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """US dollars for so many tokens."""
@@ -152,8 +141,6 @@ class CollectSettings:
         prices: What it costs.
         budget: US dollars for this journal, all runs together; no request begins that could exceed it.
         grader: string (the paper's labels), semantic (math-verify too) or both (only what the two agree on).
-        writer: Who writes, for the records' field `writer`.
-        keep_truncated: Train on samples that were cut off at max_tokens, too.
         method: The row of the report, with --evaluate; null: the model's name.
     """
 
@@ -169,19 +156,16 @@ class CollectSettings:
     prices: Prices = field(default_factory=Prices)
     budget: float | None = None
     grader: Literal["string", "semantic", "both"] = "string"
-    writer: str = "teacher"
-    keep_truncated: bool = False
     method: str | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self, "", "limit")
-        if self.budget is None:
-            return
-        _check_amounts(self, "", "budget")
-        priced = self.prices.prompt > 0 or self.prices.completion > 0
+        _check_least(1, limit=self.limit)
+        _check_least(0, budget=self.budget)
+        priced = self.budget is None or self.prices != Prices()
         _check(priced, "budget", "cannot be kept without prices", "set prices.prompt and prices.completion")
+        capped = self.budget is None or self.sampling.max_tokens is not None
         remedy = "set sampling.max_tokens: without it nobody knows what a request may cost"
-        _check(self.sampling.max_tokens is not None, "budget", "cannot be kept without a cap on the tokens", remedy)
+        _check(capped, "budget", "cannot be kept without a cap on the tokens", remedy)
 
     @property
     def journal_path(self) -> Path:

@@ -44,19 +44,15 @@ def _new_figure(height: float, title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def intervals_figure(
-    title: str, rows: Sequence[tuple[str, float, float, float]], baseline: str, line: bool = False
-) -> Figure:
-    """A row per method: (name, accuracy, low end, high end), shares; the baseline is marked, with `line` by a line."""
+def intervals_figure(title: str, rows: Sequence[tuple[str, float, float, float]], baseline: str) -> Figure:
+    """A row per method: (name, accuracy, low end, high end), shares; a line marks the baseline."""
     figure, axes = _new_figure(1.4 + 0.28 * len(rows), title)
     for place, (method, accuracy, low, high) in enumerate(rows):
         ends = [[100 * (accuracy - low)], [100 * (high - accuracy)]]
-        colour, label = (ORANGE, f"baseline {baseline}") if method == baseline else (BLUE, None)
-        own = None if line else label
-        axes.errorbar([100 * accuracy], [place], xerr=ends, fmt="o", color=colour, capsize=3, label=own)
-        if label and line:
-            axes.axvline(100 * accuracy, color=ORANGE, linestyle="--", linewidth=1, label=label)
-        if label:
+        colour = ORANGE if method == baseline else BLUE
+        axes.errorbar([100 * accuracy], [place], xerr=ends, fmt="o", color=colour, capsize=3)
+        if method == baseline:
+            axes.axvline(100 * accuracy, color=ORANGE, linestyle="--", linewidth=1, label=f"baseline {baseline}")
             axes.legend(loc="best")
     axes.set_yticks(range(len(rows)), [visible(row[0]) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)

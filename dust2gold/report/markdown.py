@@ -15,10 +15,9 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1)
     """
     widths = [max(3, *(len(row[column]) for row in (heading, *rows))) for column in range(len(heading))]
     rule = ["-" * width if column < texts else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    return [_line(row, widths, texts) for row in (heading, rule, *rows)]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], texts: int) -> str:
-    columns = enumerate(zip(cells, widths, strict=True))
-    padded = [cell.ljust(width) if column < texts else cell.rjust(width) for column, (cell, width) in columns]
-    return f"| {' | '.join(padded)} |"
+    lines = []
+    for cells in (heading, rule, *rows):
+        columns = enumerate(zip(cells, widths, strict=True))
+        padded = [cell.ljust(width) if column < texts else cell.rjust(width) for column, (cell, width) in columns]
+        lines.append(f"| {' | '.join(padded)} |")
+    return lines

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from datamodules.components.grading.vote_groups import VoteGroup
 from dust2gold.core.text import escape
@@ -20,7 +20,6 @@ from dust2gold.report.analyses.accuracy import Z95
 from dust2gold.report.analyses.predictions import OVERALL
 from dust2gold.report.analyses.votes import collect_votes
 from dust2gold.report.figures import ranking_figure
-from dust2gold.report.markdown import table
 from dust2gold.report.section import NONE, Section, percent, short_name, subject_order
 from lightning_modules.components.voting.votes import vote_accuracy
 
@@ -139,11 +138,12 @@ def add_ranking(section: Section, dataset: str, study: RankingStudy) -> None:
         counts = [str(row.questions), f"{row.pairs:,}"]
         body.append([short_name(row.subject), *counts, *map(percent, shares), f"{row.gain:+.2f}"])
     section.add(f"## {escape(dataset)}: M_rank's accuracy and the gain of ASC over SC")
-    section.add(*table([*heading, "gain"], body))
-    section.explain(
+    section.add_table(
+        [*heading, "gain"],
+        body,
         "`pairs ordered` is the share of pairs of a right and a wrong sample of one question that M_rank orders right "
         "(50 is chance), `beyond .5` that of samples on the right side of .5, `right samples` that of right ones. "
-        "Only samples with an answer count."
+        "Only samples with an answer count.",
     )
     if study.pair_accuracy.pearson is not None and study.threshold_accuracy.pearson is not None:
         section.note(
@@ -151,10 +151,10 @@ def add_ranking(section: Section, dataset: str, study: RankingStudy) -> None:
             f"{_correlation(study.pair_accuracy)}; of beyond .5 {_correlation(study.threshold_accuracy)}. "
             "So few points settle little: read the interval of r, not r."
         )
-    section.add_numbers("ranking", [{"dataset": dataset, **asdict(row)} for row in study.rows])
+    section.add_numbers("ranking", study.rows, dataset=dataset)
     for measure in ("pair_accuracy", "threshold_accuracy"):
-        found = asdict(getattr(study, measure))
-        section.add_numbers("ranking correlation", [{"dataset": dataset, "of": measure, "with": "gain", **found}])
+        names = {"dataset": dataset, "of": measure, "with": "gain"}
+        section.add_numbers("ranking correlation", [getattr(study, measure)], **names)
     if study.pair_accuracy.n:
         points = [
             (row.subject, 100 * row.pair_accuracy, row.gain)
