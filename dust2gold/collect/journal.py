@@ -118,9 +118,10 @@ class Journal:
         prompt = request.longest_prompt if reply.prompt_tokens is None else reply.prompt_tokens
         completion = most if reply.completion_tokens is None else reply.completion_tokens
         cost = self._prices.cost(prompt, completion)
-        line = {"answered": self.name(request.key), "key": request.key, "question_id": request.question_id}
-        line |= {"model": reply.model, "samples": [asdict(choice) for choice in reply.choices]}
-        self._note(line | {"prompt_tokens": prompt, "completion_tokens": completion, "counted": counted, "cost": cost})
+        asked = {"answered": self.name(request.key), "key": request.key, "question_id": request.question_id}
+        given = {"model": reply.model, "samples": [asdict(choice) for choice in reply.choices]}
+        tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "counted": counted}
+        self._note({**asked, **given, **tokens, "cost": cost})
         os.fsync(self._stream.fileno())
         return cost
 

@@ -63,7 +63,7 @@ def read_predictions(run: Path) -> list[Prediction]:
 
 
 def _prediction(record: dict[str, Any], file: Path, line: int) -> Prediction:
-    texts = {}
+    texts: dict[str, Any] = {}
     for name in ("method", "dataset", "question_id", "subject"):
         texts[name] = value = record.get(name)
         if not isinstance(value, str) or (not value and name != "subject"):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,18 @@ import yaml
 
 from datamodules.components.records.records import read_rationales
 from dust2gold import cli
-from tests.dust2gold.collect.conftest import KEY, PROMPT
+from tests.dust2gold.collect.conftest import KEY, Make
 from tests.endpoint import Endpoint
-from tests.records import write_asked
 
 REPOSITORY = Path(__file__).parents[3]
 QUESTIONS, N = 100, 3
 
 
 @pytest.fixture
-def command(server: Endpoint, tmp_path: Path) -> list[str]:
+def command(make: Make, tmp_path: Path) -> list[str]:
     """A command line that asks `QUESTIONS` questions for `N` samples each."""
-    (tmp_path / "prompt.yaml").write_text(PROMPT, encoding="utf-8")
-    config = {
-        "input": write_asked(tmp_path / "questions.jsonl", QUESTIONS),
-        "output": str(tmp_path / "out"),
-        "prompt": str(tmp_path / "prompt.yaml"),
-        "endpoint": {"model": "gpt-test", "base_url": server.base_url, "concurrency": 4, "timeout": 10},
-        "sampling": {"n": N, "max_tokens": 64},
-        "prices": {"prompt": 1, "completion": 2},
-    }
-    (tmp_path / "collect.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    settings = make(questions=QUESTIONS, n=N, timeout=10)
+    (tmp_path / "collect.yaml").write_text(yaml.safe_dump(asdict(settings)), encoding="utf-8")
     return [sys.executable, str(REPOSITORY / "cli.py"), "collect", "--config", str(tmp_path / "collect.yaml")]
 
 
