@@ -160,8 +160,7 @@ class Collector:
         try:
             if self._stop.is_set():  # meanwhile
                 return 0
-            seed = request.seed_of(self._journal.answers(key))
-            name = self._journal.ask(request, n)
+            name, seed = self._journal.ask(request, n)
             cost = most  # until it is known
             reply = await self._client.ask(request, n, seed, name)
             cost = self._journal.answer(request, reply)

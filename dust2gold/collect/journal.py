@@ -91,19 +91,15 @@ class Journal:
         """The paid samples of a request, in the order they came."""
         return self._samples.get(key, [])
 
-    def answers(self, key: str) -> int:
-        """How many answers have brought them."""
-        return self._answers[key]
-
     def name(self, key: str) -> str:
         """The name of the next request for this key: the same until it is answered, another in each journal."""
         return short_hash([self._journal, key, self._answers[key]])
 
-    def ask(self, request: Request, n: int) -> str:
-        """Notes that a request for `n` samples goes out; returns its name."""
+    def ask(self, request: Request, n: int) -> tuple[str, int | None]:
+        """Notes that a request for `n` samples goes out; returns its name and the seed to send with it."""
         name, most = self.name(request.key), self.most(request, n)
         self._note({"asked": name, "key": request.key, "question_id": request.question_id, "n": n, "most": most})
-        return name
+        return name, request.seed_of(self._answers[request.key])
 
     def most(self, request: Request, n: int) -> float:
         """What a request for `n` samples may cost at most, in US dollars; without `max_tokens` its prompt alone."""

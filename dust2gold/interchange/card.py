@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,7 @@ import yaml
 
 from dust2gold.core.students import EMBEDDED, locate_student
 from dust2gold.core.text import code, code_block, escape
-from dust2gold.report.markdown import table
-from dust2gold.report.section import Section, reading
-
-
-@dataclass(frozen=True)
-class Export:
-    """A stage of a run directory, its adapter's kind (`lora` or `nat`), its base, and whether both are merged."""
-
-    run: Path
-    stage: str
-    kind: str
-    student: str
-    merged: bool
-
+from dust2gold.report.section import Section, reading, table
 
 _TOKENIZER = "from transformers import AutoTokenizer\ntokenizer = AutoTokenizer.from_pretrained(DIR)\n"
 _LOAD = {
@@ -40,22 +26,24 @@ answer = model.generate(input_ids=ids, max_new_tokens=512)[0, ids.shape[1]:]
 print(tokenizer.decode(answer, skip_special_tokens=True))"""
 
 
-def model_card(what: Export) -> str:
-    """The card as Markdown with the hub's front matter."""
-    form = "merged" if what.merged else what.kind
-    tiny = " (the tiny student that ships with dust2gold, for trying things out)" if what.student == EMBEDDED else ""
+def model_card(run: Path, stage: str, student: str, form: str) -> str:
+    """The card of a run's stage on a base as Markdown with the hub's front matter.
+
+    `form` is `merged` (adapter and base), or the adapter's kind, `lora` or `nat`.
+    """
+    tiny = " (the tiny student that ships with dust2gold, for trying things out)" if student == EMBEDDED else ""
     # The hub's name of the library that loads it: of none for NAT, whose units no other knows.
     library = {"merged": "transformers", "lora": "peft", "nat": "other"}[form]
     facts: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
-    if not Path(locate_student(what.student)).is_dir():  # the hub takes its own names alone
-        facts["base_model"] = what.student
+    if not Path(locate_student(student)).is_dir():  # the hub takes its own names alone
+        facts["base_model"] = student
     facts["tags"] = ["dust2gold", "distillation", *(["lora"] if form == "lora" else [])]
     section = Section()
     section.add("---", yaml.safe_dump(facts, sort_keys=False).strip(), "---")
-    section.add(f"# {escape(what.stage)}, trained with dust2gold")
+    section.add(f"# {escape(stage)}, trained with dust2gold")
     section.add(
-        f"{code(what.stage)} of a dust2gold run ('Turning Dust into Gold', Li et al., AAAI 2024, arXiv 2312.12832) "
-        f"on the base {code(what.student)}{tiny}."
+        f"{code(stage)} of a dust2gold run ('Turning Dust into Gold', Li et al., AAAI 2024, arXiv 2312.12832) "
+        f"on the base {code(student)}{tiny}."
     )
     section.add("## Use")
     section.add(*code_block(f"{_TOKENIZER}{_LOAD[form]}{_ASK}", "python"))
@@ -63,9 +51,9 @@ def model_card(what: Export) -> str:
         "It answers one question at a time, in that prompt. Its chat template makes it of a user's message, so "
         "that chat servers need nothing more."
     )
-    _add_data(section, what.run / "data" / "summary.json")
-    _add_results(section, what.run / "results.json", what.stage)
-    _add_training(section, what.run / what.stage)
+    _add_data(section, run / "data" / "summary.json")
+    _add_results(section, run / "results.json", stage)
+    _add_training(section, run / stage)
     return "\n".join(section.lines).rstrip() + "\n"
 
 

@@ -17,7 +17,7 @@ from datamodules.components.encoding.prompts import prompt
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_directory_atomically
 from dust2gold.core.students import EMBEDDED, locate_student
-from dust2gold.interchange.card import Export, model_card
+from dust2gold.interchange.card import model_card
 from lightning_modules.components.adapters.manifest import (
     ADAPTER_MANIFEST,
     check_weights,
@@ -60,17 +60,18 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
     if output.exists():
         raise InputError("is there already", file=output, field="--output", remedy="name a new directory")
     check_weights(adapter, manifest)
-    what = Export(run, stage, kind, str(manifest["student"]), merge)
-    tokenizer = _tokenizer(what.student)
+    student = str(manifest["student"])
+    tokenizer = _tokenizer(student)
+    card = model_card(run, stage, student, "merged" if merge else kind)
     with write_directory_atomically(output) as directory:
         if merge:
-            _write_merged(adapter, what.student, directory, dtype, tokenizer)
+            _write_merged(adapter, student, directory, dtype, tokenizer)
         elif kind == "nat":
-            _write_nat(adapter, what.student, directory)
+            _write_nat(adapter, student, directory)
         else:
-            _write_adapter(adapter, what.student, directory)
+            _write_adapter(adapter, student, directory)
         tokenizer.save_pretrained(directory)
-        (directory / "README.md").write_text(model_card(what), encoding="utf-8")
+        (directory / "README.md").write_text(card, encoding="utf-8")
     return output
 
 

@@ -95,15 +95,10 @@ def ranking_figure(dataset: str, points: Sequence[tuple[str, float, float]]) -> 
 
 
 def negatives_figure(dataset: str, groups: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> Figure:
-    """By `full`, `none` and `semantic`, (share of D_neg in %, accuracy, low end, high end), shares."""
+    """By the legend's name of up to three groups, (share of D_neg in %, accuracy, low end, high end), shares."""
     figure, axes = _new_figure(4.0, f"{dataset}: NAT over the share of negatives behind M_neg")
-    styles = {
-        "full": (BLUE, "o", "graded by text"),
-        "none": (GREY, "s", "CoT KD's LoRA instead of M_neg"),
-        "semantic": (ORANGE, "^", "graded by value"),
-    }
-    for name, (colour, marker, label) in styles.items():
-        if rows := groups.get(name):
+    for (label, rows), colour, marker in zip(groups.items(), (BLUE, GREY, ORANGE), "os^", strict=False):
+        if rows:
             ends = [[100 * (row[1] - row[2]) for row in rows], [100 * (row[3] - row[1]) for row in rows]]
             shares, values = [row[0] for row in rows], [100 * row[1] for row in rows]
             axes.errorbar(shares, values, yerr=ends, color=colour, marker=marker, capsize=3, label=label)

@@ -18,7 +18,6 @@ from dust2gold.core.errors import InputError
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Row
 from dust2gold.report.analyses.predictions import OVERALL, Prediction
-from dust2gold.report.markdown import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +60,7 @@ class Section:
         self.lines += [*lines, ""]
 
     def add_table(self, heading: Sequence[str], body: Sequence[Sequence[str]], explained: str, texts: int = 1) -> None:
-        """Adds a table (see `markdown.table`) and how to read it."""
+        """Adds a `table` and how to read it."""
         self.add(*table(heading, body, texts))
         self.note(f"How to read it: {explained}")
 
@@ -81,6 +80,24 @@ class Section:
             file, number = f"{name}-{number}.png", number + 1
         self.figures[file] = figure
         self.add(f"![{escape(caption)}]({FIGURES}/{file})")
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> list[str]:
+    """Returns the lines of a table of text columns, then figures, which are set to the right.
+
+    Args:
+        heading: The column headings, already escaped (`dust2gold.core.text.escape`).
+        rows: The cells, already escaped.
+        texts: How many columns from the left are text.
+    """
+    widths = [max(3, *(len(row[column]) for row in (heading, *rows))) for column in range(len(heading))]
+    rule = ["-" * width if column < texts else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    lines = []
+    for cells in (heading, rule, *rows):
+        columns = enumerate(zip(cells, widths, strict=True))
+        padded = [cell.ljust(width) if column < texts else cell.rjust(width) for column, (cell, width) in columns]
+        lines.append(f"| {' | '.join(padded)} |")
+    return lines
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically, write_directory_atomically
@@ -51,7 +50,18 @@ def report(run: Path) -> None:
             section.add(END_OF_TABLES)
             for add in (add_generalisation, add_overlap, _add_votes, add_negatives, add_cases, add_data, add_time):
                 add(section, study)
-        _write(run, results, section)
+        with write_directory_atomically(run / FIGURES) as directory:
+            for name, figure in section.figures.items():
+                save(figure, directory / name)
+    numbers = {"schema": 1, **{name: records for name, records in section.numbers.items() if records}}
+    texts = {
+        RESULTS: json.dumps(results, indent=1, ensure_ascii=False),
+        ANALYSES: json.dumps(numbers, indent=1, ensure_ascii=False),
+        MARKDOWN: "\n".join(section.lines).rstrip(),
+    }
+    for name, text in texts.items():
+        with write_atomically(run / name) as stream:
+            stream.write(text + "\n")
 
 
 def _study(run: Path, samples: bool = True) -> Study:
@@ -76,18 +86,3 @@ def _add_votes(section: Section, study: Study) -> None:
         points = accuracy_over_n(votes)
         add_over_n(section, dataset, points)
         add_stopping(section, dataset, votes, points)
-
-
-def _write(run: Path, results: list[dict[str, Any]], section: Section) -> None:
-    with write_directory_atomically(run / FIGURES) as directory:
-        for name, figure in section.figures.items():
-            save(figure, directory / name)
-    numbers = {"schema": 1, **{name: records for name, records in section.numbers.items() if records}}
-    texts = {
-        RESULTS: json.dumps(results, indent=1, ensure_ascii=False),
-        ANALYSES: json.dumps(numbers, indent=1, ensure_ascii=False),
-        MARKDOWN: "\n".join(section.lines).rstrip(),
-    }
-    for name, text in texts.items():
-        with write_atomically(run / name) as stream:
-            stream.write(text + "\n")

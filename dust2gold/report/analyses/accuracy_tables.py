@@ -119,9 +119,7 @@ def _add_overall(section: Section, study: Study, dataset: str, rows: Sequence[Ro
 
 
 def _compared(found: Comparison | None) -> list[str]:
-    if found is None:
-        return [NONE, NONE, NONE]
-    if not found.shared:
-        return ["no question in common", NONE, NONE]
+    if found is None or not found.shared:
+        return ["no question in common" if found else NONE, NONE, NONE]
     margin = "" if found.margin is None else f" ± {found.margin:.2f}"
     return [f"{found.points:+.2f}{margin}", f"{found.better} / {found.worse}", p_value(found.p_value)]

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 from datamodules.components.grading.vote_groups import VoteGroup
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.votes import collect_votes
-from dust2gold.report.markdown import table
-from dust2gold.report.section import Section, Study, shortened
+from dust2gold.report.section import Section, Study, shortened, table
 from lightning_modules.components.voting.votes import vote, vote_accuracy
 
 SHOWN = 3

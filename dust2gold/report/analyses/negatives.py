@@ -97,10 +97,11 @@ def add_negatives(section: Section, study: Study) -> None:
             "instead of by text, which moves mislabelled right answers to D_pos. Points and p (McNemar) are "
             "against `nat`, paired.",
         )
-        points: dict[str, list[tuple[int, float, float, float]]] = {}
+        labels = {FULL: "graded by text", NONE: "CoT KD's LoRA instead of M_neg", SEMANTIC: "graded by value"}
+        points: dict[str, list[tuple[int, float, float, float]]] = {label: [] for label in labels.values()}
         for row in own:
-            kind = {NONE: "none", SEMANTIC: "semantic"}.get(row.method, "full")
-            points.setdefault(kind, []).append((row.share, row.accuracy, row.ci_low, row.ci_high))
+            label = labels.get(row.method, labels[FULL])
+            points[label].append((row.share, row.accuracy, row.ci_low, row.ci_high))
         figure = negatives_figure(dataset, points)
         section.add_figure("negatives", dataset, figure, f"NAT over its share of negatives on {dataset}")
     section.add_numbers("negatives", found)

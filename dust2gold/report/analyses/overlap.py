@@ -86,22 +86,18 @@ def add_overlap(section: Section, study: Study) -> None:
             "paper's Table 1. `by chance` is how many both would solve if the one knew nothing of the other.",
         )
         if len(pairs) > 1:
-            cells = {(o.subject, o.first, o.second): o for o in own}
+            cells = {
+                (o.subject, o.first, o.second): f"{_iou(o)} ({o.both} of {o.solved_first + o.solved_second - o.both})"
+                for o in own
+            }
             subjects = sorted({o.subject for o in own}, key=subject_order)
             section.add_table(
                 ["subject", *(f"{first}, {second}" for first, second in pairs)],
-                [[short_name(s), *(_cell(cells.get((s, *pair))) for pair in pairs)] for s in subjects],
+                [[short_name(s), *(cells.get((s, *pair), NONE) for pair in pairs)] for s in subjects],
                 "IoU of each pair by subject, and in brackets how many questions both solve of those that either "
                 "solves. The nearer to 1, the more two models solve the same questions.",
             )
     section.add_numbers("overlap", found)
-
-
-def _cell(overlap: Overlap | None) -> str:
-    if overlap is None:
-        return NONE
-    either = overlap.solved_first + overlap.solved_second - overlap.both
-    return f"{_iou(overlap)} ({overlap.both} of {either})"
 
 
 def _iou(overlap: Overlap) -> str:

@@ -13,6 +13,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from datamodules.components.grading.vote_groups import VoteGroup
 from dust2gold.core.text import escape
@@ -81,8 +82,7 @@ class Ranking:
     gain: float
 
 
-@dataclass(frozen=True)
-class RankingStudy:
+class RankingStudy(NamedTuple):
     """Rows by subject, "all" last, and the correlations of both accuracies with the gain over subjects with pairs."""
 
     rows: list[Ranking]
@@ -104,16 +104,14 @@ def ranking_study(vote_groups: Sequence[VoteGroup]) -> RankingStudy | None:
 
 def _ranking(subject: str, vote_groups: Sequence[VoteGroup]) -> Ranking:
     votes = collect_votes(vote_groups)
-    if votes.score is None:
-        raise ValueError("the samples have no scores")
+    score = votes.weights["asc"]  # [Q, N]: M_rank's
     states = votes.answers >= 0  # [Q, N]: states an answer
     right, wrong = votes.right & states, ~votes.right & states
     pair = right[:, :, None] & wrong[:, None, :]  # [Q, N, N]
-    above = (votes.score[:, :, None] > votes.score[:, None, :]) & pair
-    equal = (votes.score[:, :, None] == votes.score[:, None, :]) & pair
+    above, equal = (score[:, :, None] > score[:, None, :]) & pair, (score[:, :, None] == score[:, None, :]) & pair
     pairs, ordered = int(pair.sum()), float(above.sum() + equal.sum() / 2)
     samples = int(states.sum())
-    judged = int((((votes.score > 0.5) == right) & states).sum())
+    judged = int((((score > 0.5) == right) & states).sum())
     sc, asc = (float(vote_accuracy(votes.answers, votes.weights[m], votes.gold).mean()) for m in ("sc", "asc"))
     return Ranking(
         subject=subject,
@@ -155,12 +153,10 @@ def add_ranking(section: Section, dataset: str, study: RankingStudy) -> None:
     for measure in ("pair_accuracy", "threshold_accuracy"):
         names = {"dataset": dataset, "of": measure, "with": "gain"}
         section.add_numbers("ranking correlation", [getattr(study, measure)], **names)
-    if study.pair_accuracy.n:
-        points = [
-            (row.subject, 100 * row.pair_accuracy, row.gain)
-            for row in study.rows
-            if row.pair_accuracy is not None and row.subject != OVERALL
-        ]
+    points = [
+        (row.subject, 100 * share, row.gain) for row in study.rows[:-1] if (share := row.pair_accuracy) is not None
+    ]
+    if points:
         figure = ranking_figure(dataset, points)
         section.add_figure("ranking", dataset, figure, f"M_rank's accuracy and ASC's gain on {dataset}")
 

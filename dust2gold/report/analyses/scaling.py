@@ -48,15 +48,12 @@ def accuracy_over_n(votes: Votes, orders: int = ORDERS, seed: int = 0) -> list[P
             for n in range(1, width + 1):
                 totals[method][n - 1] += vote_accuracy(answers[:, :n], shuffled[:, :n], votes.gold).mean()
     means = {method: (total / orders).tolist() for method, total in totals.items()}
-    points = []
-    for n in range(1, width + 1):
-        tokens = None
-        if votes.tokens is not None:
-            counts = votes.present.sum(1)  # [Q]
-            per_sample = votes.tokens.sum(1).double() / counts.clamp(min=1)
-            tokens = float((per_sample * counts.clamp(max=n)).mean())
-        points.append(Point(n, tokens, {method: values[n - 1] for method, values in means.items()}))
-    return points
+    tokens: list[float | None] = [None] * width
+    if votes.tokens is not None:
+        counts = votes.present.sum(1)  # [Q]
+        per_sample = votes.tokens.sum(1).double() / counts.clamp(min=1)
+        tokens = [float((per_sample * counts.clamp(max=n)).mean()) for n in range(1, width + 1)]
+    return [Point(n + 1, tokens[n], {method: values[n] for method, values in means.items()}) for n in range(width)]
 
 
 def accuracy_at(points: Sequence[Point], method: str, samples: float) -> float:

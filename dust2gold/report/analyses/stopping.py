@@ -43,14 +43,13 @@ class Stopping:
 
 def adaptive_stopping(votes: Votes, thresholds: Sequence[float] = THRESHOLDS) -> list[Stopping]:
     """Replays the samples for each method of `METHODS` that they allow, and each threshold."""
-    return [
-        _stopped(votes, method, probabilities, threshold)
-        for method in METHODS
-        if method in votes.weights
-        for rows in [zip(votes.answers.tolist(), votes.weights[method].tolist(), strict=True)]
-        for probabilities in [torch.tensor([lead_probabilities(*row) for row in rows], dtype=torch.float64)]  # [Q, N]
-        for threshold in thresholds
-    ]
+    found = []
+    for method in METHODS:
+        if method in votes.weights:
+            rows = zip(votes.answers.tolist(), votes.weights[method].tolist(), strict=True)
+            probabilities = torch.tensor([lead_probabilities(*row) for row in rows], dtype=torch.float64)  # [Q, N]
+            found += [_stopped(votes, method, probabilities, threshold) for threshold in thresholds]
+    return found
 
 
 def _stopped(votes: Votes, method: str, probabilities: Tensor, threshold: float) -> Stopping:

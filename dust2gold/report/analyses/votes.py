@@ -34,17 +34,11 @@ def read_vote_groups(files: Sequence[Path]) -> dict[str, list[VoteGroup]]:
         if not samples:
             continue
         questions = {sample.question_id: question_of(sample) for sample in samples}
-        silent = [  # of a question without samples its row is all that is known
-            Question(
-                id=name,
-                question="",
-                solution="",
-                source=str(row.get("dataset") or ""),
-                **{field: str(row.get(field) or "") for field in ("gold", "subject", "level")},
-            )
-            for name, row in voted.items()
-            if name not in questions
-        ]
+        silent = []  # of a question without samples its row is all that is known
+        for name, row in voted.items():
+            if name not in questions:
+                gold, *about = (str(row.get(field) or "") for field in ("gold", "subject", "level", "dataset"))
+                silent.append(Question(name, "", gold, "", *about))
         most = max((row["samples"] for row in voted.values() if "samples" in row), default=None)
         for group in make_vote_groups(samples, [*questions.values(), *silent], most):
             found.setdefault(group.question.source, []).append(group)

@@ -91,7 +91,7 @@ def test_a_request_without_an_outcome_may_have_cost_the_most(path: Path) -> None
     for _ in range(2):
         assert usage(path, "unknown", "possible_cost") == pytest.approx((1, most))
     with Journal(path, PRICES) as journal:
-        name = journal.ask(request("q2"), 2)
+        name, _ = journal.ask(request("q2"), 2)
         assert name == journal.name(request("q2").key)
         journal.answer(request("q2"), REPLY)
         assert journal.name(request("q2").key) != name

@@ -46,11 +46,11 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
-def refused(run: Path, stage: str, output: Path, **options: bool) -> InputError:
+def refused(run: Path, stage: str, output: Path) -> InputError:
     """The error of an export that must leave nothing behind."""
     there = output.exists()
     with pytest.raises(InputError) as caught:
-        export(run, stage, output, **options)
+        export(run, stage, output)
     assert output.exists() == there
     return caught.value
 

@@ -60,6 +60,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run of three methods on four questions."""
+    answers: dict[str, tuple[list[float], list[float]]]
     answers = {"sc": ([0.5, 1], [0, 1]), "nat": ([1, 1], [0, 0]), "cot-kd": ([1, 0], [0, 1])}
     for method, (algebra, counting) in answers.items():
         write(tmp_path / "r", method, {"Algebra": algebra, "Counting & Probability": counting})

@@ -3,8 +3,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import pytest
-
 from dust2gold.report.analyses.accuracy import tabulate
 from dust2gold.report.analyses.seeds import Spread, over_seeds, seed_runs, spread
 from tests.dust2gold.report.analyses.synthetic import predictions
@@ -12,7 +10,7 @@ from tests.dust2gold.report.analyses.synthetic import predictions
 
 def test_spread_by_hand() -> None:
     # Deviations −2, −1, 3: squares sum to 14, over n − 1 = 2.
-    assert spread([1, 2, 6]) == Spread(3, 3, pytest.approx(math.sqrt(7)), 1, 6)
+    assert spread([1, 2, 6]) == Spread(3, 3, math.sqrt(7), 1, 6)
     assert spread([4]) == Spread(1, 4, None, 4, 4)
 
 

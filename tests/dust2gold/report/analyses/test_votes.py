@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -53,7 +54,7 @@ def test_vote_groups_are_those_that_were_cast(tmp_path: Path) -> None:
     asked = [question_of(made[0]), question_of(made[-1]), replace(question_of(made[0]), id="c")]
     write_questions(questions, asked)
     data = VoteDataModule(str(votes_file), str(questions), 2)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     writer = PredictionWriter()
     trainer = L.Trainer(accelerator="cpu", default_root_dir=tmp_path / "votes", callbacks=[writer], **quiet)
     trainer.test(VotingModel(), data, verbose=False)
