@@ -47,11 +47,7 @@ class Endpoint(ThreadingHTTPServer):
         self.billed: dict[str, Body] = {}  # answers generated, arrived or not, by key (and a number: not idempotent)
         self.at_once = self.most_at_once = 0  # requests under way together
         self.lock = threading.Lock()
-
-    @property
-    def base_url(self) -> str:
-        """What a client is given."""
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+        self.base_url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients are killed in these tests: a broken pipe is nothing to print."""

@@ -13,6 +13,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,10 +61,10 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
             (question, journal.samples(request.key)[:n]) for question, request in zip(questions, requests, strict=True)
         ]
     if collector is not None and collector.signal is not None:
-        _print(f"{journal.usage.samples:,} samples are safe in {journal.path}")
+        print(f"{journal.usage.samples:,} samples are safe in {journal.path}", file=sys.stderr)
         if collector.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        _print("terminated; the same command goes on from here")
+        print("terminated; the same command goes on from here", file=sys.stderr)
         raise SystemExit(128 + collector.signal)
     total, lacking = f"{len(questions):,}", sum(len(choices) < n for _, choices in answered)
     spent = ""
@@ -84,7 +85,7 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
         f"{used.completion_tokens:,} written: ${used.cost:.4f}{possible}; see {visible(settings.output)}/usage.json"
     )
     if spent:
-        _print(f"{spent}{lacking:,} of {total} questions lack samples; the others are written")
+        print(f"{spent}{lacking:,} of {total} questions lack samples; the others are written", file=sys.stderr)
     elif collector is not None and collector.left_out:
         problem = f"{collector.left_out:,} of {total} questions lack samples; what there is is written"
         raise InputError(problem, file=settings.output, remedy=_AGAIN)
@@ -125,21 +126,14 @@ def _ask(settings: CollectSettings, journal: Journal, requests: Sequence[Request
     most = sum(journal.most(request, n - present[request.question_id]) for request in lacking)
     if most and settings.sampling.max_tokens is not None:
         plan += f"; they cost ${most:,.2f} at most"
-    _print(plan)
+    print(plan, file=sys.stderr)
 
     async def run() -> Collector:
-        client = Client(settings.endpoint)
         name = f"collect {visible(settings.endpoint.model)}"
-        try:
+        async with aclosing(Client(settings.endpoint)) as client:
             with tqdm(total=total, initial=done, unit=" samples", dynamic_ncols=True, desc=name) as bar:
                 collector = Collector(settings, journal, client, bar)
                 await collector.run(lacking)
                 return collector
-        finally:
-            await client.aclose()
 
     return asyncio.run(run())
-
-
-def _print(line: str) -> None:
-    print(line, file=sys.stderr)

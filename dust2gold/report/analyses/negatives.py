@@ -55,20 +55,19 @@ def negatives_study(run: Path, rows: Sequence[Row], predictions: Sequence[Predic
     for dataset in dict.fromkeys(row.dataset for row, _ in found):
         own = [(row, share) for row, share in found if row.dataset == dataset]
         if len(own) > 1 and any(row.method == FULL for row, _ in own):
-            made += [_negatives(run, row, share, predictions) for row, share in own]
+            for row, share in own:
+                against = None if row.method == FULL else compare(predictions, dataset, row.method, FULL)
+                # What `prepare` counted for a method of its own data, else for the run.
+                whole, other = run / "data", run / f"data-{row.method.removeprefix('nat-')}"
+                negative = 0 if share == 0 else _count(whole if row.method == FULL else other, "negative")
+                positive = _count(other if row.method == SEMANTIC else whole, "positive")
+                figures = (share, negative, positive, row.accuracy, row.ci_low, row.ci_high, against)
+                made.append(Negatives(dataset, row.method, *figures))
     return sorted(made, key=lambda row: (row.dataset, row.method == SEMANTIC, row.share))
 
 
-def _negatives(run: Path, row: Row, share: int, predictions: Sequence[Prediction]) -> Negatives:
-    against = None if row.method == FULL else compare(predictions, row.dataset, row.method, FULL)
-    # What `prepare` counted for a method of its own data, else for the run.
-    whole, own = run / "data" / "summary.json", run / f"data-{row.method.removeprefix('nat-')}" / "summary.json"
-    negative = 0 if share == 0 else _count(whole if row.method == FULL else own, "negative")
-    positive = _count(own if row.method == SEMANTIC else whole, "positive")
-    return Negatives(row.dataset, row.method, share, negative, positive, row.accuracy, row.ci_low, row.ci_high, against)
-
-
-def _count(summary: Path, verdict: str) -> int | None:
+def _count(data: Path, verdict: str) -> int | None:
+    summary = data / "summary.json"
     if not summary.is_file():
         return None
     with reading(summary):

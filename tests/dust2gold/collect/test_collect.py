@@ -77,11 +77,9 @@ def test_what_is_sent(make: Make, server: Endpoint) -> None:
     sampling = {"n": 4, "temperature": 0.5, "top_p": 0.9, "max_tokens": 64}
     assert body == {"model": "gpt-test", **sampling, "reasoning_effort": "low"}
 
-
-def test_completions_get_one_text(make: Make, server: Endpoint) -> None:
     settings = make(questions=1, api="completions", token_limit="max_completion_tokens")
     collect(settings)
-    path, _, body, _ = server.asked[0]
+    path, _, body, _ = server.asked[1]
     assert (path, body["max_completion_tokens"], "max_tokens" in body) == ("/v1/completions", 64, False)
     assert body["prompt"] == (
         "Solve it. Give the answer in \\boxed{}.\n\nProblem: What is 2 and 3?\n2 + 3 = \\boxed{5}\n\n"
@@ -145,17 +143,14 @@ def test_a_question_that_keeps_failing_is_left_for_the_next_run(
     assert "run the same command again" in str(caught.value)
     assert "question 'q0': HTTP 500: status 500 (4 times)" in capsys.readouterr().err
     assert {name: len(texts) for name, texts in samples(settings).items()} == {"q1": 4}
-    collect(settings)
-    assert complete(settings, 2)
-    assert len(server.asked) == 6
-
-
-def test_too_long_a_wait_is_left_for_the_next_run(make: Make, server: Endpoint) -> None:
     server.script = [Misbehaviour(status=429, headers={"Retry-After": "3600"})]
     began = time.monotonic()
-    with pytest.raises(InputError, match="1 of 1 questions"):
-        collect(make(questions=1))
+    with pytest.raises(InputError, match="1 of 2 questions"):
+        collect(settings)
     assert time.monotonic() - began < 5
+    collect(settings)
+    assert complete(settings, 2)
+    assert len(server.asked) == 4 + 1 + 1 + 1
 
 
 def test_fewer_choices_than_asked_for(make: Make, server: Endpoint) -> None:
@@ -165,13 +160,10 @@ def test_fewer_choices_than_asked_for(make: Make, server: Endpoint) -> None:
     assert asked_for(server) == [5, 3, 2]
     assert complete(settings, 1)
     assert len({headers["idempotency-key"] for _, headers, _, _ in server.asked}) == 3
-
-
-def test_one_choice_per_request(make: Make, server: Endpoint) -> None:
     settings = make(questions=1, choices_per_request=1, seed=1)
     collect(settings)
-    assert not any("n" in body for _, _, body, _ in server.asked)
-    assert len({body["seed"] for _, _, body, _ in server.asked}) == 4
+    assert not any("n" in body for _, _, body, _ in server.asked[3:])
+    assert len({body["seed"] for _, _, body, _ in server.asked[3:]}) == 4
     assert complete(settings, 1)
 
 
@@ -226,6 +218,7 @@ def test_what_no_repetition_mends_stops_at_once(how: Misbehaviour, says: str, ma
     collect(settings)
     assert complete(settings, 8)
     assert len(server.asked) == 2 + 7
+    assert server.most_at_once == 2
 
 
 def test_no_connection_and_an_input_that_would_be_overwritten(make: Make, tmp_path: Path) -> None:
@@ -268,12 +261,6 @@ def test_a_hostile_server_breaks_neither_terminal_nor_journal(
     assert "HTTP 500: [31mred?" in printed
     assert "\x1b[2J" not in printed
     assert usage(settings)["uncounted"] == 1
-
-
-def test_concurrency_is_bounded_and_used(make: Make, server: Endpoint) -> None:
-    server.pause = 0.05
-    collect(make(questions=12, concurrency=3))
-    assert server.most_at_once == 3
 
 
 def test_what_is_paid_is_asked_for_once_and_needs_no_key_then(
@@ -345,9 +332,8 @@ def test_the_budget_holds_whatever_is_under_way(
 
 
 def test_requests_without_an_answer_count_against_the_budget(make: Make, server: Endpoint) -> None:
-    settings = make(questions=3, budget=1.5, concurrency=1)
     server.script = [Misbehaviour(drop=True)]
-    collect(settings)
+    collect(settings := make(questions=3, budget=1.5, concurrency=1))
     counts = usage(settings)
     assert counts["possible_cost"] > 0
     assert counts["cost"] + counts["possible_cost"] <= 1.5
