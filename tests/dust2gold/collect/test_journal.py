@@ -117,16 +117,15 @@ def test_a_damaged_line_is_named_and_nothing_touched(path: Path) -> None:
     assert usage(path, "unknown") == (1,)  # no lock is left behind
 
 
-def test_another_version_is_refused(path: Path) -> None:
+def test_what_cannot_be_opened(path: Path, tmp_path: Path) -> None:
+    with Journal(path, PRICES), pytest.raises(InputError, match="another process is collecting into it"):
+        Journal(path, PRICES)
     path.write_text(path.read_text().replace('{"schema": 1', '{"schema": 2', 1))
     with pytest.raises(InputError, match="schema version 2"):
         Journal(path, PRICES)
-
-
-def test_only_one_at_a_time(path: Path) -> None:
-    with Journal(path, PRICES), pytest.raises(InputError, match="another process is collecting into it"):
-        Journal(path, PRICES)
-    usage(path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        Journal(tmp_path / "file" / "journal.jsonl", PRICES)
 
 
 def test_two_journals_name_their_requests_differently(tmp_path: Path) -> None:
@@ -153,9 +152,3 @@ def test_a_full_disk_leaves_whole_lines(path: Path, monkeypatch: pytest.MonkeyPa
             journal.ask(request("q2"), 2)
         assert (caught.value.file, journal.usage.requests) == (str(path), 2)
     assert path.read_bytes() == before
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
-    with pytest.raises(InputError, match="cannot write"):
-        Journal(tmp_path / "out" / "journal.jsonl", PRICES)

@@ -78,17 +78,10 @@ def test_the_accuracies_are_those_of_a_students_test() -> None:
     assert math.isnan(accuracies([])["accuracy"])
 
 
-def test_a_refusal_counts_as_wrong(make: Make, server: Endpoint) -> None:
-    server.script = [Misbehaviour(change=lambda answer: answer["choices"][0]["message"].update(content=None))]
-    settings = make(questions=2, method="few-shot", concurrency=1)
-    collect(settings, evaluate=True)
-    rows = [(row["method"], row["correct"], row["answer"]) for row in predictions(settings.output)]
-    assert rows == [("few-shot", 0.0, None), ("few-shot", 1.0, "4")]
-
-
 def test_part_of_the_questions_is_no_result(make: Make, server: Endpoint) -> None:
-    settings = make(questions=3, concurrency=1, retries=0)
-    server.script = [None, Misbehaviour(status=500)]
+    settings = make(questions=3, concurrency=1, retries=0, method="few-shot")
+    refusal = Misbehaviour(change=lambda answer: answer["choices"][0]["message"].update(content=None))
+    server.script = [refusal, Misbehaviour(status=500)]
     with pytest.raises(InputError, match="1 of 3 questions have no answer yet"):
         collect(settings, evaluate=True)
     assert not (Path(settings.output) / "predictions.jsonl").exists()
@@ -96,7 +89,8 @@ def test_part_of_the_questions_is_no_result(make: Make, server: Endpoint) -> Non
         collect(make(questions=3, budget=0.6, model="gpt-other", concurrency=1), evaluate=True)
     assert "raise the budget" in str(caught.value)
     collect(settings, evaluate=True)
-    assert len(predictions(settings.output)) == 3
+    rows = [(row["method"], row["correct"], row["answer"]) for row in predictions(settings.output)]
+    assert rows == [("few-shot", 0.0, None), ("few-shot", 1.0, "4"), ("few-shot", 1.0, "6")]  # a refusal is wrong
 
 
 def test_as_a_stage_of_a_run(make: Make, server: Endpoint, tmp_path: Path) -> None:

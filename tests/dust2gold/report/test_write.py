@@ -145,14 +145,6 @@ def test_what_samples_lack_is_left_out(tmp_path: Path) -> None:
     assert "adaptive stopping" not in loaded(tmp_path / "analyses.json")
 
 
-def test_a_run_of_one_method_is_a_short_report(tmp_path: Path) -> None:
-    write(tmp_path, "nat", {"A": [1, 0]})
-    lines = written(tmp_path)
-    assert headings(lines) == ["math: accuracy in %"]
-    assert not any("Left out" in line or "points over" in line for line in lines)
-    assert loaded(tmp_path / "analyses.json") == {"schema": 1}
-
-
 def test_table_has_the_layout_of_the_paper(run: Path) -> None:
     lines = written(run)
     start = lines.index("## math: accuracy in %") + 2
@@ -188,11 +180,15 @@ def test_results_json_is_a_list_of_rows(run: Path) -> None:
 def test_a_column_of_zeros_has_no_best_and_gaps_are_shown(tmp_path: Path) -> None:
     write(tmp_path, "nat", {"A": [0, 0]})
     write(tmp_path, "nce", {"A": [0], "B": [1]})
-    assert cells(written(tmp_path)[6:9]) == [
+    lines = written(tmp_path)
+    assert cells(lines[6:9]) == [
         ["nat", "0.00", "-", "0.00"],
         ["nce", "0.00", "**100.00**", "**50.00**"],
         ["questions", "1 to 2", "1", "2"],
     ]
+    assert headings(lines) == ["math: accuracy in %", "math: questions that two models solve"], "a short report"
+    assert not any("Left out" in line or "points over" in line for line in lines)
+    assert set(loaded(tmp_path / "analyses.json")) == {"schema", "overlap"}
 
 
 def test_the_terminal_gets_the_tables_and_the_places(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
