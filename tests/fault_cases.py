@@ -139,7 +139,6 @@ def collecting(home: Path) -> Case:
             "prompt": str(home / "prompt.yaml"),
             "endpoint": {"model": "gpt-test", "base_url": addresses[root], "concurrency": 4, "timeout": 10},
             "sampling": {"n": 3, "max_tokens": 64},
-            "retry": {"first": 0.01, "longest": 0.05},
             "prices": {"prompt": 1, "completion": 2},
         }
         file = home / f"{root.name}.yaml"

@@ -237,9 +237,8 @@ def test_collect(wall: Wall, call: Callable[..., int], monkeypatch: pytest.Monke
             "input": "asked.jsonl",
             "output": "out",
             "prompt": "prompt.yaml",
-            "endpoint": {"model": "m", "base_url": server.base_url, "timeout": 10},
+            "endpoint": {"model": "m", "base_url": server.base_url, "timeout": 10, "retries": 0},
             "sampling": {"n": 1},
-            "retry": {"retries": 0, "first": 0.01},
         }
         for model in ("m", wall.names[0], wall.names[11], wall.names[20]):
             settings["endpoint"] |= {"model": model}  # type: ignore[operator]

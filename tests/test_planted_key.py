@@ -36,7 +36,7 @@ def commands(student: Path, questions: str, prompt: Path, base_url: str) -> list
     asked = f"--data.questions {questions} --model.adapter {{run}}/neg/adapter --model.sampling.max_new_tokens 4 "
     collect = (
         f"collect --input {questions} --prompt {prompt} --endpoint.model m --endpoint.base_url {base_url} "
-        "--sampling.n 2 --retry.first 0.01 --output {run}/data --journal {run}/journal.jsonl"
+        "--sampling.n 2 --output {run}/data --journal {run}/journal.jsonl"
     )
     fit = (
         f"fit {words} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 --trainer.max_epochs 1 "
