@@ -173,14 +173,13 @@ def print_table(
     timings: dict[str, dict[str, Timing]], saved: dict[str, int], peaks: dict[str, int], whole: str
 ) -> None:
     """One row a variant; every ratio is to LoRA r = 16."""
-    rows = []
-    for name in saved:
-        row = [name]
-        for found in timings.values():
-            timing = found[name]
-            row.append(f"{1e3 * timing.median:.1f} ±{100 * timing.spread:.0f}%, {ratio(found, name, LORA_16):.3f}")
-        row.append(f"{saved[name] / MIB:.1f} MiB, {saved[name] / saved[LORA_16]:.3f}")
-        rows.append([*row, f"{peaks[name] / MIB:.0f} MiB"])
+
+    def cells(name: str) -> list[str]:
+        timed = [(found[name], ratio(found, name, LORA_16)) for found in timings.values()]
+        memory = f"{saved[name] / MIB:.1f} MiB, {saved[name] / saved[LORA_16]:.3f}", f"{peaks[name] / MIB:.0f} MiB"
+        return [name, *(f"{1e3 * t.median:.1f} ±{100 * t.spread:.0f}%, {share:.3f}" for t, share in timed), *memory]
+
+    rows = [cells(name) for name in saved]
     show(["variant", *(f"{part}, ms, ratio" for part in timings), "saved activations, ratio", f"peak of {whole}"], rows)
 
 
@@ -190,11 +189,8 @@ def targets(
     """Of docs/performance.md: those of a CPU, or those of a GPU."""
     if torch.device(options.device).type == "cuda":
         share = 1 / ratio(timings.get("step", timings["decoder"]), OURS, LORA_16)
-        mfu = rates[OURS].get("mfu", math.nan)
-        return [
-            Target("NAT tokens/s over LoRA r=16", share, 0.93, at_least=True),
-            Target("MFU of NAT", mfu, 0.45, at_least=True),
-        ]
+        faster = Target("NAT tokens/s over LoRA r=16", share, 0.93, at_least=True)
+        return [faster, Target("MFU of NAT", rates[OURS].get("mfu", math.nan), 0.45, at_least=True)]
     decoder = timings["decoder"]
     return [
         Target("time over LoRA r=16", ratio(decoder, OURS, LORA_16), 1.10),

@@ -5,7 +5,7 @@
     Packing        so many rows of fixed width, each full of several samples
 
 A plan depends on the lengths and the generator alone, and the number of its batches on the lengths alone: every epoch
-has the same number of steps, whatever the seed. `python -m benchmarks.padding` compares them.
+has the same number of steps, whatever the seed.
 """
 
 from __future__ import annotations
