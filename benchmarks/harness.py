@@ -150,11 +150,9 @@ def peak_memory(run: Callable[[], object], device: str = "cpu") -> int:
     without what libraries allocate by themselves.
     """
     if torch.device(device).type == "cuda":
-        _synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
-        _synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = run()

@@ -149,9 +149,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.compile:
         module.adapters.base.get_decoder().compile()
     batch = random_batch(base, options.batch, options.sequence, options.prompt)
-    layers = base.config.num_hidden_layers
-    size = f"batch {options.batch} x {options.sequence}, {options.prompt} of them prompt"
-    print(f"{options.shape}'s shape, {layers} layers, {size}, {options.dtype}")
+    layers, size = base.config.num_hidden_layers, f"batch {options.batch} x {options.sequence}"
+    print(f"{options.shape}'s shape, {layers} layers, {size}, {options.prompt} of them prompt, {options.dtype}")
     with tempfile.TemporaryDirectory() as directory:
         context = partial(autocast, options)
         with context():
@@ -169,9 +168,8 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     copies = sum(p.numel() for n, p in module.adapters.named_parameters() if "lora_" not in n) / numbers
     found = targets(timings, max(memory.values()), copies, max(peaks.values()), options)
-    rates = rates_of(timings, options)
     medians = {name: round(1e3 * t.median, 1) for name, t in timings.items()}
-    finish(found, medians_ms=medians, layers=layers, peak_bytes=peaks, rates=rates)
+    finish(found, medians_ms=medians, layers=layers, peak_bytes=peaks, rates=rates_of(timings, options))
 
 
 def targets(
@@ -180,9 +178,8 @@ def targets(
     """Of docs/performance.md: those of a CPU, or those of a GPU."""
     of_both = [Target("peak memory of the loss / one [B,T,V]", loss_share, 0.4), Target("copies of the base", bases, 1)]
     if torch.device(options.device).type == "cuda":
-        share = 1 / ratio(timings, CACHED, PLAIN)
         return [
-            Target("cached tokens/s over plain LoRA", share, 0.90, at_least=True),
+            Target("cached tokens/s over plain LoRA", 1 / ratio(timings, CACHED, PLAIN), 0.90, at_least=True),
             Target("peak of a step of NCE, GB", peak / 1e9, 80.0),
             *of_both,
         ]

@@ -108,8 +108,7 @@ def measure(task: Task, rounds: int) -> dict[str, Timing]:
         for name, timing in timings.items()
     }
     sizes = f"{total} questions, {task.settings.samples} samples each, {task.settings.rows} rows"
-    spread = f"{min(lengths)} to {max(lengths)} tokens, median {statistics.median(lengths):.0f}"
-    print(f"\n{task.name}: {sizes}, {spread}")
+    print(f"\n{task.name}: {sizes}, {min(lengths)} to {max(lengths)} tokens, median {statistics.median(lengths):.0f}")
     rows = [
         [name, f"{1 / t.median:.0f}", f"{100 * t.spread:.0f}%", f"{1 / ratio(per_token, name, BATCH):.2f}"]
         for name, t in per_token.items()
@@ -131,8 +130,7 @@ def main(options: argparse.Namespace) -> None:
     measured = {task.name: measure(task, rounds) for task in tasks}
     faster = 1 / ratio(measured[tasks[1].name], OURS, BATCH)
     rates = {name: {v: round(1 / t.median, 1) for v, t in timings.items()} for name, timings in measured.items()}
-    target = Target(f"mixed lengths: tokens/s over {BATCH}", faster, 3, at_least=True)
-    finish([target], tokens_per_second=rates)
+    finish([Target(f"mixed lengths: tokens/s over {BATCH}", faster, 3, at_least=True)], tokens_per_second=rates)
 
 
 if __name__ == "__main__":

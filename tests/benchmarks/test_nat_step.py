@@ -44,7 +44,6 @@ def test_it_runs_and_ends_in_json(words: list[str], capsys: pytest.CaptureFixtur
     assert {t["target"] for t in result["targets"].values()} == {1.1, 1.05, 0.8}
     assert set(result["milliseconds"]) == ({"decoder"} if "--quick" in words else {"decoder", "step", "decode"})
     assert result["rates"][nat_step.OURS]["tokens_per_second"] > 0
-    assert any(line.startswith(f"| {nat_step.OURS}") for line in out)
 
 
 def test_bfloat16_trains_under_autocast() -> None:
