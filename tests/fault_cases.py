@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from datamodules.components.records.records import write_rationales
 from dust2gold.run.stage import Stage
 from tests import endpoint
@@ -20,7 +18,7 @@ from tests.forks import ending, finish, fork, last_words
 from tests.own_stages import write_stages
 from tests.records import rationale, write_asked, write_positive
 from tests.students import write_tiny_student
-from tests.words import stage_words
+from tests.words import collect_words, stage_words
 
 NOTED = (
     "--trainer.logger false --without_callbacks [LearningRateMonitor] --trainer.callbacks+=RunCheckpoint "
@@ -109,25 +107,13 @@ def collecting(home: Path) -> Case:
 
     It numbers the samples of a question as it is paid for them: one that was lost or paid twice leaves a gap.
     """
-    write_asked(home / "asked.jsonl", 30)
-    prompt = {"instructions": "Solve it. Give the answer in \\boxed{}.", "ask": "Problem: {question}"}
-    (home / "prompt.yaml").write_text(yaml.safe_dump(prompt), encoding="utf-8")
-    addresses: dict[Path, str] = {}
+    asked, addresses = write_asked(home / "asked.jsonl", 30), {}
+    more = "--endpoint.concurrency 4 --sampling.n 3 --sampling.max_tokens 64 --prices.prompt 1 --prices.completion 2"
 
     def words(root: Path) -> list[str]:
         if root not in addresses:
             addresses[root] = serve_apart(home / f"{root.name}.address")
-        config = {
-            "input": str(home / "asked.jsonl"),
-            "output": str(root),
-            "prompt": str(home / "prompt.yaml"),
-            "endpoint": {"model": "gpt-test", "base_url": addresses[root], "concurrency": 4, "timeout": 10},
-            "sampling": {"n": 3, "max_tokens": 64},
-            "prices": {"prompt": 1, "completion": 2},
-        }
-        file = home / f"{root.name}.yaml"
-        file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        return ["collect", "--config", str(file)]
+        return collect_words(home, asked, root, addresses[root], more)
 
     return Case("collect", words, ("positive.jsonl", "negative.jsonl", "questions.jsonl"))
 

@@ -30,16 +30,16 @@ class Host:
         """Gives its end of the cable an address."""
         _ip("link", "set", self.link, "netns", self.name)
         _ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", self.link)
-        for device in ("lo", self.link):
-            _ip("-n", self.name, "link", "set", device, "up")
+        self.set("lo", "up")
+        self.set(self.link, "up")
 
-    def come_back(self) -> None:
-        """Plugs the cable in."""
-        _ip("-n", self.name, "link", "set", self.link, "up")
+    def set(self, device: str, state: str) -> None:
+        """Plugs a cable in (`up`) or pulls it."""
+        _ip("-n", self.name, "link", "set", device, state)
 
     def vanish(self, process: int) -> None:
         """Pulls the cable, then kills a process group."""
-        _ip("-n", self.name, "link", "set", self.link, "down")
+        self.set(self.link, "down")
         os.killpg(process, signal.SIGKILL)
         os.waitpid(process, 0)
 

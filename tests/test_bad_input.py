@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dust2gold import cli
-from tests.records import rationale, write_asked, write_positive
+from tests.records import rationale, write_positive
 from tests.words import REPOSITORY, stage_words
 
 Fit = Callable[..., list[str]]
@@ -72,22 +72,6 @@ def test_damaged_training_file(
     assert said.startswith(f"dust2gold: error: {file}")
     assert says in said
     assert not (tmp_path / "run/adapter").exists()
-
-
-def test_adapter_of_another_base(fit: Fit, complaint: Complaint, tmp_path: Path, tiny_student: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    assert cli.main(fit(write_positive(tmp_path / "p.jsonl", 4))) == 0
-    torch.manual_seed(3)
-    other: Any = AutoModelForCausalLM.from_pretrained(tiny_student)
-    other.get_input_embeddings().weight.data.normal_()
-    other.save_pretrained(tmp_path / "other")
-    AutoTokenizer.from_pretrained(tiny_student).save_pretrained(tmp_path / "other")
-    options = f"--model.adapter {tmp_path}/run/adapter --data.questions {write_asked(tmp_path / 'q.jsonl')}"
-    said = complaint(*stage_words("predict", "neg", tmp_path / "other", tmp_path / "run", options))
-    assert f"error: {tmp_path}/run/adapter: the adapter was trained on another base" in said
-    assert "--model.student" in said
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-import yaml
 
 from datamodules.components.records.records import write_rationales
 from dust2gold import cli
@@ -24,7 +23,7 @@ from dust2gold.run.stage import Stage
 from tests import endpoint
 from tests.own_stages import write_stages
 from tests.records import rationale, write_asked, write_positive
-from tests.words import stage_words
+from tests.words import collect_words, stage_words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Attempt = Callable[[list[str], str, int], None]
@@ -158,17 +157,9 @@ def test_exports(disk: Path, attempt: Attempt, decoder: Words, tmp_path: Path) -
 
 def test_collect(disk: Path, attempt: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
-    (tmp_path / "prompt.yaml").write_text('instructions: Solve.\nask: "Problem: {question}"\n', encoding="utf-8")
+    asked, more = write_asked(tmp_path / "asked.jsonl", 30), "--sampling.n 4 --endpoint.concurrency 4"
     with endpoint.serving() as server:
-        settings = {
-            "input": write_asked(tmp_path / "asked.jsonl", 30),
-            "output": f"{disk}/out",
-            "prompt": str(tmp_path / "prompt.yaml"),
-            "sampling": {"n": 4},
-            "endpoint": {"model": "m", "base_url": server.base_url, "timeout": 10, "concurrency": 4},
-        }
-        (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-        attempt(["collect", "--config", str(tmp_path / "c.yaml")], ".", 12 * KIB)
+        attempt(collect_words(tmp_path, asked, disk / "out", server.base_url, more), ".", 12 * KIB)
         answers = len(server.billed)
     assert (disk / "out/questions.jsonl").is_file()
     assert 30 <= answers <= 34  # but for those under way when the disk was full, all were paid once

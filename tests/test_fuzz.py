@@ -64,7 +64,7 @@ RUN: dict[str, Any] = {
     "test_data": "c",
     "teacher_data": "d",
 }
-SHOT = {"question": "1?", "rationale": "1"}
+SHOT = {"question": "1?", "rationale": "\\boxed{1}"}
 PROMPT: dict[str, Any] = {"instructions": "Solve in \\boxed{}.", "ask": "Problem: {question}", "shots": [SHOT]}
 NAMED = dict.fromkeys(("method", "dataset", "question_id", "subject", "level"), "x")
 PREDICTION = {**NAMED, "correct": 1, "answer": "2", "gold": "2"}

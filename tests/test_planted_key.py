@@ -14,7 +14,7 @@ from dust2gold.run.stage import Stage
 from tests import endpoint
 from tests.own_stages import write_stages
 from tests.records import write_asked
-from tests.words import REPOSITORY, stage_words
+from tests.words import REPOSITORY, collect_words, stage_words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Capture = pytest.CaptureFixture[str]
@@ -28,7 +28,7 @@ WRITTEN = {
 }
 
 
-def commands(student: Path, questions: str, prompt: Path, base_url: str) -> list[Stage]:
+def commands(student: Path, questions: str, collect: str) -> list[Stage]:
     """Stages from collecting to exporting."""
 
     def stage(verb: str, root: str, more: str) -> str:
@@ -36,10 +36,6 @@ def commands(student: Path, questions: str, prompt: Path, base_url: str) -> list
         return " ".join(stage_words(verb, "neg", student, f"{{run}}/{root}", more))
 
     ask = f"--data.questions {questions} --model.adapter {{run}}/neg/adapter --model.sampling.max_new_tokens 4"
-    collect = (
-        f"collect --input {questions} --prompt {prompt} --endpoint.model m --endpoint.base_url {base_url} "
-        "--sampling.n 2 --output {run}/data --journal {run}/journal.jsonl"
-    )
     train = "--data.train {run}/data/positive.jsonl --data.batch_size 4 --trainer.max_epochs 1"
     report, export = "report {run}", "export --run {run} --stage neg --output {run}/out"
     return [
@@ -55,7 +51,6 @@ def test_no_file_of_a_run_holds_the_key(
 ) -> None:
     for name in ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, KEY)
-    (tmp_path / "prompt.yaml").write_text('instructions: Solve.\nask: "Problem: {question}"\n', encoding="utf-8")
 
     def repeat(answer: endpoint.Body) -> None:
         answer["choices"][0]["message"]["content"] = f"The key is {KEY}, so \\boxed{{2}}"
@@ -66,7 +61,9 @@ def test_no_file_of_a_run_holds_the_key(
         spelled = ESCAPED.replace("KEY", KEY.replace("-", "\\u002d"))  # what JSON allows, and some servers do
         server.script = [refuses, endpoint.Misbehaviour(change=repeat), refuses, endpoint.Misbehaviour(body=spelled)]
         questions = write_asked(tmp_path / "asked.jsonl", 12)
-        stages = commands(tiny_student, questions, tmp_path / "prompt.yaml", server.base_url)
+        more = "--sampling.n 2 --journal {run}/journal.jsonl"
+        collect = collect_words(tmp_path, questions, "{run}/data", server.base_url, more)
+        stages = commands(tiny_student, questions, " ".join(collect))
         assert cli.main(["run", *write_stages(tmp_path / "p.py", *stages), "--run", str(tmp_path / "run")]) == 0
         assert any(KEY in headers.get("authorization", "") for _, headers, _, _ in server.asked)
     files = [file for file in tmp_path.rglob("*") if file.is_file()]

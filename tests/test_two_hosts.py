@@ -103,7 +103,7 @@ def test_a_host_that_vanishes_and_comes_back(
     assert code not in (0, 9, -9), said[-3000:]
     assert waited < TIMEOUT + 30
     assert read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 8
-    hosts[lost].come_back()
+    hosts[lost].set(hosts[lost].link, "up")
     finish(hosts, words("run"), logs)
     assert "resuming from step 8" in "".join(capfd.readouterr()) + log_of(logs / hosts[0].name)
     check_same(tmp_path / "whole", tmp_path / "run")

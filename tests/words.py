@@ -1,4 +1,4 @@
-"""The command lines of tests: a stage's verb on the CPU, and own stages for `run`."""
+"""The command lines of tests: a stage's verb on the CPU, and `collect`."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ def stage_words(verb: str, config: str, student: object, root: object, more: str
     name = "--model.backbone.init_args.student" if config == "rank" else "--model.student"
     words = f"{verb} --config {REPOSITORY}/configs/{config}.yaml {name} {student} {CPU} {more}".split()
     return [*words, "--trainer.default_root_dir", str(root), *exact]
+
+
+def collect_words(home: Path, asked: object, output: object, base_url: str, more: str) -> list[str]:
+    """`collect` from an endpoint, with a prompt that it writes into `home`."""
+    prompt = home / "prompt.yaml"
+    prompt.write_text('instructions: Solve.\nask: "Problem: {question}"\n', encoding="utf-8")
+    where = f"--endpoint.model m --endpoint.base_url {base_url} --endpoint.timeout 10"
+    return f"collect --input {asked} --prompt {prompt} --output {output} {where} {more}".split()
