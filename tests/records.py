@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.components.records.records import Question, Rationale, write_questions, write_rationales
+from datamodules.components.records.records import Question, Rationale, Verdict, write_questions, write_rationales
 
 
 def question(number: int, **changes: Any) -> Question:
@@ -20,7 +20,8 @@ def question(number: int, **changes: Any) -> Question:
 def rationale(number: int, k: int = 0, **changes: Any) -> Rationale:
     """Sample `q<number>/<k>`, right if k is even; the texts differ in length by `k` and by `number`."""
     q, right = question(number), k % 2 == 0
-    answer, verdict = str(2 * number + 2 + (not right)), "positive" if right else "negative"
+    answer = str(2 * number + 2 + (not right))
+    verdict: Verdict = "positive" if right else "negative"
     text = "So " * ((3 * number + k) % 7) + f"{number}+{number + 2}=\\boxed{{{answer}}}"
     about = (q.subject, q.level, q.source, "teacher")
     return replace(Rationale(f"{q.id}/{k}", q.id, q.question, q.gold, text, answer, verdict, *about), **changes)

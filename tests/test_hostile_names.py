@@ -115,7 +115,8 @@ def write_lines(file: str, rows: list[Any]) -> None:
 
 def test_prepare(wall: Wall, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", wall.work / "cache")  # not what the machine's own holds
-    write_lines("in.jsonl", [record.to_json() for record in (*asked(wall.names), *written(wall.names))])
+    rows = [record.to_json() for record in asked(wall.names)]
+    write_lines("in.jsonl", rows + [record.to_json() for record in written(wall.names)])
     call("prepare --input in.jsonl --format records --output out", code=0)
     assert len(lines("out/positive.jsonl")) == len(wall.names)
     assert sorted(os.listdir("out")) == ["negative.jsonl", "positive.jsonl", "questions.jsonl", "summary.json"]
