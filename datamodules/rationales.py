@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.components.batching.collate import Labelled
 from datamodules.components.batching.counts import count_targets
 from datamodules.components.batching.plan import Batching, RowBatches, choose_batching
 from datamodules.components.batching.sampler import Batch, EvaluationSampler, TrainingSampler
@@ -115,15 +114,14 @@ class RationaleDataModule(TrainingDataModule):
         limits = Limits(self.max_length, context=context_of(self.tokenizer_name))
         encodings = encode(self.tokenizer, [(question.question, None) for _, question in questions])
         self.questions = []
-        for (line, question), encoded in zip(questions, encodings, strict=True):
-            if (length := len(encoded.prompt)) > limits.most:
+        for (line, question), (ids, _) in zip(questions, encodings, strict=True):
+            if (length := len(ids)) > limits.most:
                 raise limits.too_long(question.id, length, self.question_file, line, "question")
-            self.questions.append((question, torch.tensor(encoded.prompt, dtype=torch.int32)))  # [length]
+            self.questions.append((question, torch.tensor(ids, dtype=torch.int32)))  # [length]
 
     def _collate(self, batching: Batching, examples: list[Example], batch: Batch) -> dict[str, Any]:
-        labelled = [Labelled.of(example, self.loss_on_prompt) for example in examples]
         return {
-            **batching.collate(labelled, self.tokenizer.pad_token_id),  # [B, T] each
+            **batching.collate(examples, self.tokenizer.pad_token_id, self.loss_on_prompt),  # [B, T] each
             "positive": torch.tensor([example.positive for example in examples]),  # [samples]
             "ids": [example.id for example in examples],
         }

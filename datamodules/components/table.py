@@ -253,9 +253,9 @@ def _write(tokenizer: PreTrainedTokenizerBase, file: Path, sink: Any) -> None:
                 "verdict": [r.verdict for _, r in chunk],
                 "line": [line for line, _ in chunk],
                 "characters": [len(r.question) + len(r.rationale) for _, r in chunk],
-                "length": [len(encoded.ids) for encoded in encodings],
-                "prompt": [len(encoded.prompt) for encoded in encodings],
-                "tokens": [encoded.ids for encoded in encodings],
+                "length": [len(prompt) + len(rest) for prompt, rest in encodings],
+                "prompt": [len(prompt) for prompt, _ in encodings],
+                "tokens": [prompt + rest for prompt, rest in encodings],
             }
             writer.write_batch(pa.RecordBatch.from_pydict(columns, SCHEMA))
             bar.update(len(chunk))

@@ -73,8 +73,8 @@ def prepare(
     # The bar counts the input's lines; with a limit nobody knows how many those are.
     bar = tqdm(total=count_lines(input) if limit is None else None, desc=f"prepare {input.name}", unit=" lines")
     cache = output / "math-verify.jsonl"
-    with open_grader(grader, by_value=by_value, workers=workers, time_limit=time_limit, cache=cache) as judge:
-        with _Outputs(output) as outputs, bar:
+    with bar, open_grader(grader, by_value=by_value, workers=workers, time_limit=time_limit, cache=cache) as judge:
+        with _Outputs(output) as outputs:
             while batch := list(islice(entries, _BATCH)):
                 for question, rationales in _graded(batch, judge):
                     outputs.add(question if tally.add(question, rationales) else None, rationales)

@@ -140,9 +140,9 @@ def test_question_batch_contract(student: str, tmp_path: Path) -> None:
         assert batch["pad_token_id"] == data.tokenizer.pad_token_id
         for ids, mask, asked in zip(batch["input_ids"], batch["attention_mask"], batch["questions"], strict=True):
             assert asked == records[int(asked["id"][1:])].to_json()
-            (expected,) = encode(data.tokenizer, [(asked["question"], None)])
-            assert ids[mask.bool()].tolist() == expected.prompt
-            assert mask.tolist() == [0] * (len(mask) - len(expected.prompt)) + [1] * len(expected.prompt)
+            ((expected, _),) = encode(data.tokenizer, [(asked["question"], None)])
+            assert ids[mask.bool()].tolist() == expected
+            assert mask.tolist() == [0] * (len(mask) - len(expected)) + [1] * len(expected)
 
 
 def test_questions_are_limited_and_left_out(student: str, tmp_path: Path) -> None:

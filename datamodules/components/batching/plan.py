@@ -5,7 +5,7 @@
     Packing        so many rows of fixed width, each full of several samples
 
 A plan depends on the lengths and the generator alone, and the number of its batches on the lengths alone: every epoch
-has the same number of steps, whatever the seed. `python -m benchmarks.padding` compares them.
+has the same number of steps, whatever the seed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.components.batching.collate import Labelled, packed, padded
+from datamodules.components.batching.collate import packed, padded
+from datamodules.components.table import Example
 from dust2gold.core.errors import InputError
 
 _BUCKET_RATIO = 1.02
@@ -41,9 +42,9 @@ class Batching(ABC):
             InputError: If a row is too long for a batch.
         """
 
-    def collate(self, samples: Sequence[Labelled], pad_id: int) -> dict[str, Tensor]:
-        """Lays the samples of a batch out."""
-        return padded(samples, pad_id)
+    def collate(self, examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:
+        """Lays the examples of a batch out."""
+        return padded(examples, pad_id, loss_on_prompt)
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ class Packing(Batching):
         mixed = torch.randperm(len(rows), generator=generator)
         return [[sample for row in batch.tolist() for sample in rows[row]] for batch in mixed.split(self.rows)]
 
-    def collate(self, samples: Sequence[Labelled], pad_id: int) -> dict[str, Tensor]:
-        """Lays the samples into rows again: never more rows than planned, for the order is kept."""
-        return packed(samples, pad_id, self.width)
+    def collate(self, examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:
+        """Lays the examples into rows again: never more rows than planned, for the order is kept."""
+        return packed(examples, pad_id, self.width, loss_on_prompt)
 
 
 def choose_batching(batch_size: int, tokens_per_batch: int | None, packing: bool, width: int, longest: int) -> Batching:

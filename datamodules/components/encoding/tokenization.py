@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -66,20 +66,13 @@ def context_of(student: str) -> int | None:
     return context
 
 
-class Encoded(NamedTuple):
-    """Token ids of one text."""
-
-    prompt: list[int]  # BOS (where the tokenizer has one) and the prompt
-    completion: list[int]  # the rationale and EOS; empty for a bare question
-
-    @property
-    def ids(self) -> list[int]:
-        """The whole sequence."""
-        return self.prompt + self.completion
+Ids = list[int]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str | None]]) -> list[Encoded]:
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str | None]]) -> list[tuple[Ids, Ids]]:
     """Encodes pairs of a bare question and a bare rationale (or None) in one call of the tokenizer.
+
+    Gives for each the ids of the prompt, with BOS where the tokenizer has one, and those of the rationale, with EOS.
 
     Prompt and rationale are tokenised apart, so that sampling continues exactly the ids that training saw.
     """
@@ -89,7 +82,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str | 
     prompts = tokenizer([prompt(question) for question, _ in texts], add_special_tokens=False)["input_ids"]
     rationales = tokenizer([rationale or "" for _, rationale in texts], add_special_tokens=False)["input_ids"]
     return [
-        Encoded([*opening, *prompt_ids], [] if rationale is None else [*ids, tokenizer.eos_token_id])
+        ([*opening, *prompt_ids], [] if rationale is None else [*ids, tokenizer.eos_token_id])
         for (_, rationale), prompt_ids, ids in zip(texts, prompts, rationales, strict=True)
     ]
 

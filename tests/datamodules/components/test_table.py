@@ -77,16 +77,16 @@ def test_rows_are_what_the_tokenizer_makes(
     for directory in (None, tmp_path / "encoded"):
         examples = Examples(open_table(tokenizer, tmp_path / "r.jsonl", directory))
         assert list(examples) == [
-            Example(r.id, r.question_id, r.verdict == "positive", e.ids, len(e.prompt))
+            Example(r.id, r.question_id, r.verdict == "positive", e[0] + e[1], len(e[0]))
             for r, e in zip(records, encodings, strict=True)
         ]
         assert examples.numbers("line").tolist() == list(range(1, len(records) + 1))
         assert examples.numbers("characters").tolist() == [len(r.question) + len(r.rationale) for r in records]
         assert examples.ungradable.tolist() == [r.verdict == "ungradable" for r in records]
         assert examples.positive.tolist() == [r.verdict == "positive" for r in records]
-        assert examples.lengths.tolist() == [len(e.ids) for e in encodings]
-        assert examples.targets().tolist() == [len(e.completion) for e in encodings]
-        assert examples.targets(loss_on_prompt=True).tolist() == [len(e.ids) - 1 for e in encodings]
+        assert examples.lengths.tolist() == [len(p) + len(r) for p, r in encodings]
+        assert examples.targets().tolist() == [len(r) for _, r in encodings]
+        assert examples.targets(loss_on_prompt=True).tolist() == [len(p) + len(r) - 1 for p, r in encodings]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.components.batching.collate import Labelled
 from datamodules.components.batching.plan import Packing, RowBatches, TokenBudget, best_fit, choose_batching
+from datamodules.components.table import Example
 from dust2gold.core.errors import InputError
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=150)
@@ -38,7 +38,7 @@ def test_packed_rows_keep_to_their_width(lengths: list[int], width: int, rows: i
     batches = batching.plan(torch.tensor(lengths), generator(seed), 1)
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     for batch in batches:
-        laid = batching.collate([Labelled([7] * lengths[row], [7] * lengths[row]) for row in batch], 0)["input_ids"]
+        laid = batching.collate([Example("", "", True, [7] * lengths[row], 0) for row in batch], 0)["input_ids"]
         assert laid.shape[0] <= rows
         assert laid.shape[1] <= width
 

@@ -24,13 +24,14 @@ def test_training_reads_one_bos_the_sampling_prompt_the_rationale_and_one_eos(ti
     tokenizer = load_tokenizer(str(tiny_student))
     texts = [(f"What is {i}+{i}?", " leading space " * (i % 3) + f"\n{i}+{i}={2 * i}") for i in range(40)]
     trained = encode(tokenizer, texts)
-    for (question, rationale), row in zip(texts, trained, strict=True):
-        assert (row.ids[0], row.ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
-        assert (row.ids.count(tokenizer.bos_token_id), row.ids.count(tokenizer.eos_token_id)) == (1, 1)
-        assert tokenizer.decode(row.prompt[1:]) == prompt(question)
-        assert tokenizer.decode(row.completion[:-1]) == rationale
+    for (question, rationale), (asking, answer) in zip(texts, trained, strict=True):
+        ids = asking + answer
+        assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        assert (ids.count(tokenizer.bos_token_id), ids.count(tokenizer.eos_token_id)) == (1, 1)
+        assert tokenizer.decode(asking[1:]) == prompt(question)
+        assert tokenizer.decode(answer[:-1]) == rationale
     asked = encode(tokenizer, [(question, None) for question, _ in texts])
-    assert asked == [(row.prompt, []) for row in trained]
+    assert asked == [(asking, []) for asking, _ in trained]
     assert trained == [encode(tokenizer, [text])[0] for text in texts]
     assert encode(tokenizer, []) == []
 
@@ -44,9 +45,9 @@ def test_without_bos_and_pad_token(tiny_student: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((tiny_student / "config.json").read_bytes())
     tokenizer = load_tokenizer(str(tmp_path))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    (encoded,) = encode(tokenizer, [("How many?", "4")])
-    assert tokenizer.bos_token_id not in encoded.ids
-    assert encoded.ids[-1] == tokenizer.eos_token_id
+    ((asking, answer),) = encode(tokenizer, [("How many?", "4")])
+    assert tokenizer.bos_token_id not in asking + answer
+    assert answer[-1] == tokenizer.eos_token_id
 
 
 def test_what_cannot_be_a_tokenizer_is_refused(tmp_path: Path, tiny_student: Path) -> None:

@@ -8,7 +8,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from datamodules.components.batching.collate import Labelled, packed
+from datamodules.components.batching.collate import packed
+from datamodules.components.table import Example
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.nat import load_nat
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
@@ -78,8 +79,10 @@ def test_a_sample_is_known_by_its_content_wherever_it_stands(
     batch, teacher = make_batch(), cached(storage="float32")
     teacher.targets_for(batch, find_targets(batch))
     ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
-    samples = [Labelled(ids[k][:n], labels[k][:n]) for k, n in ((2, 5), (0, 9), (3, 11), (1, 12))]
-    moved = packed(samples, pad_id=0, width=23)  # two a row
+    prompts = [sum(label == IGNORE for label in row[:n]) for row, n in zip(labels, (9, 12, 5, 11), strict=True)]
+    examples = [Example("", "", True, ids[k][:n], prompts[k]) for k, n in ((2, 5), (0, 9), (3, 11), (1, 12))]
+    assert all(labels_of(e, False)[1:] == labels[k][1 : len(e.tokens)] for e, k in zip(examples, (2, 0, 3, 1), strict=True))
+    moved = packed(examples, pad_id=0, width=23)  # two a row
     targets = find_targets(moved)
     taught = teacher.targets_for(moved, targets)
     assert asked(teacher) == 1
