@@ -130,13 +130,7 @@ class BackboneSettings(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """The settings as a JSON object."""
-        values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
-        return values
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> BackboneSettings:
-        """The inverse of `to_json`."""
-        return cls(**value)
+        return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]  # every subclass is a dataclass
 
 
 @dataclass(frozen=True)
@@ -179,12 +173,6 @@ class DecoderSettings(BackboneSettings):
         elif self.lora is not None:
             stack.add(RANK, self.lora)
         return DecoderBackbone(stack)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> DecoderSettings:
-        """The inverse of `to_json`."""
-        lora = value.get("lora")
-        return cls(**{**value, "lora": None if lora is None else LoraSettings(**lora)})
 
 
 @dataclass(frozen=True)
@@ -229,7 +217,13 @@ class EncoderSettings(BackboneSettings):
         return EncoderBackbone(model)
 
 
-BACKBONES: dict[str, type[BackboneSettings]] = {s.kind: s for s in (DecoderSettings, EncoderSettings)}
+def settings_from_json(value: dict[str, Any]) -> BackboneSettings:
+    """The inverse of `BackboneSettings.to_json`."""
+    kinds: dict[str, type[BackboneSettings]] = {s.kind: s for s in (DecoderSettings, EncoderSettings)}
+    options = {name: each for name, each in value.items() if name != "kind"}
+    if options.get("lora") is not None:
+        options["lora"] = LoraSettings(**options["lora"])
+    return kinds[value["kind"]](**options)
 
 
 def load_encoder(path: str, dtype: str = "float32", random_weights: bool = False) -> PreTrainedModel:

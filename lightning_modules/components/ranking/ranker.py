@@ -26,7 +26,7 @@ from lightning_modules.components.adapters.manifest import (
     read_manifest,
     write_manifest,
 )
-from lightning_modules.components.ranking.backbones import BACKBONES, Backbone, BackboneSettings
+from lightning_modules.components.ranking.backbones import Backbone, BackboneSettings, settings_from_json
 
 HEAD_FILE = "head.safetensors"
 
@@ -81,7 +81,7 @@ class Ranker(nn.Module):
             "kind": "ranker",
             "base": None if self.backbone.identity is None else self.backbone.identity.to_json(),
             "head_layers": len(self.head.layers),
-            "backbone": {"kind": self.settings.kind, **self.settings.to_json()},
+            "backbone": self.settings.to_json(),
         }
         write_manifest(directory, facts)
 
@@ -104,9 +104,8 @@ def load_ranker(directory: str | Path, settings: BackboneSettings | None = None)
         problem = f"no ranker here ({ADAPTER_MANIFEST} is missing or of another stage)"
         raise InputError(problem, file=directory, remedy=remedy)
     try:
-        facts = dict(manifest["backbone"])
-        kind, layers = facts.pop("kind"), int(manifest["head_layers"])
-        settings = settings or BACKBONES[kind].from_json(facts)
+        kind, layers = manifest["backbone"]["kind"], int(manifest["head_layers"])
+        settings = settings or settings_from_json(manifest["backbone"])
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_manifest(directory, error) from error
     check_weights(directory, manifest)
