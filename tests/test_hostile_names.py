@@ -183,7 +183,7 @@ def test_train_sample_test_report_export(wall: Wall, call: Callable[..., int], t
         *"--model.optimizer.init_args.lr=1e30 --trainer.gradient_clip_val=null".split(),
         code=1,
     )
-    assert list(Path("run/nan/stopped").glob("step-*/batches.json"))
+    assert list(Path("run/nan/stopped").glob("step-*.pt"))
     ask = [*"--model.adapter run/neg/adapter --data.questions asked.jsonl --model.sampling.max_new_tokens 3".split()]
     for verb, root in (("predict", "run/samples"), ("test", "run/neg")):
         call(verb, *words, *ask, "--trainer.default_root_dir", root, code=0)

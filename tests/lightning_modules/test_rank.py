@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.stack import LoraSettings
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings, EncoderSettings
-from lightning_modules.components.ranking.ranker import ScoreHead, build_ranker, load_ranker, masked_mean
+from lightning_modules.components.ranking.ranker import Ranker, ScoreHead, load_ranker, masked_mean
 from lightning_modules.rank import RankModel
 from tests.students import unsign
 
@@ -129,7 +129,7 @@ def test_gradient_checkpointing_changes_no_gradient(kind: str, settings: Callabl
     found = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        ranker = build_ranker(replace(settings(kind), gradient_checkpointing=checkpointing))  # type: ignore[type-var]
+        ranker = Ranker(replace(settings(kind), gradient_checkpointing=checkpointing)).train()  # type: ignore[type-var]
         layers = [m for m in ranker.modules() if isinstance(m, GradientCheckpointingLayer)]
         assert {layer.gradient_checkpointing for layer in layers} == {checkpointing}
         torch.manual_seed(1)  # of dropout, which comes back as it was
@@ -142,7 +142,7 @@ def test_gradient_checkpointing_changes_no_gradient(kind: str, settings: Callabl
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_padding_and_neighbours_do_not_change_a_score(kind: str, settings: Callable[[str], BackboneSettings]) -> None:
-    ranker = build_ranker(settings(kind)).eval()
+    ranker = Ranker(settings(kind)).eval()
     batch = pair_batch()
     with torch.no_grad():
         logits = ranker(**batch)
@@ -156,7 +156,7 @@ def test_padding_and_neighbours_do_not_change_a_score(kind: str, settings: Calla
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_score_pools_the_rationale_and_not_the_prompt(kind: str, settings: Callable[[str], BackboneSettings]) -> None:
-    ranker = build_ranker(settings(kind)).eval()
+    ranker = Ranker(settings(kind)).eval()
     batch = pair_batch()
     with torch.no_grad():
         hidden = ranker.backbone(batch["input_ids"], batch["attention_mask"]).double()
@@ -408,7 +408,7 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, encoders: dict[st
 
 
 def test_scores_stay_float32_under_bf16(settings: Callable[[str], BackboneSettings]) -> None:
-    ranker = build_ranker(settings("decoder")).eval()
+    ranker = Ranker(settings("decoder")).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logits = ranker(**pair_batch())
     assert logits.dtype == torch.float32

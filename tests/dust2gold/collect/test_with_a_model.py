@@ -19,7 +19,7 @@ from datamodules.components.encoding.prompts import prompt
 from datamodules.components.records.records import read_rationales
 from dust2gold import cli
 from dust2gold.core.students import EMBEDDED, locate_student
-from lightning_modules.components.sampling.sampler import sample
+from lightning_modules.components.sampling.sampler import sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 from tests.endpoint import Endpoint, Write, serving
 
@@ -35,7 +35,7 @@ def embedded_model(temperature: float) -> Write:
     def write(question: str, n: int) -> list[str]:
         with lock, torch.inference_mode():
             encoded = tokenizer(prompt(question), return_tensors="pt")
-            made = sample(
+            [made] = sample_each(
                 model,
                 encoded["input_ids"],
                 encoded["attention_mask"],
