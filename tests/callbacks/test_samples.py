@@ -195,12 +195,7 @@ def test_samples_of_other_numbers_are_other_samples(
     ],
 )
 def test_a_part_made_otherwise_is_kept_aside(
-    predict: Predict,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    change: str,
-    count: int,
+    predict: Predict, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, change: str, count: int
 ) -> None:
     predict(stop_after=2)
     part, sampling = tmp_path / PART, {}
@@ -241,12 +236,7 @@ def test_a_smaller_limit_keeps_what_it_asks_for(predict: Predict, tmp_path: Path
     ids=["torn", "split", "many", "another id"],
 )
 def test_of_a_damaged_part_the_whole_samples_are_used(
-    predict: Predict,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    line: int,
-    damage: Callable[[bytes], bytes],
-    warning: str,
+    predict: Predict, tmp_path: Path, capsys: Any, line: int, damage: Callable[[bytes], bytes], warning: str
 ) -> None:
     predict(root="undisturbed")
     sampled = predict(stop_after=1)

@@ -115,9 +115,7 @@ def make_stage(tiny_student: Path, negative_directory: Path, nat_directory: Path
 
 
 @pytest.fixture(scope="session")
-def negative_directory(
-    tiny_student: Path, tmp_path_factory: pytest.TempPathFactory, randomise: Callable[..., None]
-) -> Path:
+def negative_directory(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory, randomise: Any) -> Path:
     """M_neg with random weights, rank 4, as its stage writes it. Shared: do not write into it."""
     stack = AdapterStack(load_base(str(tiny_student)), str(tiny_student))
     stack.add("student", LoraSettings(r=4, alpha=8))
@@ -129,10 +127,7 @@ def negative_directory(
 
 @pytest.fixture(scope="session")
 def nat_directory(
-    tiny_student: Path,
-    negative_directory: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    randomise: Callable[..., None],
+    tiny_student: Path, negative_directory: Path, tmp_path_factory: pytest.TempPathFactory, randomise: Any
 ) -> Path:
     """M_NAT with random weights, positive rank 3, as its stage writes it. Shared: do not write into it."""
     stack = AdapterStack(load_base(str(tiny_student)), str(tiny_student))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.components.accuracy import GroupedAccuracy, gather_objects
+from lightning_modules.components.accuracy import GroupedAccuracy
 
 ALGEBRA = {"subject": "Algebra", "level": "Level 1"}
 GEOMETRY = {"subject": "Geometry", "level": "Level 2"}
@@ -50,10 +50,6 @@ def test_nothing_counted_is_no_accuracy() -> None:
 def test_questions_and_groups_must_match() -> None:
     with pytest.raises(ValueError, match="shorter"):
         GroupedAccuracy().update([1.0, 0.0], [ALGEBRA])
-
-
-def test_gathering_alone() -> None:
-    assert gather_objects({"a": 1}) == [{"a": 1}]
 
 
 RANK = """
