@@ -133,7 +133,7 @@ def test_a_cached_teacher_trains_the_same_student_and_runs_once(
         torch.manual_seed(5)
         options = {"teacher": teacher, "cache": CacheSettings(storage="float32"), "per_token": per_token}
         module = make_stage("nce", **options, lora=LoraSettings(r=4, alpha=16, dropout=0.0))
-        stack, active = module.adapters, []
+        stack, active = module.adapters, list[str]()
         stack.base.get_decoder().register_forward_hook(
             lambda *_, stack=stack, active=active: active.append(stack.model.active_adapter)
         )

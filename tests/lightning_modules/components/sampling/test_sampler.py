@@ -149,8 +149,9 @@ def test_questions_come_as_they_end(model: Any) -> None:
 def test_whole_samples_follow_the_distribution() -> None:
     """Probabilities of all sequences of up to three of five tokens, enumerated in float64, against 6,000 samples."""
     torch.manual_seed(3)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=5, max_position_embeddings=16, initializer_range=0.6, **sizes)
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "max_position_embeddings": 16, "vocab_size": 5}
+    config = LlamaConfig(initializer_range=0.6, **sizes)
     tiny = LlamaForCausalLM(config).eval()
     prompt, end, n = torch.tensor([[3, 1, 4]]), 2, 6000
     drawn = sample(tiny, prompt, torch.ones_like(prompt), ["q"], end, 0, SamplingSettings(n, 1.2, 1.0, 3, 7, rows=50))
