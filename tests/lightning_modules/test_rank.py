@@ -44,9 +44,8 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("encoders")
     sizes: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=320, hidden_size=32, max_position_embeddings=64, **sizes)).save_pretrained(
-        root / "bert"
-    )
+    bert = BertConfig(vocab_size=320, hidden_size=32, max_position_embeddings=64, **sizes)
+    BertModel(bert).save_pretrained(root / "bert")
     t5 = T5Config(vocab_size=320, d_model=24, d_kv=6, d_ff=48, num_layers=2, num_heads=4)
     T5ForConditionalGeneration(t5).save_pretrained(root / "t5")
     return {"bert": root / "bert", "t5": root / "t5"}
