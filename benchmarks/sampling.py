@@ -29,7 +29,7 @@ from benchmarks.students import SHAPES
 from datamodules.components.encoding.tokenization import encode, load_tokenizer, pad_with_mask
 from dust2gold.demo.problems import LONGEST, ProblemWriter
 from lightning_modules.components.adapters.stack import load_base
-from lightning_modules.components.sampling.sampler import sample
+from lightning_modules.components.sampling.sampler import sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 
 BATCH, OURS = "generate(num_return_sequences)", "ours"
@@ -99,7 +99,8 @@ def measure(task: Task, rounds: int) -> dict[str, Timing]:
         tokens[BATCH].append(sum(generate(task, *part) for part in parts))
 
     def ours() -> None:
-        samples = sample(model, ids, mask, questions, task.eos, task.pad, task.settings)
+        each = sample_each(model, ids, mask, questions, task.eos, task.pad, task.settings)
+        samples = [one for question in each for one in question]
         tokens[OURS].append(sum(one.tokens for one in samples))
         lengths.extend(one.tokens for one in samples)
 

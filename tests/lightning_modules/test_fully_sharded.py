@@ -73,15 +73,15 @@ class Start(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         built, shard = pl_module.configure_model, pl_module.shard
 
-        def randomised() -> None:
+        def randomised(*parts: Any) -> None:
             generator = torch.Generator().manual_seed(7)
             for parameter in (p for p in pl_module.parameters() if p.requires_grad):
                 parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-            shard()
+            shard(*parts)
 
         pl_module.shard = randomised
         built()
-        pl_module.shard = lambda: None
+        pl_module.shard = lambda *parts: None
 
 
 @pytest.fixture

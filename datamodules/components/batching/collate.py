@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
 from torch import Tensor
 
 from datamodules.components.encoding.tokenization import pad, pad_with_mask
@@ -27,9 +28,7 @@ def padded(examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = Fals
     }
 
 
-def packed(
-    examples: Sequence[Example], pad_id: int, width: int, loss_on_prompt: bool = False
-) -> dict[str, Tensor]:
+def packed(examples: Sequence[Example], pad_id: int, width: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:
     """Examples one after another in rows of at most `width` tokens, all [B, T] int64.
 
     Beside what `padded` gives: `position_ids`, from 0 in each example, and `segments`, the example's number within the

@@ -18,7 +18,7 @@ from datamodules.components.encoding.prompts import prompt
 from datamodules.components.records.records import read_rationales
 from dust2gold import cli
 from dust2gold.core.students import EMBEDDED, locate_student
-from lightning_modules.components.sampling.sampler import sample
+from lightning_modules.components.sampling.sampler import sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 from tests.endpoint import Write, serving
 
@@ -37,7 +37,7 @@ def embedded_model(temperature: float) -> Write:
             keys = [hashlib.sha256(question.encode()).hexdigest()]
             ends = (tokenizer.eos_token_id, tokenizer.pad_token_id)
             settings = SamplingSettings(samples=n, temperature=temperature, max_new_tokens=80)
-            made = sample(model, encoded["input_ids"], encoded["attention_mask"], keys, *ends, settings)
+            [made] = sample_each(model, encoded["input_ids"], encoded["attention_mask"], keys, *ends, settings)
         return [str(tokenizer.decode(one.token_ids, skip_special_tokens=True)) for one in made]
 
     return write

@@ -29,7 +29,9 @@ def test_next_fit_keeps_the_order(lengths: list[int], width: int) -> None:
 
 
 def test_packed_batch_by_hand() -> None:
-    samples = [Example("", "", True, tokens, prompt) for tokens, prompt in (([1, 2, 3], 2), ([4, 5], 0), ([6, 7, 8], 0))]
+    samples = [
+        Example("", "", True, tokens, prompt) for tokens, prompt in (([1, 2, 3], 2), ([4, 5], 0), ([6, 7, 8], 0))
+    ]
     batch = {name: values.tolist() for name, values in packed(samples, pad_id=0, width=5).items()}
     assert batch == {
         "input_ids": [[1, 2, 3, 4, 5], [6, 7, 8, 0, 0]],
