@@ -20,15 +20,7 @@ from pyarrow import parquet
 
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.grading.answers import extract_answer
-from datamodules.components.records.records import (
-    Question,
-    Rationale,
-    Verdict,
-    is_text,
-    question_id,
-    rationale_for,
-    rationale_id,
-)
+from datamodules.components.records.records import Question, Rationale, Verdict, is_text, rationale_for, rationale_id
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.files import write_bytes_atomically
 from dust2gold.core.jsonl import read_json_lines, write_json_lines
@@ -112,7 +104,7 @@ def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Pa
         texts = list(dict.fromkeys(known)) if layout == "preference" else known
         right = (extract_answer(text) for text, verdict in texts if verdict == "positive")
         gold = next((answer for answer in right if answer), "")
-        question = Question(question_id(source, number), asked, gold, solution="", subject="", level="", source=source)
+        question = Question(f"{source}-{number:05d}", asked, gold, solution="", subject="", level="", source=source)
         rationales = [
             replace(rationale_for(question, k, text, "teacher"), answer=extract_answer(text), verdict=verdict)
             for k, (text, verdict) in enumerate(texts)

@@ -80,7 +80,7 @@ def test_a_sample_is_known_by_its_content_wherever_it_stands(
     teacher.targets_for(batch, find_targets(batch))
     ids = batch["input_ids"].tolist()
     samples = [Example("", "", True, ids[k][:n], prompt=3) for k, n in ((2, 5), (0, 9), (3, 11), (1, 12))]
-    moved = packed(examples, pad_id=0, width=23)  # two a row
+    moved = packed(samples, pad_id=0, width=23)  # two a row
     targets = find_targets(moved)
     taught = teacher.targets_for(moved, targets)
     assert asked(teacher) == 1
