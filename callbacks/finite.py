@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_directory_atomically
-from dust2gold.core.weights import telling_of_a_full_disk
 from lightning_modules.fully_sharded import whole
 
 _IDS_SHOWN = 8
@@ -92,8 +91,7 @@ def write_batches(directory: Path, batches: list[dict[str, Any]], facts: dict[st
         others = []
         for k, batch in enumerate(batches):
             tensors = {name: v.cpu().clone().contiguous() for name, v in batch.items() if isinstance(v, Tensor)}
-            with telling_of_a_full_disk(directory):
-                save_file(tensors, fresh / f"batch-{k}.safetensors")
+            save_file(tensors, fresh / f"batch-{k}.safetensors")
             others.append({name: value for name, value in batch.items() if name not in tensors})
         text = json.dumps({"schema": 1, **facts, "batches": others}, ensure_ascii=False, indent=1)
         (fresh / "batches.json").write_text(text + "\n", encoding="utf-8")

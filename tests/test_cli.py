@@ -15,7 +15,7 @@ import yaml
 from dust2gold import cli
 
 REPOSITORY = Path(__file__).parents[1]
-SHARED = {"__init__", "arguments", "config_errors", "resumption", "stage_defaults"}
+SHARED = {"__init__", "arguments", "resumption", "stage_defaults"}
 """Modules beside the commands that are none."""
 OWN_VERBS = [verb for verb in cli.VERBS if verb not in cli.TRAINER_VERBS]
 HEAVY = ("torch", "lightning", "transformers", "peft", "sympy", "matplotlib", "torchmetrics", "openai")

@@ -6,20 +6,19 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from dust2gold.commands.arguments import names, positive
 from dust2gold.core.errors import InputError
 from dust2gold.core.secret_options import check_command
-from dust2gold.core.text import spelled
+from dust2gold.core.text import say
 from dust2gold.report.shown import show
 from dust2gold.run.children import Children
 from dust2gold.run.plan import Plan
-from dust2gold.run.request import Request
-from dust2gold.run.runner import Execute, Runner, check_ending
-from dust2gold.run.settings import RunSettings, load_settings
+from dust2gold.run.runner import Execute, Runner, exit_status
+from dust2gold.run.settings import Request, RunSettings, load_settings
 from dust2gold.run.stage import Stage, as_typed
 from dust2gold.run.tables import run_stages
 
@@ -32,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Run the method's stages: each whose inputs, config or code changed since it was last done; the others are "
         "skipped, an interrupted one resumes."
     )
+    parser.epilog = f"Settings, for FILE and --set: {', '.join(each.name for each in fields(RunSettings))}."
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="the settings of the run, as configs/demo.yaml")
     setting = "give one of the settings another value; may be repeated"
@@ -86,39 +86,33 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
     children = Children()
     if args.isolate:
         execute = children.execute
+    runners = [Runner(plan, request, execute, children) for plan in plans]
     # A run of some stages only, such as `--only data`, may have nothing to report yet.
-    selected = plans[0].selected(request.only, request.start)
-    reports = bool(request.seeds) and any("report" in stage.verbs for stage in selected)
+    reports = bool(request.seeds) and any("report" in stage.verbs for stage in runners[0].stages)
     if args.dry_run:
-        for plan in plans:
-            _tell_seed(plan, request)
-            selected = plan.selected(request.only, request.start)
-            for note in plan.check(selected):
-                _tell(f"note: {note}")
-            plan.show(selected, redo=request.redo, tell=_tell)
+        for runner in runners:
+            _say_seed(runner, request)
+            for note in runner.plan.check(runner.stages):
+                say(f"note: {note}")
+            runner.plan.show(runner.stages, redo=request.redo)
         if reports:
-            _tell(f"all seeds: {as_typed(['report', str(run)])}")
+            say(f"all seeds: {as_typed(['report', str(run)])}")
         return 0
-    runners = [Runner(plan, request, execute, children, _tell) for plan in plans]
     try:
-        _run_all(runners, request)
-        if reports:
-            check_ending(execute(["report", str(run)]))
+        if request.redo and request.seeds:
+            for runner in runners:  # before the first begins: an interrupted `--force` carries on without it
+                runner.ask_anew()
+        for runner in runners:
+            _say_seed(runner, request)
+            runner.run()
+        if reports and (status := exit_status(execute, ["report", str(run)])):
+            return status
     except KeyboardInterrupt:
         print(f"\ninterrupted; carry on with `{runners[0].resuming}`", file=sys.stderr)
         return 130
     if not request.seeds and any("report" in stage.verbs for stage in runners[0].skipped):
         show(run)  # nothing is new, but whoever asks wants to see it
     return 0
-
-
-def _run_all(runners: list[Runner], request: Request) -> None:
-    if request.redo:  # for all seeds before the first begins: an interrupted `--force` carries on without it
-        for runner in runners:
-            runner.ask_anew()
-    for runner in runners:
-        _tell_seed(runner.plan, request)
-        runner.run()
 
 
 def _plans(request: Request) -> tuple[Path, list[Plan]]:
@@ -154,10 +148,6 @@ def _own_stages(file: str | None) -> tuple[type[RunSettings], Stages]:
     return getattr(module, "Settings", RunSettings), module.stages
 
 
-def _tell_seed(plan: Plan, request: Request) -> None:
+def _say_seed(runner: Runner, request: Request) -> None:
     if request.seeds:
-        _tell(f"seed {plan.run.name.removeprefix('seed-')}: {plan.run}")
-
-
-def _tell(line: str) -> None:
-    print(spelled(line), flush=True)
+        say(f"seed {runner.plan.run.name.removeprefix('seed-')}: {runner.plan.run}")

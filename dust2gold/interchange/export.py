@@ -99,7 +99,6 @@ def _write_nat(adapter: Path, student: str, directory: Path) -> None:
 
 
 def _write_merged(adapter: Path, student: str, directory: Path, dtype: str) -> None:
-    from dust2gold.core.weights import telling_of_a_full_disk
     from lightning_modules.components.adapters.stack import AdapterStack, load_base
 
     stack = AdapterStack(load_base(student, dtype), student)
@@ -108,8 +107,7 @@ def _write_merged(adapter: Path, student: str, directory: Path, dtype: str) -> N
     tokenizer = _tokenizer(student)
     merged.generation_config.eos_token_id = tokenizer.eos_token_id
     merged.generation_config.pad_token_id = tokenizer.pad_token_id
-    with telling_of_a_full_disk(directory.parent):
-        merged.save_pretrained(directory)
+    merged.save_pretrained(directory)
 
 
 _WRITERS: dict[str, Callable[[Path, str, Path], None]] = {"lora": _write_adapter, "nat": _write_nat}

@@ -17,20 +17,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dust2gold.core import locks
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import open_in_place
-from dust2gold.core.locks import hold
+from dust2gold.core.text import say
 from dust2gold.run.children import Children, shares
-from dust2gold.run.plan import ABSENT, Action, Decision, Plan
+from dust2gold.run.plan import ABSENT, Plan
 from dust2gold.run.record import CommandRecord, StageRecord, duration
-from dust2gold.run.request import Request
+from dust2gold.run.settings import Request
 from dust2gold.run.stage import Stage, as_typed
 
 Execute = Callable[[list[str]], "int | None"]
 """Runs one command line, given without `python cli.py`; anything but 0 or None is a failure."""
 
-_INTERRUPTED = (130, -signal.SIGINT)  # how a command ends at Ctrl-C: as a shell reports it, and as `subprocess` does
-_PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # and one that a scheduler stopped
+_PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # how a command ends that a scheduler stopped
 
 
 @dataclass(frozen=True)
@@ -51,28 +50,23 @@ class Runner:
         request: What the user asked for.
         execute: Runs one command line on the terminal.
         children: Runs command lines in Pythons of their own.
-        tell: Prints a line for the user.
     """
 
-    def __init__(
-        self, plan: Plan, request: Request, execute: Execute, children: Children, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, plan: Plan, request: Request, execute: Execute, children: Children) -> None:
         self.plan = plan
+        self.stages = plan.selected(request.only, request.start)
         self.skipped: list[Stage] = []  # what `run` left as it was
         self._request = request
         self._execute = execute
         self._children = children
-        self._tell = tell
-        self._stages = plan.selected(request.only, request.start)
-        self._remaining = list(self._stages)
+        self._remaining = list(self.stages)
         self._jobs: dict[Future[None], _Job] = {}
         self._shares = shares(request.jobs) if request.jobs > 1 else []
-        self._asked = False
 
     @property
     def resuming(self) -> str:
         """The command that carries on from here; with several seeds other runs may still have to do every stage."""
-        stages = self._stages if self._request.seeds else self._remaining
+        stages = self.stages if self._request.seeds else self._remaining
         return self._request.resuming([stage.name for stage in stages])
 
     def run(self) -> None:
@@ -85,19 +79,18 @@ class Runner:
         """
         started = time.monotonic()
         with only_run_in(self.plan.run), ThreadPoolExecutor(self._request.jobs) as pool:
-            for note in self.plan.check(self._stages):
-                self._tell(f"note: {note}")
-            if self._request.redo and not self._asked:
+            for note in self.plan.check(self.stages):
+                say(f"note: {note}")
+            if self._request.redo:
                 self.ask_anew()
             while self._remaining:
                 self._advance(pool)
-        count = len(self._stages)
-        self._tell(f"{count} {'stage' if count == 1 else 'stages'} in {duration(time.monotonic() - started)}")
+        count = len(self.stages)
+        say(f"{count} {'stage' if count == 1 else 'stages'} in {duration(time.monotonic() - started)}")
 
     def ask_anew(self) -> None:
         """Marks the stages at once, so that an interrupted `--force` carries on without it and repeats nothing."""
-        self._asked = True
-        for stage in self._stages:
+        for stage in self.stages:
             record = self.plan.records.read(stage.name)
             if record is not None:
                 record.state = "redo"
@@ -130,7 +123,7 @@ class Runner:
                 continue
             job = _Job(stage, record, self._shares.pop(0))
             log = self.plan.run / "logs" / f"{stage.name}.log"
-            self._tell(f"    its output: {log}")
+            say(f"    its output: {log}")
             execute = partial(self._children.execute, log=log, share=job.share)
             self._jobs[pool.submit(self._carry_out, stage, record, execute)] = job
 
@@ -139,8 +132,8 @@ class Runner:
         if not self._jobs:
             return
         names = ", ".join(job.stage.name for job in self._jobs.values())
-        done = len(self._stages) - len(self._remaining)
-        with tqdm(total=len(self._stages), initial=done, desc=names, unit="stage", leave=False, disable=None) as bar:
+        done = len(self.stages) - len(self._remaining)
+        with tqdm(total=len(self.stages), initial=done, desc=names, unit="stage", leave=False, disable=None) as bar:
             while not (ended := wait(self._jobs, timeout=1, return_when=FIRST_COMPLETED).done):
                 bar.refresh()
         for future in ended:
@@ -157,7 +150,7 @@ class Runner:
         """Waits for the jobs under way, so that what they complete is recorded; the first failure is told already."""
         under_way = [job.stage.name for future, job in self._jobs.items() if not future.done()]
         if under_way:
-            self._tell(f"waiting for {', '.join(under_way)}")
+            say(f"waiting for {', '.join(under_way)}")
         with self._children.forwarding():
             for future in list(self._jobs):
                 wait([future])
@@ -166,18 +159,15 @@ class Runner:
 
     def _opened(self, stage: Stage) -> StageRecord | None:
         """Decides about a stage whose needed stages are done; its record if it must run, None if it need not."""
-        head = self.plan.label(stage)
+        head = f"{self.plan.label(stage)}: {stage.about}"
         decision = self.plan.decide(stage)
-        if decision.action is Action.SKIP:
-            self._tell(f"{head}: {stage.about} - skipped ({decision.reason})")
+        if decision.action == "skip":
+            say(f"{head} - skipped ({decision.reason})")
             self.skipped.append(stage)
             return None
-        self._tell(f"{head}: {stage.about} - {decision.action.value} ({decision.reason})")
-        return self._begin(stage, decision)
-
-    def _begin(self, stage: Stage, decision: Decision) -> StageRecord:
+        say(f"{head} - {decision.action} ({decision.reason})")
         earlier = self.plan.records.read(stage.name)
-        if decision.action is Action.RESUME and earlier is not None:
+        if decision.action == "resume" and earlier is not None:
             return earlier
         # Before the new record is written: a crash in between must not pass old files off as this attempt's.
         if earlier is None or earlier.state != "running" or not stage.resumes:
@@ -205,7 +195,7 @@ class Runner:
             (self.plan.run / name).rename(aside / name)
         with contextlib.suppress(FileNotFoundError):
             self.plan.records.path(stage.name).rename(aside / "record.json")
-        self._tell(f"    what it made before: {aside}")
+        say(f"    what it made before: {aside}")
 
     def _carry_out(self, stage: Stage, record: StageRecord, execute: Execute) -> None:
         for number, words in enumerate(stage.words):
@@ -218,26 +208,23 @@ class Runner:
         started = time.monotonic()
         command = record.commands[number]
         try:
-            check_ending(execute(words))
-            command.done = True
+            status = exit_status(execute, words)
+            command.done = status == 0
         except InputError as error:
             remedy = f"{error.remedy}; {by_hand}" if error.remedy else by_hand
             problem, field = f"{error.problem} ({where})", error.field
             raise InputError(problem, file=error.file, line=error.line, field=field, remedy=remedy) from error
-        except SystemExit as error:
-            _check_interrupt(error)
-            if error.code in _PREEMPTED:
-                print(f"{where} was stopped by a signal; carry on with `{self.resuming}`", file=sys.stderr)
-                raise
-            if error.code not in (None, 0):
-                raise InputError(f"{where} ended with exit status {error.code}", remedy=by_hand) from error
-            command.done = True
         except Exception:
             print(f"{where} failed; {by_hand}", file=sys.stderr)
             raise
         finally:
             command.seconds += time.monotonic() - started
             self.plan.records.write(record)
+        if status in _PREEMPTED:
+            print(f"{where} was stopped by a signal; carry on with `{self.resuming}`", file=sys.stderr)
+            raise SystemExit(status)
+        if status:
+            raise InputError(f"{where} ended with exit status {status}", remedy=by_hand)
 
     def _close(self, stage: Stage, record: StageRecord) -> None:
         record.outputs = self.plan.outputs(stage)
@@ -246,21 +233,19 @@ class Runner:
         self.plan.records.write(record)
         if missing:
             raise stage.error(f"completed without writing {', '.join(missing)}", "mend its commands or its `outputs`")
-        self._tell(f"{self.plan.label(stage)}: done in {duration(record.seconds)}")
+        say(f"{self.plan.label(stage)}: done in {duration(record.seconds)}")
 
 
-def check_ending(code: int | None) -> None:
-    """Raises as its ending says if a command did not end well: KeyboardInterrupt, or SystemExit with its status."""
-    if code in _INTERRUPTED:
+def exit_status(execute: Execute, words: list[str]) -> int:
+    """Runs a command line and returns its exit status, as a shell reports it; Ctrl-C is a `KeyboardInterrupt`."""
+    try:
+        code = execute(words)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) or error.code is None else 1
+    status = 128 - code if code is not None and code < 0 else code or 0  # `subprocess` says -2 where a shell says 130
+    if status == 128 + signal.SIGINT:
         raise KeyboardInterrupt
-    if code:
-        raise SystemExit(128 - code if code < 0 else code)  # a signal's number, as a shell reports it
-
-
-def _check_interrupt(error: SystemExit) -> None:
-    """Lightning turns Ctrl-C into `exit(1)`: without this, an interruption would be reported as a failure."""
-    if error.code in _INTERRUPTED or isinstance(error.__context__, KeyboardInterrupt):
-        raise KeyboardInterrupt from error
+    return status
 
 
 @contextlib.contextmanager
@@ -269,18 +254,15 @@ def only_run_in(run: Path) -> Iterator[None]:
     path = run / ".stages" / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open_in_place(path, "a+")
+        stream = locks.take(path)
     except OSError as error:
         remedy = "choose another run directory with --run DIR"
         raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
+    if stream is None:
+        problem = f"another run is at work in {run} (process {path.read_text().strip() or 'unknown'})"
+        remedy = "wait for it, stop it, or choose another directory with --run DIR"
+        raise InputError(problem, file=path, remedy=remedy)
     with stream:
-        try:
-            hold(stream)
-        except BlockingIOError as error:
-            stream.seek(0)
-            problem = f"another run is at work in {run} (process {stream.read().strip() or 'unknown'})"
-            remedy = "wait for it, stop it, or choose another directory with --run DIR"
-            raise InputError(problem, file=path, remedy=remedy) from error
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()
