@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dust2gold.core.configs import find_config
 from dust2gold.core.errors import InputError
@@ -20,13 +20,11 @@ ABSENT = "absent"  # stands for the hash of a path where nothing exists
 _REASONS_SHOWN = 3
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What happens to a stage and why."""
 
     action: Literal["run", "resume", "skip"]
     reason: str  # a short clause
-    completed: tuple[bool, ...]  # which of its commands an earlier attempt has completed
 
 
 class Plan:
@@ -84,25 +82,21 @@ class Plan:
     def decide(self, stage: Stage, *, redo: bool = False) -> Decision:
         """Decides about a stage once those it needs are as they will be; `redo`: though nothing may have changed."""
         record = self.records.read(stage.name)
-        afresh = (False,) * len(stage.commands)
         if record is None:
-            return Decision("run", "not done yet", afresh)
+            return Decision("run", "not done yet")
         if redo or record.state == "redo":
-            return Decision("run", "asked for anew", afresh)
+            return Decision("run", "asked for anew")
         if changes := _changes(self.made_from(stage), record.made_from):
             more = len(changes) - _REASONS_SHOWN
-            shown = [f"changed: {', '.join(changes[:_REASONS_SHOWN])}" + (f" and {more} more" if more > 0 else "")]
-            resumes = record.state == "running" and stage.resumes
-            shown += ["interrupted: its commands go on from what still fits"] if resumes else []
-            return Decision("run", "; ".join(shown), afresh)
+            reason = f"changed: {', '.join(changes[:_REASONS_SHOWN])}" + (f" and {more} more" if more > 0 else "")
+            if record.state == "running" and stage.resumes:
+                reason += "; interrupted: its commands go on from what still fits"
+            return Decision("run", reason)
         if record.state == "running":
             done = sum(record.completed)
-            reason = f"interrupted, {done} of {len(record.commands)} commands completed"
-            return Decision("resume", reason, record.completed)
+            return Decision("resume", f"interrupted, {done} of {len(record.commands)} commands completed")
         broken = self._broken_output(stage, record)
-        if broken is not None:
-            return Decision("run", broken, afresh)
-        return Decision("skip", "unchanged", (True,) * len(stage.commands))
+        return Decision("skip", "unchanged") if broken is None else Decision("run", broken)
 
     def _broken_output(self, stage: Stage, record: StageRecord) -> str | None:
         for name, found in self.outputs(stage).items():
@@ -150,15 +144,17 @@ class Plan:
         for stage in stages:
             waits = [need for need in stage.needs if need in running]
             if waits and not redo:  # what they will make is not known yet
-                decision = Decision("run", f"after {', '.join(waits)}", (False,) * len(stage.commands))
+                decision = Decision("run", f"after {', '.join(waits)}")
             else:
                 decision = self.decide(stage, redo=redo)
-            if decision.action != "skip":
-                running.add(stage.name)
             say(f"{self.label(stage)}: {stage.about}")
             say(f"    {decision.action}: {decision.reason}")
-            for words, completed in zip(stage.words, decision.completed, strict=True):
+            record = self.records.read(stage.name)
+            done = record.completed if record is not None and decision.action != "run" else ()
+            for words, completed in zip_longest(stage.words, done, fillvalue=False):
                 say(f"    {'# completed: ' if completed else ''}{as_typed(words)}")
+            if decision.action != "skip":
+                running.add(stage.name)
         say(f"{len(running)} of {len(stages)} stages would run")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import os
@@ -10,12 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import NamedTuple
 
 from dust2gold.core import locks
 from dust2gold.core.errors import InputError
@@ -23,7 +22,6 @@ from dust2gold.core.text import say
 from dust2gold.run.children import Children, shares
 from dust2gold.run.plan import ABSENT, Plan
 from dust2gold.run.record import CommandRecord, StageRecord, duration
-from dust2gold.run.settings import Request
 from dust2gold.run.stage import Stage, as_typed
 
 Execute = Callable[[list[str]], "int | None"]
@@ -32,42 +30,59 @@ Execute = Callable[[list[str]], "int | None"]
 _PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # how a command ends that a scheduler stopped
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(NamedTuple):
     stage: Stage
     record: StageRecord
     share: dict[str, str]
 
 
 class Runner:
-    """Runs stages, each when those it needs are done: one after the other, or up to `request.jobs` at a time.
+    """Runs stages, each when those it needs are done: one after the other, or up to `--jobs` at a time.
 
     Side by side, each command has a Python of its own that writes to `<run>/logs/<stage>.log`; a stage that is alone
     has the terminal and the whole machine. After a failure no other stage begins; those under way end first.
 
     Args:
         plan: The stages, and what must run.
-        request: What the user asked for.
+        flags: The flags of `run`, as commands/run.py has parsed them.
         execute: Runs one command line on the terminal.
         children: Runs command lines in Pythons of their own.
     """
 
-    def __init__(self, plan: Plan, request: Request, execute: Execute, children: Children) -> None:
+    def __init__(self, plan: Plan, flags: argparse.Namespace, execute: Execute, children: Children) -> None:
         self.plan = plan
-        self.stages = plan.selected(request.only, request.start)
+        self.stages = plan.selected(flags.only, flags.start)
         self.skipped: list[Stage] = []  # what `run` left as it was
-        self._request = request
+        self._flags = flags
         self._execute = execute
         self._children = children
         self._remaining = list(self.stages)
         self._jobs: dict[Future[None], _Job] = {}
-        self._shares = shares(request.jobs) if request.jobs > 1 else []
+        self._shares = shares(flags.jobs) if flags.jobs > 1 else []
+
+    @property
+    def redo(self) -> bool:
+        """Whether the stages asked for are done again though nothing changed."""
+        return self._flags.force or self._flags.start is not None
 
     @property
     def resuming(self) -> str:
-        """The command that carries on from here; with several seeds other runs may still have to do every stage."""
-        stages = self.stages if self._request.seeds else self._remaining
-        return self._request.resuming([stage.name for stage in stages])
+        """The command that carries on from here.
+
+        It has no `--force` and no `--from`, which would begin again what has been finished by now; with several seeds
+        other runs may still have to do every stage.
+        """
+        flags, stages = self._flags, self.stages if self._flags.seeds else self._remaining
+        words = ["run", "--config", flags.config]
+        words += ["--stages", flags.stages] if flags.stages is not None else []
+        words += ["--run", flags.run] if flags.run is not None else []
+        words += ["--seeds", ",".join(map(str, flags.seeds))] if flags.seeds else []
+        words += [word for name, value in flags.settings for word in ("--set", f"{name}={value}")]
+        if flags.only or flags.start is not None:
+            words += ["--only", ",".join(stage.name for stage in stages)]
+        words += ["--isolate"] if flags.isolate else []
+        words += ["--jobs", str(flags.jobs)] if flags.jobs > 1 else []
+        return as_typed(words)
 
     def run(self) -> None:
         """Runs, resumes or skips each stage asked for.
@@ -78,10 +93,10 @@ class Runner:
             KeyboardInterrupt: If the user stops it. The stage stays `running` and resumes.
         """
         started = time.monotonic()
-        with only_run_in(self.plan.run), ThreadPoolExecutor(self._request.jobs) as pool:
+        with only_run_in(self.plan.run), ThreadPoolExecutor(self._flags.jobs) as pool:
             for note in self.plan.check(self.stages):
                 say(f"note: {note}")
-            if self._request.redo:
+            if self.redo:
                 self.ask_anew()
             while self._remaining:
                 self._advance(pool)
@@ -100,7 +115,7 @@ class Runner:
         """Does one stage here, or begins what can begin side by side and waits until something has ended."""
         pending, begun = {stage.name for stage in self._remaining}, [job.stage for job in self._jobs.values()]
         ready = [stage for stage in self._remaining if stage not in begun and pending.isdisjoint(stage.needs)]
-        if not self._jobs and (self._request.jobs == 1 or len(ready) == 1):
+        if not self._jobs and (self._flags.jobs == 1 or len(ready) == 1):
             record = self._opened(ready[0])
             if record is not None:
                 self._carry_out(ready[0], record, self._execute)
@@ -110,7 +125,8 @@ class Runner:
         try:
             with self._children.forwarding():
                 self._begin_jobs(pool, ready)
-                self._end_some_jobs()
+                for future in wait(self._jobs, return_when=FIRST_COMPLETED).done:
+                    self._end(future)
         except BaseException:
             self._end_all_jobs()
             raise
@@ -127,19 +143,8 @@ class Runner:
             execute = partial(self._children.execute, log=log, share=job.share)
             self._jobs[pool.submit(self._carry_out, stage, record, execute)] = job
 
-    def _end_some_jobs(self) -> None:
-        """Waits until at least one job has ended, and raises what it raised."""
-        if not self._jobs:
-            return
-        names = ", ".join(job.stage.name for job in self._jobs.values())
-        done = len(self.stages) - len(self._remaining)
-        with tqdm(total=len(self.stages), initial=done, desc=names, unit="stage", leave=False, disable=None) as bar:
-            while not (ended := wait(self._jobs, timeout=1, return_when=FIRST_COMPLETED).done):
-                bar.refresh()
-        for future in ended:
-            self._end(future)
-
     def _end(self, future: Future[None]) -> None:
+        """Closes the stage of a job that has ended, or raises what it raised."""
         future.result()
         job = self._jobs.pop(future)
         self._shares.append(job.share)

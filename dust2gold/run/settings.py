@@ -1,14 +1,13 @@
-"""What a run is told: the settings in a file such as configs/demo.yaml, and the flags of its command line."""
+"""The settings of a whole run: what a file such as configs/demo.yaml holds, and `--set NAME=VALUE` overrides."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from dust2gold.core.config_errors import find_option, parse_options
 from dust2gold.core.errors import InputError
-from dust2gold.run.stage import as_typed
 
 
 @dataclass(frozen=True)
@@ -72,40 +71,3 @@ def load_settings(file: str, overrides: Mapping[str, str], kind: type[Settings])
             place, line = find_option([name], words)
             raise InputError("a value was expected, found null", file=place, line=line, field=name, remedy="give one")
     return kind(**values)
-
-
-@dataclass(frozen=True)
-class Request:
-    """The flags of `run`."""
-
-    config: str  # the file of settings, as typed
-    settings: Mapping[str, str] = field(default_factory=dict)  # of `--set`
-    stages: str | None = None  # the Python file
-    run: str | None = None  # the directory
-    only: tuple[str, ...] = ()
-    start: str | None = None  # the stage of `--from`
-    force: bool = False
-    isolate: bool = False
-    jobs: int = 1
-    seeds: tuple[int, ...] = ()  # none for one run with the settings' own seed
-
-    @property
-    def redo(self) -> bool:
-        """Whether the stages asked for are done again though nothing changed."""
-        return self.force or self.start is not None
-
-    def resuming(self, remaining: Sequence[str]) -> str:
-        """The command that carries on with the stages that remain.
-
-        It drops `--force` and `--from`: these would begin again what has been finished by now.
-        """
-        words = ["run", "--config", self.config]
-        words += ["--stages", self.stages] if self.stages is not None else []
-        words += ["--run", self.run] if self.run is not None else []
-        words += ["--seeds", ",".join(map(str, self.seeds))] if self.seeds else []
-        words += [word for name, value in self.settings.items() for word in ("--set", f"{name}={value}")]
-        if self.only or self.start is not None:
-            words += ["--only", ",".join(remaining)]
-        words += ["--isolate"] if self.isolate else []
-        words += ["--jobs", str(self.jobs)] if self.jobs > 1 else []
-        return as_typed(words)
