@@ -65,10 +65,9 @@ class World:
         self.trouble: dict[str, Callable[[], int | None]] = {}
         self.reported: list[str] = []
         (root / "conf").mkdir()
-        (root / "conf" / "fit.yaml").write_text("lr: 1\n")
-        (root / "source.txt").write_text("source")
-        (root / "own.py").write_text(STAGES)
-        (root / "run.yaml").write_text("run: runs/t\n")
+        files = {"conf/fit.yaml": "lr: 1\n", "source.txt": "source", "own.py": STAGES, "run.yaml": "run: runs/t\n"}
+        for name, text in files.items():
+            (root / name).write_text(text)
 
     def execute(self, command: list[str]) -> int | None:
         self.executed.append(command)
