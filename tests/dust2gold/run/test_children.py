@@ -107,10 +107,10 @@ def test_the_stages_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def _start(root: Path, **counts: str) -> subprocess.Popen[str]:
+    """Starts a run, two stages at a time, that generate so many problems."""
     command = "generate --train-questions {} --test-questions 2 --samples 1 --output {{run}}/{}"
     stages = [Stage(name, name, (command.format(count, name),), outputs=(name,)) for name, count in counts.items()]
-    options = write_stages(root / "own.py", *stages)
-    words = [sys.executable, str(CODE_ROOT / "cli.py"), "run", *options, "--jobs", "2"]
+    words = [sys.executable, str(CODE_ROOT / "cli.py"), "run", *write_stages(root / "own.py", *stages), "--jobs", "2"]
     return subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -124,17 +124,12 @@ def test_real_command_lines_have_logs_and_a_failure_shows_its_end(tmp_path: Path
     assert (tmp_path / "run/logs/good.log").read_text().startswith("$ python cli.py generate --train-questions 3")
 
 
-def _wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "did not come about within 30 s"
-        time.sleep(0.05)
-
-
 def test_a_scheduler_s_signal_reaches_the_commands(tmp_path: Path) -> None:
     running = _start(tmp_path, one="100000000", two="100000000")
-    logs = [tmp_path / "run/logs" / f"{name}.log" for name in ("one", "two")]
-    _wait_for(lambda: all(log.exists() for log in logs))
+    end = time.monotonic() + 30
+    while not all((tmp_path / f"run/logs/{name}.log").exists() for name in ("one", "two")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
     time.sleep(0.5)
     running.send_signal(signal.SIGTERM)
     _, err = running.communicate(timeout=60)
@@ -144,7 +139,8 @@ def test_a_scheduler_s_signal_reaches_the_commands(tmp_path: Path) -> None:
 
 def test_a_command_that_outlives_a_killed_run_keeps_the_next_one_out(tmp_path: Path) -> None:
     running = _start(tmp_path, one="100000000", two="3")
-    _wait_for(lambda: "two: done" in (running.stdout.readline() if running.stdout else ""))
+    assert running.stdout is not None
+    assert any("two: done" in line for line in running.stdout)
     running.kill()
     running.wait()
     again = _start(tmp_path, one="100000000", two="3")
@@ -153,8 +149,7 @@ def test_a_command_that_outlives_a_killed_run_keeps_the_next_one_out(tmp_path: P
         with contextlib.suppress(OSError):
             if (process / "cwd").resolve() == tmp_path.resolve():
                 os.kill(int(process.name), signal.SIGKILL)
-    assert again.returncode == 1
-    assert "another run is at work in run" in err
+    assert (again.returncode, "another run is at work in run" in err) == (1, True)
 
 
 def test_nothing_begins_after_a_signal(tmp_path: Path) -> None:

@@ -124,17 +124,6 @@ def test_interrupted_training_stays_where_it_is_for_fit_to_judge(
     assert "; interrupted: its commands go on from what still fits)" in capsys.readouterr().out
 
 
-def test_interrupted_training_that_would_take_any_checkpoint_begins_afresh(world: World) -> None:
-    world.edit("{run}/fit/3.txt {run}/fit/2.txt", "{run}/fit/3.txt {run}/fit/2.txt --ckpt_path last")
-    world.edit("join", "fit")
-    Path("--ckpt_path").touch()
-    Path("last").touch()
-    _interrupted(world, "1")
-    Path("conf/fit.yaml").write_text("lr: 2\n")
-    assert world.run() == [*FIT, "table.txt"]
-    assert not Path("runs/t/fit/checkpoint.ckpt").exists()
-
-
 def test_seconds_add_up_over_attempts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 5))
     monkeypatch.setattr("dust2gold.run.runner.time.monotonic", lambda: float(next(clock)))
@@ -198,15 +187,10 @@ def test_a_scheduler_s_signal_is_passed_on(world: World, capsys: Capture, happen
     assert world.run() == ["fit/2.txt", "fit/3.txt", "table.txt"]
 
 
-def test_exit_with_zero_is_success(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    execute = world.execute
-
-    def leave(command: list[str]) -> int | None:
-        execute(command)
-        raise SystemExit(0)
-
-    monkeypatch.setattr(world, "execute", leave)
+def test_exit_with_zero_is_success(world: World) -> None:
     world.run()
+    world.trouble["table.txt"] = raising(SystemExit(0))
+    assert world.run("--only", "table", "--force") == ["table.txt"]
     assert world.run() == []
 
 
