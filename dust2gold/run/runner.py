@@ -32,7 +32,6 @@ _PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # how a command ends 
 
 class _Job(NamedTuple):
     stage: Stage
-    record: StageRecord
     share: dict[str, str]
 
 
@@ -119,7 +118,6 @@ class Runner:
             record = self._opened(ready[0])
             if record is not None:
                 self._carry_out(ready[0], record, self._execute)
-                self._close(ready[0], record)
             self._remaining.remove(ready[0])
             return
         try:
@@ -137,7 +135,7 @@ class Runner:
             if record is None:
                 self._remaining.remove(stage)
                 continue
-            job = _Job(stage, record, self._shares.pop(0))
+            job = _Job(stage, self._shares.pop(0))
             log = self.plan.run / "logs" / f"{stage.name}.log"
             say(f"    its output: {log}")
             execute = partial(self._children.execute, log=log, share=job.share)
@@ -148,7 +146,6 @@ class Runner:
         future.result()
         job = self._jobs.pop(future)
         self._shares.append(job.share)
-        self._close(job.stage, job.record)
         self._remaining.remove(job.stage)
 
     def _end_all_jobs(self) -> None:
@@ -203,9 +200,17 @@ class Runner:
         say(f"    what it made before: {aside}")
 
     def _carry_out(self, stage: Stage, record: StageRecord, execute: Execute) -> None:
+        """Runs the commands that have not completed yet, then records what the stage has made."""
         for number, words in enumerate(stage.words):
             if not record.commands[number].done:
                 self._attempt(stage, number, list(words), record, execute)
+        record.outputs = self.plan.outputs(stage)
+        missing = [name for name, found in record.outputs.items() if found == ABSENT]
+        record.state = "redo" if missing else "done"
+        self.plan.records.write(record)
+        if missing:
+            raise stage.error(f"completed without writing {', '.join(missing)}", "mend its commands or its `outputs`")
+        say(f"{self.plan.label(stage)}: done in {duration(record.seconds)}")
 
     def _attempt(self, stage: Stage, number: int, words: list[str], record: StageRecord, execute: Execute) -> None:
         where = f"stage '{stage.name}', command {number + 1} of {len(record.commands)}"
@@ -230,15 +235,6 @@ class Runner:
             raise SystemExit(status)
         if status:
             raise InputError(f"{where} ended with exit status {status}", remedy=by_hand)
-
-    def _close(self, stage: Stage, record: StageRecord) -> None:
-        record.outputs = self.plan.outputs(stage)
-        missing = [name for name, found in record.outputs.items() if found == ABSENT]
-        record.state = "redo" if missing else "done"
-        self.plan.records.write(record)
-        if missing:
-            raise stage.error(f"completed without writing {', '.join(missing)}", "mend its commands or its `outputs`")
-        say(f"{self.plan.label(stage)}: done in {duration(record.seconds)}")
 
 
 def exit_status(execute: Execute, words: list[str]) -> int:
