@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -150,9 +149,11 @@ class Plan:
             say(f"{self.label(stage)}: {stage.about}")
             say(f"    {decision.action}: {decision.reason}")
             record = self.records.read(stage.name)
-            done = record.completed if record is not None and decision.action != "run" else ()
-            for words, completed in zip_longest(stage.words, done, fillvalue=False):
-                say(f"    {'# completed: ' if completed else ''}{as_typed(words)}")
+            completed = (False,) * len(stage.commands)
+            if record is not None and decision.action != "run":
+                completed = record.completed
+            for words, done in zip(stage.words, completed, strict=True):
+                say(f"    {'# completed: ' if done else ''}{as_typed(words)}")
             if decision.action != "skip":
                 running.add(stage.name)
         say(f"{len(running)} of {len(stages)} stages would run")

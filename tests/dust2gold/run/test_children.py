@@ -31,9 +31,9 @@ from dust2gold.run.stage import Stage
 def stages(settings):
     run, join = settings.run, "join --config conf/fit.yaml"
     return [
-        Stage("data", "", (f"copy source.txt {run}/data.txt",), inputs=("source.txt",), outputs=("data.txt",)),
-        Stage("left", "", (f"copy {run}/data.txt {run}/left.txt",), needs=("data",), outputs=("left.txt",)),
-        Stage("right", "", (f"copy {run}/data.txt {run}/right.txt",), needs=("data",), outputs=("right.txt",)),
+        Stage("data", "", (f"join {run}/data.txt source.txt",), inputs=("source.txt",), outputs=("data.txt",)),
+        Stage("left", "", (f"join {run}/left.txt {run}/data.txt",), needs=("data",), outputs=("left.txt",)),
+        Stage("right", "", (f"join {run}/right.txt {run}/data.txt",), needs=("data",), outputs=("right.txt",)),
         Stage("both", "", (f"{join} {run}/both.txt {run}/left.txt {run}/right.txt",), needs=("left", "right")),
     ]
 """

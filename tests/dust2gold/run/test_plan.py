@@ -103,11 +103,11 @@ def test_dry_run_changes_nothing(world: World, capsys: Capture) -> None:
     world.fails()
     capsys.readouterr()
     second = told()
-    assert "skip: unchanged\n    # completed: python cli.py copy source.txt" in second
+    assert "skip: unchanged\n    # completed: python cli.py join runs/t/data/a.txt" in second
     assert "resume: interrupted, 1 of 3 commands completed\n    # completed: python cli.py join" in second
     assert second.count("# completed") == 3
     before = world.record("data")
-    assert "run: asked for anew\n    python cli.py copy" in told("--force")
+    assert "run: asked for anew\n    python cli.py join" in told("--force")
     assert world.record("data") == before
 
 
