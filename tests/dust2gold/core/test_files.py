@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,63 +18,46 @@ from dust2gold.core import files
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically, write_directory_atomically
 
-REPOSITORY = Path(__file__).parents[3]
-HEAD = """
-import os, signal, sys
-from pathlib import Path
-from dust2gold.core.files import write_atomically, write_directory_atomically
-def kill(): os.kill(os.getpid(), signal.SIGKILL)
-"""
-IN_A_FILE = """
-with write_atomically(Path(sys.argv[1])) as stream:
-    stream.write("half")
-    stream.flush()
-    kill()
-"""
-IN_A_DIRECTORY = """
-with write_directory_atomically(Path(sys.argv[1])) as directory:
-    (directory / "file").write_text("half")
-    kill()
-"""
-AT_A_RENAME = """
-rename, calls = Path.rename, []
-def until(one, other):
-    calls.append(one)
-    kill() if len(calls) == {number} else rename(one, other)
-Path.rename = until
-with write_directory_atomically(Path(sys.argv[1])) as directory:
-    (directory / "file").write_text("new")
-"""
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed(code: str, path: Path) -> None:
-    """Runs code that calls `kill()`."""
-    done = subprocess.run([sys.executable, "-c", HEAD + code, str(path)], cwd=REPOSITORY, check=False)
-    assert done.returncode == -signal.SIGKILL
+def killed(work: Callable[[], None]) -> None:
+    """Does some work in a process of its own, which it does not outlive."""
+    if (child := os.fork()) == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
-def write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str, then: Callable[[], None] = lambda: None) -> None:
+    with write_atomically(path) as stream:
+        stream.write(text)
+        stream.flush()
+        then()
+
+
+def write(path: Path, text: str, then: Callable[[], None] = lambda: None) -> None:
     """Writes a directory with a file in it."""
     with write_directory_atomically(path) as directory:
         (directory / "file").write_text(text)
-
-
-def write_file(path: Path, text: str) -> None:
-    with write_atomically(path) as stream:
-        stream.write(text)
+        then()
 
 
 def names(directory: Path) -> list[str]:
     return sorted(each.name for each in directory.iterdir())
 
 
-@pytest.mark.parametrize(("code", "rewrite"), [(IN_A_FILE, write_file), (IN_A_DIRECTORY, write)])
+@pytest.mark.parametrize("rewrite", [write_file, write])
 def test_what_a_killed_process_left_is_removed_by_the_next_writing(
-    tmp_path: Path, code: str, rewrite: Callable[[Path, str], None]
+    tmp_path: Path, rewrite: Callable[..., None]
 ) -> None:
     path = tmp_path / "a[1].jsonl"
-    killed(code, path)
-    killed(code, path)
+    killed(partial(rewrite, path, "half", kill))
+    killed(partial(rewrite, path, "half", kill))
     assert [each.suffix for each in tmp_path.iterdir()] == [".part"]  # the second has removed the first one's
     rewrite(path, "whole")
     assert names(tmp_path) == ["a[1].jsonl"]
@@ -103,7 +87,7 @@ def test_what_somebody_is_writing_is_not_removed(tmp_path: Path) -> None:
 
 def test_without_locks_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is unknown whether the writer lives."""
-    killed(IN_A_FILE, tmp_path / "a")
+    killed(partial(write_file, tmp_path / "a", "half", kill))
     (left,) = tmp_path.iterdir()
 
     def flock(*_: object) -> None:
@@ -132,11 +116,20 @@ def test_what_is_not_yet_locked_is_not_removed(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("number", "remains"), [(1, "old"), (2, "old"), (3, None)])
-def test_a_kill_while_a_directory_is_replaced_loses_nothing(tmp_path: Path, number: int, remains: str | None) -> None:
+def test_a_kill_while_a_directory_is_replaced_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remains: str | None
+) -> None:
     """Killed at the lock file's rename, at that of the old directory, and between it and that of the new one."""
     path = tmp_path / "adapter"
     write(path, "old")
-    killed(AT_A_RENAME.format(number=number), path)
+    rename, calls = Path.rename, itertools.count(1)
+
+    def until_killed(one: Path, other: Path) -> Path:
+        return rename(one, other) if next(calls) < number else kill()  # type: ignore[return-value]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", until_killed)
+        killed(partial(write, path, "new"))
     assert (path / "file").read_text() == remains if remains else not path.exists()
     with pytest.raises(ZeroDivisionError), write_directory_atomically(path):
         raise ZeroDivisionError
