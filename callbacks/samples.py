@@ -17,9 +17,9 @@ from callbacks.preemption import Preempted
 from callbacks.sample_parts import SampleOrigin, SamplePart
 from callbacks.tensorboard import SHOWN, show_rationales
 from datamodules.components.records.records import Rationale, rationale_id, write_rationales
+from dust2gold.core import locks
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_in_place, write_atomically
-from dust2gold.core.locks import Lock
 from dust2gold.core.provenance import Provenance, short_hash
 from lightning_modules.components.sampling.sampler import Sample
 
@@ -43,7 +43,7 @@ class SampleWriter(L.Callback):
         self.output = output
         self.writer = writer
         self._stream: IO[Any] | None = None
-        self._lock: Lock | None = None
+        self._lock: IO[Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Leaves out the questions that an interrupted run has sampled, and begins this rank's part."""
@@ -146,18 +146,19 @@ class SampleWriter(L.Callback):
         if trainer.is_global_zero:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._lock = Lock(self._path.with_name(f".{self._path.stem}.lock"))
+                self._lock = locks.take(self._path.with_name(f".{self._path.stem}.lock"))
             except OSError as error:
                 problem = f"cannot write ({error.strerror})"
                 raise InputError(problem, file=self._path, remedy="choose another output") from error
-            free = self._lock.free
+            free = self._lock is not None
         if not trainer.strategy.broadcast(free):
             remedy = "wait for it or stop it, or choose another --trainer.default_root_dir"
             raise InputError("another command is writing it", file=self._path, remedy=remedy)
 
     def _release(self) -> None:
         if self._lock is not None:
-            self._lock.release()
+            locks.release(self._lock)
+            self._lock = None
 
     def _part(self, rank: int) -> Path:
         return self._path.with_name(f"{self._path.stem}.part-{rank}.jsonl")

@@ -50,12 +50,8 @@ def _levels(text: str) -> tuple[int, ...]:
 
 
 def _table(counts: dict[int, LevelCount]) -> str:
-    total = LevelCount(
-        sum(count.questions for count in counts.values()),
-        sum(count.samples for count in counts.values()),
-        sum(count.right for count in counts.values()),
-    )
-    rows = [*((f"Level {level}", count) for level, count in counts.items()), ("all", total)]
+    every = LevelCount(*(sum(getattr(count, field.name) for count in counts.values()) for field in fields(LevelCount)))
+    rows = [*((f"Level {level}", count) for level, count in counts.items()), ("all", every)]
     lines = [f"{'teacher':<10}{'questions':>10}{'samples':>10}{'right':>9}"]
     lines += [f"{name:<10}{c.questions:>10,}{c.samples:>10,}{c.right / max(1, c.samples):>9.1%}" for name, c in rows]
     return "\n".join(lines)

@@ -19,9 +19,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, use_checked_checkpoints
 from callbacks.checkpoints import RunCheckpoint
-from dust2gold.commands.config_errors import explained, readable_configs
 from dust2gold.commands.resumption import find_checkpoint, fit_provenance
 from dust2gold.commands.stage_defaults import TRAINER, import_stages, with_defaults
+from dust2gold.core.config_errors import explained, readable_configs
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
 from dust2gold.core.secret_options import check_options

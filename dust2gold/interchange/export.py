@@ -96,7 +96,6 @@ def _write_nat(adapter: Path, student: str, directory: Path) -> None:
 
 
 def _write_merged(adapter: Path, student: str, directory: Path, dtype: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    from dust2gold.core.weights import telling_of_a_full_disk
     from lightning_modules.components.adapters.stack import AdapterStack, load_base
 
     stack = AdapterStack(load_base(student, dtype), student)
@@ -104,8 +103,7 @@ def _write_merged(adapter: Path, student: str, directory: Path, dtype: str, toke
     merged = stack.model.merge_and_unload()  # type: ignore[operator]  # a PeftModel, from the first adapter on
     merged.generation_config.eos_token_id = tokenizer.eos_token_id
     merged.generation_config.pad_token_id = tokenizer.pad_token_id
-    with telling_of_a_full_disk(directory.parent):
-        merged.save_pretrained(directory)
+    merged.save_pretrained(directory)
 
 
 def _base_of(student: str) -> str:

@@ -18,7 +18,7 @@ from datamodules.components.encoding import tokenization
 from datamodules.components.records.records import Rationale, read_rationales
 from datamodules.rationales import RationaleDataModule
 from dust2gold.core.errors import InputError
-from dust2gold.core.locks import Lock
+from dust2gold.core.locks import release, take
 from dust2gold.core.provenance import version_of
 from lightning_modules.components.sampling.rng import sample_seed
 from lightning_modules.components.sampling.sampler import Sample
@@ -288,10 +288,11 @@ def test_samples_that_stand_in_two_parts_are_not_sampled_again(predict: Predict,
 def test_a_second_command_at_the_same_file_is_refused(predict: Predict, tmp_path: Path) -> None:
     """Each would remove the other's parts, and both would end well with samples missing."""
     predict(stop_after=1)
-    other = Lock(tmp_path / "run" / ".samples.lock")
+    other = take(tmp_path / "run" / ".samples.lock")
+    assert other is not None
     with pytest.raises(InputError, match=r"samples\.jsonl: another command is writing it"):
         predict()
-    other.release()
+    release(other)
     assert len(predict()) == 4
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["samples.jsonl"]
 
