@@ -38,6 +38,16 @@ _NOISE = (
 )
 
 
+_STAGE_HELP = (
+    "The options of a stage and of its data: dust2gold {verb} --model.help NegativeModel, dust2gold {verb} --data.help "
+    "RationaleDataModule. Configs: configs/neg.yaml and its like; docs/method.md says which stage is which."
+)
+_CKPT_PATH_HELP = (
+    "Checkpoint to go on from. By default that of an unfinished run with the same settings; same: of a finished one, "
+    "too; last: the last one, whatever it was trained with; none: begin anew; or a path."
+)
+
+
 class ConfigWriter(SaveConfigCallback):
     """Writes a run's config.yaml beside its log, as the stock callback does, but whole or not at all."""
 
@@ -85,6 +95,15 @@ class StageCLI(LightningCLI):
         """Adds what leaves out a default callback."""
         help_ = "Callbacks that stages have by default, by class name, for this one not to have: [SampleWriter]."
         parser.add_argument("--without_callbacks", type=list[str], default=[], help=help_)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Says where the options of stages are, and what `fit --ckpt_path` takes here."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.epilog = _STAGE_HELP.format(verb=subcommand)
+        for action in parser._actions:
+            if subcommand == "fit" and action.dest == "ckpt_path":
+                action.help = _CKPT_PATH_HELP
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the command line, and fills in what depends on the stage; no option may hold a key."""

@@ -63,7 +63,7 @@ def explained(message: str, words: Sequence[str], known: Sequence[str] = ()) -> 
     keys, known_class, problem = _first_problem(message)
     help_ = f"see dust2gold {words[0]} --help"
     if "has no attribute" in problem or "No module" in problem:
-        help_ = "check the class path"
+        help_ = "check the class path, and that the directory of a module of your own is in PYTHONPATH"
     elif known_class is not None and "callable class" not in problem:
         help_ = f"dust2gold {words[0]} --{'.'.join(keys[:2])}.help {known_class} lists what there is"
     if problem.startswith("the following arguments are required"):
@@ -77,6 +77,8 @@ def explained(message: str, words: Sequence[str], known: Sequence[str] = ()) -> 
             keys += [*filter(None, [found[1]]), *found[2].split(".")]
             file, line = find_option(keys, words)
             name = ".".join(keys)
+            if known_class == "lightning.LightningDataModule":  # no class was named
+                help_ = "name the DataModule: a config such as configs/neg.yaml before this one, or data.class_path"
             if near := difflib.get_close_matches(name, known, n=1):
                 help_ = f"did you mean '{near[0]}'? {help_}"
             return InputError("no such option", file=file, line=line, field=name, remedy=help_)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dust2gold.core.configs import find_config
 from dust2gold.core.errors import InputError
-from dust2gold.core.provenance import Provenance, content_hash, short_hash
+from dust2gold.core.provenance import Provenance, content_hash, own_code, short_hash
 from dust2gold.core.students import locate_student
 from dust2gold.core.text import say
 from dust2gold.run.record import Records, StageRecord
@@ -17,6 +18,8 @@ from dust2gold.run.stage import Stage, as_typed, check_directories, in_order
 
 ABSENT = "absent"  # stands for the hash of a path where nothing exists
 _REASONS_SHOWN = 3
+_CLASS_PATH = re.compile(r"class_path:\s*([\w.]+)")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
 class Decision(NamedTuple):
@@ -64,6 +67,7 @@ class Plan:
         facts = {f"command {number}": short_hash(words) for number, words in enumerate(stage.words, 1)}
         facts |= {f"config {name}": _hash(find_config(name)) for name in stage.configs}
         facts |= {f"input {name}": _hash(Path(name)) for name in stage.inputs}
+        facts |= own_code(_class_paths(stage))
         for name in stage.students:
             path = Path(locate_student(name))
             facts |= {f"input {name}": _hash(path)} if path.is_dir() else {}  # the others are hub names
@@ -126,16 +130,18 @@ class Plan:
             for name in stage.students:
                 locate_student(name)
         needed = {need: stage for stage in stages for need in stage.needs if need not in names}
-        return [note for need, stage in needed.items() for note in self._check_need(self._by_name[need], stage)]
+        missing = {need: problem for need in needed if (problem := self._missing(self._by_name[need])) is not None}
+        if missing:
+            problem = "; ".join(f"'{need}' {problem}" for need, problem in missing.items())
+            remedy = f"add {','.join(missing)} to --only, or run without --only and --from"
+            raise needed[next(iter(missing))].error(f"what it needs is not there: {problem}", remedy)
+        decisions = {need: self.decide(self._by_name[need]) for need in needed}
+        return [f"'{need}' is used as it stands ({d.reason})" for need, d in decisions.items() if d.action != "skip"]
 
-    def _check_need(self, need: Stage, stage: Stage) -> list[str]:
+    def _missing(self, need: Stage) -> str | None:
+        """Why another stage cannot use what this one made; None if it can."""
         record = self.records.read(need.name)
-        problem = "is not done" if record is None or record.state != "done" else self._broken_output(need, record)
-        if problem is not None:
-            remedy = f"add it (--only {need.name},{stage.name}) or run without --only and --from"
-            raise stage.error(f"needs '{need.name}': {problem}", remedy)
-        decision = self.decide(need)
-        return [f"'{need.name}' is used as it stands ({decision.reason})"] if decision.action != "skip" else []
+        return "is not done" if record is None or record.state != "done" else self._broken_output(need, record)
 
     def show(self, stages: Sequence[Stage], *, redo: bool) -> None:
         """Tells what `run` would do with stages, and each command as the user would type it; changes nothing."""
@@ -157,6 +163,13 @@ class Plan:
             if decision.action != "skip":
                 running.add(stage.name)
         say(f"{len(running)} of {len(stages)} stages would run")
+
+
+def _class_paths(stage: Stage) -> list[str]:
+    """What its commands and their configs may name as classes."""
+    words = [word.rpartition("=")[2] for words in stage.words for word in words]
+    texts = [path.read_text(encoding="utf-8") for name in stage.configs if (path := find_config(name)).is_file()]
+    return [*filter(_DOTTED.fullmatch, words), *(name for text in texts for name in _CLASS_PATH.findall(text))]
 
 
 def _hash(path: Path) -> str:

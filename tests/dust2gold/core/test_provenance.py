@@ -60,6 +60,17 @@ def test_differences_name_what_is_new_and_what_is_gone() -> None:
     assert made({"a": 1, "b": 2}).differences(made({"b": 3, "c": 4}).facts) == ["a", "b", "c"]
 
 
+def test_the_file_of_a_users_own_class_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {"model": {"class_path": "own_loss.Focal"}, "other": {"class_path": "torch.optim.AdamW"}}
+    keys = []
+    for power in (2, 3):
+        (tmp_path / "own_loss.py").write_text(f"class Focal:\n    power = {power}\n" + "\n" * power)
+        keys.append(made(settings).key)
+    assert keys[0] != keys[1]
+    assert [name for name in made(settings).facts if name.startswith("code of ")] == ["code of own_loss"]
+
+
 def test_a_long_text_is_no_path() -> None:
     assert made({"text": "x" * 10_000}).key == made({"text": "x" * 10_000}).key
 

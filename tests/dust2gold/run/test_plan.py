@@ -70,7 +70,9 @@ def test_a_student_counts_by_what_its_directory_holds(world: World, capsys: Capt
 
 
 def test_only_needs_what_comes_before(world: World, capsys: Capture) -> None:
-    assert "stage 'fit': needs 'data': is not done\n  add it (--only data,fit)" in str(world.fails("--only", "fit"))
+    assert "stage 'fit': what it needs is not there: 'data' is not done\n  add data to --only" in str(
+        world.fails("--only", "fit")
+    )
     assert world.executed == []
     assert world.run("--only", "data") == DATA
     assert world.run("--only", "fit") == FIT
