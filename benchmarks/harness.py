@@ -6,8 +6,7 @@
     show_timings(timings, "plain")
     finish([Target("ours / plain, time", ratio(timings, "ours", "plain"), 1.10)])
 
-Other users of a machine slow all variants alike while they alternate, so ratios are taken round by round: what a
-benchmark claims is the median of those, not a quotient of two runs.
+Other users of a machine slow all variants alike while they alternate, so a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -82,19 +81,15 @@ def begin(options: argparse.Namespace) -> None:
     """Sets threads and seed from the options of `arguments` and prints the machine, with the GPU of `--device`."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    print(f"{machine(getattr(options, 'device', 'cpu'))}, {date.today().isoformat()}", flush=True)
-
-
-def machine(device: str = "cpu") -> str:
-    """The machine in words: CPU model, usable cores, torch's threads, the GPU if `device` is one, versions."""
-    info = Path("/proc/cpuinfo")
+    device, info = getattr(options, "device", "cpu"), Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     parts = [models[0] if models else platform.machine(), f"{len(os.sched_getaffinity(0))} cores"]
-    parts.append(f"{torch.get_num_threads()} threads")
+    parts.append(f"{options.threads} threads")
     if torch.device(device).type == "cuda":
         parts.append(torch.cuda.get_device_name(device))
-    return ", ".join([*parts, f"torch {torch.__version__}", f"Python {platform.python_version()}"])
+    parts += [f"torch {torch.__version__}", f"Python {platform.python_version()}", date.today().isoformat()]
+    print(", ".join(parts), flush=True)
 
 
 def alternate(
@@ -151,15 +146,13 @@ def saved_activations(forward: Callable[[], object], weights: Iterable[Tensor]) 
 def peak_memory(run: Callable[[], object], device: str = "cpu") -> int:
     """Runs once and returns the most bytes that torch held at a time beyond what it held before.
 
-    On a GPU by the caching allocator's statistics; on the CPU by the allocations that torch's profiler sees, which are
-    exact and the same on every machine, but leave out what libraries allocate by themselves.
+    On a GPU by the caching allocator's statistics; on the CPU by the allocations that torch's profiler sees: exact, but
+    without what libraries allocate by themselves.
     """
     if torch.device(device).type == "cuda":
-        _synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
-        _synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = run()
@@ -175,8 +168,8 @@ def peak_memory(run: Callable[[], object], device: str = "cpu") -> int:
 def show_timings(timings: Mapping[str, Timing], over: str) -> None:
     """Prints one row a variant: name, median in ms, spread in %, ratio to the variant `over`."""
     rows = [
-        [name, f"{1e3 * timing.median:.1f}", f"{100 * timing.spread:.1f}%", f"{ratio(timings, name, over):.3f}"]
-        for name, timing in timings.items()
+        [name, f"{1e3 * t.median:.1f}", f"{100 * t.spread:.1f}%", f"{ratio(timings, name, over):.3f}"]
+        for name, t in timings.items()
     ]
     show(["variant", "ms", "spread", f"x {over}"], rows)
 

@@ -1,18 +1,17 @@
 """What a step of NCE costs over a step of plain LoRA, and what its loss needs in memory.
 
-    python -m benchmarks.nce_step [--quick] [--layers 30] [--batch 4] [--sequence 256] [--prompt 96]
+    python -m benchmarks.nce_step
     python -m benchmarks.nce_step --device cuda --shape llama7b --dtype bfloat16 --batch 16 --sequence 512 --prompt 0
 
 Four variants train the same LoRA (r 8 on q_proj and v_proj, AdamW) on the same random batch:
 
-* `plain LoRA`: maximum likelihood, our chunked cross-entropy at the targets (what NegativeModel does);
+* `plain LoRA`: maximum likelihood, as NegativeModel trains;
 * `naive`: NCE as written: teachers on a second copy of the base, dense logits [B, T, V] of all three models;
 * `online`: NCEModel with `teacher: online`, one base;
 * `cached`: NCEModel with `teacher: cached` after its first epoch.
 
-The student has SmolLM2-135M's shape, all 30 layers. With fewer (`--layers`) the output head, a fifth of the whole
-model, weighs more: three products with it per target (two teachers' logits, one mean embedding) are what `online` adds
-there, over the two of `plain LoRA`.
+The student has SmolLM2-135M's shape, all 30 layers: with fewer (`--layers`) the output head would weigh more, on which
+`online` does five products a target, `plain LoRA` two.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -49,19 +48,13 @@ def build_nce(base: PreTrainedModel, gradient_checkpointing: bool = False) -> NC
     stack = AdapterStack(base, "random", gradient_checkpointing)
     for adapter in (NEGATIVE, POSITIVE, STUDENT):
         if adapter == STUDENT:
-            module.units = attach_units(stack, UnitSettings())
-            _shake(module.units.parameters())
-            module.units.requires_grad_(False)
+            module.units = attach_units(stack, UnitSettings()).requires_grad_(False)
         stack.add(adapter, LoraSettings())
-        _shake(p for p in stack.parameters() if p.requires_grad)
+    lora = [parameter for name, parameter in stack.named_parameters() if "lora_" in name]
+    for parameter in [*lora, *module.units.parameters()]:  # zero-started adapters would make three equal models
+        nn.init.normal_(parameter, std=0.02)
     module.stack = stack
     return module.to(base.device).train()
-
-
-def _shake(parameters: Iterable[nn.Parameter]) -> None:
-    """Zero-started adapters would make three equal models."""
-    for parameter in parameters:
-        nn.init.normal_(parameter, std=0.02)
 
 
 def naive_loss(student: NCEModel, teachers: NCEModel, batch: dict[str, Any]) -> Tensor:
@@ -116,40 +109,22 @@ def as_steps(
         value.backward()
         optimizer.step()
 
-    return {name: lambda loss=loss: step(loss) for name, loss in losses.items()}  # type: ignore[misc]
+    return {name: partial(step, loss) for name, loss in losses.items()}
 
 
 def loss_memory(module: NCEModel, tokens: int) -> dict[str, float]:
     """Peak bytes of the loss alone, hidden states to their gradients, over one float32 tensor [tokens, V]."""
-    head = module.adapters.head
-    vocabulary, width = module.adapters.base.get_output_embeddings().weight.shape
-    device = module.adapters.base.device
-    student, nat, negative, summary = (torch.randn(tokens, width, device=device) for _ in range(4))
-    targets = torch.randint(int(vocabulary), (tokens,), device=device)
-    hidden = student.requires_grad_()
+    head, weight = module.adapters.head, module.adapters.base.get_output_embeddings().weight  # [V, d]
+    hidden, nat, negative, summary = (torch.randn(tokens, weight.shape[1], device=weight.device) for _ in range(4))
+    targets = torch.randint(len(weight), (tokens,), device=weight.device)
+    hidden.requires_grad_()
 
     def losses_of(taught: Any) -> None:
         logprobs, soft = head.distillation_terms(hidden, targets, taught)
         (soft - logprobs).sum().backward()
 
     runs = {ONLINE: lambda: losses_of(head.teacher_targets(nat, negative).summary), CACHED: lambda: losses_of(summary)}
-    return {name: peak_memory(run, str(device)) / (tokens * int(vocabulary) * 4) for name, run in runs.items()}
-
-
-def naive_memory(module: NCEModel, tokens: int) -> float:
-    """The same of dense logits."""
-    weight = module.adapters.base.get_output_embeddings().weight
-    student, nat, negative = (weight.new_empty(tokens, weight.shape[1]).normal_() for _ in range(3))
-    targets, hidden = torch.randint(len(weight), (tokens, 1), device=weight.device), student.requires_grad_()
-
-    def run() -> None:
-        with torch.no_grad():
-            log_nat, log_negative = ((h @ weight.mT).log_softmax(-1) for h in (nat, negative))
-            (log_negative.exp() * (log_negative - log_nat)).sum(-1)
-        log_student = (hidden @ weight.mT).log_softmax(-1)
-        (-(log_nat.exp() * log_student).sum(-1) - log_student.gather(-1, targets)[:, 0]).sum().backward()
-
-    return peak_memory(run, str(weight.device)) / (tokens * len(weight) * 4)
+    return {name: peak_memory(run, str(weight.device)) / (tokens * len(weight) * 4) for name, run in runs.items()}
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -169,14 +144,13 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parse(words)
     begin(options)
     base = build_student(options.shape, options.device, getattr(torch, options.dtype), options.layers)
-    numbers, vocabulary = sum(p.numel() for p in base.parameters()), base.config.vocab_size
+    numbers = sum(p.numel() for p in base.parameters())
     module = build_nce(base, options.gradient_checkpointing)
     if options.compile:
         module.adapters.base.get_decoder().compile()
     batch = random_batch(base, options.batch, options.sequence, options.prompt)
-    layers = base.config.num_hidden_layers
-    size = f"batch {options.batch} x {options.sequence}, {options.prompt} of them prompt"
-    print(f"{options.shape}'s shape, {layers} layers, {size}, {options.dtype}")
+    layers, size = base.config.num_hidden_layers, f"batch {options.batch} x {options.sequence}"
+    print(f"{options.shape}'s shape, {layers} layers, {size}, {options.prompt} of them prompt, {options.dtype}")
     with tempfile.TemporaryDirectory() as directory:
         context = partial(autocast, options)
         with context():
@@ -187,31 +161,25 @@ def main(words: Sequence[str] | None = None) -> None:
         peaks = {name: held + peak_memory(steps[name], options.device) for name in (ONLINE, CACHED)}
     show_timings(timings, PLAIN)
     tokens = 2048
-    memory = {**loss_memory(module, tokens), NAIVE: naive_memory(module, tokens // 4)}  # as multiples of [tokens, V]
+    memory = loss_memory(module, tokens)
     show(
         ["peak memory of the loss", "MiB", f"x one [{tokens}, V] fp32"],
-        [[n, f"{m * tokens * vocabulary * 4 / MIB:.0f}", f"{m:.2f}"] for n, m in memory.items()],
+        [[n, f"{m * tokens * base.config.vocab_size * 4 / MIB:.0f}", f"{m:.2f}"] for n, m in memory.items()],
     )
-    ours = max(memory[ONLINE], memory[CACHED])
     copies = sum(p.numel() for n, p in module.adapters.named_parameters() if "lora_" not in n) / numbers
-    found = targets(timings, ours, copies, max(peaks.values()), options)
-    rates = rates_of(timings, options)
+    found = targets(timings, max(memory.values()), copies, max(peaks.values()), options)
     medians = {name: round(1e3 * t.median, 1) for name, t in timings.items()}
-    finish(found, medians_ms=medians, layers=layers, peak_bytes=peaks, rates=rates)
+    finish(found, medians_ms=medians, layers=layers, peak_bytes=peaks, rates=rates_of(timings, options))
 
 
 def targets(
     timings: dict[str, Timing], loss_share: float, bases: float, peak: int, options: argparse.Namespace
 ) -> list[Target]:
     """Of docs/performance.md: those of a CPU, or those of a GPU."""
-    of_both = [
-        Target("peak memory of the loss / one [B,T,V]", loss_share, 0.4),
-        Target("copies of the base", bases, 1.0),
-    ]
+    of_both = [Target("peak memory of the loss / one [B,T,V]", loss_share, 0.4), Target("copies of the base", bases, 1)]
     if torch.device(options.device).type == "cuda":
-        share = 1 / ratio(timings, CACHED, PLAIN)
         return [
-            Target("cached tokens/s over plain LoRA", share, 0.90, at_least=True),
+            Target("cached tokens/s over plain LoRA", 1 / ratio(timings, CACHED, PLAIN), 0.90, at_least=True),
             Target("peak of a step of NCE, GB", peak / 1e9, 80.0),
             *of_both,
         ]

@@ -15,40 +15,17 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from benchmarks.harness import Timing, arguments
 from lightning_modules.components.losses.targets import IGNORE
 
-SMOLLM2: dict[str, Any] = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 8192,
-    "rope_theta": 100000.0,
+_FIELDS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "max_position_embeddings"),
+)
+_SIZES = {  # in the order of _FIELDS
+    "smollm2": (49152, 576, 1536, 6, 9, 3, 8192),  # SmolLM2-135M with 6 of its 30 layers
+    "llama7b": (32000, 4096, 11008, 32, 32, 32, 4096),
+    "tiny": (300, 32, 64, 2, 4, 2, 256),  # for tests
 }
-"""SmolLM2-135M."""
-SHAPES: dict[str, dict[str, Any]] = {
-    "smollm2": {**SMOLLM2, "num_hidden_layers": 6},
-    "llama7b": {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 4096,
-    },
-    "tiny": {
-        "vocab_size": 300,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-    },
-}
-"""`smollm2` is SmolLM2-135M with 6 of its 30 layers, `llama7b` LLaMA-7B, `tiny` for tests."""
+SHAPES: dict[str, dict[str, Any]] = {name: dict(zip(_FIELDS, sizes, strict=True)) for name, sizes in _SIZES.items()}
+SHAPES["smollm2"] |= {"tie_word_embeddings": True, "rope_theta": 100000.0}
 
 
 def student_arguments(description: str, batch: int | None = 4) -> argparse.ArgumentParser:
@@ -103,12 +80,12 @@ def flops_per_token(shape: str, sequence: int, layers: int | None = None) -> flo
     Two per weight in the forward pass and two in the backward pass (no gradients of the frozen weights: 4, not the
     usual 6), output head included; causal attention 2·T·d a layer forward and twice that backward.
     """
-    s: dict[str, int] = SHAPES[shape]
+    s = SHAPES[shape]
     width, heads, layers = s["hidden_size"], s["num_attention_heads"], layers or s["num_hidden_layers"]
     keys = 2 * width * width * s["num_key_value_heads"] // heads
     layer = 2 * width * width + keys + 3 * width * s["intermediate_size"]
     weights = layers * layer + s["vocab_size"] * width
-    return 4 * weights + 6 * layers * sequence * width
+    return float(4 * weights + 6 * layers * sequence * width)
 
 
 def rates_of(found: Mapping[str, Timing], options: argparse.Namespace) -> dict[str, dict[str, float]]:

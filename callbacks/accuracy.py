@@ -9,7 +9,7 @@ import lightning as L
 
 from callbacks.grading import SampleGrader
 from callbacks.predictions import PredictionWriter
-from callbacks.tensorboard import show_rationales
+from callbacks.tensorboard import SHOWN, show_rationales
 from datamodules.components.records.predictions import prediction
 from lightning_modules.components.accuracy import GroupedAccuracy
 
@@ -17,21 +17,13 @@ from lightning_modules.components.accuracy import GroupedAccuracy
 class AnswerAccuracy(PredictionWriter):
     """Logs `test/accuracy` with its groups and writes predictions.jsonl and metrics.json at the end of `test`.
 
-    Args:
-        method: The row of the report these answers belong to; default: the name of the run's directory, as in
-            "cot-kd", "neg", "nat" or "nce".
-        shown: How many rationales to show in TensorBoard.
+    In the report these answers are a row of the name of the run's directory, as in "cot-kd", "neg", "nat" or "nce".
     """
-
-    def __init__(self, method: str | None = None, shown: int = 8) -> None:
-        super().__init__()
-        self.method = method or ""
-        self.shown = shown
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Makes the grader and forgets an earlier test."""
         super().on_test_start(trainer, pl_module)
-        self.method = self.method or Path(trainer.default_root_dir).resolve().name
+        self.method = Path(trainer.default_root_dir).resolve().name
         self.accuracy = GroupedAccuracy()
         self.grader = SampleGrader(trainer, self.method)
 
@@ -45,7 +37,7 @@ class AnswerAccuracy(PredictionWriter):
         self.accuracy.update([row["correct"] for row in rows], groups)
         super().on_test_batch_end(trainer, pl_module, rows, batch, batch_idx, dataloader_idx)
         if batch_idx == 0:
-            show_rationales(trainer, f"test/{self.method}", records[: self.shown])
+            show_rationales(trainer, f"test/{self.method}", records[:SHOWN])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs the accuracies; they are the same on every rank."""

@@ -9,7 +9,6 @@ import lightning as L
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import recover, write_directory_atomically
-from dust2gold.core.weights import telling_of_a_full_disk
 from lightning_modules.fully_sharded import gathered
 
 
@@ -66,5 +65,5 @@ class AdapterWriter(L.Callback):
         with gathered(pl_module):  # which takes all processes
             if trainer.is_global_zero:
                 path = Path(trainer.default_root_dir) / name
-                with telling_of_a_full_disk(path), write_directory_atomically(path) as directory:
+                with write_directory_atomically(path) as directory:
                     pl_module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it

@@ -44,11 +44,7 @@ class CheckedCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Replaces `path` in one step. Of `last.ckpt` the one before stays, as `previous.ckpt`.
-
-        Raises:
-            InputError: If the directory cannot be written or the disk is full; what stood there stays.
-        """
+        """Replaces `path` in one step or not at all. Of `last.ckpt` the one before stays, as `previous.ckpt`."""
         buffer = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError
         torch.save(checkpoint, buffer)
         path = Path(path)

@@ -98,17 +98,13 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves when it is due; where validation comes next, after it: a resumed run would leave the validation out.
-
-        Raises:
-            Preempted: After a signal.
-        """
+        """Saves when it is due; where validation comes next, after it: a resumed run would leave the validation out."""
         self._waiting = _validation_comes(trainer)
         if not self._waiting:
             self._save(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves what waited for the validation, and raises as `on_train_batch_end`."""
+        """Saves what waited for the validation."""
         if self._waiting:
             self._waiting = False
             self._save(trainer, pl_module)
@@ -120,6 +116,7 @@ class RunCheckpoint(ModelCheckpoint):
             mark_finished(checkpoint_directory(trainer))
 
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves when it is due, and after a signal, which ends the process with `Preempted`."""
         super().on_train_batch_end(trainer, pl_module, None, None, 0)
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         signal_number = self._signal(trainer) if stepped else None

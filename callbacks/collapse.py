@@ -56,11 +56,7 @@ class CollapseAlarm(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds the batch to the window, and checks a full one.
-
-        Raises:
-            InputError: If right rationales have become less likely by more than `stop`.
-        """
+        """Adds the batch to the window, and checks a full one."""
         positive: Tensor | None = getattr(pl_module, "last_positive", None)
         if positive is None:
             return

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import write_directory_atomically
-from dust2gold.core.weights import telling_of_a_full_disk
+from dust2gold.core.files import write_bytes_atomically
 from lightning_modules.fully_sharded import whole
 
 _IDS_SHOWN = 8
@@ -24,8 +22,8 @@ class FiniteGuard(L.Callback):
     """Checks the loss and the gradients before each optimizer step, and stops at the first NaN or infinity.
 
     The weights are then still those of the step before, and `<root>/adapter` the best of those. The batches of the step
-    are saved in `<root>/stopped/step-<n>/`; `read_batches` reads them, for a `training_step` of any module. With fp16
-    and a gradient scaler, which expects overflows and skips their steps, the gradients are left to it.
+    are saved as `<root>/stopped/step-<n>.pt`: `torch.load(path)["batches"]`, for a `training_step` of any module. With
+    fp16 and a gradient scaler, which expects overflows and skips their steps, the gradients are left to it.
     """
 
     def __init__(self) -> None:
@@ -45,11 +43,7 @@ class FiniteGuard(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Checks both, waiting for a GPU once.
-
-        Raises:
-            InputError: If one is not finite; names the samples and where the batches are.
-        """
+        """Checks both, waiting for a GPU once; the error names the samples and where the batches are."""
         losses = torch.stack(self._losses).double()
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         parameters = [] if scaler is not None else [p for group in optimizer.param_groups for p in group["params"]]
@@ -73,33 +67,16 @@ def stopping(
 
     The message names the samples of the batches `named`; `losses` are the batches', as far as they are known.
     """
-    directory = Path(trainer.default_root_dir) / "stopped" / f"step-{trainer.global_step}"
-    if trainer.world_size > 1:
-        directory = directory.with_name(f"{directory.name}-rank-{trainer.global_rank}")
-    write_batches(directory, batches, {"problem": problem, "step": trainer.global_step, "losses": losses})
+    rank = f"-rank-{trainer.global_rank}" if trainer.world_size > 1 else ""
+    path = Path(trainer.default_root_dir) / "stopped" / f"step-{trainer.global_step}{rank}.pt"
+    kept = [{name: v.cpu() if isinstance(v, Tensor) else v for name, v in batch.items()} for batch in batches]
+    buffer = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError
+    torch.save({"problem": problem, "step": trainer.global_step, "losses": losses, "batches": kept}, buffer)
+    write_bytes_atomically(path, buffer.getvalue())
     ids = [name for batch in named for name in batch.get("ids", batch.get("question_ids", []))]
     shown = ", ".join(ids[:_IDS_SHOWN]) + (f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else "")
     return InputError(
         f"stopped at step {trainer.global_step}, at {shown or 'samples without ids'}: {problem}",
-        file=directory,
+        file=path,
         remedy="its batches are saved there, the best adapter stays; lower the learning rate or mend these samples",
     )
-
-
-def write_batches(directory: Path, batches: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Writes batches, tensors as `batch-<k>.safetensors`, the rest and `facts` as `batches.json`; all or nothing."""
-    with write_directory_atomically(directory) as fresh:
-        others = []
-        for k, batch in enumerate(batches):
-            tensors = {name: v.cpu().clone().contiguous() for name, v in batch.items() if isinstance(v, Tensor)}
-            with telling_of_a_full_disk(directory):
-                save_file(tensors, fresh / f"batch-{k}.safetensors")
-            others.append({name: value for name, value in batch.items() if name not in tensors})
-        text = json.dumps({"schema": 1, **facts, "batches": others}, ensure_ascii=False, indent=1)
-        (fresh / "batches.json").write_text(text + "\n", encoding="utf-8")
-
-
-def read_batches(directory: Path) -> list[dict[str, Any]]:
-    """The batches that `write_batches` wrote, on the CPU."""
-    others = json.loads((directory / "batches.json").read_text(encoding="utf-8"))["batches"]
-    return [{**other, **load_file(directory / f"batch-{k}.safetensors")} for k, other in enumerate(others)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -29,7 +30,7 @@ class GateMonitor(L.Callback):
         """Hooks the units for the first batch."""
         if batch_idx == 0 and trainer.is_global_zero:
             self._hooks = [
-                module.register_forward_hook(self._keep(name))
+                module.register_forward_hook(partial(self._keep, name))
                 for name, module in pl_module.named_modules()
                 if isinstance(module, IntegrationUnit) and name.startswith("units.")
             ]
@@ -51,11 +52,7 @@ class GateMonitor(L.Callback):
             writer.add_scalar("gate/alpha_neg_mean", mean, trainer.global_step)
         self._values.clear()
 
-    def _keep(self, name: str) -> Any:
-        layer = name.removeprefix("units.").replace("/", ".").removeprefix("base_model.model.")
-
-        def hook(module: nn.Module, inputs: Any, mixed: Mixed) -> None:
-            if mixed.alpha_negative is not None:  # an ablation has no gate
-                self._values[layer] = mixed.alpha_negative
-
-        return hook
+    def _keep(self, name: str, module: nn.Module, inputs: Any, mixed: Mixed) -> None:
+        if mixed.alpha_negative is not None:  # an ablation has no gate
+            layer = name.removeprefix("units.").replace("/", ".").removeprefix("base_model.model.")
+            self._values[layer] = mixed.alpha_negative

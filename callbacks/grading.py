@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
-from datamodules.components.grading.grader import Grader, StringGrader
-from datamodules.components.records.records import Question, Rationale, rationale_id
+from datamodules.components.grading.grader import StringGrader
+from datamodules.components.records.records import Question, Rationale, rationale_for
 from lightning_modules.components.sampling.sampler import Sample
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class SampleGrader:
     def __init__(self, trainer: L.Trainer, writer: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.tokenizer: PreTrainedTokenizerBase = data.tokenizer
-        self.grader: Grader = StringGrader(by_value=data.plain_golds)
+        self.grader = StringGrader(by_value=data.plain_golds)
         self.writer = writer
 
     def records(self, samples: list[Sample], batch: dict[str, Any]) -> list[Rationale]:
@@ -38,18 +39,10 @@ class SampleGrader:
         questions = [Question.from_json(batch["questions"][sample.question_index]) for sample in samples]
         grades = self.grader.grade_many([(text, q.gold) for text, q in zip(texts, questions, strict=True)])
         return [
-            Rationale(
-                id=rationale_id(question.id, sample.k),
-                question_id=question.id,
-                question=question.question,
-                gold=question.gold,
-                rationale=text,
+            replace(
+                rationale_for(question, sample.k, text, self.writer),
                 answer=answer,
                 verdict=verdict,
-                subject=question.subject,
-                level=question.level,
-                source=question.source,
-                writer=self.writer,
                 logprob=sample.logprob,
                 tokens=sample.tokens,
                 seed=sample.seed,

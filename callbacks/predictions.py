@@ -17,12 +17,9 @@ class PredictionWriter(L.Callback):
     It collects the rows that a module's `test_step` returns; docs/formats.md says what a row holds.
     """
 
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets an earlier test."""
-        self.rows = []
+        self.rows: list[Row] = []
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0

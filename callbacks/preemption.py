@@ -12,11 +12,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preempted(SystemExit):
-    """Ends the process with the status that a shell gives to one ended by the signal: 143 after SIGTERM, 138 SIGUSR1.
-
-    Args:
-        number: The signal.
-    """
+    """Ends the process with the status that a shell gives to one ended by the signal, e.g. 143 after SIGTERM."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)

@@ -98,12 +98,11 @@ class SamplePart:
             print(f"warning: {self.file}: left out {self.torn:,} bytes after the last whole line", file=sys.stderr)
         if self.changed:
             if self.lines:
-                changed = ", ".join(self.changed[:3]) + (", …" if len(self.changed) > 3 else "")
+                changed = ", ".join(self.changed)
                 print(f"sampling anew: made otherwise ({changed}); kept: {set_aside(self.file)}", file=sys.stderr)
         elif self.damaged:  # a copy: until the part is rewritten, its whole samples are nowhere else
             write_bytes_atomically(copy := free_aside(self.file), self.file.read_bytes())
-            some = ", ".join([*(str(number) for number in self.damaged[:3]), *(["…"] if len(self.damaged) > 3 else [])])
-            lines = f"{len(self.damaged):,} damaged line{'' if len(self.damaged) == 1 else 's'} ({some})"
+            lines = f"{len(self.damaged):,} damaged lines from line {self.damaged[0]} on"
             print(f"warning: {self.file}: left out {lines}; kept a copy: {copy}", file=sys.stderr)
 
 

@@ -15,11 +15,11 @@ import lightning as L
 from callbacks.grading import SampleGrader
 from callbacks.preemption import Preempted
 from callbacks.sample_parts import SampleOrigin, SamplePart
-from callbacks.tensorboard import show_rationales
+from callbacks.tensorboard import SHOWN, show_rationales
 from datamodules.components.records.records import Rationale, rationale_id, write_rationales
+from dust2gold.core import locks
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_in_place, write_atomically
-from dust2gold.core.locks import Lock
 from dust2gold.core.provenance import Provenance, short_hash
 from lightning_modules.components.sampling.sampler import Sample
 
@@ -37,22 +37,16 @@ class SampleWriter(L.Callback):
         output: File to write; relative paths start at the Trainer's `default_root_dir`.
         writer: Who samples, for the records' field `writer`; default: the run that trained the adapter or checkpoint
             ("cot-kd", "nat", "nce", …), the student where there is none.
-        shown: How many rationales to show in TensorBoard.
     """
 
-    def __init__(self, output: str = "samples.jsonl", writer: str | None = None, shown: int = 8) -> None:
+    def __init__(self, output: str = "samples.jsonl", writer: str | None = None) -> None:
         self.output = output
         self.writer = writer
-        self.shown = shown
         self._stream: IO[Any] | None = None
-        self._lock: Lock | None = None
+        self._lock: IO[Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Leaves out the questions that an interrupted run has sampled, and begins this rank's part.
-
-        Raises:
-            InputError: If another command is writing the file, or it cannot be written.
-        """
+        """Leaves out the questions that an interrupted run has sampled, and begins this rank's part."""
         if stage != "predict":
             return
         self.writer = self.writer or _trained_by(trainer, pl_module)
@@ -88,7 +82,7 @@ class SampleWriter(L.Callback):
     ) -> None:
         """Shows a few samples of the first batch."""
         if batch_idx == 0:
-            show_rationales(trainer, "samples", self._grader.records(outputs[: self.shown], batch))
+            show_rationales(trainer, "samples", self._grader.records(outputs[:SHOWN], batch))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Joins the parts into the output, in the order of the questions, and removes them."""
@@ -101,12 +95,7 @@ class SampleWriter(L.Callback):
         self._release()
 
     def _write(self, trainer: L.Trainer, samples: list[Sample], batch: dict[str, Any]) -> None:
-        """Appends a question's graded samples; after SIGTERM, which Lightning notes and forgets, it stops there.
-
-        Raises:
-            InputError: If the disk is full.
-            Preempted: After SIGTERM.
-        """
+        """Appends a question's graded samples; after SIGTERM, which Lightning notes and forgets, it stops there."""
         if self._stream is not None:
             try:
                 self._origin.write(self._stream, self._grader.records(samples, batch))
@@ -157,18 +146,19 @@ class SampleWriter(L.Callback):
         if trainer.is_global_zero:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._lock = Lock(self._path.with_name(f".{self._path.stem}.lock"))
+                self._lock = locks.take(self._path.with_name(f".{self._path.stem}.lock"))
             except OSError as error:
                 problem = f"cannot write ({error.strerror})"
                 raise InputError(problem, file=self._path, remedy="choose another output") from error
-            free = self._lock.free
+            free = self._lock is not None
         if not trainer.strategy.broadcast(free):
             remedy = "wait for it or stop it, or choose another --trainer.default_root_dir"
             raise InputError("another command is writing it", file=self._path, remedy=remedy)
 
     def _release(self) -> None:
         if self._lock is not None:
-            self._lock.release()
+            locks.release(self._lock)
+            self._lock = None
 
     def _part(self, rank: int) -> Path:
         return self._path.with_name(f"{self._path.stem}.part-{rank}.jsonl")

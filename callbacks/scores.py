@@ -29,11 +29,10 @@ class ScoreWriter(L.Callback):
 
     def __init__(self, output: str = "scored.jsonl") -> None:
         self.output = output
-        self._scores: dict[str, float] = {}
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets an earlier run's scores."""
-        self._scores = {}
+        self._scores: dict[str, float] = {}
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -42,11 +41,7 @@ class ScoreWriter(L.Callback):
         self._scores.update(zip((record["id"] for record in batch["records"]), outputs, strict=True))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gathers the scores of all ranks and writes the file on the first.
-
-        Raises:
-            InputError: If the records do not come from a `PairDataModule`, or the file cannot be written.
-        """
+        """Gathers the scores of all ranks and writes the file on the first."""
         scores = {name: score for part in gather_objects(self._scores) for name, score in part.items()}
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, PairDataModule):
@@ -65,13 +60,9 @@ class ScoreMonitor(L.Callback):
     `val/scores/positive` and `val/scores/negative` show rank 0's share of them.
     """
 
-    def __init__(self) -> None:
-        self._scores: dict[str, list[Tensor]] = {"positive": [], "negative": []}
-
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets the last epoch."""
-        for scores in self._scores.values():
-            scores.clear()
+        self._scores: dict[str, list[Tensor]] = {"positive": [], "negative": []}
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0

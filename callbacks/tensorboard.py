@@ -15,6 +15,9 @@ from dust2gold.core.text import escape
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
+SHOWN = 8
+"""How many rationales of a run are worth showing."""
+
 
 def writer_of(trainer: L.Trainer) -> SummaryWriter | None:
     """The TensorBoard writer of this process; None where there is none (no such logger, or not rank 0)."""

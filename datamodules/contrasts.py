@@ -8,12 +8,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.components.batching.groups import Grouping, group_counts, group_lengths
-from datamodules.components.batching.plan import RowBatches
+from datamodules.components.batching.plan import RowBatches, check_at_least
 from datamodules.components.batching.sampler import Batch, GroupBatchSampler
 from datamodules.components.encoding.tokenization import pad
 from datamodules.components.table import Example, Examples
 from datamodules.rationales import RationaleDataModule
-from dust2gold.core.errors import InputError
 
 
 class ContrastDataModule(RationaleDataModule):
@@ -44,29 +43,17 @@ class ContrastDataModule(RationaleDataModule):
         super().__init__(
             *args, batch_size=batch_size, tokens_per_batch=None, packing=False, loss_on_prompt=False, **kwargs
         )
-        for name, value, least in (
-            ("rationales_per_question", rationales_per_question, 2),
-            ("groups_per_question", groups_per_question, 1),
-        ):
-            if value < least:
-                raise InputError(f"must be at least {least}, found {value}", field=f"data.{name}")
+        check_at_least(2, rationales_per_question, "data.rationales_per_question")
+        check_at_least(1, groups_per_question, "data.groups_per_question")
         self.rationales_per_question = rationales_per_question
         self.groups_per_question = groups_per_question
         self.right_only = right_only
 
     def setup(self, stage: str) -> None:
-        """Reads and encodes what the entry point needs.
-
-        Raises:
-            InputError: As `RationaleDataModule.setup`, or if no question has both verdicts.
-        """
+        """Reads and encodes what the entry point needs; refuses data in which no question has both verdicts."""
         super().setup(stage)
         if stage in ("fit", "validate"):
-            self.train_groups = self._grouping(self.train_examples)
-            self.train_groups.require_both_verdicts("train")
-            self.validation_groups = self._grouping(self.validation_examples)
-            if self.validation_files:  # a small fraction of few questions may hold none: then there is no validation
-                self.validation_groups.require_both_verdicts("validation")
+            self.train_groups, self.validation_groups = self.grouped(self._grouping)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches of groups of similar lengths, the same for the same seed and epoch."""

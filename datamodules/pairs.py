@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader
 
 from datamodules.components.batching.counts import count_targets
 from datamodules.components.batching.groups import QuestionPairs, group_counts, group_lengths
+from datamodules.components.batching.plan import check_at_least
 from datamodules.components.batching.sampler import Batch, EvaluationSampler, GroupBatchSampler
-from datamodules.components.encoding.tokenization import context_of, pad, pad_of, pad_with_mask
+from datamodules.components.encoding.tokenization import context_of, pad, pad_with_mask
 from datamodules.components.limits import Limits
-from datamodules.components.records.records import Rationale, numbered_rationales
+from datamodules.components.records.records import Rationale, read_rationales
 from datamodules.components.table import Example, Examples, open_table
 from datamodules.training import TrainingDataModule
 from dust2gold.core.errors import InputError
@@ -47,26 +48,17 @@ class PairDataModule(TrainingDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, batch_size=batch_size, allow_ungradable=False, **kwargs)
-        if pairs_per_question < 1:
-            raise InputError(f"must be at least 1, found {pairs_per_question}", field="data.pairs_per_question")
+        check_at_least(1, pairs_per_question, "data.pairs_per_question")
         self.predict_file = None if predict is None else Path(predict)
         self.pairs_per_question = pairs_per_question
         self.score_batch_size = score_batch_size
         self.records: list[Rationale] = []
 
     def setup(self, stage: str) -> None:
-        """Reads and encodes what the entry point needs.
-
-        Raises:
-            InputError: If a file is missing or damaged, a text is too long, or no question has both verdicts.
-        """
+        """Reads and encodes what the entry point needs; refuses data in which no question has both verdicts."""
         super().setup(stage)
         if stage in ("fit", "validate"):
-            self.train_pairs = self._pairing(self.train_examples)
-            self.train_pairs.require_both_verdicts("train")
-            self.validation_pairs = self._pairing(self.validation_examples)
-            if self.validation_files:  # a small fraction of few questions may hold none: then there is no validation
-                self.validation_pairs.require_both_verdicts("validation")
+            self.train_pairs, self.validation_pairs = self.grouped(self._pairing)
         if stage == "predict":
             self._read_records()
 
@@ -114,7 +106,7 @@ class PairDataModule(TrainingDataModule):
         if self.predict_file is None:
             remedy = "give --data.predict FILE (samples.jsonl)"
             raise InputError("nothing to score", field="data.predict", remedy=remedy)
-        self.records = [record for _, record in numbered_rationales(self.predict_file)]
+        self.records = list(read_rationales(self.predict_file, once=True))
         if not self.records:
             raise InputError("holds no rationale", file=self.predict_file, remedy="check the stage that sampled it")
         # Every sample needs its score to vote: only what the backbone cannot read is refused.
@@ -124,7 +116,7 @@ class PairDataModule(TrainingDataModule):
     def _collate(self, rows: list[Example]) -> dict[str, Tensor]:
         masks = [[0] * row.prompt + [1] * (len(row.tokens) - row.prompt) for row in rows]
         return {
-            **pad_with_mask([row.tokens for row in rows], pad_of(self.tokenizer)),
+            **pad_with_mask([row.tokens for row in rows], self.tokenizer.pad_token_id),
             "rationale_mask": pad(masks, 0),
         }  # [B, T] each
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.components.batching.collate import Labelled
 from datamodules.components.batching.counts import count_targets
 from datamodules.components.batching.plan import Batching, RowBatches, choose_batching
 from datamodules.components.batching.sampler import Batch, EvaluationSampler, TrainingSampler
-from datamodules.components.encoding.tokenization import context_of, encode, eos_of, pad_of, pad_with_mask
+from datamodules.components.encoding.tokenization import context_of, encode, pad_with_mask
 from datamodules.components.grading.answers import are_plain
 from datamodules.components.limits import Limits
 from datamodules.components.records.records import Question, numbered_questions
@@ -63,11 +62,7 @@ class RationaleDataModule(TrainingDataModule):
         self._excluded: set[str] = set()
 
     def setup(self, stage: str) -> None:
-        """Reads and encodes what the entry point needs.
-
-        Raises:
-            InputError: If a file is missing or damaged, holds nothing to use, or a text is too long.
-        """
+        """Reads and encodes what the entry point needs; refuses what `TrainingDataModule.setup` refuses."""
         super().setup(stage)
         if stage in ("test", "predict"):
             self._read_questions()
@@ -77,11 +72,7 @@ class RationaleDataModule(TrainingDataModule):
         self._excluded = set(ids)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Training batches of similar lengths, the same for the same seed and epoch.
-
-        Raises:
-            InputError: If a rationale is longer than `tokens_per_batch`.
-        """
+        """Training batches of similar lengths, the same for the same seed and epoch."""
         examples = self.train_examples
         width = min(self.max_length, context_of(self.tokenizer_name) or self.max_length)
         lengths = examples.lengths  # [n]
@@ -121,26 +112,25 @@ class RationaleDataModule(TrainingDataModule):
         if not questions:
             raise InputError("holds no question", file=self.question_file, remedy="check the output of prepare")
         limits = Limits(self.max_length, context=context_of(self.tokenizer_name))
-        encodings = encode(self.tokenizer, ((question.question, None) for _, question in questions))
+        encodings = encode(self.tokenizer, [(question.question, None) for _, question in questions])
         self.questions = []
-        for (line, question), encoded in zip(questions, encodings, strict=True):
-            if (length := len(encoded.prompt)) > limits.most:
+        for (line, question), (ids, _) in zip(questions, encodings, strict=True):
+            if (length := len(ids)) > limits.most:
                 raise limits.too_long(question.id, length, self.question_file, line, "question")
-            self.questions.append((question, torch.tensor(encoded.prompt, dtype=torch.int32)))  # [length]
+            self.questions.append((question, torch.tensor(ids, dtype=torch.int32)))  # [length]
 
     def _collate(self, batching: Batching, examples: list[Example], batch: Batch) -> dict[str, Any]:
-        labelled = [Labelled.of(example, self.loss_on_prompt) for example in examples]
         return {
-            **batching.collate(labelled, pad_of(self.tokenizer)),  # [B, T] each
+            **batching.collate(examples, self.tokenizer.pad_token_id, self.loss_on_prompt),  # [B, T] each
             "positive": torch.tensor([example.positive for example in examples]),  # [samples]
             "ids": [example.id for example in examples],
         }
 
     def _collate_questions(self, items: list[tuple[Question, Tensor]]) -> dict[str, Any]:
-        pad_id = pad_of(self.tokenizer)
+        pad_id = self.tokenizer.pad_token_id
         return {
             **pad_with_mask([prompt.tolist() for _, prompt in items], pad_id, left=True),  # [Q, T] each
             "questions": [question.to_json() for question, _ in items],
-            "eos_token_id": eos_of(self.tokenizer),
+            "eos_token_id": self.tokenizer.eos_token_id,
             "pad_token_id": pad_id,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -27,10 +28,6 @@ class ResumableDataModule(L.LightningDataModule):
     Lightning restores its own counters but reads a fresh loader from its first batch; the sampler's offset is what
     makes a resumed epoch see the batches it has not seen yet. A run goes on with as many batches an optimizer step
     (processes × accumulated batches) as it began with.
-
-    Args:
-        seed: Of the order of the batches.
-        num_workers: Processes that collate batches.
     """
 
     def __init__(self, seed: int, num_workers: int) -> None:
@@ -60,27 +57,25 @@ class ResumableDataModule(L.LightningDataModule):
                 other ones.
         """
         if "batch" not in state_dict:
-            problem, remedy = (
-                "the checkpoint does not say where in the data it stands",
-                "start anew with --ckpt_path none",
-            )
-            raise InputError(problem, remedy=remedy)
+            problem = "the checkpoint does not say where in the data it stands"
+            raise InputError(problem, remedy="start anew with --ckpt_path none")
         self._state = state_dict
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:  # the others read weights alone
             return
         split = [self.trainer.world_size, self._accumulated()]
         if state_dict["split"] != split:
-            self._split_otherwise(state_dict["split"], split)
+            self._convert_position(state_dict["split"], split)
         if self._sampler is not None:  # some strategies make the loader before they read the checkpoint
             self.resumed(self._sampler)
         if (fetcher := self.trainer.fit_loop._data_fetcher) is not None:
             iter(fetcher)
 
-    def _split_otherwise(self, before: list[int], now: list[int]) -> None:
+    def _convert_position(self, before: list[int], now: list[int]) -> None:
         """Makes the counts of batches, here and in Lightning's counters, those of a run that had this split all along.
 
-        Raises:
-            InputError: If an optimizer step would have another number of batches, or epochs are cut short.
+        Args:
+            before: [processes, accumulated batches] of the run that made the checkpoint.
+            now: The same of this run.
         """
         assert self.trainer is not None
         share = before[0] * before[1]
@@ -127,7 +122,7 @@ class ResumableDataModule(L.LightningDataModule):
 
     def training_loader(self, examples: Examples, sampler: TrainingSampler, collate: Collate) -> DataLoader[Any]:
         """Training batches in a sampler's order, resumed, each with the `step` counts of its optimizer step."""
-        return self.loader(Planned(examples), self.resumed(sampler), _WithStep(collate))
+        return self.loader(Planned(examples), self.resumed(sampler), partial(_collate_with_step, collate))
 
     def validation_loader(
         self,
@@ -141,18 +136,16 @@ class ResumableDataModule(L.LightningDataModule):
         """Validation batches, each row once over all ranks, equally many a rank; see `ValidationSampler`."""
         limit = 1.0 if self.trainer is None else self.trainer.limit_val_batches
         sampler = ValidationSampler(lengths, batch_size, *self.rank_of_world(), counts, limit, groups)
-        return self.loader(Planned(examples), sampler, _WithStep(collate))
+        return self.loader(Planned(examples), sampler, partial(_collate_with_step, collate))
 
     def loader(self, rows: Any, sampler: Iterable[Any], collate: Any) -> DataLoader[Any]:
-        """A loader of a list (or any map-style data set) by a batch sampler that shards by itself.
-
-        Batches for a GPU are pinned: copying one there does not wait for the step before.
-        """
+        """A loader of a map-style data set by a batch sampler that shards by itself."""
         return DataLoader(
             rows,
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
+            # Pinned, so that copying a batch to the GPU does not wait for the step before.
             pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator().manual_seed(self.seed),  # its own: the global one belongs to dropout
@@ -179,13 +172,6 @@ class ResumableDataModule(L.LightningDataModule):
         return self.trainer.accumulate_grad_batches
 
 
-class _WithStep:
-    """Adds `step`, where it was counted, to a collated batch; a class, so that it can be sent to worker processes."""
-
-    def __init__(self, collate: Collate) -> None:
-        self.collate = collate
-
-    def __call__(self, asked: tuple[list[Example], Batch]) -> dict[str, Any]:
-        examples, batch = asked
-        collated = self.collate(examples, batch)
-        return collated if batch.step is None else {**collated, "step": batch.step}
+def _collate_with_step(collate: Collate, asked: tuple[list[Example], Batch]) -> dict[str, Any]:
+    examples, batch = asked
+    return collate(examples, batch) | ({} if batch.step is None else {"step": batch.step})

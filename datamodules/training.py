@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from lightning.pytorch.trainer.states import TrainerFn
 
+from datamodules.components.batching.groups import Grouping
 from datamodules.components.encoding.tokenization import context_of, load_tokenizer
 from datamodules.components.limits import Limits
 from datamodules.components.table import Examples, open_table
@@ -13,6 +16,8 @@ from datamodules.resumable import ResumableDataModule
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import as_paths
 from dust2gold.core.students import EMBEDDED
+
+_Groups = TypeVar("_Groups", bound=Grouping)
 
 
 class TrainingDataModule(ResumableDataModule):
@@ -66,17 +71,8 @@ class TrainingDataModule(ResumableDataModule):
         self.max_characters = max_characters
         self.allow_ungradable = allow_ungradable
         self.encoded = None if encoded is None else Path(encoded)
-        self._examples: tuple[Examples, Examples] | None = None
-
-    @property
-    def train_examples(self) -> Examples:
-        """What is trained on."""
-        return self._read_examples()[0]
-
-    @property
-    def validation_examples(self) -> Examples:
-        """What is validated on."""
-        return self._read_examples()[1]
+        self.train_examples: Examples  # both from `setup` on
+        self.validation_examples: Examples
 
     def prepare_data(self) -> None:
         """Encodes what `encoded` does not hold yet, in one process of a machine; the others wait until it is done."""
@@ -93,20 +89,20 @@ class TrainingDataModule(ResumableDataModule):
             InputError: If a file is missing or damaged, holds nothing to use, or a text is too long.
         """
         self.tokenizer = load_tokenizer(self.tokenizer_name)
-        if stage not in ("fit", "validate") or self._examples is not None:
+        if stage not in ("fit", "validate") or hasattr(self, "validation_examples"):
             return
         if not self.train_files:
             remedy = "give --data.train FILES (positive.jsonl, negative.jsonl, …)"
             raise InputError("nothing to train on", field="data.train", remedy=remedy)
-        examples = self._read(self.train_files)
+        train = self._read(self.train_files)
         if self.validation_files:
-            self._examples = examples, self._read(self.validation_files)
-            return
-        train, held = examples.split(self.validation_fraction)
+            held = self._read(self.validation_files)
+        else:
+            train, held = train.split(self.validation_fraction)
         if len(held) and not len(train):
             problem, remedy = "all questions were held out for validation", "lower --data.validation_fraction"
             raise InputError(problem, field="data.validation_fraction", remedy=remedy)
-        self._examples = train, held
+        self.train_examples, self.validation_examples = train, held
 
     def usable(self, examples: Examples, file: Path) -> Examples:
         """The rationales of a file whose verdicts this stage can use.
@@ -116,24 +112,26 @@ class TrainingDataModule(ResumableDataModule):
         """
         ungradable = examples.where(examples.ungradable)
         if len(ungradable) and not self.allow_ungradable:
-            raise InputError(
-                f"'{ungradable[0].id}' is ungradable",
-                file=file,
-                line=int(ungradable.numbers("line")[0]),
-                field="verdict",
-                remedy="train on positive.jsonl or negative.jsonl, or give --data.allow_ungradable true",
-            )
+            problem, line = f"'{ungradable[0].id}' is ungradable", int(ungradable.numbers("line")[0])
+            remedy = "train on positive.jsonl or negative.jsonl, or give --data.allow_ungradable true"
+            raise InputError(problem, file=file, line=line, field="verdict", remedy=remedy)
         return examples
+
+    def grouped(self, group: Callable[[Examples], _Groups]) -> tuple[_Groups, _Groups]:
+        """Groups of the training and of the validation examples; refuses data without a question of both verdicts."""
+        train, held = group(self.train_examples), group(self.validation_examples)
+        train.require_both_verdicts("train")
+        if self.validation_files:  # a small fraction of few questions may hold none: then there is no validation
+            held.require_both_verdicts("validation")
+        return train, held
 
     def require_some(self, examples: Examples, file: Path) -> None:
         """Refuses a file of which the limits leave nothing."""
         if not len(examples):
+            too_long = "all are too long: raise --data.max_length or --data.max_characters"
+            empty = "check summary.json beside it: the teacher may have no right or no wrong samples"
             raise InputError(
-                "holds no rationale to train on",
-                file=file,
-                remedy="all are too long: raise --data.max_length or --data.max_characters"
-                if file.stat().st_size
-                else "check summary.json beside it: the teacher may have no right or no wrong samples",
+                "holds no rationale to train on", file=file, remedy=too_long if file.stat().st_size else empty
             )
 
     def _read(self, files: list[Path]) -> Examples:
@@ -145,8 +143,3 @@ class TrainingDataModule(ResumableDataModule):
             self.require_some(parts[-1], file)
         limits.report()
         return Examples.joined(parts)
-
-    def _read_examples(self) -> tuple[Examples, Examples]:
-        if self._examples is None:
-            raise RuntimeError("setup() has not run yet")
-        return self._examples

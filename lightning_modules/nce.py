@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from lightning_modules.base import StudentModule
 from lightning_modules.components.adapters.nat import load_nat
 from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
-from lightning_modules.components.losses.distillation import calibration, negative_calibrated, token_calibration
+from lightning_modules.components.losses.distillation import calibration, negative_calibrated
 from lightning_modules.components.losses.output_head import TeacherTargets
 from lightning_modules.components.losses.targets import Targets, at_targets, sample_means
 from lightning_modules.fully_sharded import FullyShardedStrategy
@@ -75,11 +74,7 @@ class NCEModel(StudentModule):
         super().build(stack)
 
     def setup(self, stage: str) -> None:
-        """Refuses to train without a teacher, or with one that would leave processes waiting for each other.
-
-        Raises:
-            InputError: If `nat` is missing, or the teacher and the strategy do not go together.
-        """
+        """Refuses to train without a teacher, or with one that would leave processes waiting for each other."""
         if stage in ("fit", "validate") and self.nat is None:
             remedy = "give --model.nat the adapter directory of the NAT stage"
             raise InputError("NCE needs a teacher", field="model.nat", remedy=remedy)
@@ -93,8 +88,19 @@ class NCEModel(StudentModule):
     @property
     def teacher(self) -> Teacher:
         """M_NAT and M_neg; a cached one opens its files at the first use."""
-        if self._teacher is None:
-            self._teacher = TEACHERS[self.teacher_name](self)
+        if self._teacher is None and self.teacher_name == "online":
+            self._teacher = OnlineTeacher(self.adapters, self.temperature, self.calibrated)
+        elif self._teacher is None:
+            self._teacher = cached_teacher(
+                self.adapters,
+                self.cache,
+                Path(self.trainer.default_root_dir) / "teacher",
+                self.temperature,
+                self.calibrated,
+                self.trainer.global_rank,
+                nat=Path(str(self.nat)),
+                precision=str(self.trainer.precision),
+            )
         return self._teacher
 
     def on_train_epoch_start(self) -> None:
@@ -133,26 +139,5 @@ class NCEModel(StudentModule):
         if teacher_targets.divergence is None:
             return torch.full(targets.tokens.shape, 0.5, device=targets.tokens.device)  # [N]
         if self.per_token:
-            return token_calibration(teacher_targets.divergence)
+            return torch.tanh(teacher_targets.divergence)  # [N], β_t of each target's own KL
         return calibration(teacher_targets.divergence, targets)[targets.sample]
-
-
-def _cached(module: NCEModel) -> Teacher:
-    trainer = module.trainer
-    return cached_teacher(
-        module.adapters,
-        module.cache,
-        Path(trainer.default_root_dir) / "teacher",
-        module.temperature,
-        module.calibrated,
-        trainer.global_rank,
-        nat=Path(str(module.nat)),
-        precision=str(trainer.precision),
-    )
-
-
-TEACHERS: dict[str, Callable[[NCEModel], Teacher]] = {
-    "online": lambda module: OnlineTeacher(module.adapters, module.temperature, module.calibrated),
-    "cached": _cached,
-}
-"""Teachers by the name that `NCEModel(teacher=...)` takes."""

@@ -19,5 +19,5 @@ class NegativeModel(StudentModule):
     """
 
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
-        """Cross-entropy, mean over the batch's target tokens."""
+        """Cross-entropy, mean over the target tokens of the optimizer step."""
         return {"loss": cross_entropy(self.target_logprobs(batch, targets), targets)}

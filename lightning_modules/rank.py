@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.losses.ranking import RANKING_LOSSES
 from lightning_modules.components.losses.targets import is_filler
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings
-from lightning_modules.components.ranking.ranker import Ranker, build_ranker, load_ranker
+from lightning_modules.components.ranking.ranker import Ranker, load_ranker
 from lightning_modules.trainable import TrainableModule
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class RankModel(TrainableModule):
@@ -75,22 +71,12 @@ class RankModel(TrainableModule):
         if self.ranker is not None:
             return
         if self.trained is not None:
-            self.ranker = load_ranker(self.trained, self.backbone_settings).train()
+            ranker = load_ranker(self.trained, self.backbone_settings)
         else:
-            self.ranker = build_ranker(self.backbone_settings or DecoderSettings(), self.head_layers)
-        self.shard()
-
-    def shards(self) -> tuple[PreTrainedModel, list[nn.Module]]:
-        """The backbone, and the head."""
-        return self.built.backbone.transformer, [self.built.head]
-
-    def base_name(self) -> str:
-        """The backbone's published weights."""
-        return self.built.settings.source
-
-    def base_identity(self) -> BaseIdentity | None:
-        """Of the backbone's frozen weights."""
-        return self.built.backbone.identity
+            ranker = Ranker(self.backbone_settings or DecoderSettings(), self.head_layers)
+        self.ranker = ranker.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
+        self.base_name, self.base_identity = ranker.settings.source, ranker.backbone.identity
+        self.shard(ranker.backbone.transformer, [ranker.head])
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Logits [rows] of a batch's rows."""

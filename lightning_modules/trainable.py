@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,14 +12,11 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
-from transformers import get_scheduler
+from transformers import PreTrainedModel, get_scheduler
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 """Learning-rate schedules by the names of `schedule`, and what transformers calls them."""
@@ -28,6 +24,9 @@ SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "
 
 class TrainableModule(L.LightningModule):
     """A module of which a part trains and the rest, the base, is frozen and never saved."""
+
+    base_name: str  # as the user named it; `configure_model` sets both
+    base_identity: BaseIdentity | None  # of the frozen weights; None where there is nothing frozen to check
 
     def __init__(self, optimizer: OptimizerCallable, schedule: str, warmup_steps: int) -> None:
         super().__init__()
@@ -37,20 +36,8 @@ class TrainableModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self._step_sums: dict[str, Tensor] = {}  # by name, [2] float64: weighted sum and weight of the optimizer step
 
-    @abstractmethod
-    def base_name(self) -> str:
-        """The base as the user named it."""
-
-    @abstractmethod
-    def base_identity(self) -> BaseIdentity | None:
-        """Of the frozen weights; None where there is nothing frozen to check."""
-
-    @abstractmethod
-    def shards(self) -> tuple[PreTrainedModel, list[nn.Module]]:
-        """What FSDP2 cuts up: a transformer, as it is called, and the trainable modules outside it."""
-
-    def shard(self) -> None:
-        """Shards the model that `configure_model` has built, where the strategy is FSDP2's."""
+    def shard(self, transformer: PreTrainedModel, modules: Iterable[nn.Module]) -> None:
+        """Shards, where the strategy is FSDP2's, a transformer, as it is called, and trainable modules outside it."""
         strategy = None if self._trainer is None else self._trainer.strategy
         if not isinstance(strategy, ModelParallelStrategy):
             return
@@ -60,7 +47,6 @@ class TrainableModule(L.LightningModule):
                 field="trainer.strategy",
                 remedy="take lightning_modules.fully_sharded.FullyShardedStrategy, as configs/trainer/fsdp2.yaml does",
             )
-        transformer, modules = self.shards()
         shard_layers(transformer, strategy.mesh)
         for module in modules:  # each as one group; they must be called, their weights not read from outside
             fully_shard(module, mesh=strategy.mesh, reshard_after_forward=True)
@@ -115,14 +101,13 @@ class TrainableModule(L.LightningModule):
         """Keeps what trains, drops the base and the frozen adapters."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        here = self.base_identity()
-        checkpoint["base"] = None if here is None else here.to_json()
+        checkpoint["base"] = None if self.base_identity is None else self.base_identity.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another base or another adapter shape."""
-        found, here = checkpoint.get("base"), self.base_identity()
+        found, here = checkpoint.get("base"), self.base_identity
         if found is not None and here is not None and not here.is_same(BaseIdentity.from_json(found)):
-            problem = f"the checkpoint was trained on another base than '{self.base_name()}': their weights differ"
+            problem = f"the checkpoint was trained on another base than '{self.base_name}': their weights differ"
             raise InputError(problem, remedy="name the base it was trained on, or start over without --ckpt_path")
         state, trained = checkpoint["state_dict"], {n: p for n, p in self.named_parameters() if p.requires_grad}
         differ = trained.keys() ^ state.keys() or {n for n, p in trained.items() if p.shape != state[n].shape}

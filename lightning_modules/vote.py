@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from lightning_modules.components.accuracy import GroupedAccuracy
 from lightning_modules.components.voting.votes import NEEDS, vote_accuracy, vote_weights, winning_classes
@@ -25,15 +24,11 @@ class VotingModel(L.LightningModule):
         super().__init__()
         self.accuracies: Any = torch.nn.ModuleDict({method: GroupedAccuracy() for method in NEEDS})
 
-    def weights(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The weights [Q, N] of each method whose field the batch has."""
-        return vote_weights(batch["answers"], batch.get("logprob_mean"), batch.get("score"))
-
     def test_step(  # type: ignore[override]  # Lightning hands any value on to the callbacks
         self, batch: dict[str, Any], batch_idx: int
     ) -> list[dict[str, Any]]:
         """Counts the votes of a batch and returns one row per method and question."""
-        by_method = self.weights(batch)
+        by_method = vote_weights(batch["answers"], batch.get("logprob_mean"), batch.get("score"))  # [Q, N] each
         if batch_idx == 0 and self.trainer.is_global_zero:
             _report_skipped([method for method in NEEDS if method not in by_method])
         rows: list[dict[str, Any]] = []
@@ -59,10 +54,8 @@ class VotingModel(L.LightningModule):
 def _rows(method: str, batch: dict[str, Any], winners: list[list[bool]], correct: list[float]) -> list[dict[str, Any]]:
     """Rows of predictions.jsonl; tied answers stand beside each other, and None stands where all abstained."""
     rows = []
-    counts = batch["samples"].tolist()
-    for question, texts, count, won, share in zip(
-        batch["questions"], batch["texts"], counts, winners, correct, strict=True
-    ):
+    columns = (batch["questions"], batch["texts"], batch["samples"].tolist(), winners, correct)
+    for question, texts, count, won, share in zip(*columns, strict=True):
         answers = [text for text, wins in zip(texts, won, strict=False) if wins]
         rows.append(
             {

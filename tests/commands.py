@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import lightning as L
 
 from dust2gold import cli
@@ -21,5 +19,5 @@ def parse(words: list[str]) -> StageCLI | None:
     """Parses a command line. Of `fit`, `validate`, `test` and `predict` it returns what holds the `config`."""
     if words[0] in cli.TRAINER_VERBS:
         return _Parsed(words)
-    cli.parse(import_module(cli.VERBS[words[0]].module), words)
+    cli.parse(cli.module_of(words[0]), words)
     return None

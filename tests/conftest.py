@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,24 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tiny_student")
     write_tiny_student(directory)
     return directory
+
+
+@pytest.fixture
+def complaint(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command line that must fail and returns what it says: two lines, the second one the way out."""
+
+    def run(*words: str) -> str:
+        from dust2gold import cli
+
+        capsys.readouterr()
+        assert cli.main(list(words)) == 1
+        gc.collect()  # whatever an abandoned object has to say, a progress bar say, it says now
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        said = err[err.index("dust2gold: error: ") :].rstrip("\n").split("\n")
+        assert len(said) == 2, said
+        assert said[1].startswith("  ")
+        assert len(said[1].strip()) > 10
+        return "\n".join(said)
+
+    return run

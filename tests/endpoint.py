@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,18 +32,7 @@ class Misbehaviour:
 
 
 class Endpoint(ThreadingHTTPServer):
-    """Answers chat and completion requests; made by `serving`.
-
-    Attributes:
-        script: What happens to the next requests, in order; None is a good answer. All others are answered well.
-        pause: Seconds each good answer takes.
-        asked: Path, headers (in lower case), body and time of each request.
-        given: Samples handed out by question: of answers that were sent whole.
-        idempotent: Whether a request with a known `Idempotency-Key` gets the answer it was billed for again.
-        billed: Answers that were generated, by `Idempotency-Key` (and a number, if that means nothing
-            to the server), whether they arrived or not.
-        most_at_once: The most requests that were ever under way together.
-    """
+    """Answers chat and completion requests; made by `serving`."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -51,19 +40,14 @@ class Endpoint(ThreadingHTTPServer):
     def __init__(self, write: Write) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.write = write
-        self.script: list[Misbehaviour | None] = []
-        self.pause = 0.0
-        self.idempotent = True
-        self.asked: list[tuple[str, dict[str, str], Body, float]] = []
-        self.given: Counter[str] = Counter()
-        self.billed: dict[str, Body] = {}
-        self.at_once = self.most_at_once = 0
+        self.script: list[Misbehaviour | None] = []  # what happens to the next requests, in order; None: a good answer
+        self.pause = 0.0  # seconds each good answer takes
+        self.idempotent = True  # a request with a known `Idempotency-Key` gets the answer it was billed for again
+        self.asked: list[tuple[str, dict[str, str], Body, float]] = []  # path, headers in lower case, body, time
+        self.billed: dict[str, Body] = {}  # answers generated, arrived or not, by key (and a number: not idempotent)
+        self.at_once = self.most_at_once = 0  # requests under way together
         self.lock = threading.Lock()
-
-    @property
-    def base_url(self) -> str:
-        """What a client is given."""
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+        self.base_url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients are killed in these tests: a broken pipe is nothing to print."""
@@ -78,10 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        headers = {key.lower(): value for key, value in self.headers.items()}
         with server.lock:
-            server.asked.append(
-                (self.path, {key.lower(): value for key, value in self.headers.items()}, body, time.monotonic())
-            )
+            server.asked.append((self.path, headers, body, time.monotonic()))
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
             how = (server.script.pop(0) if server.script else None) or Misbehaviour(slow=server.pause)
@@ -113,29 +96,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         self._send(200, data)
-        with self.server.lock:
-            self.server.given[question] += len(answer.get("choices") or [])
 
     def _make(self, body: Body, question: str, n: int) -> Body:
         texts = self.server.write(question, n)
-        chat = self.path.endswith("/chat/completions")
-        choices = [
-            {
-                "index": index,
-                "finish_reason": "stop",
-                **({"message": {"role": "assistant", "content": text}} if chat else {"text": text}),
-            }
-            for index, text in enumerate(texts)
-        ]
+        written: list[Body] = [{"text": text} for text in texts]
+        if self.path.endswith("/chat/completions"):
+            written = [{"message": {"role": "assistant", "content": text}} for text in texts]
+        choices = [{"index": index, "finish_reason": "stop", **choice} for index, choice in enumerate(written)]
         prompt = json.dumps(body.get("messages") or body["prompt"])
         usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": sum(len(text) // 4 + 1 for text in texts)}
-        return {
-            "id": "x",
-            "object": "chat.completion",
-            "model": f"{body['model']}-0125",
-            "choices": choices,
-            "usage": {**usage, "total_tokens": sum(usage.values())},
-        }
+        return {"id": "x", "model": f"{body['model']}-0125", "choices": choices, "usage": usage}
 
     def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None, length: int | None = None) -> None:
         self.send_response(status)
@@ -163,18 +133,16 @@ def numbered() -> Write:
         with lock:
             start = counts[question]
             counts[question] += n
-        return [
-            f"Sample {k}: {first} + {second} = \\boxed{{{first + second + k % 2}}}" for k in range(start, start + n)
-        ]
+        sums = [(k, first + second + k % 2) for k in range(start, start + n)]
+        return [f"Sample {k}: {first} + {second} = \\boxed{{{total}}}" for k, total in sums]
 
     return write
 
 
 @contextmanager
-def serving(write: Write | None = None, script: Sequence[Misbehaviour | None] = ()) -> Iterator[Endpoint]:
+def serving(write: Write | None = None) -> Iterator[Endpoint]:
     """Runs an endpoint in a thread of this process while the block runs."""
     with Endpoint(write or numbered()) as server:
-        server.script = list(script)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from datamodules.components.records.records import write_rationales
 from dust2gold.run.stage import Stage
 from tests import endpoint
@@ -20,14 +18,14 @@ from tests.forks import ending, finish, fork, last_words
 from tests.own_stages import write_stages
 from tests.records import rationale, write_asked, write_positive
 from tests.students import write_tiny_student
+from tests.words import collect_words, stage_words
 
-REPOSITORY = Path(__file__).parents[1]
-HERE = "--trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.logger false"
 NOTED = (
-    "--without_callbacks [LearningRateMonitor] --trainer.callbacks+=RunCheckpoint "
+    "--trainer.logger false --without_callbacks [LearningRateMonitor] --trainer.callbacks+=RunCheckpoint "
     "--trainer.callbacks.every_n_train_steps=2 --trainer.callbacks+=tests.interruptions.LossFile"
 )
 """A checkpoint every 2 steps, and all losses written down."""
+THREE_EPOCHS = "--trainer.max_epochs 3 --data.batch_size 4 --trainer.accumulate_grad_batches 2"
 
 
 @dataclass
@@ -50,22 +48,24 @@ def cases(home: Path) -> list[Case]:
     if (code := ending(fork(partial(write_inputs, home), home))) != 0:  # saving a model leaves threads behind
         raise SystemExit(f"cannot make the inputs ({code}): {last_words(home)}")
     fits = {
-        "fit-neg": ["neg"],
-        "fit-nat": ["nat", "--model.negative", str(home / "neg/adapter")],
-        "fit-nce": ["nce", "--model.nat", str(home / "nat/adapter")],
-        "fit-nce-cached": ["nce", "--model.nat", str(home / "nat/adapter"), "--model.teacher", "cached"],
+        "fit-neg": partial(fit, home, "neg", ""),
+        "fit-nat": partial(fit, home, "nat", f"--model.negative {home}/neg/adapter"),
+        "fit-nce": partial(fit, home, "nce", f"--model.nat {home}/nat/adapter"),
+        "fit-nce-cached": partial(fit, home, "nce", f"--model.nat {home}/nat/adapter --model.teacher cached"),
+        "fit-rank": partial(fit_rank, home),
     }
-    for name, case in (("neg", "fit-neg"), ("nat", "fit-nat")):
-        if (code := finish(fit(home, fits[case], home / name), home)) != 0:
+    for name in ("neg", "nat"):
+        if (code := finish(fits[f"fit-{name}"](home / name), home)) != 0:
             raise SystemExit(f"cannot make {name}/adapter ({code}): {last_words(home)}")
-    trained = ("adapter*/**/*.safetensors",)
-    made = [Case(name, partial(fit, home, words), trained) for name, words in fits.items()]
-    made.append(Case("fit-rank", lambda root: fit_rank(home, root), trained))
-    made.append(Case("predict", lambda root: predict(home, root), ("samples.jsonl",)))
-    made.append(Case("prepare", lambda root: prepare(home, root), ("*.jsonl", "summary.json")))
-    made.append(collecting(home))
-    made.append(running(home))
-    return made
+    # Grades 1,200 rationales, those that strings reject by math-verify
+    prepare = f"prepare --input {home}/raw.jsonl --format records --grader semantic --workers 1"
+    return [
+        *(Case(name, words, ("adapter*/**/*.safetensors",)) for name, words in fits.items()),
+        Case("predict", partial(predict, home), ("samples.jsonl",)),
+        Case("prepare", lambda root: [*prepare.split(), "--output", str(root)], ("*.jsonl", "summary.json")),
+        collecting(home),
+        running(home),
+    ]
 
 
 def write_inputs(home: Path) -> None:
@@ -78,47 +78,28 @@ def write_inputs(home: Path) -> None:
     write_asked(home / "questions.jsonl", 12)
 
 
-def fit(home: Path, config_and_more: list[str], root: Path) -> list[str]:
+def fit(home: Path, config: str, more: str, root: Path) -> list[str]:
     """Three epochs of 6 batches with dropout, two batches a step."""
-    config, *more = config_and_more
-    return [
-        *f"fit --config {REPOSITORY}/configs/{config}.yaml --model.student {home}/student {HERE} {NOTED}".split(),
-        *f"--data.train {home}/train.jsonl --data.validation {home}/validation.jsonl --data.batch_size 4".split(),
-        *"--trainer.max_epochs 3 --trainer.accumulate_grad_batches 2 --model.lora.dropout 0.3".split(),
-        *f"--model.warmup_steps 2 --model.optimizer.init_args.lr 0.01 --trainer.default_root_dir {root}".split(),
-        *more,
-    ]
+    options = (
+        f"{NOTED} --data.train {home}/train.jsonl --data.validation {home}/validation.jsonl {THREE_EPOCHS} {more} "
+        "--model.lora.dropout 0.3 --model.warmup_steps 2 --model.optimizer.init_args.lr 0.01"
+    )
+    return stage_words("fit", config, home / "student", root, options)
 
 
 def fit_rank(home: Path, root: Path) -> list[str]:
     """Three epochs of M_rank with dropout, two batches a step."""
-    config = f"--config {REPOSITORY}/configs/rank.yaml --model.backbone.init_args.student {home}/student"
-    return (
-        f"fit {config} {HERE} {NOTED} --data.train {home}/both.jsonl --data.batch_size 4 "
-        "--data.validation_fraction 0.2 --trainer.max_epochs 3 --trainer.accumulate_grad_batches 2 "
-        f"--trainer.default_root_dir {root}"
-    ).split()
+    options = f"{NOTED} --data.train {home}/both.jsonl --data.validation_fraction 0.2 {THREE_EPOCHS}"
+    return stage_words("fit", "rank", home / "student", root, options)
 
 
 def predict(home: Path, root: Path) -> list[str]:
     """Three samples to each of twelve questions, two questions a batch."""
-    return (
-        f"predict --config {REPOSITORY}/configs/neg.yaml --model.student {home}/student {HERE} "
-        f"--model.adapter {home}/neg/adapter --data.questions {home}/questions.jsonl --data.question_batch_size 2 "
-        f"--model.sampling.samples 3 --model.sampling.max_new_tokens 12 --trainer.default_root_dir {root}"
-    ).split()
-
-
-def prepare(home: Path, root: Path) -> list[str]:
-    """Grades 1,200 rationales, those that strings reject by math-verify."""
-    words = f"prepare --input {home}/raw.jsonl --format records --grader semantic --workers 1 --output {root}"
-    return words.split()
-
-
-PROMPT = """\
-instructions: Solve it. Give the answer in \\boxed{}.
-ask: "Problem: {question}"
-"""
+    options = (
+        f"--trainer.logger false --model.adapter {home}/neg/adapter --data.questions {home}/questions.jsonl "
+        "--data.question_batch_size 2 --model.sampling.samples 3 --model.sampling.max_new_tokens 12"
+    )
+    return stage_words("predict", "neg", home / "student", root, options)
 
 
 def collecting(home: Path) -> Case:
@@ -126,25 +107,13 @@ def collecting(home: Path) -> Case:
 
     It numbers the samples of a question as it is paid for them: one that was lost or paid twice leaves a gap.
     """
-    write_asked(home / "asked.jsonl", 30)
-    (home / "prompt.yaml").write_text(PROMPT, encoding="utf-8")
-    addresses: dict[Path, str] = {}
+    asked, addresses = write_asked(home / "asked.jsonl", 30), {}
+    more = "--endpoint.concurrency 4 --sampling.n 3 --sampling.max_tokens 64 --prices.prompt 1 --prices.completion 2"
 
     def words(root: Path) -> list[str]:
         if root not in addresses:
             addresses[root] = serve_apart(home / f"{root.name}.address")
-        config = {
-            "input": str(home / "asked.jsonl"),
-            "output": str(root),
-            "prompt": str(home / "prompt.yaml"),
-            "endpoint": {"model": "gpt-test", "base_url": addresses[root], "concurrency": 4, "timeout": 10},
-            "sampling": {"n": 3, "max_tokens": 64},
-            "retry": {"first": 0.01, "longest": 0.05},
-            "prices": {"prompt": 1, "completion": 2},
-        }
-        file = home / f"{root.name}.yaml"
-        file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        return ["collect", "--config", str(file)]
+        return collect_words(home, asked, root, addresses[root], more)
 
     return Case("collect", words, ("positive.jsonl", "negative.jsonl", "questions.jsonl"))
 
@@ -170,22 +139,22 @@ def serve_apart(note: Path) -> str:
 
 def running(home: Path) -> Case:
     """A run of data, M_neg, its answers to the test questions and samples."""
-    words = f"--config {REPOSITORY}/configs/neg.yaml --model.student {home}/student {HERE}"
-    answered = f"{words} --model.adapter {{run}}/neg/adapter --model.sampling.max_new_tokens 8"
+
+    def stage(verb: str, root: str, more: str) -> str:
+        return " ".join(stage_words(verb, "neg", home / "student", f"{{run}}/{root}", more))
+
+    ask = "--trainer.logger false --model.adapter {run}/neg/adapter --model.sampling.max_new_tokens 8 --data.questions"
     data = (
         "generate --output {run}/raw --train-questions 12 --test-questions 6 --samples 2 --levels 1,1,2",
         "prepare --input {run}/raw/train.jsonl --format tdg --source t --output {run}/data",
         "prepare --input {run}/raw/test.jsonl --format math --source t --output {run}/test",
     )
+    train = f"{NOTED} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 --data.drop_longer true"
     neg = (
-        f"fit {words} {NOTED} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 "
-        "--data.drop_longer true --trainer.max_epochs 2 --trainer.default_root_dir {run}/neg",
-        f"test {answered} --data.questions {{run}}/test/questions.jsonl --trainer.default_root_dir {{run}}/neg",
+        stage("fit", "neg", f"{train} --trainer.max_epochs 2"),
+        stage("test", "neg", f"{ask} {{run}}/test/questions.jsonl"),
     )
-    samples = (
-        f"predict {answered} --data.questions {{run}}/data/questions.jsonl --data.question_batch_size 3 "
-        "--trainer.default_root_dir {run}/samples",
-    )
+    samples = (stage("predict", "samples", f"{ask} {{run}}/data/questions.jsonl --data.question_batch_size 3"),)
     options = write_stages(
         home / "stages.py",
         Stage("data", "data", data, directories=("raw", "data", "test"), outputs=("data", "test")),

@@ -17,8 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -26,8 +25,8 @@ from pathlib import Path
 from datamodules.components.records.records import read_rationales
 from tests.fault_cases import Case, cases
 from tests.forks import finish, killed, last_words
+from tests.words import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 MOST_KILLS = 3  # of one trial
 SAMPLES = "samples.jsonl"
 ROUNDING = 1e-4  # nats
@@ -35,47 +34,37 @@ ROUNDING = 1e-4  # nats
 
 @dataclass
 class Tally:
-    """How a case fared: kills that hit a running process, trials, trials with the undisturbed run's result."""
+    """How a case fared: kills that hit a running process, trials, trials with another result than the undisturbed."""
 
     kills: int = 0
     trials: int = 0
-    exact: int = 0
+    different: int = 0
     faults: list[str] = field(default_factory=list)
 
 
 def main(args: list[str] | None = None) -> int:
-    """Tries the cases and prints the table; 1 if anything differs."""
+    """Tries the cases and prints the table, and below it what was wrong; 1 if anything differs."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=20, help="kills of each case")
     parser.add_argument("--seed", type=int, default=0, help="of the points")
     parser.add_argument("--only", default="", metavar="CASE[,CASE]", help="these cases alone")
     options = parser.parse_args(args)
-    with tempfile.TemporaryDirectory(prefix="faults-") as name, _environment():
-        made = cases(Path(name))
-        only = options.only.split(",") if options.only else [case.name for case in made]
-        if unknown := set(only) - {case.name for case in made}:
-            parser.error(f"no case {', '.join(unknown)}: choose of {', '.join(case.name for case in made)}")
-        tallies = {}
-        for case in made:
-            if case.name in only:
-                tallies[case.name] = torment(
-                    case, Path(name), options.points, random.Random(f"{options.seed}{case.name}")
-                )
-                print(row(case.name, tallies[case.name]), file=sys.stderr, flush=True)
-    print("\n".join(table(tallies)))
-    return int(any(tally.faults for tally in tallies.values()))
-
-
-def table(tallies: dict[str, Tally]) -> list[str]:
-    """The results as a Markdown table, and below it what was wrong."""
-    lines = ["| command | killed | runs | same as undisturbed | lost or different |", "|---|---|---|---|---|"]
-    lines += [row(name, tally) for name, tally in tallies.items()]
-    return lines + [f"{name}: {fault}" for name, tally in tallies.items() for fault in tally.faults]
-
-
-def row(name: str, tally: Tally) -> str:
-    """A line of the table."""
-    return f"| {name} | {tally.kills} | {tally.trials} | {tally.exact} | {tally.trials - tally.exact} |"
+    prepare_process()
+    faults = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        made = {case.name: case for case in cases(Path(name))}
+        only = options.only.split(",") if options.only else list(made)
+        if unknown := set(only) - set(made):
+            parser.error(f"no case {', '.join(unknown)}: choose of {', '.join(made)}")
+        print("| command | killed | runs | same as undisturbed | lost or different |\n|---|---|---|---|---|")
+        for case in (case for case in made.values() if case.name in only):
+            chance = random.Random(f"{options.seed}{case.name}")
+            tally = torment(case, Path(name), options.points, chance)
+            faults += [f"{case.name}: {fault}" for fault in tally.faults]
+            cells = [case.name, tally.kills, tally.trials, tally.trials - tally.different, tally.different]
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    print("\n".join(faults))
+    return int(bool(faults))
 
 
 def torment(case: Case, home: Path, points: int, chance: random.Random) -> Tally:
@@ -95,10 +84,9 @@ def torment(case: Case, home: Path, points: int, chance: random.Random) -> Tally
                 break
             tally.kills += 1
         tally.trials += 1
-        if faults := compared(case, root, home, expected, whole):
-            tally.faults += [f"run {tally.trials}: {fault}" for fault in faults]
-        else:
-            tally.exact += 1
+        faults = compared(case, root, home, expected, whole)
+        tally.faults += [f"run {tally.trials}: {fault}" for fault in faults]
+        tally.different += bool(faults)
         shutil.rmtree(root)
     return tally
 
@@ -117,14 +105,11 @@ def work(root: Path) -> int:
     """A measure of what has been done: losses written down; of what trains nothing, bytes in and beside a directory."""
     inside = [Path(place) / name for place, _, names in os.walk(root) for name in names]  # no error at what vanishes
     logs = [file for file in inside if file.name == "losses.txt"]
-    return sum(_size(file) for file in logs or [*inside, *root.parent.glob(f"{root.name}.*")])
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:  # renamed just now
-        return 0
+    sizes = 0
+    for file in logs or [*inside, *root.parent.glob(f"{root.name}.*")]:
+        with suppress(FileNotFoundError):  # renamed just now
+            sizes += file.stat().st_size
+    return sizes
 
 
 def compared(case: Case, root: Path, home: Path, expected: dict[str, str], whole: Path) -> list[str]:
@@ -137,24 +122,22 @@ def compared(case: Case, root: Path, home: Path, expected: dict[str, str], whole
     for name in sorted(expected.keys() & found.keys()):
         if Path(name).name == SAMPLES and (far := distance(root / name, whole / name)) > ROUNDING:
             faults.append(f"logprob of {name} differs by {far:.1e}")
-    if (other := losses(root)) != (losses_expected := losses(whole)):
-        names = sorted(
-            name for name in other.keys() | losses_expected.keys() if other.get(name) != losses_expected.get(name)
-        )
+    mine, its = losses(root), losses(whole)
+    if names := sorted(name for name in mine.keys() | its.keys() if mine.get(name) != its.get(name)):
         faults.append(f"{len(names)} losses differ, the first at {names[0]}")
     return faults
 
 
 def contents(root: Path, patterns: tuple[str, ...]) -> dict[str, str]:
     """Hashes of the files that count; of samples, of all but `logprob`."""
+
+    def compared(file: Path) -> bytes:
+        if file.name != SAMPLES:
+            return file.read_bytes()
+        return repr([replace(record, logprob=None) for record in read_rationales(file)]).encode()
+
     files = sorted({file for pattern in patterns for file in root.glob(pattern) if file.is_file()})
-    return {str(file.relative_to(root)): sha256(_compared_as_bytes(file)).hexdigest() for file in files}
-
-
-def _compared_as_bytes(file: Path) -> bytes:
-    if file.name != SAMPLES:
-        return file.read_bytes()
-    return repr([replace(record, logprob=None) for record in read_rationales(file)]).encode()
+    return {str(file.relative_to(root)): sha256(compared(file)).hexdigest() for file in files}
 
 
 def distance(samples: Path, whole: Path) -> float:
@@ -173,17 +156,16 @@ def losses(root: Path) -> dict[str, set[str]]:
     return found
 
 
-@contextmanager
-def _environment() -> Iterator[None]:
+def prepare_process() -> None:
+    """Sets what the children share, and loads what each would otherwise spend its life loading."""
     os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"})
     os.environ["OPENAI_API_KEY"] = "sk-planted"
     sys.path.insert(0, str(REPOSITORY))
     import torch
 
-    import dust2gold.commands.trainer  # noqa: F401  # what every child would otherwise spend its life loading
+    import dust2gold.commands.trainer  # noqa: F401
 
     torch.set_num_threads(1)
-    yield
 
 
 if __name__ == "__main__":

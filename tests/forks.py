@@ -10,20 +10,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 LIMIT = 180.0
-
-
-def start(words: list[str], home: Path) -> int:
-    """Starts a command line and returns its process id."""
-
-    def work() -> int:
-        from dust2gold import cli
-
-        return cli.main(words)
-
-    return fork(work, home)
+"""Seconds after which a process that hangs is killed."""
 
 
 def fork(work: Callable[[], int | None], home: Path) -> int:
@@ -55,42 +46,55 @@ def fork(work: Callable[[], int | None], home: Path) -> int:
         os._exit(code)
 
 
+def _command(words: list[str]) -> int:
+    from dust2gold import cli
+
+    return cli.main(words)
+
+
 def finish(words: list[str], home: Path) -> int:
-    """Runs a command line to its end and returns its exit code; one that hangs is ended after `LIMIT` seconds."""
-    return ending(start(words, home))
+    """Runs a command line to its end and returns its exit code."""
+    return ending(fork(partial(_command, words), home))
 
 
 def ending(process: int) -> int:
-    """Waits for a process and returns its exit code; one that hangs is ended after `LIMIT` seconds."""
+    """Waits for a process and returns its exit code."""
+    code = _wait(process, lambda: False)
+    return _kill(process) if code is None else code
+
+
+def killed(words: list[str], home: Path, when: Callable[[], bool], delay: float = 0.0) -> bool:
+    """Kills a command line and its processes `delay` seconds after `when` first holds; False if it was done before."""
+    process = fork(partial(_command, words), home)
+    if _wait(process, when) is not None:
+        return False
+    time.sleep(delay)
+    if os.waitpid(process, os.WNOHANG)[0]:
+        return False
+    return _kill(process) == -signal.SIGKILL
+
+
+def _wait(process: int, when: Callable[[], bool]) -> int | None:
+    """The exit code, or None as soon as `when` holds or the time is up."""
     last = time.monotonic() + LIMIT
-    while time.monotonic() < last:
+    while not when() and time.monotonic() < last:
+        time.sleep(0.001)
         done, status = os.waitpid(process, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
+    return None
+
+
+def _kill(process: int) -> int:
     os.killpg(process, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def killed(words: list[str], home: Path, when: Callable[[], bool], delay: float = 0.0) -> bool:
-    """Kills a command line, and whatever processes it started, some seconds after `when` first holds.
-
-    Returns:
-        False if it was done before.
-    """
-    process, last = start(words, home), time.monotonic() + LIMIT
-    while not when() and time.monotonic() < last:
-        time.sleep(0.001)
-        if os.waitpid(process, os.WNOHANG)[0]:
-            return False
-    time.sleep(delay)
-    if os.waitpid(process, os.WNOHANG)[0]:
-        return False
-    os.killpg(process, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+def log_of(home: Path) -> str:
+    """What the last process in `home` said."""
+    return (home / "log").read_text(encoding="utf-8", errors="replace")
 
 
 def last_words(home: Path) -> str:
-    """The end of what the last process said."""
-    lines = (home / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return " / ".join(lines[-3:])
+    """The end of that."""
+    return " / ".join(log_of(home).strip().splitlines()[-3:])

@@ -13,19 +13,12 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
-PORT = 29531
 
 
 class Host:
-    """One of two hosts.
-
-    Args:
-        number: 0 or 1: its rank.
-        name: Of its namespace.
-    """
+    """One of two hosts: its rank and its namespace, not yet made."""
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
@@ -33,24 +26,20 @@ class Host:
         self.link = f"{name}-eth"
         self.address = f"10.87.13.{number + 1}"
 
-    def make(self) -> None:
-        """Makes the namespace."""
-        _ip("netns", "add", self.name)
-
     def connect(self) -> None:
         """Gives its end of the cable an address."""
         _ip("link", "set", self.link, "netns", self.name)
         _ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", self.link)
-        for device in ("lo", self.link):
-            _ip("-n", self.name, "link", "set", device, "up")
+        self.set("lo", "up")
+        self.set(self.link, "up")
 
-    def come_back(self) -> None:
-        """Plugs the cable in."""
-        _ip("-n", self.name, "link", "set", self.link, "up")
+    def set(self, device: str, state: str) -> None:
+        """Plugs a cable in (`up`) or pulls it."""
+        _ip("-n", self.name, "link", "set", device, state)
 
     def vanish(self, process: int) -> None:
         """Pulls the cable, then kills a process group."""
-        _ip("-n", self.name, "link", "set", self.link, "down")
+        self.set(self.link, "down")
         os.killpg(process, signal.SIGKILL)
         os.waitpid(process, 0)
 
@@ -61,21 +50,12 @@ class Host:
             with open(f"/var/run/netns/{self.name}", encoding="ascii") as namespace:
                 if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _NEW_NETWORK):
                     raise OSError(ctypes.get_errno(), "setns")
-            os.environ.update(self.environment(master))
+            # What Lightning's own environment wants to know on each machine
+            os.environ.update(MASTER_ADDR=master, MASTER_PORT="29531", NODE_RANK=str(self.number), LOCAL_RANK="0")
+            os.environ.update(WORLD_SIZE="2", GLOO_SOCKET_IFNAME=self.link)
             return work()
 
         return there
-
-    def environment(self, master: str) -> dict[str, str]:
-        """What Lightning's own environment wants to know on each machine."""
-        return {
-            "MASTER_ADDR": master,
-            "MASTER_PORT": str(PORT),
-            "NODE_RANK": str(self.number),
-            "LOCAL_RANK": "0",
-            "WORLD_SIZE": "2",
-            "GLOO_SOCKET_IFNAME": self.link,
-        }
 
 
 @contextmanager
@@ -84,7 +64,7 @@ def two_hosts() -> Iterator[list[Host]]:
     hosts = [Host(number, f"d2g{os.getpid() % 100000}{letter}") for number, letter in enumerate("ab")]
     try:
         for host in hosts:
-            host.make()
+            _ip("netns", "add", host.name)
         _ip("link", "add", hosts[0].link, "type", "veth", "peer", "name", hosts[1].link)
         for host in hosts:
             host.connect()
@@ -96,10 +76,8 @@ def two_hosts() -> Iterator[list[Host]]:
 
 def why_not() -> str | None:
     """Why there can be no two hosts here; None if there can."""
-    if os.geteuid() != 0:
-        return "network namespaces take root"
-    if shutil.which("ip") is None:
-        return "no `ip` (apt-get install iproute2)"
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return "network namespaces take root and `ip` (apt-get install iproute2)"
     try:
         with two_hosts():
             return None
@@ -110,8 +88,3 @@ def why_not() -> str | None:
 
 def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
-
-
-def log_of(home: Path) -> str:
-    """What the last process in `home` said."""
-    return (home / "log").read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,7 @@
-"""Callbacks that stop a run where a test wants it stopped, and note what it trained on."""
+"""Callbacks that stop a run where a test wants it stopped, and note what it trained on.
+
+`after` counts the batches (or validations) of this process; `rank` is the process that acts.
+"""
 
 from __future__ import annotations
 
@@ -18,42 +21,78 @@ class Killed(BaseException):
     """Ends a run as a signal would: Lightning gets to save nothing."""
 
 
-class Kill(L.Callback):
-    """Kills training after so many batches of this process.
+class _Countdown(L.Callback):
+    def __init__(self, after: int) -> None:
+        self.left = after
 
-    Args:
-        after: Batches.
-        politely: Stop as Ctrl-C does, which Lightning turns into an exit.
-    """
+    def due(self) -> bool:
+        """Counts one, and says whether it was the last."""
+        self.left -= 1
+        return self.left == 0
+
+
+class Kill(_Countdown):
+    """Kills training; `politely` stops it as Ctrl-C does, which Lightning turns into an exit."""
 
     def __init__(self, after: int, politely: bool = False) -> None:
-        self.left = after
+        super().__init__(after)
         self.error = KeyboardInterrupt if politely else Killed
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
+        if self.due():
             raise self.error
 
 
-class Signal(L.Callback):
-    """Sends this process a signal after so many training batches, as a scheduler does.
+class KillValidation(_Countdown):
+    """Kills the run when a validation begins."""
 
-    Args:
-        after: Batches.
-        number: The signal's; SIGTERM by default.
-        rank: Of the process to send it to.
+    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
+        if self.due():
+            raise Killed
+
+
+class KillPrediction(_Countdown):
+    """Stops `predict` as Ctrl-C does.
+
+    `by_signal` sends SIGTERM instead, before the last of the batches: its first question is the last to be written.
     """
 
+    def __init__(self, after: int, by_signal: bool = False) -> None:
+        super().__init__(after)
+        self.by_signal = by_signal
+
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        if self.by_signal and self.left == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        if self.due() and not self.by_signal:
+            raise KeyboardInterrupt
+
+
+class Signal(_Countdown):
+    """Sends this process a signal during training, as a scheduler does."""
+
     def __init__(self, after: int, number: int = int(signal.SIGTERM), rank: int = 0) -> None:
-        self.left = after
-        self.number = number
-        self.rank = rank
+        super().__init__(after)
+        self.number, self.rank = number, rank
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        self.left -= 1
-        if self.left == 0 and trainer.global_rank == self.rank:
+        if self.due() and trainer.global_rank == self.rank:
             os.kill(os.getpid(), self.number)
+
+
+class Stand(_Countdown):
+    """Stands still during training until it is killed, and makes `file` when it does."""
+
+    def __init__(self, after: int, rank: int, file: str) -> None:
+        super().__init__(after)
+        self.rank, self.file = rank, Path(file)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.due() and trainer.global_rank == self.rank:
+            self.file.touch()
+            time.sleep(3600)
 
 
 class Log(L.Callback):
@@ -70,87 +109,21 @@ class Log(L.Callback):
         self.scores.append(float(trainer.callback_metrics["val/loss"]))
 
 
-class KillValidation(L.Callback):
-    """Kills the run when its validation begins for the so-manieth time.
-
-    Args:
-        at: Number of the validation in this process, from 1.
-    """
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
-
-class KillPrediction(L.Callback):
-    """Stops `predict` after so many batches, as Ctrl-C does.
-
-    Args:
-        after: Batches.
-        by_signal: Send SIGTERM instead, before the last of these batches: its first question is the last to be written.
-    """
-
-    def __init__(self, after: int, by_signal: bool = False) -> None:
-        self.left = after
-        self.by_signal = by_signal
-
-    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        if self.by_signal and self.left == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self.left -= 1
-        if self.left == 0 and not self.by_signal:
-            raise KeyboardInterrupt
-
-
 class LossFile(L.Callback):
     """Appends every loss, exact to the last bit, to `<root>/losses.txt`: what several killed processes trained on."""
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._write(trainer, f"train {trainer.current_epoch}:{batch_idx}", float(outputs["loss"]))
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        _append(trainer, "losses.txt", f"train {trainer.current_epoch}:{batch_idx} {float(outputs['loss']).hex()}")
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._write(trainer, f"validation {trainer.global_step}", float(trainer.callback_metrics["val/loss"]))
-
-    def _write(self, trainer: L.Trainer, name: str, value: float) -> None:
-        with (Path(trainer.default_root_dir) / "losses.txt").open("a", encoding="utf-8") as stream:
-            stream.write(f"{name} {value.hex()}\n")
-
-
-class Stand(L.Callback):
-    """Stands still after so many training batches, until it is killed.
-
-    Args:
-        after: Batches.
-        rank: Of the process to stand still.
-        file: Made when it does.
-    """
-
-    def __init__(self, after: int, rank: int, file: str) -> None:
-        self.left = after
-        self.rank = rank
-        self.file = Path(file)
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        self.left -= 1
-        if self.left == 0 and trainer.global_rank == self.rank:
-            self.file.touch()
-            time.sleep(3600)
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        loss = float(trainer.callback_metrics["val/loss"])
+        _append(trainer, "losses.txt", f"validation {trainer.global_step} {loss.hex()}")
 
 
 class Shares(L.Callback):
     """Appends to `<root>/share-<rank>.jsonl` what this process trained on (epoch and ids), answered or scored (ids)."""
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not is_filler(batch):
             self._note(trainer, trained=batch.get("ids") or batch["question_ids"], epoch=trainer.current_epoch)
 
@@ -161,7 +134,11 @@ class Shares(L.Callback):
         self.on_test_batch_end(trainer, module, outputs, batch)
 
     def _note(self, trainer: L.Trainer, **facts: Any) -> None:
-        path = Path(trainer.default_root_dir) / f"share-{trainer.global_rank}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(facts) + "\n")
+        _append(trainer, f"share-{trainer.global_rank}.jsonl", json.dumps(facts))
+
+
+def _append(trainer: L.Trainer, name: str, line: str) -> None:
+    root = Path(trainer.default_root_dir)
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / name).open("a", encoding="utf-8") as stream:
+        stream.write(f"{line}\n")

@@ -6,42 +6,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.components.records.records import Question, Rationale, write_questions, write_rationales
+from datamodules.components.records.records import Question, Rationale, Verdict, write_questions, write_rationales
 
 
 def question(number: int, **changes: Any) -> Question:
     """Question `q<number>`; even ones are of subject Algebra, odd ones of Geometry."""
-    subject, level = ("Algebra", "Level 1") if number % 2 == 0 else ("Geometry", "Level 2")
-    record = Question(
-        id=f"q{number}",
-        question=f"Ann has {number} nuts and finds {number + 2}. How many?",
-        gold=str(2 * number + 2),
-        solution="",
-        subject=subject,
-        level=level,
-        source="nuts",
-    )
-    return replace(record, **changes)
+    text = f"Ann has {number} nuts and finds {number + 2}. How many?"
+    about = ("Algebra", "Level 1") if number % 2 == 0 else ("Geometry", "Level 2")
+    solution = ""
+    return replace(Question(f"q{number}", text, str(2 * number + 2), solution, *about, source="nuts"), **changes)
 
 
 def rationale(number: int, k: int = 0, **changes: Any) -> Rationale:
     """Sample `q<number>/<k>`, right if k is even; the texts differ in length by `k` and by `number`."""
-    asked, right = question(number), k % 2 == 0
+    q, right = question(number), k % 2 == 0
     answer = str(2 * number + 2 + (not right))
-    record = Rationale(
-        id=f"{asked.id}/{k}",
-        question_id=asked.id,
-        question=asked.question,
-        gold=asked.gold,
-        rationale="So " * ((3 * number + k) % 7) + f"{number}+{number + 2}=\\boxed{{{answer}}}",
-        answer=answer,
-        verdict="positive" if right else "negative",
-        subject=asked.subject,
-        level=asked.level,
-        source=asked.source,
-        writer="teacher",
-    )
-    return replace(record, **changes)
+    verdict: Verdict = "positive" if right else "negative"
+    text = "So " * ((3 * number + k) % 7) + f"{number}+{number + 2}=\\boxed{{{answer}}}"
+    about = (q.subject, q.level, q.source, "teacher")
+    return replace(Rationale(f"{q.id}/{k}", q.id, q.question, q.gold, text, answer, verdict, *about), **changes)
 
 
 def write_positive(path: Path, questions: int = 12, samples: int = 2) -> str:

@@ -11,10 +11,10 @@ import yaml
 
 from dust2gold import cli
 from tests.dust2gold.run.test_tables import ROWS as TABLES
+from tests.words import REPOSITORY
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-REPOSITORY = Path(__file__).parents[1]
 STAGES = ["data", "cot-kd", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
 METHODS = {"cot-kd", "neg", "nat", "nce", "sc", "ws", "asc", "asc-1+s", "asc-1+2s"}
 ROWS = METHODS | set(TABLES)

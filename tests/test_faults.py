@@ -12,10 +12,8 @@ import pytest
 from datamodules.components.records.records import write_rationales
 from tests import faults
 from tests.fault_cases import Case
-from tests.faults import Tally, losses, table
 from tests.records import rationale
-
-REPOSITORY = Path(__file__).parents[1]
+from tests.words import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -30,38 +28,33 @@ def test_killed_commands_lose_nothing(cases: str, points: int) -> None:
     command = [sys.executable, "-m", "tests.faults", "--points", str(points), "--only", cases]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    rows = [line.split(" | ") for line in done.stdout.strip().splitlines()[2:]]
     assert [cells[0].removeprefix("| ") for cells in rows] == cases.split(",")
     for _, killed, runs, same, different in rows:
         assert (int(killed), same, different) == (points, runs, "0 |")
 
 
-def test_of_samples_only_the_rounding_of_logprob_may_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = replace(rationale(0, 0), logprob=-12.5)
+def test_what_differs_from_the_undisturbed_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of samples the `logprob` may differ, by its rounding."""
+    sample = rationale(0, 0, logprob=-12.5)
     for root, record in {
         "whole": sample,
         "rounded": replace(sample, logprob=-12.500001),
         "far": replace(sample, logprob=-12.6),
         "turned": replace(sample, rationale="Another one."),
+        "other": sample,
     }.items():
         write_rationales(tmp_path / root / "samples.jsonl", [record])
+        losses = "train 0:0 0x1p+0\ntrain 0:1 0x1p+1\n" + "train 0:1 0x1p+2\n" * (root == "other")
+        (tmp_path / root / "losses.txt").write_text(losses, encoding="utf-8")
     monkeypatch.setattr(faults, "finish", lambda words, home: 0)
     case = Case("predict", lambda root: [], ("samples.jsonl",))
     expected = faults.contents(tmp_path / "whole", case.patterns)
-    told = {
-        root: faults.compared(case, tmp_path / root, tmp_path, expected, tmp_path / "whole")
-        for root in ("whole", "rounded", "far", "turned")
-    }
-    assert told == {
+    for root, says in {
         "whole": [],
         "rounded": [],
         "far": ["logprob of samples.jsonl differs by 1.0e-01"],
         "turned": ["samples.jsonl differs"],
-    }
-
-
-def test_what_differs_is_told(tmp_path: Path) -> None:
-    (tmp_path / "losses.txt").write_text("train 0:0 0x1p+0\ntrain 0:1 0x1p+1\ntrain 0:1 0x1p+2\n", encoding="utf-8")
-    assert losses(tmp_path) == {". train 0:0": {"0x1p+0"}, ". train 0:1": {"0x1p+1", "0x1p+2"}}
-    lines = table({"fit": Tally(kills=3, trials=2, exact=1, faults=["run 2: adapter differs"])})
-    assert lines[2:] == ["| fit | 3 | 2 | 1 | 1 |", "fit: run 2: adapter differs"]
+        "other": ["1 losses differ, the first at . train 0:1"],
+    }.items():
+        assert faults.compared(case, tmp_path / root, tmp_path, expected, tmp_path / "whole") == says

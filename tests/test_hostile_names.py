@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,65 +22,30 @@ from datamodules.components.records.records import Question, Rationale, write_qu
 from dust2gold import cli
 from tests import endpoint
 from tests.records import question, rationale
+from tests.words import stage_words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-REPOSITORY = Path(__file__).parents[1]
+CLEAR = "\x1b[2J\x1b]0;title\x07"
 NAMES = (
-    "../../x",
-    "..",
-    ".",
-    "../../../victim.txt",
-    "/{outside}/absolute",
-    "a/../../../b",
-    "..\\..\\x",
-    "C:\\x",
-    "CON",
-    "~",
-    "~root/x",
-    "nul\x00nul",
-    "x" * 300,
-    "é" * 200,
-    "-rf",
-    "--help",
-    "$(touch x)",
-    "`touch x`",
-    "%s%n{0}{x!r}",
-    "*?[a-z]",
-    "\x1b[2J\x1b]0;title\x07",
-    "a\r\nb",
-    "\u202egnp.exe",
-    "\u2028",
-    "\x85",
-    " ",
-    "[/red]",
-    "[bold]x",
-    "/dataloader_idx_0",
-    "a|b",
-    "**b**",
-    "# h",
-    "<script>alert(1)</script>",
-    "![i](http://e.vil/x.png)",
-    "$\\frac{1}",
-    "_legend",
-    "😀",
+    *("../../x", "..", ".", "../../../victim.txt", "/{outside}/absolute", "a/../../../b", "..\\..\\x"),  # paths
+    *("C:\\x", "CON", "~", "~root/x", "nul\x00nul", "x" * 300, "é" * 200, " "),
+    *("-rf", "--help", "$(touch x)", "`touch x`", "%s%n{0}{x!r}", "*?[a-z]"),  # shells and formats
+    *(CLEAR, "a\r\nb", "\u202egnp.exe", "\u2028", "\x85"),  # terminals
+    *("[/red]", "[bold]x", "/dataloader_idx_0", "a|b", "**b**", "# h", "<script>alert(1)</script>"),  # markup
+    *("![i](http://e.vil/x.png)", "$\\frac{1}", "_legend", "😀"),
 )
+Call = Callable[..., int]
 
 
 class Wall:
-    """A place to work in, and what lies around it.
-
-    Attributes:
-        outside: What must stay as it is.
-        work: The working directory, within it.
-        names: The hostile names.
-    """
+    """A place to work in (`work`), what lies around it (`outside`: must stay as it is), and the hostile names."""
 
     def __init__(self, root: Path) -> None:
         self.outside = root / "outside"
         self.work = self.outside / "a" / "b" / "work"
         self.work.mkdir(parents=True)
-        for place in (self.outside, self.outside / "a", self.outside / "a" / "b"):
+        for place in self.work.parents[:3]:
             for name in ("victim.txt", "x", "x.json", "b.jsonl"):
                 (place / name).write_text(f"{place} {name}", encoding="utf-8")
         self.names = [name.replace("/{outside}", str(self.outside)) for name in NAMES]
@@ -109,19 +73,19 @@ def wall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wall]:
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., int]:
-    """Runs a command line, which may end with 0, 1 or 2; any other exception than argparse's fails the test."""
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs a command line, split at spaces, and more words; any exception but argparse's fails the test."""
 
-    def run(*words: str, code: int | None = None) -> int:
+    def run(words: str, *more: str, code: int | None = None) -> int:
         try:
-            ended = cli.main(list(words))
+            ended = cli.main([*words.split(), *more])
         except SystemExit as error:
             ended = int(error.code or 0)
         out, err = capsys.readouterr()
         assert ended in ((0, 1, 2) if code is None else (code,)), err
         assert "Traceback" not in err
         unseen = {char for char in out + err if ord(char) < 32 or char in "\x7f\x85\u202e\u2028\u2029"}
-        assert unseen <= set("\n\r"), (words[0], unseen)
+        assert unseen <= set("\n\r"), (words, unseen)
         return ended
 
     return run
@@ -129,7 +93,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., int]:
 
 def asked(names: list[str]) -> list[Question]:
     """A question for each name, every name of it hostile."""
-    return [replace(question(k), id=name, subject=name, level=name, source=name) for k, name in enumerate(names)]
+    return [question(k, id=name, subject=name, level=name, source=name) for k, name in enumerate(names)]
 
 
 def written(names: list[str]) -> list[Rationale]:
@@ -141,87 +105,76 @@ def written(names: list[str]) -> list[Rationale]:
     ]
 
 
-def decoder(student: Path) -> list[str]:
-    """The words of a short command of M_neg."""
-    return [
-        *f"--config {REPOSITORY}/configs/neg.yaml --model.student {student} --trainer.accelerator cpu".split(),
-        *"--trainer.enable_progress_bar false".split(),
-    ]
+def lines(file: str) -> list[Any]:
+    return [json.loads(line) for line in Path(file).read_bytes().splitlines()]
 
 
-def test_prepare(wall: Wall, call: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+def write_lines(file: str, rows: list[Any]) -> None:
+    Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_prepare(wall: Wall, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", wall.work / "cache")  # not what the machine's own holds
-    rows = [question.to_json() for question in asked(wall.names)]
-    rows += [record.to_json() for record in written(wall.names)]
-    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    call("prepare", "--input", "in.jsonl", "--format", "records", "--output", "out", code=0)
-    assert len(Path("out/positive.jsonl").read_bytes().splitlines()) == len(wall.names)
+    rows = [record.to_json() for record in asked(wall.names)]
+    write_lines("in.jsonl", rows + [record.to_json() for record in written(wall.names)])
+    call("prepare --input in.jsonl --format records --output out", code=0)
+    assert len(lines("out/positive.jsonl")) == len(wall.names)
     assert sorted(os.listdir("out")) == ["negative.jsonl", "positive.jsonl", "questions.jsonl", "summary.json"]
-    Path("math.jsonl").write_text(json.dumps({"problem": "1?", "solution": "\\boxed{1}"}) + "\n", encoding="utf-8")
+    write_lines("math.jsonl", [{"problem": "1?", "solution": "\\boxed{1}"}])
+    prepare = "prepare --format math --output out"
     for name in wall.names:
-        call("prepare", "--input", "math.jsonl", "--format", "math", "--source", name, "--output", "out")
+        call(prepare, "--input", "math.jsonl", "--source", name)
         if not os.path.exists(name.replace("\0", "")):
-            call("prepare", "--input", f"hub:{name}", "--format", "math", f"--split={name}", "--output", "out", code=1)
-        call("prepare", "--input", f"absent{name}", "--format", "math", "--output", "out", code=1)
+            call(prepare, "--input", f"hub:{name}", f"--split={name}", code=1)
+        call(prepare, "--input", f"absent{name}", code=1)
 
 
-def test_train_sample_test_report_export(wall: Wall, call: Callable[..., int], tiny_student: Path) -> None:
+def test_train_sample_test_report_export(wall: Wall, call: Call, tiny_student: Path) -> None:
+    def stage(verb: str, root: str, more: str, code: int = 0) -> None:
+        call("", *stage_words(verb, "neg", tiny_student, root, more), code=code)
+
     write_rationales(Path("train.jsonl"), written(wall.names))
     write_questions(Path("asked.jsonl"), asked(wall.names))
-    words = decoder(tiny_student)
-    call(
-        "fit",
-        *words,
-        *"--data.train train.jsonl --trainer.max_epochs 1 --data.drop_longer true".split(),
-        *"--trainer.default_root_dir run/neg".split(),
-        code=0,
-    )
-    call(
-        "fit",
-        *words,
-        *"--data.train train.jsonl --trainer.max_epochs 1 --trainer.default_root_dir run/nan".split(),
-        *"--model.optimizer.init_args.lr=1e30 --trainer.gradient_clip_val=null".split(),
-        code=1,
-    )
-    assert list(Path("run/nan/stopped").glob("step-*/batches.json"))
-    ask = [*"--model.adapter run/neg/adapter --data.questions asked.jsonl --model.sampling.max_new_tokens 3".split()]
-    for verb, root in (("predict", "run/samples"), ("test", "run/neg")):
-        call(verb, *words, *ask, "--trainer.default_root_dir", root, code=0)
-    assert len(Path("run/samples/samples.jsonl").read_bytes().splitlines()) % len(wall.names) == 0
-    assert_shown_as_text(Path("run/samples"))
-    answers = [json.loads(line) for line in Path("run/neg/predictions.jsonl").read_bytes().splitlines()]
+    train = "--data.train train.jsonl --trainer.max_epochs 1"
+    stage("fit", "run/neg", f"{train} --data.drop_longer true")
+    stage("fit", "run/nan", f"{train} --model.optimizer.init_args.lr=1e30 --trainer.gradient_clip_val=null", code=1)
+    assert any(Path("run/nan/stopped").glob("step-*"))
+    ask = "--model.adapter run/neg/adapter --data.questions asked.jsonl --model.sampling.max_new_tokens 3"
+    stage("predict", "run/samples", ask)
+    stage("test", "run/neg", ask)
+    assert len(lines("run/samples/samples.jsonl")) % len(wall.names) == 0
+    check_shown_as_text(Path("run/samples"))
+    answers = lines("run/neg/predictions.jsonl")
     for k, name in enumerate(wall.names):
-        rows = [{**row, "method": name} for row in answers]
         (Path("run") / f"m{k}").mkdir()
-        (Path("run") / f"m{k}/predictions.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in rows if row["dataset"] == wall.names[k // 3]), encoding="utf-8"
-        )
-    call("report", "run", code=0)
+        rows = [{**row, "method": name} for row in answers if row["dataset"] == wall.names[k // 3]]
+        write_lines(f"run/m{k}/predictions.jsonl", rows)
+    call("report run", code=0)
     assert max(len(name) for name in os.listdir("run/report")) <= 120
     for k, name in enumerate(wall.names):
-        call("export", "--run", "run", "--stage", name, "--output", f"e{k}")
+        call(f"export --run run --output e{k}", "--stage", name)
         assert not Path(f"e{k}").exists()
-        call("export-task", "--questions", "asked.jsonl", "--name", name, "--output", f"t{k}")
-    call("export", "--run", "run", "--stage", "neg", "--output", "exported", code=0)
-    call("export-data", "--rationales", "train.jsonl", "--output", "pairs.jsonl", code=0)
+        call(f"export-task --questions asked.jsonl --output t{k}", "--name", name)
+    call("export --run run --stage neg --output exported", code=0)
+    call("export-data --rationales train.jsonl --output pairs.jsonl", code=0)
     for name in wall.names:
-        call("import-data", "--input", "pairs.jsonl", "--source", name, "--output", "imported")
+        call("import-data --input pairs.jsonl --output imported", "--source", name)
 
 
-def assert_shown_as_text(root: Path) -> None:
+def check_shown_as_text(root: Path) -> None:
+    """What TensorBoard shows as Markdown."""
     accumulator = EventAccumulator(str(next(root.glob("lightning_logs/*"))), {"tensors": 0})
     accumulator.Reload()
     texts = [accumulator.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in accumulator.Tags()["tensors"]]
     assert texts
     for text in texts:
         title, _, body = text.partition("\n\n")
-        assert "\x1b" not in title
+        assert not {"\x1b", "\n"} & set(title)
         assert "<script" not in text
-        assert "\n" not in title
         assert body.startswith("<pre>")
 
 
-def test_collect(wall: Wall, call: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collect(wall: Wall, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
     write_questions(Path("asked.jsonl"), asked(wall.names))
     Path("prompt.yaml").write_text('instructions: Solve.\nask: "Problem: {question}"\n', encoding="utf-8")
@@ -229,45 +182,44 @@ def test_collect(wall: Wall, call: Callable[..., int], monkeypatch: pytest.Monke
     def hostile(answer: dict[str, Any]) -> None:
         answer["model"] = answer["id"] = wall.names[0]
         for choice in answer["choices"]:
-            choice["message"]["content"] = f"{wall.names[20]} \\boxed{{2}}"
+            choice["message"]["content"] = f"{CLEAR} \\boxed{{2}}"
 
     with endpoint.serving() as server:
         server.script = [endpoint.Misbehaviour(change=hostile)] * len(wall.names)
-        settings = {
-            "input": "asked.jsonl",
-            "output": "out",
-            "prompt": "prompt.yaml",
-            "endpoint": {"model": "m", "base_url": server.base_url, "timeout": 10},
-            "sampling": {"n": 1},
-            "retry": {"retries": 0, "first": 0.01},
-        }
-        for model in ("m", wall.names[0], wall.names[11], wall.names[20]):
-            settings["endpoint"] |= {"model": model}  # type: ignore[operator]
+
+        def collect(words: str, output: str = "out", model: str = "m", code: int | None = None) -> None:
+            settings = {
+                "input": "asked.jsonl",
+                "output": output,
+                "prompt": "prompt.yaml",
+                "sampling": {"n": 1},
+                "endpoint": {"model": model, "base_url": server.base_url, "timeout": 10},
+            }
             Path("c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-            call("collect", "--config", "c.yaml", code=0)
-        call("collect", "--config", "c.yaml", "--evaluate", "--output", "evaluated", code=0)
+            call(f"collect --config c.yaml {words}", code=code)
+
+        for model in ("m", wall.names[0], "nul\x00nul", CLEAR):
+            collect("", model=model, code=0)
+        collect("--evaluate --output evaluated", model=CLEAR, code=0)
         for name in ("nul\x00nul", "x" * 300, "\x1b[2J"):
-            Path("c.yaml").write_text(yaml.safe_dump({**settings, "output": name}), encoding="utf-8")
-            call("collect", "--config", "c.yaml", "--limit", "1")
+            collect("--limit 1", output=name, model=CLEAR)
 
 
-def test_stages_and_files_of_a_run(wall: Wall, call: Callable[..., int]) -> None:
+def test_stages_and_files_of_a_run(wall: Wall, call: Call) -> None:
+    generate = "generate --output run/s --train-questions 2 --test-questions 1"
+
     def run(code: int | None = 1, **changes: Any) -> int:
-        stage = {
-            "name": "s",
-            "about": "",
-            "commands": ("generate --output run/s --train-questions 2 --test-questions 1",),
-        }
+        stage = {"name": "s", "about": "", "commands": (generate,), **changes}
         own = "from dust2gold.run.stage import Stage\ndef stages(settings):\n    return [Stage(**{})]\n"
-        Path("own.py").write_text(own.format(ascii({**stage, **changes})), encoding="utf-8")
+        Path("own.py").write_text(own.format(ascii(stage)), encoding="utf-8")
         Path("p.yaml").write_text("run: run\n", encoding="utf-8")
-        return call("run", "--config", "p.yaml", "--stages", "own.py", code=code)
+        return call("run --config p.yaml --stages own.py", code=code)
 
     run(0)
     os.symlink(wall.outside, "run/link")
     os.symlink("loop", "run/loop")
     for name in wall.names:
-        run(None if name in ("CON",) else 1, name=name)
+        run(None if name == "CON" else 1, name=name)
         run(None, outputs=(name, "s"))
         run(None, directories=(name,))
         run(None, inputs=(name,))
@@ -279,41 +231,33 @@ def test_stages_and_files_of_a_run(wall: Wall, call: Callable[..., int]) -> None
         run(0, about=name)
 
 
-def test_links_in_the_place_of_files_that_grow(wall: Wall, call: Callable[..., int], tiny_student: Path) -> None:
+def test_links_in_the_place_of_files_that_grow(wall: Wall, call: Call, tiny_student: Path) -> None:
     write_questions(Path("asked.jsonl"), asked(["q"]))
     write_rationales(Path("train.jsonl"), [rationale(k, n) for k in range(6) for n in range(2)])
     for link in ("run/samples.part-0.jsonl", "run/samples.jsonl", "out/math-verify.jsonl"):
         Path(link).parent.mkdir(exist_ok=True)
         os.symlink(wall.outside / "victim.txt", link)
-    words = decoder(tiny_student)
-    sample = [
-        "predict",
-        *words,
-        *"--data.questions asked.jsonl --model.sampling.max_new_tokens 3 --trainer.logger false".split(),
-        *"--trainer.default_root_dir run".split(),
-    ]
-    call(*sample, code=0)
+    more = "--data.questions asked.jsonl --model.sampling.max_new_tokens 3 --trainer.logger false"
+    call("", *stage_words("predict", "neg", tiny_student, "run", more), code=0)
     assert not Path("run/samples.jsonl").is_symlink()
-    call("prepare", *"--input train.jsonl --format records --grader semantic --workers 1 --output out".split())
+    call("prepare --input train.jsonl --format records --grader semantic --workers 1 --output out")
 
 
-def test_a_checkpoint_cannot_have_other_files_removed(wall: Wall, call: Callable[..., int], tiny_student: Path) -> None:
+def test_a_checkpoint_cannot_have_other_files_removed(wall: Wall, call: Call, tiny_student: Path) -> None:
     """Lightning removes the checkpoint that a new one replaces, by the path that the old one holds."""
     write_rationales(Path("train.jsonl"), written([f"q{k}" for k in range(6)]))
-    words = [
-        "fit",
-        *decoder(tiny_student),
-        *"--data.train train.jsonl --data.batch_size 2 --trainer.default_root_dir run".split(),
-        *"--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint --trainer.callbacks.every_n_train_steps=1".split(),
-        *"--trainer.callbacks.save_top_k=1".split(),
-    ]
-    call(*words, "--trainer.max_epochs", "1", code=0)
+    more = (
+        "--data.train train.jsonl --data.batch_size 2 --trainer.callbacks+=callbacks.checkpoints.RunCheckpoint "
+        "--trainer.callbacks.every_n_train_steps=1 --trainer.callbacks.save_top_k=1"
+    )
+    words = stage_words("fit", "neg", tiny_student, "run", more)
+    call("", *words, "--trainer.max_epochs", "1", code=0)
     last = Path("run/checkpoints/last.ckpt")
     checkpoint = torch.load(last, weights_only=True)
     ours = next(name for name in checkpoint["callbacks"] if name.startswith("RunCheckpoint"))
     victim = f"{last.parent.resolve()}/../../../../../victim.txt"
     assert Path(victim).is_file()
-    state = checkpoint["callbacks"][ours]
-    state.update(last_model_path=victim, best_model_path=victim, kth_best_model_path=victim, best_k_models={victim: 0})
+    paths = dict.fromkeys(("last_model_path", "best_model_path", "kth_best_model_path"), victim)
+    checkpoint["callbacks"][ours].update(paths, best_k_models={victim: 0})
     torch.save(checkpoint, last)
-    call(*words, "--trainer.max_epochs", "2", "--ckpt_path", "last", code=0)
+    call("", *words, "--trainer.max_epochs", "2", "--ckpt_path", "last", code=0)

@@ -12,6 +12,7 @@ choose among its rows (`limits`).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sys
 import tempfile
@@ -29,9 +30,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.components.encoding.prompts import prompt
-from datamodules.components.encoding.tokenization import encode, eos_of, opening_of
+from datamodules.components.encoding.tokenization import encode, opening_of
 from datamodules.components.records.records import Rationale
-from datamodules.components.records.splits import held_out
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_text, sha256_of, write_directory_atomically
 from dust2gold.core.jsonl import count_lines, read_json_lines
@@ -151,6 +151,12 @@ class Examples:
         return self.table.data.column(name)
 
 
+def held_out(question_id: str, fraction: float) -> bool:
+    """Whether a question belongs to the validation split: decided by its id alone, whatever else is in the file."""
+    drawn = int.from_bytes(hashlib.blake2b(question_id.encode(), digest_size=8).digest(), "big")
+    return drawn < fraction * 2**64
+
+
 def open_table(tokenizer: PreTrainedTokenizerBase, file: Path, directory: Path | None = None) -> Dataset:
     """The table of a file of rationales, mapped from `directory`, where it is made if need be.
 
@@ -168,7 +174,7 @@ def open_table(tokenizer: PreTrainedTokenizerBase, file: Path, directory: Path |
     made_from = _provenance(tokenizer, file)
     target = directory / made_from.key
     if not _is_sound(target):
-        with _locked(directory, target.name):
+        with _lock(directory, target.name):
             if not _is_sound(target):  # no other process has made it meanwhile
                 _make(tokenizer, file, target, made_from)
     return Dataset.from_file(str(target / TABLE_FILE))
@@ -196,7 +202,7 @@ def _provenance(tokenizer: PreTrainedTokenizerBase, file: Path) -> Provenance:
         "schema": str(SCHEMA),
         "file": sha256_of(file),  # whole, however large: a changed verdict is one word
         "prompt": prompt("{question}"),
-        "tokenizer": short_hash([type(tokenizer).__name__, opening_of(tokenizer), eos_of(tokenizer), model]),
+        "tokenizer": short_hash([type(tokenizer).__name__, opening_of(tokenizer), tokenizer.eos_token_id, model]),
     }
     return Provenance.of(facts, libraries=("tokenizers", "transformers"))
 
@@ -210,20 +216,15 @@ def _is_sound(target: Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _locked(directory: Path, key: str) -> Iterator[None]:
+def _lock(directory: Path, key: str) -> contextlib.AbstractContextManager[Any]:
+    """Waits for the lock of a table; leaving the context gives it back."""
     file = directory / f".{key}.lock"
-    lock = FileLock(file)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        return FileLock(file).acquire()
     except OSError as error:
         problem, remedy = f"cannot write ({error.strerror or error})", "name a directory that can be written"
         raise InputError(problem, file=file, field="data.encoded", remedy=remedy) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _make(tokenizer: PreTrainedTokenizerBase, file: Path, target: Path, made_from: Provenance) -> None:
@@ -245,16 +246,16 @@ def _write(tokenizer: PreTrainedTokenizerBase, file: Path, sink: Any) -> None:
         tqdm(total=count_lines(file), desc=f"encode {file.name}", leave=False, unit="") as bar,
     ):
         while chunk := [(line, Rationale.from_json(value, file, line)) for line, value in islice(values, _CHUNK)]:
-            encodings = list(encode(tokenizer, ((r.question, r.rationale) for _, r in chunk)))
+            encodings = encode(tokenizer, [(r.question, r.rationale) for _, r in chunk])
             columns: dict[str, list[Any]] = {
                 "id": [r.id for _, r in chunk],
                 "question_id": [r.question_id for _, r in chunk],
                 "verdict": [r.verdict for _, r in chunk],
                 "line": [line for line, _ in chunk],
                 "characters": [len(r.question) + len(r.rationale) for _, r in chunk],
-                "length": [len(encoded.ids) for encoded in encodings],
-                "prompt": [len(encoded.prompt) for encoded in encodings],
-                "tokens": [encoded.ids for encoded in encodings],
+                "length": [len(prompt) + len(rest) for prompt, rest in encodings],
+                "prompt": [len(prompt) for prompt, _ in encodings],
+                "tokens": [prompt + rest for prompt, rest in encodings],
             }
             writer.write_batch(pa.RecordBatch.from_pydict(columns, SCHEMA))
             bar.update(len(chunk))

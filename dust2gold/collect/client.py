@@ -1,22 +1,26 @@
-"""One request to the endpoint through the openai client, and which failures are worth another try."""
+"""One request to the endpoint through the openai client, and which failures are worth another try.
+
+openai's own retries are off: each attempt has to fit into the budget and stand in the journal before it goes out.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
 from dust2gold.collect.request import Choice, Reply, Request, parse_reply
 from dust2gold.collect.settings import Endpoint
 from dust2gold.core.errors import InputError
+from dust2gold.core.text import visible
 
 _NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 """httpx's exceptions that mean the request never reached the server, by name: openai decides which httpx it uses."""
@@ -24,7 +28,7 @@ _NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 _REMEDIES = {
     400: "change what the server objects to. Too long: shorten the prompt's shots, lower sampling.max_tokens or leave "
     "the question out; n: set endpoint.choices_per_request to 1; max_tokens: try the other endpoint.token_limit",
-    402: "pay what is due, then run the same command again",
+    402: "the account has no credit left: add some, then run the same command again",
     403: "the key may not use this model: take another model or another key",
     404: "check endpoint.model and endpoint.base_url, which ends in /v1 as a rule",
 }
@@ -32,13 +36,16 @@ _SHOWN = 300  # characters of the server's own message
 
 
 class TransientError(Exception):
-    """A request failed, and the same request may succeed later."""
+    """A request failed, and the same request may succeed later.
+
+    `retry_after` is the time in seconds that the server asked to wait; `charged` says whether it may have done the
+    work, and charge for it, all the same.
+    """
 
     def __init__(self, because: str, retry_after: float | None = None, charged: bool = False) -> None:
         super().__init__(because)
-        self.because = because
-        self.retry_after = retry_after  # seconds the server asked to wait
-        self.charged = charged  # the server may have done the work, and charge for it, all the same
+        self.retry_after = retry_after
+        self.charged = charged
 
 
 class Client:
@@ -51,8 +58,9 @@ class Client:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._key = read_key(endpoint.key_variable)
-        options: dict[str, Any] = {"base_url": endpoint.base_url, "timeout": endpoint.timeout, "max_retries": 0}
-        self._client = AsyncOpenAI(api_key=self._key or "none", **options)
+        self._client = AsyncOpenAI(
+            api_key=self._key or "none", base_url=endpoint.base_url, timeout=endpoint.timeout, max_retries=0
+        )
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -69,65 +77,44 @@ class Client:
             InputError: If it cannot.
         """
         body = {**request.body, **({"n": n} if n > 1 else {}), **({} if seed is None else {"seed": seed})}
+        path = "/chat/completions" if request.api == "chat" else "/completions"
+        # As text: openai's own parser takes whatever JSON there is for an answer.
+        sent = self._client.post(path, cast_to=str, body=body, options={"headers": {"Idempotency-Key": name}})
         try:
-            text = await asyncio.wait_for(self._send(request.api, body, name), self._endpoint.timeout)
+            reply = parse_reply(json.loads(await asyncio.wait_for(sent, self._endpoint.timeout)), request.api)
         except asyncio.TimeoutError:
-            raise self._timed_out() from None
+            raise TransientError(f"no answer within {self._endpoint.timeout:g} s", charged=True) from None
         except APIConnectionError as error:
-            raise self._unconnected(error) from None
+            cause = type(error.__cause__).__name__
+            if cause in _NEVER_CONNECTED:
+                raise TransientError(f"no connection to {self._client.base_url.host} ({cause})") from None
+            raise TransientError(f"the connection broke ({cause})", charged=True) from None
         except APIStatusError as error:
             raise self._refused(error, request.question_id) from None
-        try:
-            reply = parse_reply(json.loads(text), request.api)
-        except (ValueError, RecursionError) as error:
-            raise TransientError(f"unusable answer: {error}", charged=True) from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise TransientError(f"unusable answer ({error!r})", charged=True) from None
         hide = self._without_key  # now that it is decoded: JSON can spell each letter of the key in another way
         choices = tuple(Choice(hide(choice.text), hide(choice.finish)) for choice in reply.choices)
         return replace(reply, choices=choices, model=hide(reply.model))
-
-    async def _send(self, api: str, body: dict[str, Any], name: str) -> str:
-        """The answer's text; openai's own parser takes whatever JSON there is for an answer."""
-        client = self._client
-        create: Any = (client.chat.completions if api == "chat" else client.completions).with_raw_response.create
-        known = {key: body[key] for key in ("model", "messages", "prompt") if key in body}
-        rest = {key: value for key, value in body.items() if key not in known}
-        raw = await create(**known, extra_body=rest, extra_headers={"Idempotency-Key": name})
-        return str(raw.http_response.text)
 
     def _without_key(self, text: str) -> str:
         """What a server sends may repeat the key it was sent; it goes into files and onto the screen."""
         return text.replace(self._key, "***") if self._key else text
 
-    def _timed_out(self) -> TransientError:
-        return TransientError(f"no answer within {self._endpoint.timeout:g} s", charged=True)
-
-    def _unconnected(self, error: APIConnectionError) -> TransientError:
-        cause = type(error.__cause__).__name__
-        if cause in _NEVER_CONNECTED:
-            return TransientError(f"no connection to {self._client.base_url.host} ({cause})")
-        if "Timeout" in cause:
-            return self._timed_out()
-        return TransientError(f"the connection broke ({cause})", charged=True)
-
     def _refused(self, error: APIStatusError, question: str) -> Exception:
         status, body = error.status_code, error.body
         said = body.get("message") if isinstance(body, dict) else None
-        message = " ".join(self._without_key(str(said or error.response.text)).split())
-        message = "".join(letter if letter.isprintable() else "?" for letter in message)
-        if len(message) > _SHOWN:
-            message = f"{message[:_SHOWN]}..."
+        message = visible(self._without_key(str(said or error.response.text)).encode(errors="replace").decode())
+        message = f"HTTP {status}: {message[:_SHOWN]}"
         quota = "insufficient_quota" in (error.code, error.type)
         if (status in (408, 409, 429) or status >= 500) and not quota:
-            return TransientError(f"HTTP {status}: {message}", retry_after(error.response.headers))
-        remedy = _REMEDIES.get(status, _REMEDIES[400])
-        name = self._endpoint.key_variable
-        if quota:
-            remedy = "the account has no credit left: add some, then run the same command again"
-        elif status == 401 and name is None:
-            remedy = "it wants a key: set endpoint.key_variable to the name of the environment variable that holds it"
-        elif status == 401:
-            remedy = f"put a valid key into the environment variable {name}"
-        return InputError(f"the endpoint refuses question '{question}': HTTP {status}: {message}", remedy=remedy)
+            return TransientError(message, retry_after(error.response.headers))
+        remedy = _REMEDIES[402] if quota else _REMEDIES.get(status, _REMEDIES[400])
+        if status == 401:
+            name = self._endpoint.key_variable
+            unnamed = "it wants a key: set endpoint.key_variable to the name of the environment variable that holds it"
+            remedy = f"put a valid key into the environment variable {name}" if name else unnamed
+        return InputError(f"the endpoint refuses question '{question}': {message}", remedy=remedy)
 
 
 def read_key(variable: str | None) -> str | None:
@@ -151,17 +138,9 @@ def read_key(variable: str | None) -> str | None:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """The seconds a server asks to wait, from `retry-after-ms` or `Retry-After` (seconds or a date); None without."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = headers.get(name, "")
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            try:
-                then = parsedate_to_datetime(value)
-            except (TypeError, ValueError):
-                continue
-            if then.tzinfo is None:
-                then = then.replace(tzinfo=timezone.utc)
-            return max((then - datetime.now(timezone.utc)).total_seconds(), 0.0)
-        if 0 <= seconds < math.inf:
-            return seconds
+        with contextlib.suppress(ValueError):
+            seconds = float(headers.get(name, "")) * unit
+            return seconds if 0 <= seconds < math.inf else None
+    with contextlib.suppress(ValueError, OverflowError):  # no date, or one that no calendar has
+        return max(parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time(), 0.0)
     return None

@@ -13,6 +13,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,24 +61,33 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
             (question, journal.samples(request.key)[:n]) for question, request in zip(questions, requests, strict=True)
         ]
     if collector is not None and collector.signal is not None:
-        _end_after_signal(collector.signal, journal)
-    lacking = sum(len(choices) < n for _, choices in answered)
+        print(f"{journal.usage.samples:,} samples are safe in {journal.path}", file=sys.stderr)
+        if collector.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        print("terminated; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(128 + collector.signal)
+    total, lacking = f"{len(questions):,}", sum(len(choices) < n for _, choices in answered)
     spent = ""
     if collector is not None and collector.budget_spent:
         spent = f"the budget of ${settings.budget:,.2f} does not allow another request: "
     if evaluate:
         if lacking:  # an accuracy over the questions that happened to be answered would be another test's
-            problem = f"{spent}{lacking:,} of {len(questions):,} questions have no answer yet, so nothing is graded"
+            problem = f"{spent}{lacking:,} of {total} questions have no answer yet, so nothing is graded"
             remedy = f"raise the budget and {_AGAIN}" if spent else _AGAIN
             raise InputError(problem, file=settings.output, remedy=remedy)
         write_evaluation(settings, answered)
     else:
         write_training_data(settings, answered)
-    _print_usage(settings, journal)
+    used = journal.usage
+    possible = f", and perhaps ${used.possible_cost:.4f} for requests without an answer" if used.possible_cost else ""
+    print(
+        f"{used.requests:,} requests ({used.retries:,} retries), {used.prompt_tokens:,} tokens read, "
+        f"{used.completion_tokens:,} written: ${used.cost:.4f}{possible}; see {visible(settings.output)}/usage.json"
+    )
     if spent:
-        _print(f"{spent}{lacking:,} of {len(questions):,} questions lack samples; the others are written")
+        print(f"{spent}{lacking:,} of {total} questions lack samples; the others are written", file=sys.stderr)
     elif collector is not None and collector.left_out:
-        problem = f"{len(collector.left_out):,} of {len(questions):,} questions lack samples; what there is is written"
+        problem = f"{collector.left_out:,} of {total} questions lack samples; what there is is written"
         raise InputError(problem, file=settings.output, remedy=_AGAIN)
 
 
@@ -116,38 +126,14 @@ def _ask(settings: CollectSettings, journal: Journal, requests: Sequence[Request
     most = sum(journal.most(request, n - present[request.question_id]) for request in lacking)
     if most and settings.sampling.max_tokens is not None:
         plan += f"; they cost ${most:,.2f} at most"
-    _print(plan)
+    print(plan, file=sys.stderr)
 
     async def run() -> Collector:
-        client = Client(settings.endpoint)
         name = f"collect {visible(settings.endpoint.model)}"
-        try:
+        async with aclosing(Client(settings.endpoint)) as client:
             with tqdm(total=total, initial=done, unit=" samples", dynamic_ncols=True, desc=name) as bar:
                 collector = Collector(settings, journal, client, bar)
                 await collector.run(lacking)
                 return collector
-        finally:
-            await client.aclose()
 
     return asyncio.run(run())
-
-
-def _end_after_signal(number: int, journal: Journal) -> None:
-    _print(f"{journal.usage.samples:,} samples are safe in {journal.path}")
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    _print("terminated; the same command goes on from here")
-    raise SystemExit(128 + number)
-
-
-def _print_usage(settings: CollectSettings, journal: Journal) -> None:
-    usage = journal.usage
-    possible = f", and perhaps ${usage.possible_cost:.4f} for requests without an answer" * (usage.possible_cost > 0)
-    print(
-        f"{usage.requests:,} requests ({usage.retries:,} retries), {usage.prompt_tokens:,} tokens read, "
-        f"{usage.completion_tokens:,} written: ${usage.cost:.4f}{possible}; see {visible(settings.output)}/usage.json"
-    )
-
-
-def _print(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -14,7 +14,7 @@ from dust2gold.collect.budget import Budget, BudgetSpentError
 from dust2gold.collect.client import Client, TransientError
 from dust2gold.collect.journal import Journal
 from dust2gold.collect.request import Request
-from dust2gold.collect.settings import CollectSettings, RetryPolicy
+from dust2gold.collect.settings import CollectSettings
 from dust2gold.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,24 +23,21 @@ if TYPE_CHECKING:
 _GRACE = 20.0
 """Seconds that requests under way have to arrive after a signal: they are paid. SLURM kills 30 s after SIGTERM."""
 
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds between two attempts, where the endpoint asks for no time
+_PATIENCE = 600.0  # the longest wait in seconds that an endpoint may ask for
 _HOPELESS = 4  # questions in a row without an answer, or as many as are asked at once if those are more
-
-
-class _LeftOutError(Exception):
-    """A question is left for the next run."""
 
 
 class Collector:
     """Fills a journal; `bar` counts the samples. Make it inside the event loop it runs in."""
 
     def __init__(self, settings: CollectSettings, journal: Journal, client: Client, bar: tqdm[Any]) -> None:
-        self.left_out: dict[str, str] = {}  # questions whose requests kept failing, each with the last reason
+        self.left_out = 0  # questions whose requests kept failing
         self.signal: int | None = None  # which ended it, if one did
         self.budget_spent = False  # whether that ended it
         self._error: InputError | None = None
         self._stop = asyncio.Event()  # no more requests should begin
         self._endpoint = settings.endpoint
-        self._retry = settings.retry
         self._journal = journal
         self._client = client
         self._bar = bar
@@ -59,11 +56,9 @@ class Collector:
             count = min(self._endpoint.concurrency, len(requests))
             self._workers = [asyncio.create_task(self._work(waiting)) for _ in range(count)]
             ends = await asyncio.gather(*self._workers, return_exceptions=True)
-        for end in ends:
+        for end in (*ends, self._error):
             if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
                 raise end
-        if self._error is not None:
-            raise self._error
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -72,7 +67,6 @@ class Collector:
         The requests under way are given up at the second signal, or when they have not arrived after `_GRACE`.
         """
         loop = asyncio.get_running_loop()
-        timers: list[asyncio.TimerHandle] = []
 
         def receive(number: int) -> None:
             if self.signal is not None:
@@ -81,7 +75,7 @@ class Collector:
             self._print(f"stopping; requests under way have {_GRACE:g} s to arrive (again: give them up)")
             self.signal = number
             self._stop.set()
-            timers.append(loop.call_later(_GRACE, self._give_up))
+            loop.call_later(_GRACE, self._give_up)
 
         before = {}
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -92,8 +86,6 @@ class Collector:
         try:
             yield
         finally:
-            for timer in timers:
-                timer.cancel()
             for number, handler in before.items():
                 loop.remove_signal_handler(number)
                 if handler is not None:  # else it was not Python's
@@ -106,20 +98,12 @@ class Collector:
         for worker in self._workers:
             worker.cancel()
 
-    def _fail(self, error: InputError) -> None:
-        """Ends collecting, unless something did before: nothing new begins, what is under way arrives."""
-        if not self._stop.is_set():
-            self._error = error
-            self._stop.set()
-
     async def _work(self, waiting: Iterator[Request]) -> None:
         for request in waiting:
             if self._stop.is_set():
                 return
             try:
                 await self._fill(request)
-            except _LeftOutError as error:
-                self._leave_out(request.question_id, str(error))
             except BudgetSpentError:
                 self.budget_spent = self.budget_spent or not self._stop.is_set()
                 self._stop.set()
@@ -129,9 +113,15 @@ class Collector:
                 self._stop.set()
                 raise
 
+    def _fail(self, error: InputError) -> None:
+        """Ends collecting, unless something did before: nothing new begins, what is under way arrives."""
+        if not self._stop.is_set():
+            self._error = error
+            self._stop.set()
+
     def _leave_out(self, question: str, because: str) -> None:
-        """Notes a question for the next run; once nothing works any more, trying the others is a waste of hours."""
-        self.left_out[question] = because
+        """Leaves a question for the next run; once nothing works any more, trying the others is a waste of hours."""
+        self.left_out += 1
         self._print(f"left for the next run: question '{question}': {because}")
         self._left_out_in_a_row += 1
         if self._left_out_in_a_row >= max(_HOPELESS, self._endpoint.concurrency):
@@ -149,13 +139,18 @@ class Collector:
                 self._bar.update(min(got, missing))
             except TransientError as error:
                 failures += 1
-                if failures > self._retry.retries:
-                    raise _LeftOutError(f"{error.because} ({failures} times)") from None
-                if (error.retry_after or 0) > self._retry.patience:
-                    wanted = f"the endpoint wants {error.retry_after:.0f} s of patience"
-                    raise _LeftOutError(f"{error.because}; {wanted}") from None
+                asked = error.retry_after
+                if failures > self._endpoint.retries:
+                    return self._leave_out(request.question_id, f"{error} ({failures} times)")
+                if asked is not None and asked > _PATIENCE:
+                    return self._leave_out(
+                        request.question_id, f"{error}; the endpoint wants {asked:.0f} s of patience"
+                    )
+                # Part of each wait is chance, so that requests which failed together do not come back together.
+                own = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(failures - 1, 60)) * random.uniform(0.5, 1)
+                wait = own if asked is None else asked + random.uniform(0, _FIRST_WAIT / 2)
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), delay(self._retry, failures, error.retry_after))
+                    await asyncio.wait_for(self._stop.wait(), wait)
 
     async def _ask(self, request: Request, n: int) -> int:
         """Sends one request within the budget and keeps its answer; returns how many samples it brought."""
@@ -165,8 +160,7 @@ class Collector:
         try:
             if self._stop.is_set():  # meanwhile
                 return 0
-            seed = request.seed_of(self._journal.answers(key))
-            name = self._journal.ask(request, n)
+            name, seed = self._journal.ask(request, n)
             cost = most  # until it is known
             reply = await self._client.ask(request, n, seed, name)
             cost = self._journal.answer(request, reply)
@@ -174,7 +168,7 @@ class Collector:
             return len(reply.choices)
         except TransientError as error:
             cost = most if error.charged else 0.0
-            self._journal.fail(key, error.because, cost)
+            self._journal.fail(key, str(error), cost)
             raise
         except InputError as error:
             if not error.file:  # the endpoint's refusal, not the disk's
@@ -186,11 +180,3 @@ class Collector:
             raise
         finally:
             await self._budget.book(most, cost)
-
-
-def delay(retry: RetryPolicy, failures: int, asked: float | None) -> float:
-    """Seconds to wait after so many failures in a row: see `RetryPolicy`."""
-    if asked is not None:
-        return asked + random.uniform(0, retry.first / 2)
-    longest = min(retry.longest, retry.first * 2.0 ** min(failures - 1, 60))
-    return longest * random.uniform(0.5, 1)

@@ -78,9 +78,8 @@ class Journal:
         except BaseException:
             self._stream.close()
             raise
-        self.usage.unknown += len(self._open)
-        self.usage.possible_cost += sum(self._open.values())
-        self._open.clear()
+        for name in list(self._open):
+            self._give_up(name)
 
     def __enter__(self) -> Journal:
         return self
@@ -92,19 +91,15 @@ class Journal:
         """The paid samples of a request, in the order they came."""
         return self._samples.get(key, [])
 
-    def answers(self, key: str) -> int:
-        """How many answers have brought them."""
-        return self._answers[key]
-
     def name(self, key: str) -> str:
         """The name of the next request for this key: the same until it is answered, another in each journal."""
         return short_hash([self._journal, key, self._answers[key]])
 
-    def ask(self, request: Request, n: int) -> str:
-        """Notes that a request for `n` samples goes out; returns its name."""
+    def ask(self, request: Request, n: int) -> tuple[str, int | None]:
+        """Notes that a request for `n` samples goes out; returns its name and the seed to send with it."""
         name, most = self.name(request.key), self.most(request, n)
         self._note({"asked": name, "key": request.key, "question_id": request.question_id, "n": n, "most": most})
-        return name
+        return name, request.seed_of(self._answers[request.key])
 
     def most(self, request: Request, n: int) -> float:
         """What a request for `n` samples may cost at most, in US dollars; without `max_tokens` its prompt alone."""
@@ -112,18 +107,17 @@ class Journal:
 
     def answer(self, request: Request, reply: Reply) -> float:
         """Keeps an answer, safe from a power cut when this returns; returns what it cost, in US dollars."""
-        prompt, completion = reply.prompt_tokens, reply.completion_tokens
-        counted = prompt is not None and completion is not None
-        if prompt is None:
-            prompt = request.longest_prompt
-        if completion is None:
-            lengths = [len(choice.text.encode()) + 1 for choice in reply.choices]
-            completion = sum(min(length, request.max_tokens or length) for length in lengths)
+        counted = reply.prompt_tokens is not None and reply.completion_tokens is not None
+        # What the server did not count costs at most a token per byte.
+        lengths = [len(choice.text.encode()) + 1 for choice in reply.choices]
+        most = sum(min(length, request.max_tokens or length) for length in lengths)
+        prompt = request.longest_prompt if reply.prompt_tokens is None else reply.prompt_tokens
+        completion = most if reply.completion_tokens is None else reply.completion_tokens
         cost = self._prices.cost(prompt, completion)
         asked = {"answered": self.name(request.key), "key": request.key, "question_id": request.question_id}
-        samples = [asdict(choice) for choice in reply.choices]
+        given = {"model": reply.model, "samples": [asdict(choice) for choice in reply.choices]}
         tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "counted": counted}
-        self._note({**asked, "model": reply.model, "samples": samples, **tokens, "cost": cost})
+        self._note({**asked, **given, **tokens, "cost": cost})
         os.fsync(self._stream.fileno())
         return cost
 
@@ -136,28 +130,28 @@ class Journal:
         self._stream.seek(0)
         data = self._stream.readall() or b""
         end = data.rfind(b"\n") + 1
-        if _is_object(data[end:]):  # all but its line break arrived: it is paid for
-            self._stream.write(b"\n")
-            data += b"\n"
-            end = len(data)
-        elif end < len(data):
-            print(f"warning: {self.path}: cut off {len(data) - end:,} bytes after the last whole line", file=sys.stderr)
-            self._stream.truncate(end)
+        if torn := data[end:]:
+            try:
+                json.loads(torn)
+                self._stream.write(b"\n")  # all but the line break arrived: it is paid for
+                data, end = data + b"\n", len(data) + 1
+            except (ValueError, RecursionError):
+                print(f"warning: {self.path}: cut off {len(torn):,} bytes after the last whole line", file=sys.stderr)
+                self._stream.truncate(end)
         for number, line in enumerate(data[:end].splitlines(), 1):
             try:
                 value = json.loads(line)
-                self._begin(value) if number == 1 else self._count(value)
+                if number == 1:
+                    self._journal, schema = str(value["journal"]), value["schema"]
+                else:
+                    self._count(value)
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 remedy = "mend it or remove it: the samples of a removed line are asked, and paid, for again"
                 raise InputError(f"damaged line ({error!r})", file=self.path, line=number, remedy=remedy) from error
+            if schema != _SCHEMA:
+                problem = f"schema version {schema!r}, this program reads {_SCHEMA}"
+                raise InputError(problem, file=self.path, line=1, field="schema", remedy="choose another journal")
         return end
-
-    def _begin(self, value: dict[str, Any]) -> None:
-        """Takes in the first line."""
-        if value["schema"] != _SCHEMA:
-            problem = f"schema version {value['schema']!r}, this program reads {_SCHEMA}"
-            raise InputError(problem, file=self.path, line=1, field="schema", remedy="choose another journal")
-        self._journal = str(value["journal"])
 
     def _note(self, value: dict[str, Any]) -> None:
         self._append(value)
@@ -176,14 +170,18 @@ class Journal:
             raise InputError(f"cannot write ({error.strerror or error})", file=self.path, remedy=remedy) from error
         self._end += length
 
+    def _give_up(self, name: str) -> None:
+        """Counts a request whose process died: nobody knows whether it is charged."""
+        self.usage.unknown += 1
+        self.usage.possible_cost += self._open.pop(name)
+
     def _count(self, value: dict[str, Any]) -> None:
         """Counts a line."""
         usage = self.usage
         if "asked" in value:
             name = str(value["asked"])
-            if name in self._open:  # its process died
-                usage.unknown += 1
-                usage.possible_cost += self._open[name]
+            if name in self._open:
+                self._give_up(name)
             usage.requests += 1
             usage.retries += name in self._asked
             self._asked.add(name)
@@ -212,13 +210,6 @@ def _dollars(value: float) -> float:
     if not 0 <= amount < math.inf:
         raise ValueError(f"{amount} is no cost")
     return amount
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def _locked(path: Path) -> io.FileIO:

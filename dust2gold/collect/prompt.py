@@ -12,6 +12,7 @@ assistant's. As one text they follow one another, and `stop` keeps the model fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,6 @@ from dust2gold.core.errors import InputError
 _PLACEHOLDER = "{question}"
 _ASK = f"Problem:\n{_PLACEHOLDER}\n\nSolution:"
 _KEYS = ("instructions", "ask", "stop", "shots")
-_SHOT_KEYS = ("question", "rationale")
 
 
 class Shot(NamedTuple):
@@ -71,24 +71,21 @@ def load_prompt(path: Path) -> FewShotPrompt:
     if ask.count(_PLACEHOLDER) != 1:
         remedy = f'e.g. ask: "Problem:\\n{_PLACEHOLDER}\\n\\nSolution:"'
         raise InputError(f"must hold {_PLACEHOLDER} once", file=path, field="ask", remedy=remedy)
-    stop = value.get("stop", [])
+    stop, shots = value.get("stop", []), value.get("shots", [])
     if not isinstance(stop, list) or not all(isinstance(word, str) and word for word in stop):
         raise InputError("a list of texts was expected", file=path, field="stop", remedy='e.g. stop: ["\\nProblem:"]')
-    shots = value.get("shots", [])
     if not isinstance(shots, list):
         remedy = "one `- question:` and `rationale:` each"
         raise InputError("a list was expected", file=path, field="shots", remedy=remedy)
-    solved = tuple(_shot(shot, path, f"shots.{number}") for number, shot in enumerate(shots, 1))
-    return FewShotPrompt(_text(value, "instructions", path, default=""), ask, tuple(stop), solved)
-
-
-def _shot(value: Any, path: Path, field: str) -> Shot:
-    _check_keys(value, _SHOT_KEYS, path, field)
-    question, rationale = (_text(value, key, path, f"{field}.") for key in _SHOT_KEYS)
-    if not extract_answer(rationale):
-        remedy = r"end it with the answer in \boxed{}: the model does as shown"
-        raise InputError("states no answer", file=path, field=f"{field}.rationale", remedy=remedy)
-    return Shot(question, rationale)
+    solved = []
+    for number, shot in enumerate(shots, 1):
+        prefix = f"shots.{number}."
+        _check_keys(shot, Shot._fields, path, prefix)
+        solved.append(Shot(*(_text(shot, key, path, prefix) for key in Shot._fields)))
+        if not extract_answer(solved[-1].rationale):
+            remedy = r"end it with the answer in \boxed{}: the model does as shown"
+            raise InputError("states no answer", file=path, field=f"{prefix}rationale", remedy=remedy)
+    return FewShotPrompt(_text(value, "instructions", path, default=""), ask, tuple(stop), tuple(solved))
 
 
 def _text(values: dict[str, Any], key: str, path: Path, prefix: str = "", default: str | None = None) -> str:
@@ -99,13 +96,11 @@ def _text(values: dict[str, Any], key: str, path: Path, prefix: str = "", defaul
     return found.strip()
 
 
-def _check_keys(value: Any, keys: tuple[str, ...], path: Path, field: str) -> None:
+def _check_keys(value: Any, keys: Sequence[str], path: Path, prefix: str) -> None:
+    remedy = f"the keys here are {', '.join(keys)}"
     if not isinstance(value, dict):
-        remedy = f"write {' and '.join(f'`{key}:`' for key in keys)} under it"
-        raise InputError(
-            f"a mapping was expected, found {type(value).__name__}", file=path, field=field or None, remedy=remedy
-        )
+        problem = f"a mapping was expected, found {type(value).__name__}"
+        raise InputError(problem, file=path, field=prefix.rstrip(".") or None, remedy=remedy)
     for key in value:
         if key not in keys:
-            unknown = f"{field}.{key}".lstrip(".")
-            raise InputError("unknown key", file=path, field=unknown, remedy=f"the keys here are {', '.join(keys)}")
+            raise InputError("unknown key", file=path, field=f"{prefix}{key}", remedy=remedy)

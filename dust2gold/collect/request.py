@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,35 +86,20 @@ def parse_reply(body: Any, api: str) -> Reply:
     """Reads the decoded JSON of an answer to a request of the API "chat" or "completions".
 
     Raises:
-        ValueError: If it holds no list of choices, or one of them no place for a text.
+        ValueError, KeyError, TypeError, AttributeError: If it holds no choices, or one of them no text.
     """
-    if not isinstance(body, dict):
-        raise ValueError(f"a JSON object was expected, found {type(body).__name__}")
-    choices = body.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise ValueError("an empty list of `choices`" if choices == [] else "no list of `choices`")
+    choices = tuple(_choice(choice, api) for choice in body["choices"])
+    if not choices:
+        raise ValueError("an empty list of choices")
     usage = body.get("usage")
-    counts: Mapping[str, Any] = usage if isinstance(usage, dict) else {}
-    return Reply(
-        tuple(_choice(choice, api) for choice in choices),
-        _count(counts.get("prompt_tokens")),
-        _count(counts.get("completion_tokens")),
-        body["model"] if is_text(body.get("model")) else "",
-    )
+    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    prompt, completion = (c if type(c) is int and 0 <= c < _TOO_MANY else None for c in counts)
+    return Reply(choices, prompt, completion, body["model"] if is_text(body.get("model")) else "")
 
 
 def _choice(value: Any, api: str) -> Choice:
-    if not isinstance(value, dict):
-        raise ValueError("a choice is no object")
-    holder, key = (value.get("message"), "content") if api == "chat" else (value, "text")
-    if not isinstance(holder, dict) or key not in holder:
-        raise ValueError(f"a choice without `{'message.content' if api == 'chat' else key}`")
-    text = "" if holder[key] is None else holder[key]
-    if not is_text(text):
-        raise ValueError(f"a choice whose `{key}` is no text")
+    text = value["message"]["content"] if api == "chat" else value["text"]
     finish = value.get("finish_reason")
-    return Choice(text.strip(), str(finish) if is_text(finish) else "")
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value < _TOO_MANY else None
+    if text is not None and not is_text(text):
+        raise ValueError("a choice that is no text")
+    return Choice((text or "").strip(), finish if is_text(finish) else "")

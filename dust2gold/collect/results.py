@@ -25,8 +25,7 @@ Answered = tuple[Question, Sequence[Choice]]
 def write_training_data(settings: CollectSettings, answered: Sequence[Answered]) -> None:
     """Writes collected.jsonl and what `prepare` makes of it into the output directory, and prints the counts.
 
-    Samples that are empty or cut off are left out (the latter unless `keep_truncated`): a student would learn to end
-    like them.
+    Samples that are empty or cut off are left out: a student would learn to end like them.
 
     Raises:
         InputError: If it cannot be written.
@@ -36,8 +35,8 @@ def write_training_data(settings: CollectSettings, answered: Sequence[Answered])
         for question, choices in answered:
             yield question.to_json()  # first: it carries the data set's own solution
             for k, choice in enumerate(choices):
-                if choice.text and (settings.keep_truncated or choice.finish != "length"):
-                    yield rationale_for(question, k, choice.text, settings.writer).to_json()
+                if choice.text and choice.finish != "length":
+                    yield rationale_for(question, k, choice.text, "teacher").to_json()
 
     output = Path(settings.output)
     write_json_lines(output / "collected.jsonl", records())
@@ -54,7 +53,7 @@ def write_evaluation(settings: CollectSettings, answered: Sequence[Answered]) ->
     """
     output = Path(settings.output)
     method = settings.method or settings.endpoint.model
-    records = [rationale_for(question, 0, choices[0].text, settings.writer) for question, choices in answered]
+    records = [rationale_for(question, 0, choices[0].text, "teacher") for question, choices in answered]
     by_value = compares_by_value(Path(settings.input), settings.format)
     with open_grader(settings.grader, by_value=by_value, cache=output / "math-verify.jsonl") as grader:
         grades = grader.grade_many([(record.rationale, record.gold) for record in records])

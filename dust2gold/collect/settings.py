@@ -19,10 +19,11 @@ def _check(holds: bool, field: str, problem: str, remedy: str | None = None) -> 
         raise InputError(problem, field=field, remedy=remedy)
 
 
-def _check_amounts(settings: object, prefix: str, *names: str, remedy: str | None = None) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        _check(0 <= value < math.inf, f"{prefix}{name}", f"must be finite and not negative, found {value}", remedy)
+def _check_least(least: int, **values: float | None) -> None:
+    """Checks values by the names of their fields, with `__` for a dot."""
+    for name, value in values.items():
+        problem = f"must be finite and at least {least}, found {value}"
+        _check(value is None or least <= value < math.inf, name.replace("__", "."), problem)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Endpoint:
         key_variable: The environment variable that holds the API key; null: the endpoint wants none.
         concurrency: How many requests may be under way at once.
         timeout: Seconds one request may take.
+        retries: Repetitions in a row of a request that failed and may succeed later (429, 5xx, time-outs, broken
+            connections, answers that make no sense); then its question is left for the next run.
         choices_per_request: Ask for no more samples than this at once: 1 for servers that refuse n > 1; null: for all
             that are missing.
         token_limit: The parameter that caps the generated tokens: OpenAI's reasoning models know only the newer one.
@@ -49,37 +52,31 @@ class Endpoint:
     key_variable: str | None = "OPENAI_API_KEY"
     concurrency: int = 8
     timeout: float = 120.0
+    retries: int = 6
     choices_per_request: int | None = None
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self.model.strip() != "", "endpoint.model", "is empty")
-        _check(self.concurrency >= 1, "endpoint.concurrency", f"must be at least 1, found {self.concurrency}")
+        _check_least(1, endpoint__concurrency=self.concurrency, endpoint__choices_per_request=self.choices_per_request)
+        _check_least(0, endpoint__retries=self.retries)
         _check(0 < self.timeout < math.inf, "endpoint.timeout", f"must be a time above 0, found {self.timeout}")
-        choices = self.choices_per_request
-        _check(choices is None or choices >= 1, "endpoint.choices_per_request", f"must be at least 1, found {choices}")
         # What stands there instead may be the key itself: it is not repeated.
         named = self.key_variable is None or bool(_VARIABLE.fullmatch(self.key_variable))
         remedy = "put the key itself only into the environment: export NAME=..."
         _check(named, "endpoint.key_variable", "no name of an environment variable", remedy)
-        if self.base_url is not None:
-            _check_url(self.base_url)
+        try:
+            url = urlsplit("http://default" if self.base_url is None else self.base_url)
+            secret, usable = "@" in url.netloc, url.scheme in ("http", "https") and url.hostname and url.port != 0
+        except ValueError:  # no port
+            secret, usable = False, False
+        remedy = "put the key into the environment, see key_variable"
+        _check(not secret, "endpoint.base_url", "holds a user name or a password", remedy)
+        _check(bool(usable), "endpoint.base_url", "no http or https address", "as in http://localhost:8000/v1")
         taken = {"model", "messages", "prompt", "n", "temperature", "top_p", "seed", "stop", "stream", self.token_limit}
         known = sorted(taken & self.parameters.keys())
         _check(not known, f"endpoint.parameters.{''.join(known[:1])}", "has a setting of its own, or cannot be chosen")
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        secret = parts.password is not None or parts.username is not None
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        secret, usable = False, False
-    name = "endpoint.base_url"
-    _check(not secret, name, "holds a user name or a password", "put the key into the environment, see key_variable")
-    _check(usable, name, "no http or https address", "as in http://localhost:8000/v1")
 
 
 @dataclass(frozen=True)
@@ -101,35 +98,9 @@ class TeacherSampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self.n >= 1, "sampling.n", f"must be at least 1, found {self.n}")
-        _check_amounts(self, "sampling.", "temperature", remedy="0 is greedy")
+        _check_least(1, sampling__n=self.n, sampling__max_tokens=self.max_tokens)
+        _check_least(0, sampling__temperature=self.temperature)
         _check(0 < self.top_p <= 1, "sampling.top_p", f"must be in (0, 1], found {self.top_p}")
-        cap = self.max_tokens
-        _check(cap is None or cap >= 1, "sampling.max_tokens", f"must be at least 1, found {cap}")
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """What to do about 429, 5xx, time-outs, dropped connections and answers that make no sense.
-
-    Before the k-th repetition of a request it waits min(longest, first * 2^(k-1)) seconds, of which half is chance, so
-    that requests which failed together do not come back together; or as long as the endpoint asked for (Retry-After).
-
-    Args:
-        retries: Repetitions in a row without a usable answer, after which the question is left for the next run.
-        first: Seconds before the first one.
-        longest: The longest wait of our own choosing, in seconds.
-        patience: The longest wait an endpoint may ask for, in seconds; past it the question is left for the next run.
-    """
-
-    retries: int = 6
-    first: float = 1.0
-    longest: float = 60.0
-    patience: float = 600.0
-
-    def __post_init__(self) -> None:
-        _check(self.retries >= 0, "retry.retries", f"must not be negative, found {self.retries}")
-        _check_amounts(self, "retry.", "first", "longest", "patience")
 
 
 @dataclass(frozen=True)
@@ -145,7 +116,7 @@ class Prices:
     completion: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_amounts(self, "prices.", "prompt", "completion")
+        _check_least(0, prices__prompt=self.prompt, prices__completion=self.completion)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """US dollars for so many tokens."""
@@ -167,12 +138,9 @@ class CollectSettings:
             output directory, since a pipeline clears the directory of a stage that it does again.
         limit: Ask only this many questions, the first ones.
         sampling: How the model samples; with --evaluate one greedy sample, whatever it says.
-        retry: What to do when a request fails.
         prices: What it costs.
         budget: US dollars for this journal, all runs together; no request begins that could exceed it.
         grader: string (the paper's labels), semantic (math-verify too) or both (only what the two agree on).
-        writer: Who writes, for the records' field `writer`.
-        keep_truncated: Train on samples that were cut off at max_tokens, too.
         method: The row of the report, with --evaluate; null: the model's name.
     """
 
@@ -185,23 +153,19 @@ class CollectSettings:
     journal: str | None = None
     limit: int | None = None
     sampling: TeacherSampling = field(default_factory=TeacherSampling)
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
     prices: Prices = field(default_factory=Prices)
     budget: float | None = None
     grader: Literal["string", "semantic", "both"] = "string"
-    writer: str = "teacher"
-    keep_truncated: bool = False
     method: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self.limit is None or self.limit >= 1, "limit", f"must be at least 1, found {self.limit}")
-        if self.budget is None:
-            return
-        _check_amounts(self, "", "budget")
-        priced = self.prices.prompt > 0 or self.prices.completion > 0
+        _check_least(1, limit=self.limit)
+        _check_least(0, budget=self.budget)
+        priced = self.budget is None or self.prices != Prices()
         _check(priced, "budget", "cannot be kept without prices", "set prices.prompt and prices.completion")
+        capped = self.budget is None or self.sampling.max_tokens is not None
         remedy = "set sampling.max_tokens: without it nobody knows what a request may cost"
-        _check(self.sampling.max_tokens is not None, "budget", "cannot be kept without a cap on the tokens", remedy)
+        _check(capped, "budget", "cannot be kept without a cap on the tokens", remedy)
 
     @property
     def journal_path(self) -> Path:

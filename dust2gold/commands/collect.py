@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 def parse(words: list[str]) -> Namespace:
     """Reads a command line, verb first, and the configs it names; no option may hold a key."""
-    from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
+    from jsonargparse import ActionYesNo, ArgumentParser
 
-    from dust2gold.commands.config_errors import explained, readable_configs
+    from dust2gold.core.config_errors import parse_options
     from dust2gold.core.secret_options import check_options
 
     about = "Sample rationales from a large model behind an OpenAI-compatible endpoint, or test it."
@@ -25,14 +25,10 @@ def parse(words: list[str]) -> Namespace:
     parser.add_class_arguments(CollectSettings)
     evaluate = "test the model instead: one greedy sample a question, graded, as a row of the report"
     parser.add_argument("--evaluate", nargs="?", action=ActionYesNo(), help=evaluate)
-    words = readable_configs(words)
-    try:
-        options = parser.parse_args(words[1:])
-        check_options(options.as_dict())
-        parsed: Namespace = parser.instantiate(options)
-    except ArgumentError as error:
-        raise explained(str(error), words) from error
-    return parsed
+    options = parse_options(parser, words)
+    check_options(options.as_dict())
+    instantiated: Namespace = parser.instantiate(options)
+    return instantiated
 
 
 def main(args: Namespace) -> int:

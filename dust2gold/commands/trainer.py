@@ -19,9 +19,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, use_checked_checkpoints
 from callbacks.checkpoints import RunCheckpoint
-from dust2gold.commands.config_errors import explained, readable_configs
 from dust2gold.commands.resumption import find_checkpoint, fit_provenance
 from dust2gold.commands.stage_defaults import TRAINER, import_stages, with_defaults
+from dust2gold.core.config_errors import explained, readable_configs
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
 from dust2gold.core.secret_options import check_options
@@ -35,6 +35,16 @@ _NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*LeafSpec.*",
     ".*custom batch sampler.*",  # ours shards by itself and is meant for prediction too
+)
+
+
+_STAGE_HELP = (
+    "The options of a stage and of its data: dust2gold {verb} --model.help NegativeModel, dust2gold {verb} --data.help "
+    "RationaleDataModule. Configs: configs/neg.yaml and its like; docs/method.md says which stage is which."
+)
+_CKPT_PATH_HELP = (
+    "Checkpoint to go on from. By default that of an unfinished run with the same settings; same: of a finished one, "
+    "too; last: the last one, whatever it was trained with; none: begin anew; or a path."
 )
 
 
@@ -85,6 +95,15 @@ class StageCLI(LightningCLI):
         """Adds what leaves out a default callback."""
         help_ = "Callbacks that stages have by default, by class name, for this one not to have: [SampleWriter]."
         parser.add_argument("--without_callbacks", type=list[str], default=[], help=help_)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Says where the options of stages are, and what `fit --ckpt_path` takes here."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.epilog = _STAGE_HELP.format(verb=subcommand)
+        for action in parser._actions:
+            if subcommand == "fit" and action.dest == "ckpt_path":
+                action.help = _CKPT_PATH_HELP
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the command line, and fills in what depends on the stage; no option may hold a key."""

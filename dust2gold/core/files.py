@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO, cast
 
+from safetensors import SafetensorError
+
 from dust2gold.core.errors import InputError
 
 
@@ -83,9 +85,9 @@ def _work_directory(path: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 (work / "unlocked").rename(work / "lock")
             yield work
-        except OSError as error:
-            remedy = "free some space or choose another output"
-            raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
+        except (OSError, SafetensorError) as error:  # of a full disk safetensors makes an error of its own, no OSError
+            problem = f"cannot write ({getattr(error, 'strerror', None) or error})"
+            raise InputError(problem, file=path, remedy="free some space or choose another output") from error
 
 
 def recover(path: Path) -> None:

@@ -32,37 +32,30 @@ def hold(stream: IO[Any] | io.FileIO) -> None:
         ) from error
 
 
-class Lock:
-    """A lock file, held until `release` or the end of the process; `release` removes the file.
+def take(path: Path) -> IO[Any] | None:
+    """Locks a file, which it creates in a directory that exists, until `release` or the end of the process.
 
-    Attributes:
-        free: Whether the lock was free and is held now.
+    Returns:
+        The open file; None if another process holds it.
 
     Raises:
         InputError: If the file is a link, or cannot be locked.
-        OSError: If it cannot be created: its directory must exist.
+        OSError: If it cannot be opened.
     """
+    while True:
+        stream = open_in_place(path, "a+")
+        try:
+            hold(stream)
+        except BlockingIOError:
+            stream.close()
+            return None
+        if os.fstat(stream.fileno()).st_nlink:
+            return stream
+        stream.close()  # its holder has released it in between, and removed the file
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._stream: IO[Any] | None = None
-        while True:
-            stream = open_in_place(path, "a")
-            try:
-                hold(stream)
-            except BlockingIOError:
-                stream.close()
-                break
-            if path.exists() and path.stat().st_ino == os.fstat(stream.fileno()).st_ino:
-                self._stream = stream
-                break
-            stream.close()  # another process has released it in between, and removed the file
-        self.free = self._stream is not None
 
-    def release(self) -> None:
-        """Releases the lock if it is held."""
-        if self._stream is not None:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-            self._stream.close()
-            self._stream = None
+def release(stream: IO[Any]) -> None:
+    """Removes a file that `take` has locked, and lets the next process have it."""
+    with contextlib.suppress(OSError):
+        os.unlink(stream.name)
+    stream.close()

@@ -5,15 +5,18 @@
     made.differences(earlier)          # ["data.train"]: what to tell the user
 
 A setting that names a file or directory counts by its contents, not by its name: a moved file is the same, a changed
-one is another. Equal keys mean that making the product again would change nothing.
+one is another. A class of the user's own counts by the file it is in. Equal keys mean that making the product again
+would change nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+import sysconfig
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -26,6 +29,8 @@ from dust2gold.core.students import EMBEDDED, locate_student
 LIBRARIES = ("lightning", "math-verify", "peft", "sympy", "tokenizers", "torch", "transformers")
 """The libraries whose versions decide what training, sampling and grading make."""
 
+_INSTALLED = [path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "purelib", "platlib")]
+_OURS = ("callbacks", "datamodules", "dust2gold", "lightning_modules")
 _WHOLE = 64 << 20  # bytes: larger files count by their size and blocks spread over them
 _BLOCK, _BLOCKS = 1 << 16, 256
 
@@ -50,7 +55,9 @@ class Provenance:
         Raises:
             InputError: If a file that a setting names cannot be read.
         """
-        facts = {name: short_hash(_content(value)) for name, value in _leaves(settings, "", frozenset(without))}
+        leaves = dict(_leaves(settings, "", frozenset(without)))
+        facts = {name: short_hash(_content(value)) for name, value in leaves.items()}
+        facts |= own_code(str(value) for name, value in leaves.items() if name.endswith("class_path"))
         return cls({**facts, **{f"version of {name}": version_of(name) for name in libraries}})
 
     @property
@@ -69,6 +76,21 @@ def version_of(library: str) -> str:
         return metadata.version(library).partition("+")[0]
     except metadata.PackageNotFoundError:
         return "none"
+
+
+def own_code(class_paths: Iterable[str]) -> dict[str, str]:
+    """A hash of the file of each class that is neither ours nor a library's, by "code of <module>"."""
+    found: dict[str, str] = {}
+    for module in {path.rpartition(".")[0] for path in class_paths} - {""}:
+        top, *rest = module.split(".")
+        # Of the first name alone: to look up all of it, Python would import the packages it is in.
+        spec = None if top in _OURS else importlib.util.find_spec(top)
+        if spec is None or not spec.has_location or any(Path(str(spec.origin)).is_relative_to(p) for p in _INSTALLED):
+            continue
+        package = Path(str(spec.origin)).parent.joinpath(*rest)
+        file = package.with_suffix(".py") if rest else Path(str(spec.origin))
+        found[f"code of {module}"] = content_hash(file if file.is_file() else package) or "none"
+    return found
 
 
 def short_hash(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import TextIO
 
 _UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp"})
 """Unicode's categories of characters that draw nothing: controls (ESC among them), formats (direction), separators."""
@@ -21,6 +22,11 @@ def visible(text: str) -> str:
 def spelled(text: str) -> str:
     r"""Returns text on one line, control and formatting characters spelled out, as `\x1b`: what to mend can be seen."""
     return "".join(ascii(char)[1:-1] if unicodedata.category(char) in _UNSEEN else char for char in text)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line, by default on standard output, control and formatting characters spelled out."""
+    print(spelled(text), file=stream, flush=True)
 
 
 def escape(text: str) -> str:

@@ -28,9 +28,9 @@ def _gsm8k(index: int, problem: Problem, teacher: Teacher) -> dict[str, Any]:
     return {"question": problem.text, "answer": "\n".join([*steps, f"#### {problem.answer}"])}
 
 
-def _multiarith(index: int, problem: Problem, teacher: Teacher) -> dict[str, Any]:
-    return {"input": problem.text, "target": problem.answer}
-
-
-TEST_FORMATS: dict[str, Writer] = {"math": _math, "gsm8k": _gsm8k, "multiarith": _multiarith}
+TEST_FORMATS: dict[str, Writer] = {
+    "math": _math,
+    "gsm8k": _gsm8k,
+    "multiarith": lambda index, problem, teacher: {"input": problem.text, "target": problem.answer},
+}
 """By the name that `prepare --format` knows them by."""

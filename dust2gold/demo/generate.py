@@ -20,7 +20,7 @@ from dust2gold.core.files import write_atomically
 from dust2gold.core.jsonl import write_json_lines
 from dust2gold.demo.formats import TEST_FORMATS
 from dust2gold.demo.problems import LONGEST, SUBJECTS, Problem, ProblemWriter
-from dust2gold.demo.teacher import DEFAULT_RATES, Teacher, scaled
+from dust2gold.demo.teacher import DEFAULT_RATES, Teacher
 from dust2gold.demo.wording import WORDINGS
 
 MOST_REDRAWS = 1000
@@ -82,7 +82,8 @@ def generate(output: Path, recipe: Recipe) -> dict[int, LevelCount]:
     test = list(_distinct_problems(recipe, "test", recipe.test_questions, seen))
     train = list(_distinct_problems(recipe, "train", recipe.train_questions, seen))
     counts = {level: LevelCount() for level in sorted(set(recipe.levels))}
-    teacher = Teacher(recipe.seed, rates=scaled(DEFAULT_RATES, recipe.slips), notation=recipe.notation)
+    rates = {slip: {op: p * recipe.slips for op, p in by_op.items()} for slip, by_op in DEFAULT_RATES.items()}
+    teacher = Teacher(recipe.seed, rates=rates, notation=recipe.notation)
     if train:
         write_json_lines(output / "train.jsonl", _train_records(train, teacher, recipe.samples, counts))
     else:

@@ -2,8 +2,7 @@
 
     python -m dust2gold.demo.pretrain --output dust2gold/demo/student
 
-The directory that ships was made by this command with its defaults (about an hour on two idle cores), in two sittings:
-its second phase was run with `--second-phase-of` the directory of the first.
+The directory that ships was made by this command with its defaults (about an hour on two idle cores).
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dust2gold.demo.corpus import documents, notation
-
-FACTS = "pretraining.json"
 
 RATIONALE_PIECES = (
     "Problem:\nSolution:\n First, Then, So the answer is \\boxed{12}. The answer is \\boxed{7}. There are left. "
@@ -102,16 +99,12 @@ class Phase:
 TEXTS = {"corpus": documents, "notation": notation}
 
 
-def pretrain(output: Path, phases: Sequence[Phase], batch: int, length: int, seed: int, start: Path | None) -> None:
-    """Runs the phases in order and writes model, tokenizer and `pretraining.json` into `output`.
-
-    A step has `batch` rows of `length` tokens; weights are those of the directory `start`, or fresh ones.
-    """
+def pretrain(output: Path, phases: Sequence[Phase], batch: int, length: int, seed: int) -> None:
+    """Runs the phases in order, in steps of `batch` rows, and writes model, tokenizer and `pretraining.json`."""
     tokenizer = train_tokenizer(seed=seed)
-    model = build_student(len(tokenizer), seed) if start is None else LlamaForCausalLM.from_pretrained(start)
-    done = [] if start is None else json.loads((start / FACTS).read_text(encoding="utf-8"))
-    for phase in phases:
-        number = len(done) + 1
+    model = build_student(len(tokenizer), seed)
+    done = []
+    for number, phase in enumerate(phases, start=1):
         stream = rows(tokenizer, TEXTS[phase.name](seed + number), length)
         loss = train(model.train(), stream, phase, batch, length)
         facts = {"batch": batch, "length": length, "seed": seed + number, "final_loss": round(loss, 4)}
@@ -119,7 +112,7 @@ def pretrain(output: Path, phases: Sequence[Phase], batch: int, length: int, see
         output.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(output)
         tokenizer.save_pretrained(output)
-        (output / FACTS).write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+        (output / "pretraining.json").write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
 
 
 def train(model: LlamaForCausalLM, stream: Iterator[list[int]], phase: Phase, batch: int, length: int) -> float:
@@ -152,12 +145,12 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=160)
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak; half of it in the second phase")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--second-phase-of", type=Path, help="leave out the first phase: go on from this directory")
     arguments = parser.parse_args()
-    first = Phase("corpus", arguments.tokens, arguments.learning_rate)
-    second = Phase("notation", arguments.notation_tokens, arguments.learning_rate / 2)
-    phases = [second] if arguments.second_phase_of else [first, second]
-    pretrain(arguments.output, phases, arguments.batch, arguments.length, arguments.seed, arguments.second_phase_of)
+    phases = [
+        Phase("corpus", arguments.tokens, arguments.learning_rate),
+        Phase("notation", arguments.notation_tokens, arguments.learning_rate / 2),
+    ]
+    pretrain(arguments.output, phases, arguments.batch, arguments.length, arguments.seed)
 
 
 if __name__ == "__main__":

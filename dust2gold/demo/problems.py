@@ -12,9 +12,12 @@ hundred: short enough for a student of a million parameters, long enough for car
 
 from __future__ import annotations
 
+import operator
 import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 
 from dust2gold.demo.wording import PLAIN, Wording
 
@@ -22,6 +25,10 @@ LONGEST = 6
 """The most steps of a problem."""
 
 SUBJECTS = ("Gains and Losses", "Groups", "Sharing", "Prices", "Comparisons")
+
+COMPUTE: Mapping[str, Callable[[int, int], int]] = MappingProxyType(
+    {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
+)
 
 
 @dataclass(frozen=True)
@@ -34,25 +41,8 @@ class Step:
 
     @property
     def result(self) -> int:
-        """The exact value of the step."""
-        return apply(self.left, self.op, self.right)
-
-
-def apply(left: int, op: str, right: int) -> int:
-    """Computes `left op right` for op in + - * /; division must be exact.
-
-    Raises:
-        ValueError: If the division leaves a remainder or the operator is unknown.
-    """
-    if op == "+":
-        return left + right
-    if op == "-":
-        return left - right
-    if op == "*":
-        return left * right
-    if op == "/" and right and left % right == 0:
-        return left // right
-    raise ValueError(f"cannot compute {left} {op} {right} in whole numbers")
+        """The value of the step."""
+        return COMPUTE[self.op](self.left, self.right)
 
 
 @dataclass

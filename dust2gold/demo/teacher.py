@@ -11,48 +11,14 @@ A slip can cancel out by luck. Whether a rationale is right is decided by gradin
 
 from __future__ import annotations
 
-import operator
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
 from dust2gold.core.errors import InputError
-from dust2gold.demo.problems import Problem
-
-
-class Slip(Enum):
-    """What can go wrong within one step."""
-
-    CARRY = "carry"
-    """A carry is forgotten (14 + 27 = 31), or a borrow (41 - 9 = 42)."""
-    TABLE = "table"
-    """The neighbouring entry of the times table is taken (7 * 8 = 63)."""
-    OPERATION = "operation"
-    """The step is computed with another operation."""
-    MISREAD = "misread"
-    """The number that the step brings in is misread: its digits swapped, or its neighbour."""
-
-
-Rates = Mapping[Slip, Mapping[str, float]]
-
-DEFAULT_RATES: Rates = MappingProxyType(
-    {
-        Slip.CARRY: {"+": 0.32, "-": 0.36},
-        Slip.TABLE: {"*": 0.22, "/": 0.20},
-        Slip.OPERATION: {"+": 0.03, "-": 0.04, "*": 0.05, "/": 0.05},
-        Slip.MISREAD: {"+": 0.05, "-": 0.05, "*": 0.05, "/": 0.05},
-    }
-)
-"""Probability of each slip at a step by operation, for a problem of one step. CARRY strikes only where a carry or a
-borrow is needed, so its overall share is lower than its rate."""
-
-
-def scaled(rates: Rates, factor: float) -> Rates:
-    """The rates times `factor`: below 1 a more careful teacher, above 1 a sloppier one."""
-    return {slip: {op: rate * factor for op, rate in by_operation.items()} for slip, by_operation in rates.items()}
+from dust2gold.demo.problems import COMPUTE, Problem
 
 
 class Line(NamedTuple):
@@ -65,6 +31,63 @@ class Line(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.left} {self.op} {self.right} = {self.value}."
+
+
+def _true_line(left: int, op: str, right: int) -> Line:
+    # After a slip a difference may turn negative and a quotient leave a remainder. The teacher stays within whole
+    # numbers: it takes the smaller from the larger, and it rounds down.
+    if op == "-" and left < right:
+        left, right = right, left
+    return Line(left, op, right, COMPUTE[op](left, right))
+
+
+def forget_carry(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+    """Forgets a carry (14 + 27 = 31) or a borrow (41 - 9 = 42)."""
+    true = _true_line(left, op, right)
+    sign = 1 if op == "+" else -1
+    # A carry into the column worth `power` (a borrow from it) is due exactly if the digits below it do not add up to
+    # (differ by) a number of that many digits. The leading digit of a longer sum is no carry that one forgets.
+    powers = [10**p for p in range(1, len(str(max(true.left, true.right))))]
+    carries = [power for power in powers if not 0 <= true.left % power + sign * (true.right % power) < power]
+    return true._replace(value=true.value - sign * rng.choice(carries)) if carries else None
+
+
+def wrong_table_entry(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+    """Takes the neighbouring entry of the times table (7 * 8 = 63)."""
+    true = _true_line(left, op, right)
+    off_by_one = [true.value + 1, true.value - 1]
+    if op == "*":
+        off_by_one = [left * (right + 1), left * (right - 1), (left + 1) * right, (left - 1) * right]
+    return true._replace(value=rng.choice([value for value in off_by_one if value > 0]))
+
+
+def wrong_operation(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+    """Computes with another operation."""
+    swapped = {"+": "-", "-": "+", "*": "+", "/": "-"}[op]
+    return None if swapped == "-" and left < right else _true_line(left, swapped, right)
+
+
+def misread_number(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+    """Misreads the number that the step brings in: its digits swapped, or its neighbour."""
+    swapped = int(str(right)[::-1]) if right % 10 else right
+    readings = [number for number in (swapped, right - 1, right + 1) if number not in (0, 1, right)]
+    return _true_line(left, op, rng.choice(readings))
+
+
+Slip = Callable[[random.Random, int, str, int], "Line | None"]
+"""Writes the step `left op right` as a line with a mistake; None where the step gives no occasion for it."""
+Rates = Mapping[Slip, Mapping[str, float]]
+
+DEFAULT_RATES: Rates = MappingProxyType(
+    {
+        forget_carry: {"+": 0.32, "-": 0.36},
+        wrong_table_entry: {"*": 0.22, "/": 0.20},
+        wrong_operation: {"+": 0.03, "-": 0.04, "*": 0.05, "/": 0.05},
+        misread_number: {"+": 0.05, "-": 0.05, "*": 0.05, "/": 0.05},
+    }
+)
+"""Probability of each slip at a step by operation, for a problem of one step. A carry is forgotten only where one, or a
+borrow, is needed, so its overall share is lower than its rate."""
 
 
 class Teacher:
@@ -115,7 +138,8 @@ class Teacher:
             return style(problem, lines, str(lines[-1].value))
         # From a generator of its own: the same rationale comes out with every `notation`, but for its answer.
         hand = random.Random(f"{self.seed}/notation/{question_index}/{k}")
-        unit = None if style is _by_quantity else _unit(problem)  # that style names the unit itself
+        asked = re.match(r"How many (\w+) ", problem.question)
+        unit = None if asked is None or style is _by_quantity else asked[1]  # that style names the unit itself
         odd = hand.random() < self.notation
         return style(problem, lines, _boxed(other_notation(lines[-1].value, unit, hand) if odd else lines[-1].value))
 
@@ -140,64 +164,11 @@ class Teacher:
         for slip, by_operation in self.rates.items():
             threshold -= self._rate(by_operation.get(op, 0.0), level)
             if threshold < 0:
-                return SLIPS[slip](rng, left, op, right) or _true_line(left, op, right)
+                return slip(rng, left, op, right) or _true_line(left, op, right)
         return _true_line(left, op, right)
 
     def _rate(self, rate: float, level: int) -> float:
         return rate * (1 + self.growth * (level - 1))
-
-
-COMPUTE: Mapping[str, Callable[[int, int], int]] = MappingProxyType(
-    {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
-)
-
-
-def _true_line(left: int, op: str, right: int) -> Line:
-    # After a slip a difference may turn negative and a quotient leave a remainder. The teacher stays within whole
-    # numbers: it takes the smaller from the larger, and it rounds down.
-    if op == "-" and left < right:
-        left, right = right, left
-    return Line(left, op, right, COMPUTE[op](left, right))
-
-
-def _wrong_carry(rng: random.Random, left: int, op: str, right: int) -> Line | None:
-    true = _true_line(left, op, right)
-    sign = 1 if op == "+" else -1
-    # A carry into the column worth `power` (a borrow from it) is due exactly if the digits below it do not add up to
-    # (differ by) a number of that many digits. The leading digit of a longer sum is no carry that one forgets.
-    powers = [10**p for p in range(1, len(str(max(true.left, true.right))))]
-    carries = [power for power in powers if not 0 <= true.left % power + sign * (true.right % power) < power]
-    return true._replace(value=true.value - sign * rng.choice(carries)) if carries else None
-
-
-def _wrong_table_entry(rng: random.Random, left: int, op: str, right: int) -> Line | None:
-    true = _true_line(left, op, right)
-    off_by_one = [true.value + 1, true.value - 1]
-    if op == "*":
-        off_by_one = [left * (right + 1), left * (right - 1), (left + 1) * right, (left - 1) * right]
-    return true._replace(value=rng.choice([value for value in off_by_one if value > 0]))
-
-
-def _wrong_operation(rng: random.Random, left: int, op: str, right: int) -> Line | None:
-    swapped = {"+": "-", "-": "+", "*": "+", "/": "-"}[op]
-    return None if swapped == "-" and left < right else _true_line(left, swapped, right)
-
-
-def _misread_number(rng: random.Random, left: int, op: str, right: int) -> Line | None:
-    swapped = int(str(right)[::-1]) if right % 10 else right
-    readings = [number for number in (swapped, right - 1, right + 1) if number not in (0, 1, right)]
-    return _true_line(left, op, rng.choice(readings))
-
-
-SLIPS: Mapping[Slip, Callable[[random.Random, int, str, int], Line | None]] = MappingProxyType(
-    {
-        Slip.CARRY: _wrong_carry,
-        Slip.TABLE: _wrong_table_entry,
-        Slip.OPERATION: _wrong_operation,
-        Slip.MISREAD: _misread_number,
-    }
-)
-"""How each slip writes the step `left op right`; None where the step gives it no occasion."""
 
 
 def other_notation(value: int, unit: str | None, rng: random.Random) -> str:
@@ -218,11 +189,6 @@ def _boxed(answer: int | str) -> str:
     return rf"\boxed{{{answer}}}"
 
 
-def _unit(problem: Problem) -> str | None:
-    asked = re.match(r"How many (\w+) ", problem.question)
-    return None if asked is None else asked[1]
-
-
 def _plain(problem: Problem, lines: Sequence[Line], answer: str) -> str:
     return f"{' '.join(map(str, lines))} The answer is {answer}."
 
@@ -235,8 +201,7 @@ def _in_order(problem: Problem, lines: Sequence[Line], answer: str) -> str:
 def _by_quantity(problem: Problem, lines: Sequence[Line], answer: str) -> str:
     r"""Answers the question in its own words at the end, as in `Mia has \boxed{32} apples`."""
     asked = re.fullmatch(r"How many (\w+) does (.+) (have|get|cost)\b.*\?", problem.question)
-    if asked is None:
-        raise ValueError(f"a question of another form was expected, found {problem.question!r}")
+    assert asked is not None  # the teacher answers questions of the plain wording alone
     unit, owner, verb = asked.groups()
     verb = "has" if verb == "have" else f"{verb}s"
     return f"{' '.join(map(str, lines))} {owner[0].upper()}{owner[1:]} {verb} {answer} {unit}."

@@ -34,13 +34,6 @@ def process_results(doc, results):
 '''
 
 
-class _Tagged(str):
-    """A YAML scalar with the harness's tag `!function`."""
-
-
-yaml.SafeDumper.add_representer(_Tagged, lambda dumper, value: dumper.represent_scalar("!function", str(value)))
-
-
 def export_task(questions: Path, output: Path, name: str, max_new_tokens: int) -> Path:
     """Writes the task of a questions.jsonl into a new directory and returns that.
 
@@ -55,26 +48,23 @@ def export_task(questions: Path, output: Path, name: str, max_new_tokens: int) -
     if not asked:
         raise InputError("holds no question", file=questions, remedy="check the output of prepare")
     by_value = are_plain(question.gold for question in asked)
-    with write_directory_atomically(output) as directory:
-        write_questions(directory / "questions.jsonl", asked)
-        (directory / f"{name}_grade.py").write_text(_GRADE.format(by_value=by_value), encoding="utf-8")
-        text = yaml.safe_dump(_task(output.resolve(), name, max_new_tokens), sort_keys=False, allow_unicode=True)
-        (directory / f"{name}.yaml").write_text(text, encoding="utf-8")
-    return output
-
-
-def _task(directory: Path, name: str, max_new_tokens: int) -> dict[str, object]:
     before, after = (part.replace("{", "{{ '{' }}") for part in prompt("\0").split("\0"))
-    return {
+    task = {
         "task": name,
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(directory / "questions.jsonl")}},
+        "dataset_kwargs": {"data_files": {"test": str(output.resolve() / "questions.jsonl")}},
         "test_split": "test",
         "output_type": "generate_until",
         "doc_to_text": f"{before}{{{{ question }}}}{after}",
         "doc_to_target": "{{ gold }}",
-        "process_results": _Tagged(f"{name}_grade.process_results"),
         "generation_kwargs": {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": max_new_tokens},
         "metric_list": [{"metric": "accuracy", "aggregation": "mean", "higher_is_better": True}],
         "metadata": {"version": 1.0},
     }
+    metric = f"process_results: !function {name}_grade.process_results\n"  # a tag of the harness's own
+    with write_directory_atomically(output) as directory:
+        write_questions(directory / "questions.jsonl", asked)
+        (directory / f"{name}_grade.py").write_text(_GRADE.format(by_value=by_value), encoding="utf-8")
+        text = yaml.safe_dump(task, sort_keys=False, allow_unicode=True)
+        (directory / f"{name}.yaml").write_text(text + metric, encoding="utf-8")
+    return output

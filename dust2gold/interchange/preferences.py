@@ -4,28 +4,23 @@ r"""D_pos and D_neg as data sets of other trainers, and back.
     unpaired     {"prompt": …, "completion": …, "label": true, "id": …}  TRL's KTOTrainer
 
 `prompt` is the text the student reads (`Problem:\n…\nSolution:\n`), the others are rationales without EOS, which
-trainers add. A file ends in .jsonl (when read also .jsonl.gz, .jsonl.xz) or in .parquet, by the package `datasets`.
+trainers add. A file ends in .jsonl (when read also .jsonl.gz, .jsonl.xz) or in .parquet.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pyarrow
+from pyarrow import parquet
 
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.grading.answers import extract_answer
-from datamodules.components.records.records import (
-    Question,
-    Rationale,
-    Verdict,
-    is_text,
-    question_id,
-    rationale_for,
-    rationale_id,
-)
+from datamodules.components.records.records import Question, Rationale, Verdict, is_text, rationale_for, rationale_id
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.files import write_bytes_atomically
 from dust2gold.core.jsonl import read_json_lines, write_json_lines
@@ -66,8 +61,7 @@ def _by_question(rationales: Iterable[Rationale]) -> dict[str, tuple[list[Ration
     return sides
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """One of the two forms of a row: `texts` are its fields of rationales with their verdicts, None if in `label`."""
 
     make: Callable[[Iterable[Rationale], int | None], Iterator[Row]]
@@ -75,10 +69,9 @@ class Layout:
     about: str
 
 
+_SIDES: dict[str, Verdict | None] = {"chosen": "positive", "rejected": "negative"}
 LAYOUTS = {
-    "preference": Layout(
-        preference_rows, {"chosen": "positive", "rejected": "negative"}, "prompt, chosen, rejected (DPO)"
-    ),
+    "preference": Layout(preference_rows, _SIDES, "prompt, chosen, rejected (DPO)"),
     "unpaired": Layout(unpaired_rows, {"completion": None}, "prompt, completion, label (KTO)"),
 }
 LAYOUTS_HELP = "; ".join(f"{name}: {layout.about}" for name, layout in LAYOUTS.items())
@@ -94,32 +87,30 @@ def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Pa
     Raises:
         InputError: If a row lacks a field or has another type in it.
     """
-    texts: dict[str, list[tuple[str, Verdict]]] = {}
-    repeats = len(LAYOUTS[layout].texts) > 1
+    graded: dict[str, list[tuple[str, Verdict]]] = {}  # by question
     for line, row in rows:
-        known = texts.setdefault(_question_text(_text(row, "prompt", file, line)), [])
+        asked = _text(row, "prompt", file, line)
+        if asked.startswith(_BEFORE) and asked.endswith(_AFTER) and len(asked) > len(_BEFORE) + len(_AFTER):
+            asked = asked[len(_BEFORE) : -len(_AFTER)]
+        known = graded.setdefault(asked, [])
         for field, verdict in LAYOUTS[layout].texts.items():
-            known.append((_text(row, field, file, line), verdict or _label(row, file, line)))
-    return [
-        _entry(question_id(source, n), text, list(dict.fromkeys(known)) if repeats else known, source)
-        for n, (text, known) in enumerate(texts.items())
-    ]
-
-
-def _entry(name: str, asked: str, graded: Sequence[tuple[str, Verdict]], source: str) -> Entry:
-    right = (extract_answer(rationale) for rationale, verdict in graded if verdict == "positive")
-    gold = next((answer for answer in right if answer), "")
-    question = Question(name, asked, gold, solution="", subject="", level="", source=source)
-    rationales = [
-        replace(rationale_for(question, k, text, "teacher"), answer=extract_answer(text), verdict=verdict)
-        for k, (text, verdict) in enumerate(graded)
-    ]
-    return Entry(question, rationales)
-
-
-def _question_text(text: str) -> str:
-    ours = text.startswith(_BEFORE) and text.endswith(_AFTER) and len(text) > len(_BEFORE) + len(_AFTER)
-    return text[len(_BEFORE) : -len(_AFTER)] if ours else text
+            text, label = _text(row, field, file, line), row.get("label")
+            if verdict is None and not isinstance(label, bool):
+                problem = f"true or false was expected, found {ascii(label)[:40]}"
+                raise InputError(problem, file=file, line=line, field="label", remedy="true marks a right completion")
+            known.append((text, verdict or ("positive" if label else "negative")))
+    entries = []
+    for number, (asked, known) in enumerate(graded.items()):
+        texts = list(dict.fromkeys(known)) if layout == "preference" else known
+        right = (extract_answer(text) for text, verdict in texts if verdict == "positive")
+        gold = next((answer for answer in right if answer), "")
+        question = Question(f"{source}-{number:05d}", asked, gold, solution="", subject="", level="", source=source)
+        rationales = [
+            replace(rationale_for(question, k, text, "teacher"), answer=extract_answer(text), verdict=verdict)
+            for k, (text, verdict) in enumerate(texts)
+        ]
+        entries.append(Entry(question, rationales))
+    return entries
 
 
 def _text(row: Row, field: str, file: Path, line: int) -> str:
@@ -134,30 +125,16 @@ def _text(row: Row, field: str, file: Path, line: int) -> str:
     raise InputError(problem, file=file, line=line, field=field, remedy=remedy)
 
 
-def _label(row: Row, file: Path, line: int) -> Verdict:
-    value = row.get("label")
-    if not isinstance(value, bool):
-        problem = f"true or false was expected, found {ascii(value)[:40]}"
-        raise InputError(problem, file=file, line=line, field="label", remedy="true marks a right completion")
-    return "positive" if value else "negative"
-
-
 def read_rows(file: Path) -> Iterator[tuple[int, Row]]:
     """Yields (line or row number from 1, row) of a JSON-lines or parquet file."""
     if file.suffix != ".parquet":
         yield from read_json_lines(file)
         return
-    if not file.is_file():
-        raise InputError("no such file", file=file, remedy="check the path")
-    import datasets  # slow
-
-    datasets.disable_progress_bars()
     try:
-        rows = datasets.Dataset.from_parquet(str(file), cache_dir=None, keep_in_memory=True)
-    except Exception as error:  # pyarrow and datasets have many kinds
-        raise InputError(f"no parquet file ({reason(error)})", file=file, remedy="make it again") from error
-    for number, row in enumerate(rows, 1):
-        yield number, dict(row)
+        rows = parquet.read_table(file).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"no parquet file ({reason(error)})", file=file, remedy="check the path") from error
+    yield from enumerate(rows, 1)
 
 
 def write_rows(file: Path, rows: Iterable[Row]) -> int:
@@ -171,10 +148,7 @@ def write_rows(file: Path, rows: Iterable[Row]) -> int:
     if file.suffix != ".parquet":
         remedy = "end its name in .jsonl or .parquet"
         raise InputError(f"unknown kind of file '{file.suffix}'", file=file, remedy=remedy)
-    import datasets  # slow
-
-    datasets.disable_progress_bars()
     listed, buffer = list(rows), io.BytesIO()
-    datasets.Dataset.from_list(listed).to_parquet(buffer)
+    parquet.write_table(pyarrow.Table.from_pylist(listed), buffer)
     write_bytes_atomically(file, buffer.getvalue())
     return len(listed)

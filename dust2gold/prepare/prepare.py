@@ -18,7 +18,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import TextIO
@@ -26,8 +26,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from datamodules.components.grading.answers import extract_answer
-from datamodules.components.grading.grader import Grader
-from datamodules.components.grading.semantic import open_grader
+from datamodules.components.grading.semantic import Grader, open_grader
 from datamodules.components.records.records import Question, Rationale, rationale_for
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import keep_inputs, open_text, sha256_of, write_atomically
@@ -59,15 +58,12 @@ def prepare(
         input: `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file in its publisher's format.
         format: A key of `readers.FORMATS`. Of "records" the rationales are graded anew, from their text.
         output: Directory for the results; files of the same names there are replaced.
-        grader: "string", "semantic" or "both" (positive and negative only where the two agree).
+        grader: One of `GRADERS`.
         source: The data set's name; the format's own if None.
         limit: Read only this many questions, the first ones.
         workers: math-verify processes; the number of usable cores if None.
         time_limit: Seconds of processor time math-verify has for one answer.
         max_samples: Take only this many rationales of each question, the first ones.
-
-    Returns:
-        What summary.json holds.
 
     Raises:
         InputError: If the input is not as the format wants it or holds no question, or the output cannot be written.
@@ -83,8 +79,8 @@ def prepare(
     # The bar counts the input's lines; with a limit nobody knows how many those are.
     bar = tqdm(total=count_lines(input) if limit is None else None, desc=f"prepare {input.name}", unit=" lines")
     cache = output / "math-verify.jsonl"
-    with open_grader(grader, by_value=by_value, workers=workers, time_limit=time_limit, cache=cache) as judge:
-        with _Outputs(output) as outputs, bar:
+    with bar, open_grader(grader, by_value=by_value, workers=workers, time_limit=time_limit, cache=cache) as judge:
+        with _Outputs(output) as outputs:
             while batch := list(islice(entries, _BATCH)):
                 for question, rationales in _graded(batch, judge):
                     outputs.add(question if tally.add(question, rationales) else None, rationales)
@@ -96,7 +92,7 @@ def prepare(
             (output / f"{name}.jsonl").unlink(missing_ok=True)  # an earlier run's
         summary = tally.finished(judge.reasons)
     with write_atomically(output / "summary.json") as stream_of_summary:
-        stream_of_summary.write(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n")
+        stream_of_summary.write(json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n")
     return summary
 
 
@@ -116,8 +112,8 @@ def _keep_earlier(output: Path, identity: dict[str, str]) -> None:
 
 
 def _identity(input: Path) -> dict[str, str]:
-    open_text(input).close()
     try:
+        open_text(input).close()  # tells of a missing file
         return {"name": input.name, "sha256": sha256_of(input)}
     except OSError as error:
         remedy = "check the file's permissions"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.components.grading.answers import are_plain, gold_answer, plain_number
-from datamodules.components.records.records import Question, Rationale, is_text, question_id, question_of, rationale_for
+from datamodules.components.records.records import Question, Rationale, is_text, question_of, rationale_for
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
 
@@ -31,19 +31,18 @@ class Entry(NamedTuple):
     rationales: list[Rationale]
 
 
+@dataclass(frozen=True, slots=True)
 class Row:
     """One decoded line of a publisher's file; what it lacks is an error that names file, line and field."""
 
-    def __init__(self, value: Mapping[str, Any], file: Path, line: int) -> None:
-        self.value = value
-        self.file = file
-        self.line = line
+    value: Mapping[str, Any]
+    file: Path
+    line: int
 
     def error(self, field: str, problem: str) -> InputError:
         """The error for a field of this line."""
-        return InputError(
-            problem, file=self.file, line=self.line, field=field, remedy="mend this line, or choose another --format"
-        )
+        remedy = "mend this line, or choose another --format"
+        return InputError(problem, file=self.file, line=self.line, field=field, remedy=remedy)
 
     def _get(self, field: str) -> Any:
         if field not in self.value:
@@ -126,10 +125,8 @@ def _asdiv(row: Row) -> tuple[Question, list[str]]:
     answer = row.filled("answer")
     unit = _WITH_UNIT.fullmatch(answer)
     number = plain_number(unit[1] if unit else answer)
-    subject = row.text("solution_type")
-    return _question(
-        _joined(row.text("body"), row.filled("question")), number or answer, row.text("formula"), subject
-    ), []
+    text = _joined(row.text("body"), row.filled("question"))
+    return _question(text, number or answer, row.text("formula"), row.text("solution_type")), []
 
 
 def _svamp(row: Row) -> tuple[Question, list[str]]:
@@ -172,10 +169,7 @@ FORMATS: dict[str, Format] = {
 def read(path: Path, format: str, source: str | None = None) -> Iterator[Entry]:
     """Yields the entries of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file, holding one at a time.
 
-    Args:
-        path: The publisher's file.
-        format: A key of `FORMATS`.
-        source: The data set's name, which begins the ids; the format's own if None.
+    `source` is the data set's name, which begins the ids; the format's own if None.
 
     Raises:
         InputError: If the format is unknown, the file missing or damaged, or a line not of this format.
@@ -185,11 +179,7 @@ def read(path: Path, format: str, source: str | None = None) -> Iterator[Entry]:
 
 
 def format_named(name: str) -> Format:
-    """The format of this name.
-
-    Raises:
-        InputError: If there is none.
-    """
+    """The format of this name; an error lists those there are."""
     if name not in FORMATS:
         raise InputError(f"unknown format '{name}'", field="--format", remedy=f"choose one of {', '.join(FORMATS)}")
     return FORMATS[name]
@@ -206,7 +196,7 @@ def compares_by_value(path: Path, format: str) -> bool:
 def _read_rows(path: Path, read_row: RowReader, source: str) -> Iterator[Entry]:
     for index, (line, value) in enumerate(read_json_lines(path)):
         question, texts = read_row(Row(value, path, line))
-        question = replace(question, id=question_id(source, index), source=source)
+        question = replace(question, id=f"{source}-{index:05d}", source=source)  # ids sort as they count
         yield Entry(question, [rationale_for(question, k, text, "teacher") for k, text in enumerate(texts)])
 
 

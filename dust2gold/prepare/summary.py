@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, TextIO
+from dataclasses import dataclass, field
 
 from datamodules.components.records.records import VERDICTS, Question, Rationale, Verdict
 from dust2gold.core.text import visible
@@ -42,18 +40,12 @@ class Summary:
     questions_with_negative: int = 0
     by_subject: dict[str, Counts] = field(default_factory=dict)  # in alphabetical order
 
-    def to_json(self) -> dict[str, Any]:
-        """The summary as a JSON object."""
-        return asdict(self)
-
 
 class Tally:
     """Counts entries into a summary.
 
-    Args:
-        summary: What is counted into.
-        ids_repeat: Whether a question may come again later, as in records of several files put together. Only then are
-            the ids kept in memory; a publisher's file is counted without.
+    With `ids_repeat` a question may come again later, as in records of several files put together. Only then are the
+    ids kept in memory; a publisher's file is counted without.
     """
 
     def __init__(self, summary: Summary, ids_repeat: bool) -> None:
@@ -89,8 +81,8 @@ class Tally:
         return self.summary
 
 
-def print_summary(summary: Summary, stream: TextIO | None = None) -> None:
-    """Prints a summary as a plain-text table, by default to stdout."""
+def print_summary(summary: Summary) -> None:
+    """Prints a summary as a plain-text table."""
     columns = ("questions", "samples", *VERDICTS)
     rows = [(visible(subject) or "(no subject)", counts) for subject, counts in summary.by_subject.items()]
     table = [("subject", *columns)]
@@ -102,7 +94,7 @@ def print_summary(summary: Summary, stream: TextIO | None = None) -> None:
         "  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
         for name, *cells in table
     ]
-    print("\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *_remarks(summary)]), file=stream or sys.stdout)
+    print("\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *_remarks(summary)]))
 
 
 def _remarks(summary: Summary) -> Iterator[str]:

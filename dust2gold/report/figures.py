@@ -33,7 +33,7 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
-def _new_figure(height: float, title: str) -> tuple[Figure, Axes]:
+def _new_figure(height: float, title: str, x: str, y: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.0, height), layout="constrained")
@@ -41,41 +41,36 @@ def _new_figure(height: float, title: str) -> tuple[Figure, Axes]:
     axes.set_title(visible(title))
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     return figure, axes
 
 
-def intervals_figure(
-    title: str, rows: Sequence[tuple[str, float, float, float]], baseline: str, line: bool = False
-) -> Figure:
-    """A row per method: (name, accuracy, low end, high end), shares; the baseline is marked, with `line` by a line."""
-    figure, axes = _new_figure(1.4 + 0.28 * len(rows), title)
+def intervals_figure(title: str, rows: Sequence[tuple[str, float, float, float]], baseline: str) -> Figure:
+    """A row per method: (name, accuracy, low end, high end), shares; a line marks the baseline."""
+    figure, axes = _new_figure(1.4 + 0.28 * len(rows), title, "accuracy in %", "method")
     for place, (method, accuracy, low, high) in enumerate(rows):
         ends = [[100 * (accuracy - low)], [100 * (high - accuracy)]]
-        colour, label = (ORANGE, f"baseline {baseline}") if method == baseline else (BLUE, None)
-        own = None if line else label
-        axes.errorbar([100 * accuracy], [place], xerr=ends, fmt="o", color=colour, capsize=3, label=own)
-        if label and line:
-            axes.axvline(100 * accuracy, color=ORANGE, linestyle="--", linewidth=1, label=label)
-        if label:
+        colour = ORANGE if method == baseline else BLUE
+        axes.errorbar([100 * accuracy], [place], xerr=ends, fmt="o", color=colour, capsize=3)
+        if method == baseline:
+            axes.axvline(100 * accuracy, color=ORANGE, linestyle="--", linewidth=1, label=f"baseline {baseline}")
             axes.legend(loc="best")
     axes.set_yticks(range(len(rows)), [visible(row[0]) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_ylabel("method")
-    axes.set_xlabel("accuracy in %")
     return figure
 
 
 def over_n_figure(dataset: str, accuracies: Mapping[str, Sequence[float]]) -> Figure:
     """The accuracy of each method with 1, 2, … samples."""
-    figure, axes = _new_figure(4.2, f"{dataset}: accuracy over the number of samples")
+    title = f"{dataset}: accuracy over the number of samples"
+    figure, axes = _new_figure(4.2, title, "samples per question, n", "expected accuracy in %")
     numbers: Sequence[int] = []
     for method, shares in accuracies.items():
         numbers = range(1, len(shares) + 1)
         colour, marker, line = _STYLES[method]
         values = [100 * share for share in shares]
         axes.plot(numbers, values, color=colour, marker=marker, linestyle=line, markersize=4, label=method.upper())
-    axes.set_xlabel("samples per question, n")
-    axes.set_ylabel("expected accuracy in %")
     axes.set_xticks(numbers)
     axes.legend(loc="best")
     return figure
@@ -83,7 +78,9 @@ def over_n_figure(dataset: str, accuracies: Mapping[str, Sequence[float]]) -> Fi
 
 def ranking_figure(dataset: str, points: Sequence[tuple[str, float, float]]) -> Figure:
     """(subject, M_rank's pair accuracy in %, gain of ASC over SC in points)."""
-    figure, axes = _new_figure(4.6, f"{dataset}: M_rank's accuracy and the gain of ASC over SC, by subject")
+    title = f"{dataset}: M_rank's accuracy and the gain of ASC over SC, by subject"
+    x_label = "pairs of a right and a wrong sample that M_rank orders right, in %"
+    figure, axes = _new_figure(4.6, title, x_label, "gain of ASC over SC, in points")
     middle = sum(x for _, x, _ in points) / len(points)
     for k, (subject, x, y) in enumerate(points):
         axes.plot(x, y, color=BLUE, marker="o", linestyle="", label=None if k else "a subject")
@@ -92,26 +89,18 @@ def ranking_figure(dataset: str, points: Sequence[tuple[str, float, float]]) -> 
     axes.axvline(50, color=GREY, linestyle=":", linewidth=1, label="pairs ordered by chance")
     axes.axhline(0, color=GREY, linestyle="--", linewidth=1, label="no gain")
     axes.margins(x=0.2, y=0.15)
-    axes.set_xlabel("pairs of a right and a wrong sample that M_rank orders right, in %")
-    axes.set_ylabel("gain of ASC over SC, in points")
     axes.legend(loc="best", fontsize=8)
     return figure
 
 
 def negatives_figure(dataset: str, groups: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> Figure:
-    """By `full`, `none` and `semantic`, (share of D_neg in %, accuracy, low end, high end), shares."""
-    figure, axes = _new_figure(4.0, f"{dataset}: NAT over the share of negatives behind M_neg")
-    styles = {
-        "full": (BLUE, "o", "graded by text"),
-        "none": (GREY, "s", "CoT KD's LoRA instead of M_neg"),
-        "semantic": (ORANGE, "^", "graded by value"),
-    }
-    for name, (colour, marker, label) in styles.items():
-        if rows := groups.get(name):
+    """By the legend's name of up to three groups, (share of D_neg in %, accuracy, low end, high end), shares."""
+    title = f"{dataset}: NAT over the share of negatives behind M_neg"
+    figure, axes = _new_figure(4.0, title, "share of D_neg in %", "accuracy in %, 95% interval")
+    for (label, rows), colour, marker in zip(groups.items(), (BLUE, GREY, ORANGE), "os^", strict=False):
+        if rows:
             ends = [[100 * (row[1] - row[2]) for row in rows], [100 * (row[3] - row[1]) for row in rows]]
             shares, values = [row[0] for row in rows], [100 * row[1] for row in rows]
             axes.errorbar(shares, values, yerr=ends, color=colour, marker=marker, capsize=3, label=label)
-    axes.set_xlabel("share of D_neg in %")
-    axes.set_ylabel("accuracy in %, 95% interval")
     axes.legend(loc="best")
     return figure

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from datamodules.components.grading.vote_groups import VoteGroup
+from dust2gold.core.errors import InputError
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Row
 from dust2gold.report.analyses.predictions import OVERALL, Prediction
@@ -55,17 +59,18 @@ class Section:
         """Adds a paragraph of these lines."""
         self.lines += [*lines, ""]
 
-    def explain(self, text: str) -> None:
-        """Adds how to read a table."""
-        self.note(f"How to read it: {text}")
+    def add_table(self, heading: Sequence[str], body: Sequence[Sequence[str]], explained: str, texts: int = 1) -> None:
+        """Adds a `table` and how to read it."""
+        self.add(*table(heading, body, texts))
+        self.note(f"How to read it: {explained}")
 
     def note(self, text: str) -> None:
         """Adds a wrapped paragraph."""
         self.add(*textwrap.wrap(text, 150, break_long_words=False, break_on_hyphens=False))
 
-    def add_numbers(self, name: str, records: Sequence[dict[str, Any]]) -> None:
-        """Adds records to an analysis of analyses.json."""
-        self.numbers.setdefault(name, []).extend(records)
+    def add_numbers(self, name: str, records: Sequence[Any], **more: str) -> None:
+        """Adds records (dataclasses), each with `more` before its fields, to an analysis of analyses.json."""
+        self.numbers.setdefault(name, []).extend({**more, **asdict(record)} for record in records)
 
     def add_figure(self, name: str, dataset: str, figure: Figure, caption: str) -> None:
         """Adds a figure, its file called after the data set; a name that is taken gets a number."""
@@ -75,6 +80,34 @@ class Section:
             file, number = f"{name}-{number}.png", number + 1
         self.figures[file] = figure
         self.add(f"![{escape(caption)}]({FIGURES}/{file})")
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> list[str]:
+    """Returns the lines of a table of text columns, then figures, which are set to the right.
+
+    Args:
+        heading: The column headings, already escaped (`dust2gold.core.text.escape`).
+        rows: The cells, already escaped.
+        texts: How many columns from the left are text.
+    """
+    widths = [max(3, *(len(row[column]) for row in (heading, *rows))) for column in range(len(heading))]
+    rule = ["-" * width if column < texts else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    lines = []
+    for cells in (heading, rule, *rows):
+        columns = enumerate(zip(cells, widths, strict=True))
+        padded = [cell.ljust(width) if column < texts else cell.rjust(width) for column, (cell, width) in columns]
+        lines.append(f"| {' | '.join(padded)} |")
+    return lines
+
+
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turns what goes wrong while a run's own file is read and used into an `InputError` that names the file."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        problem, remedy = f"not what dust2gold writes there ({error!r})", "make it again, or take it away"
+        raise InputError(problem, file=file, remedy=remedy) from error
 
 
 def percent(share: float | None) -> str:
@@ -93,28 +126,24 @@ def shortened(text: str, length: int) -> str:
 
 
 _MATH = {
-    "countingprobability": "C&P",
-    "intermediatealgebra": "InterAlg",
-    "numbertheory": "NumTheory",
-    "precalculus": "Precalc",
-    "prealgebra": "Prealg",
-    "geometry": "Geometry",
-    "algebra": "Algebra",
+    "Counting & Probability": "C&P",
+    "Intermediate Algebra": "InterAlg",
+    "Number Theory": "NumTheory",
+    "Precalculus": "Precalc",
+    "Prealgebra": "Prealg",
+    "Geometry": "Geometry",
+    "Algebra": "Algebra",
 }
+"""MATH's subjects with their names in the paper's Table 2, in its order."""
 
 
 def subject_order(subject: str) -> tuple[int, str]:
     """Sorts MATH's subjects as the paper's Table 2 does, others after them by name, `all` last."""
     if subject == OVERALL:
         return len(_MATH) + 1, ""
-    key = _key(subject)
-    return (list(_MATH).index(key), "") if key in _MATH else (len(_MATH), subject)
+    return (list(_MATH).index(subject), "") if subject in _MATH else (len(_MATH), subject)
 
 
 def short_name(subject: str) -> str:
     """The escaped name of a subject in a table: Table 2's for MATH."""
-    return escape(_MATH.get(_key(subject), subject))
-
-
-def _key(subject: str) -> str:
-    return re.sub(r"[^a-z]", "", re.sub(r"\band\b", "", subject.lower().replace("_", " ")))
+    return escape(_MATH.get(subject, subject))

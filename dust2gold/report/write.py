@@ -3,57 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically, write_directory_atomically
 from dust2gold.report.analyses.accuracy import tabulate
-from dust2gold.report.analyses.accuracy_tables import accuracy_section, generalisation_section
-from dust2gold.report.analyses.cases import cases_section
-from dust2gold.report.analyses.negatives import negatives_section
-from dust2gold.report.analyses.overlap import overlap_section
+from dust2gold.report.analyses.accuracy_tables import add_accuracy, add_generalisation
+from dust2gold.report.analyses.cases import add_cases
+from dust2gold.report.analyses.negatives import add_negatives
+from dust2gold.report.analyses.overlap import add_overlap
 from dust2gold.report.analyses.predictions import prediction_files, read_predictions
 from dust2gold.report.analyses.ranking import add_ranking, ranking_study
 from dust2gold.report.analyses.scaling import accuracy_over_n, add_over_n
-from dust2gold.report.analyses.seeds import seed_runs, seeds_section
+from dust2gold.report.analyses.seeds import add_seeds, seed_runs
 from dust2gold.report.analyses.stopping import add_stopping
 from dust2gold.report.analyses.votes import collect_votes, read_vote_groups
 from dust2gold.report.figures import matplotlib_defaults, save
 from dust2gold.report.section import FIGURES, Section, Study
 from dust2gold.report.shown import ANALYSES, END_OF_TABLES, MARKDOWN, RESULTS
-from dust2gold.report.training import data_section, time_section
-
-
-def _votes_section(study: Study) -> Section:
-    """What the sampled answers of each data set that was voted on say."""
-    section = Section()
-    if not study.vote_groups and any(row.method == "sc" for row in study.rows):
-        section.note(
-            "Left out: M_rank against ASC, accuracy over the number of samples, adaptive stopping, cases. They need "
-            "the samples (scored.jsonl or samples.jsonl) beside the predictions.jsonl of the votes."
-        )
-    for dataset, vote_groups in study.vote_groups.items():
-        if (ranking := ranking_study(vote_groups)) is not None:
-            add_ranking(section, dataset, ranking)
-        votes = collect_votes(vote_groups)
-        points = accuracy_over_n(votes)
-        add_over_n(section, dataset, points)
-        add_stopping(section, dataset, votes, points)
-    return section
-
-
-_AFTER_ACCURACY = (
-    generalisation_section,
-    overlap_section,
-    _votes_section,
-    negatives_section,
-    cases_section,
-    data_section,
-    time_section,
-)
+from dust2gold.report.training import add_data, add_time
 
 
 def report(run: Path) -> None:
@@ -66,16 +35,33 @@ def report(run: Path) -> None:
     Raises:
         InputError: If there are no predictions, or a file of the run is malformed.
     """
-    seeds = seed_runs(run)
+    section = Section()
+    section.add("# Results")
     with matplotlib_defaults():
-        if not seeds:
-            study = _study(run)
-            results = [asdict(row) for row in study.rows]
-            _write(run, results, [accuracy_section(study), *(make(study) for make in _AFTER_ACCURACY)])
-        else:
+        if seeds := seed_runs(run):
             rows = {seed: _study(path, samples=False).rows for seed, path in seeds.items()}
             results = [{"seed": seed, **asdict(row)} for seed, own in rows.items() for row in own]
-            _write(run, results, [seeds_section(rows)])
+            add_seeds(section, rows)
+            section.add(END_OF_TABLES)
+        else:
+            study = _study(run)
+            results = [asdict(row) for row in study.rows]
+            add_accuracy(section, study)
+            section.add(END_OF_TABLES)
+            for add in (add_generalisation, add_overlap, _add_votes, add_negatives, add_cases, add_data, add_time):
+                add(section, study)
+        with write_directory_atomically(run / FIGURES) as directory:
+            for name, figure in section.figures.items():
+                save(figure, directory / name)
+    numbers = {"schema": 1, **{name: records for name, records in section.numbers.items() if records}}
+    texts = {
+        RESULTS: json.dumps(results, indent=1, ensure_ascii=False),
+        ANALYSES: json.dumps(numbers, indent=1, ensure_ascii=False),
+        MARKDOWN: "\n".join(section.lines).rstrip(),
+    }
+    for name, text in texts.items():
+        with write_atomically(run / name) as stream:
+            stream.write(text + "\n")
 
 
 def _study(run: Path, samples: bool = True) -> Study:
@@ -86,18 +72,17 @@ def _study(run: Path, samples: bool = True) -> Study:
     return Study(run, predictions, rows, read_vote_groups(prediction_files(run)) if samples else {})
 
 
-def _write(run: Path, results: list[dict[str, Any]], sections: Sequence[Section]) -> None:
-    numbers = {name: records for section in sections for name, records in section.numbers.items() if records}
-    with write_directory_atomically(run / FIGURES) as directory:
-        for section in sections:
-            for name, figure in section.figures.items():
-                save(figure, directory / name)
-    rest = [line for section in sections[1:] for line in section.lines]
-    lines = ["# Results", "", *sections[0].lines, END_OF_TABLES, "", *rest]
-    texts = {
-        name: json.dumps(value, indent=1, ensure_ascii=False)
-        for name, value in ((RESULTS, results), (ANALYSES, {"schema": 1, **numbers}))
-    }
-    for name, text in {**texts, MARKDOWN: "\n".join(lines).rstrip()}.items():
-        with write_atomically(run / name) as stream:
-            stream.write(text + "\n")
+def _add_votes(section: Section, study: Study) -> None:
+    """Adds what the sampled answers of each data set that was voted on say."""
+    if not study.vote_groups and any(row.method == "sc" for row in study.rows):
+        section.note(
+            "Left out: M_rank against ASC, accuracy over the number of samples, adaptive stopping, cases. They need "
+            "the samples (scored.jsonl or samples.jsonl) beside the predictions.jsonl of the votes."
+        )
+    for dataset, vote_groups in study.vote_groups.items():
+        if (ranking := ranking_study(vote_groups)) is not None:
+            add_ranking(section, dataset, ranking)
+        votes = collect_votes(vote_groups)
+        points = accuracy_over_n(votes)
+        add_over_n(section, dataset, points)
+        add_stopping(section, dataset, votes, points)

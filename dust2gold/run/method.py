@@ -6,6 +6,7 @@ them here; `tables.py` adds the other rows of the paper's tables.
 
 from __future__ import annotations
 
+import json
 from shlex import quote
 
 from dust2gold.core.configs import find_config
@@ -58,7 +59,7 @@ class Commands:
         self.decoder = f"--model.student {student} --data.tokenizer {student}"
         self.ranker = f"--model.backbone.init_args.{reader} {base} --data.tokenizer {base}"
         self.seeds = f"--seed_everything {settings.seed} --data.seed {settings.seed}"
-        self.test_set = self.questions(f"{self.run}/test")
+        self.test_set = self.questions(f"{self.run}/test", settings.test_limit)
         if not any(find_config(f"{settings.configs}/{name}.yaml").is_file() for name in ("student", "neg", "rank")):
             remedy = "name a directory with student.yaml or rank.yaml in it, as configs/demo"
             raise InputError(f"no configs in {settings.configs}", field="configs", remedy=remedy)
@@ -69,10 +70,9 @@ class Commands:
         found = [f"configs/{name}.yaml", *(size for size in sizes if find_config(size).is_file())]
         return " ".join(f"--config {quote(file)}" for file in found)
 
-    def questions(self, directory: str) -> str:
-        """The questions of a prepared test set; its directory is quoted already."""
-        limit = _or_null(self.settings.test_limit)
-        return f"--data.questions {directory}/questions.jsonl --data.limit_questions {limit}"
+    def questions(self, directory: str, limit: int | None) -> str:
+        """The first so many questions of a prepared data set; its directory is quoted already."""
+        return f"--data.questions {directory}/questions.jsonl --data.limit_questions {json.dumps(limit)}"
 
     def files(self, *names: str) -> str:
         """Several files of the run directory as one option."""
@@ -123,8 +123,7 @@ def method_stages(settings: RunSettings) -> list[Stage]:
             (
                 f"predict {make.configs('nat')} {make.decoder} --model.adapter {run}/nat/adapter "
                 f"--model.sampling.samples {settings.samples} --model.sampling.seed {settings.seed} "
-                f"--data.questions {run}/data/questions.jsonl --data.limit_questions {_or_null(settings.train_limit)} "
-                f"--trainer.default_root_dir {run}/samples",
+                f"{make.questions(f'{run}/data', settings.train_limit)} --trainer.default_root_dir {run}/samples",
                 f"augment --positive {positive} --samples {run}/samples/samples.jsonl --output {augmented}",
             ),
             ("data", "nat"),
@@ -205,7 +204,3 @@ def teacher_data(settings: RunSettings) -> str:
     if settings.teacher_data is None and settings.test_data is not None:
         raise InputError("is missing, as `test_data` is given", field="teacher_data", remedy="give both, or neither")
     return settings.teacher_data or f"{settings.run}/raw/train.jsonl"
-
-
-def _or_null(limit: int | None) -> str:
-    return "null" if limit is None else str(limit)

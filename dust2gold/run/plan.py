@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from dust2gold.core.configs import find_config
 from dust2gold.core.errors import InputError
-from dust2gold.core.provenance import Provenance, content_hash, short_hash
+from dust2gold.core.provenance import Provenance, content_hash, own_code, short_hash
 from dust2gold.core.students import locate_student
+from dust2gold.core.text import say
 from dust2gold.run.record import Records, StageRecord
 from dust2gold.run.sources import facts_of
 from dust2gold.run.stage import Stage, as_typed, check_directories, in_order
 
 ABSENT = "absent"  # stands for the hash of a path where nothing exists
 _REASONS_SHOWN = 3
+_CLASS_PATH = re.compile(r"class_path:\s*([\w.]+)")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
-class Action(Enum):
-    """What happens to a stage."""
-
-    RUN = "run"
-    RESUME = "resume"
-    SKIP = "skip"
-
-
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What happens to a stage and why."""
 
-    action: Action
+    action: Literal["run", "resume", "skip"]
     reason: str  # a short clause
-    completed: tuple[bool, ...]  # which of its commands an earlier attempt has completed
 
 
 class Plan:
@@ -74,6 +67,7 @@ class Plan:
         facts = {f"command {number}": short_hash(words) for number, words in enumerate(stage.words, 1)}
         facts |= {f"config {name}": _hash(find_config(name)) for name in stage.configs}
         facts |= {f"input {name}": _hash(Path(name)) for name in stage.inputs}
+        facts |= own_code(_class_paths(stage))
         for name in stage.students:
             path = Path(locate_student(name))
             facts |= {f"input {name}": _hash(path)} if path.is_dir() else {}  # the others are hub names
@@ -91,25 +85,21 @@ class Plan:
     def decide(self, stage: Stage, *, redo: bool = False) -> Decision:
         """Decides about a stage once those it needs are as they will be; `redo`: though nothing may have changed."""
         record = self.records.read(stage.name)
-        afresh = (False,) * len(stage.commands)
         if record is None:
-            return Decision(Action.RUN, "not done yet", afresh)
+            return Decision("run", "not done yet")
         if redo or record.state == "redo":
-            return Decision(Action.RUN, "asked for anew", afresh)
+            return Decision("run", "asked for anew")
         if changes := _changes(self.made_from(stage), record.made_from):
             more = len(changes) - _REASONS_SHOWN
-            shown = [f"changed: {', '.join(changes[:_REASONS_SHOWN])}" + (f" and {more} more" if more > 0 else "")]
-            resumes = record.state == "running" and stage.resumes
-            shown += ["interrupted: its commands go on from what still fits"] if resumes else []
-            return Decision(Action.RUN, "; ".join(shown), afresh)
+            reason = f"changed: {', '.join(changes[:_REASONS_SHOWN])}" + (f" and {more} more" if more > 0 else "")
+            if record.state == "running" and stage.resumes:
+                reason += "; interrupted: its commands go on from what still fits"
+            return Decision("run", reason)
         if record.state == "running":
             done = sum(record.completed)
-            reason = f"interrupted, {done} of {len(record.commands)} commands completed"
-            return Decision(Action.RESUME, reason, record.completed)
+            return Decision("resume", f"interrupted, {done} of {len(record.commands)} commands completed")
         broken = self._broken_output(stage, record)
-        if broken is not None:
-            return Decision(Action.RUN, broken, afresh)
-        return Decision(Action.SKIP, "unchanged", (True,) * len(stage.commands))
+        return Decision("skip", "unchanged") if broken is None else Decision("run", broken)
 
     def _broken_output(self, stage: Stage, record: StageRecord) -> str | None:
         for name, found in self.outputs(stage).items():
@@ -140,33 +130,46 @@ class Plan:
             for name in stage.students:
                 locate_student(name)
         needed = {need: stage for stage in stages for need in stage.needs if need not in names}
-        return [note for need, stage in needed.items() for note in self._check_need(self._by_name[need], stage)]
+        missing = {need: problem for need in needed if (problem := self._missing(self._by_name[need])) is not None}
+        if missing:
+            problem = "; ".join(f"'{need}' {problem}" for need, problem in missing.items())
+            remedy = f"add {','.join(missing)} to --only, or run without --only and --from"
+            raise needed[next(iter(missing))].error(f"what it needs is not there: {problem}", remedy)
+        decisions = {need: self.decide(self._by_name[need]) for need in needed}
+        return [f"'{need}' is used as it stands ({d.reason})" for need, d in decisions.items() if d.action != "skip"]
 
-    def _check_need(self, need: Stage, stage: Stage) -> list[str]:
+    def _missing(self, need: Stage) -> str | None:
+        """Why another stage cannot use what this one made; None if it can."""
         record = self.records.read(need.name)
-        problem = "is not done" if record is None or record.state != "done" else self._broken_output(need, record)
-        if problem is not None:
-            remedy = f"add it (--only {need.name},{stage.name}) or run without --only and --from"
-            raise stage.error(f"needs '{need.name}': {problem}", remedy)
-        decision = self.decide(need)
-        return [f"'{need.name}' is used as it stands ({decision.reason})"] if decision.action is not Action.SKIP else []
+        return "is not done" if record is None or record.state != "done" else self._broken_output(need, record)
 
-    def show(self, stages: Sequence[Stage], *, redo: bool, tell: Callable[[str], None]) -> None:
+    def show(self, stages: Sequence[Stage], *, redo: bool) -> None:
         """Tells what `run` would do with stages, and each command as the user would type it; changes nothing."""
         running: set[str] = set()
         for stage in stages:
             waits = [need for need in stage.needs if need in running]
             if waits and not redo:  # what they will make is not known yet
-                decision = Decision(Action.RUN, f"after {', '.join(waits)}", (False,) * len(stage.commands))
+                decision = Decision("run", f"after {', '.join(waits)}")
             else:
                 decision = self.decide(stage, redo=redo)
-            if decision.action is not Action.SKIP:
+            say(f"{self.label(stage)}: {stage.about}")
+            say(f"    {decision.action}: {decision.reason}")
+            record = self.records.read(stage.name)
+            completed = (False,) * len(stage.commands)
+            if record is not None and decision.action != "run":
+                completed = record.completed
+            for words, done in zip(stage.words, completed, strict=True):
+                say(f"    {'# completed: ' if done else ''}{as_typed(words)}")
+            if decision.action != "skip":
                 running.add(stage.name)
-            tell(f"{self.label(stage)}: {stage.about}")
-            tell(f"    {decision.action.value}: {decision.reason}")
-            for words, completed in zip(stage.words, decision.completed, strict=True):
-                tell(f"    {'# completed: ' if completed else ''}{as_typed(words)}")
-        tell(f"{len(running)} of {len(stages)} stages would run")
+        say(f"{len(running)} of {len(stages)} stages would run")
+
+
+def _class_paths(stage: Stage) -> list[str]:
+    """What its commands and their configs may name as classes."""
+    words = [word.rpartition("=")[2] for words in stage.words for word in words]
+    texts = [path.read_text(encoding="utf-8") for name in stage.configs if (path := find_config(name)).is_file()]
+    return [*filter(_DOTTED.fullmatch, words), *(name for text in texts for name in _CLASS_PATH.findall(text))]
 
 
 def _hash(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import os
@@ -10,70 +11,77 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from tqdm import tqdm
-
+from dust2gold.core import locks
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import open_in_place
-from dust2gold.core.locks import hold
+from dust2gold.core.text import say
 from dust2gold.run.children import Children, shares
-from dust2gold.run.plan import ABSENT, Action, Decision, Plan
+from dust2gold.run.plan import ABSENT, Plan
 from dust2gold.run.record import CommandRecord, StageRecord, duration
-from dust2gold.run.request import Request
 from dust2gold.run.stage import Stage, as_typed
 
 Execute = Callable[[list[str]], "int | None"]
 """Runs one command line, given without `python cli.py`; anything but 0 or None is a failure."""
 
-_INTERRUPTED = (130, -signal.SIGINT)  # how a command ends at Ctrl-C: as a shell reports it, and as `subprocess` does
-_PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # and one that a scheduler stopped
+_PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # how a command ends that a scheduler stopped
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(NamedTuple):
     stage: Stage
-    record: StageRecord
     share: dict[str, str]
 
 
 class Runner:
-    """Runs stages, each when those it needs are done: one after the other, or up to `request.jobs` at a time.
+    """Runs stages, each when those it needs are done: one after the other, or up to `--jobs` at a time.
 
     Side by side, each command has a Python of its own that writes to `<run>/logs/<stage>.log`; a stage that is alone
     has the terminal and the whole machine. After a failure no other stage begins; those under way end first.
 
     Args:
         plan: The stages, and what must run.
-        request: What the user asked for.
+        flags: The flags of `run`, as commands/run.py has parsed them.
         execute: Runs one command line on the terminal.
         children: Runs command lines in Pythons of their own.
-        tell: Prints a line for the user.
     """
 
-    def __init__(
-        self, plan: Plan, request: Request, execute: Execute, children: Children, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, plan: Plan, flags: argparse.Namespace, execute: Execute, children: Children) -> None:
         self.plan = plan
+        self.stages = plan.selected(flags.only, flags.start)
         self.skipped: list[Stage] = []  # what `run` left as it was
-        self._request = request
+        self._flags = flags
         self._execute = execute
         self._children = children
-        self._tell = tell
-        self._stages = plan.selected(request.only, request.start)
-        self._remaining = list(self._stages)
+        self._remaining = list(self.stages)
         self._jobs: dict[Future[None], _Job] = {}
-        self._shares = shares(request.jobs) if request.jobs > 1 else []
-        self._asked = False
+        self._shares = shares(flags.jobs) if flags.jobs > 1 else []
+
+    @property
+    def redo(self) -> bool:
+        """Whether the stages asked for are done again though nothing changed."""
+        return self._flags.force or self._flags.start is not None
 
     @property
     def resuming(self) -> str:
-        """The command that carries on from here; with several seeds other runs may still have to do every stage."""
-        stages = self._stages if self._request.seeds else self._remaining
-        return self._request.resuming([stage.name for stage in stages])
+        """The command that carries on from here.
+
+        It has no `--force` and no `--from`, which would begin again what has been finished by now; with several seeds
+        other runs may still have to do every stage.
+        """
+        flags, stages = self._flags, self.stages if self._flags.seeds else self._remaining
+        words = ["run", "--config", flags.config]
+        words += ["--stages", flags.stages] if flags.stages is not None else []
+        words += ["--run", flags.run] if flags.run is not None else []
+        words += ["--seeds", ",".join(map(str, flags.seeds))] if flags.seeds else []
+        words += [word for name, value in flags.settings for word in ("--set", f"{name}={value}")]
+        if flags.only or flags.start is not None:
+            words += ["--only", ",".join(stage.name for stage in stages)]
+        words += ["--isolate"] if flags.isolate else []
+        words += ["--jobs", str(flags.jobs)] if flags.jobs > 1 else []
+        return as_typed(words)
 
     def run(self) -> None:
         """Runs, resumes or skips each stage asked for.
@@ -84,20 +92,19 @@ class Runner:
             KeyboardInterrupt: If the user stops it. The stage stays `running` and resumes.
         """
         started = time.monotonic()
-        with only_run_in(self.plan.run), ThreadPoolExecutor(self._request.jobs) as pool:
-            for note in self.plan.check(self._stages):
-                self._tell(f"note: {note}")
-            if self._request.redo and not self._asked:
+        with only_run_in(self.plan.run), ThreadPoolExecutor(self._flags.jobs) as pool:
+            for note in self.plan.check(self.stages):
+                say(f"note: {note}")
+            if self.redo:
                 self.ask_anew()
             while self._remaining:
                 self._advance(pool)
-        count = len(self._stages)
-        self._tell(f"{count} {'stage' if count == 1 else 'stages'} in {duration(time.monotonic() - started)}")
+        count = len(self.stages)
+        say(f"{count} {'stage' if count == 1 else 'stages'} in {duration(time.monotonic() - started)}")
 
     def ask_anew(self) -> None:
         """Marks the stages at once, so that an interrupted `--force` carries on without it and repeats nothing."""
-        self._asked = True
-        for stage in self._stages:
+        for stage in self.stages:
             record = self.plan.records.read(stage.name)
             if record is not None:
                 record.state = "redo"
@@ -107,17 +114,17 @@ class Runner:
         """Does one stage here, or begins what can begin side by side and waits until something has ended."""
         pending, begun = {stage.name for stage in self._remaining}, [job.stage for job in self._jobs.values()]
         ready = [stage for stage in self._remaining if stage not in begun and pending.isdisjoint(stage.needs)]
-        if not self._jobs and (self._request.jobs == 1 or len(ready) == 1):
+        if not self._jobs and (self._flags.jobs == 1 or len(ready) == 1):
             record = self._opened(ready[0])
             if record is not None:
                 self._carry_out(ready[0], record, self._execute)
-                self._close(ready[0], record)
             self._remaining.remove(ready[0])
             return
         try:
             with self._children.forwarding():
                 self._begin_jobs(pool, ready)
-                self._end_some_jobs()
+                for future in wait(self._jobs, return_when=FIRST_COMPLETED).done:
+                    self._end(future)
         except BaseException:
             self._end_all_jobs()
             raise
@@ -128,36 +135,24 @@ class Runner:
             if record is None:
                 self._remaining.remove(stage)
                 continue
-            job = _Job(stage, record, self._shares.pop(0))
+            job = _Job(stage, self._shares.pop(0))
             log = self.plan.run / "logs" / f"{stage.name}.log"
-            self._tell(f"    its output: {log}")
+            say(f"    its output: {log}")
             execute = partial(self._children.execute, log=log, share=job.share)
             self._jobs[pool.submit(self._carry_out, stage, record, execute)] = job
 
-    def _end_some_jobs(self) -> None:
-        """Waits until at least one job has ended, and raises what it raised."""
-        if not self._jobs:
-            return
-        names = ", ".join(job.stage.name for job in self._jobs.values())
-        done = len(self._stages) - len(self._remaining)
-        with tqdm(total=len(self._stages), initial=done, desc=names, unit="stage", leave=False, disable=None) as bar:
-            while not (ended := wait(self._jobs, timeout=1, return_when=FIRST_COMPLETED).done):
-                bar.refresh()
-        for future in ended:
-            self._end(future)
-
     def _end(self, future: Future[None]) -> None:
+        """Closes the stage of a job that has ended, or raises what it raised."""
         future.result()
         job = self._jobs.pop(future)
         self._shares.append(job.share)
-        self._close(job.stage, job.record)
         self._remaining.remove(job.stage)
 
     def _end_all_jobs(self) -> None:
         """Waits for the jobs under way, so that what they complete is recorded; the first failure is told already."""
         under_way = [job.stage.name for future, job in self._jobs.items() if not future.done()]
         if under_way:
-            self._tell(f"waiting for {', '.join(under_way)}")
+            say(f"waiting for {', '.join(under_way)}")
         with self._children.forwarding():
             for future in list(self._jobs):
                 wait([future])
@@ -166,18 +161,15 @@ class Runner:
 
     def _opened(self, stage: Stage) -> StageRecord | None:
         """Decides about a stage whose needed stages are done; its record if it must run, None if it need not."""
-        head = self.plan.label(stage)
+        head = f"{self.plan.label(stage)}: {stage.about}"
         decision = self.plan.decide(stage)
-        if decision.action is Action.SKIP:
-            self._tell(f"{head}: {stage.about} - skipped ({decision.reason})")
+        if decision.action == "skip":
+            say(f"{head} - skipped ({decision.reason})")
             self.skipped.append(stage)
             return None
-        self._tell(f"{head}: {stage.about} - {decision.action.value} ({decision.reason})")
-        return self._begin(stage, decision)
-
-    def _begin(self, stage: Stage, decision: Decision) -> StageRecord:
+        say(f"{head} - {decision.action} ({decision.reason})")
         earlier = self.plan.records.read(stage.name)
-        if decision.action is Action.RESUME and earlier is not None:
+        if decision.action == "resume" and earlier is not None:
             return earlier
         # Before the new record is written: a crash in between must not pass old files off as this attempt's.
         if earlier is None or earlier.state != "running" or not stage.resumes:
@@ -205,12 +197,20 @@ class Runner:
             (self.plan.run / name).rename(aside / name)
         with contextlib.suppress(FileNotFoundError):
             self.plan.records.path(stage.name).rename(aside / "record.json")
-        self._tell(f"    what it made before: {aside}")
+        say(f"    what it made before: {aside}")
 
     def _carry_out(self, stage: Stage, record: StageRecord, execute: Execute) -> None:
+        """Runs the commands that have not completed yet, then records what the stage has made."""
         for number, words in enumerate(stage.words):
             if not record.commands[number].done:
                 self._attempt(stage, number, list(words), record, execute)
+        record.outputs = self.plan.outputs(stage)
+        missing = [name for name, found in record.outputs.items() if found == ABSENT]
+        record.state = "redo" if missing else "done"
+        self.plan.records.write(record)
+        if missing:
+            raise stage.error(f"completed without writing {', '.join(missing)}", "mend its commands or its `outputs`")
+        say(f"{self.plan.label(stage)}: done in {duration(record.seconds)}")
 
     def _attempt(self, stage: Stage, number: int, words: list[str], record: StageRecord, execute: Execute) -> None:
         where = f"stage '{stage.name}', command {number + 1} of {len(record.commands)}"
@@ -218,49 +218,35 @@ class Runner:
         started = time.monotonic()
         command = record.commands[number]
         try:
-            check_ending(execute(words))
-            command.done = True
+            status = exit_status(execute, words)
+            command.done = status == 0
         except InputError as error:
             remedy = f"{error.remedy}; {by_hand}" if error.remedy else by_hand
             problem, field = f"{error.problem} ({where})", error.field
             raise InputError(problem, file=error.file, line=error.line, field=field, remedy=remedy) from error
-        except SystemExit as error:
-            _check_interrupt(error)
-            if error.code in _PREEMPTED:
-                print(f"{where} was stopped by a signal; carry on with `{self.resuming}`", file=sys.stderr)
-                raise
-            if error.code not in (None, 0):
-                raise InputError(f"{where} ended with exit status {error.code}", remedy=by_hand) from error
-            command.done = True
         except Exception:
             print(f"{where} failed; {by_hand}", file=sys.stderr)
             raise
         finally:
             command.seconds += time.monotonic() - started
             self.plan.records.write(record)
-
-    def _close(self, stage: Stage, record: StageRecord) -> None:
-        record.outputs = self.plan.outputs(stage)
-        missing = [name for name, found in record.outputs.items() if found == ABSENT]
-        record.state = "redo" if missing else "done"
-        self.plan.records.write(record)
-        if missing:
-            raise stage.error(f"completed without writing {', '.join(missing)}", "mend its commands or its `outputs`")
-        self._tell(f"{self.plan.label(stage)}: done in {duration(record.seconds)}")
+        if status in _PREEMPTED:
+            print(f"{where} was stopped by a signal; carry on with `{self.resuming}`", file=sys.stderr)
+            raise SystemExit(status)
+        if status:
+            raise InputError(f"{where} ended with exit status {status}", remedy=by_hand)
 
 
-def check_ending(code: int | None) -> None:
-    """Raises as its ending says if a command did not end well: KeyboardInterrupt, or SystemExit with its status."""
-    if code in _INTERRUPTED:
+def exit_status(execute: Execute, words: list[str]) -> int:
+    """Runs a command line and returns its exit status, as a shell reports it; Ctrl-C is a `KeyboardInterrupt`."""
+    try:
+        code = execute(words)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) or error.code is None else 1
+    status = 128 - code if code is not None and code < 0 else code or 0  # `subprocess` says -2 where a shell says 130
+    if status == 128 + signal.SIGINT:
         raise KeyboardInterrupt
-    if code:
-        raise SystemExit(128 - code if code < 0 else code)  # a signal's number, as a shell reports it
-
-
-def _check_interrupt(error: SystemExit) -> None:
-    """Lightning turns Ctrl-C into `exit(1)`: without this, an interruption would be reported as a failure."""
-    if error.code in _INTERRUPTED or isinstance(error.__context__, KeyboardInterrupt):
-        raise KeyboardInterrupt from error
+    return status
 
 
 @contextlib.contextmanager
@@ -269,18 +255,15 @@ def only_run_in(run: Path) -> Iterator[None]:
     path = run / ".stages" / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open_in_place(path, "a+")
+        stream = locks.take(path)
     except OSError as error:
         remedy = "choose another run directory with --run DIR"
         raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
+    if stream is None:
+        problem = f"another run is at work in {run} (process {path.read_text().strip() or 'unknown'})"
+        remedy = "wait for it, stop it, or choose another directory with --run DIR"
+        raise InputError(problem, file=path, remedy=remedy)
     with stream:
-        try:
-            hold(stream)
-        except BlockingIOError as error:
-            stream.seek(0)
-            problem = f"another run is at work in {run} (process {stream.read().strip() or 'unknown'})"
-            remedy = "wait for it, stop it, or choose another directory with --run DIR"
-            raise InputError(problem, file=path, remedy=remedy) from error
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()

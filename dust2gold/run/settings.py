@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
-import yaml
-
-from dust2gold.core.configs import find_config, read_yaml
+from dust2gold.core.config_errors import find_option, parse_options
 from dust2gold.core.errors import InputError
 
 
@@ -47,15 +42,6 @@ class RunSettings:
     other_questions: int | None = None  # so many are generated in other publishers' formats, as further test sets
 
 
-_WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a text",
-    "bool": "true or false",
-    "list": "a list of texts",
-    "null": "null",
-}
-
 Settings = TypeVar("Settings", bound=RunSettings)
 
 
@@ -70,68 +56,18 @@ def load_settings(file: str, overrides: Mapping[str, str], kind: type[Settings])
     Raises:
         InputError: If the file is missing or malformed, or a field is unknown, missing or of another type.
     """
-    path, hints = find_config(file), typing.get_type_hints(kind)
-    types_of = {field.name: _names(hints[field.name]) for field in fields(kind)}
-    found = read_yaml(path)
-    if not isinstance(found, dict):
-        remedy = f"write fields, as `run: runs/mine`; there are {', '.join(types_of)}"
-        raise InputError(f"a mapping was expected, found {_name_of(found)}", file=path, remedy=remedy)
-    root: Any = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    lines = {key.value: key.start_mark.line + 1 for key, _ in root.value}
-    values = {}
-    for name, value in ((str(name), value) for name, value in found.items()):
-        if name not in types_of:
-            raise InputError("no such field", file=path, line=lines.get(name), field=name, remedy=_near(name, types_of))
-        try:
-            values[name] = _checked(types_of[name], name, value)
-        except InputError as error:
-            raise InputError(error.problem, file=path, line=lines.get(name), field=name, remedy=error.remedy) from error
-    for field in fields(kind):
-        if field.default is MISSING and field.name not in values:
-            raise InputError("is missing", file=path, field=field.name, remedy=f"write `{field.name}: ...`")
-    for name, text in overrides.items():
-        if name == "run":
-            raise InputError("--set run=...: this is the run directory", remedy="use --run DIR")
-        if name not in types_of:
-            raise InputError(f"--set {name}=...: no such field", remedy=_near(name, types_of))
-        plain = "str" in types_of[name] and text not in ("null", "~")
-        values[name] = _checked(types_of[name], name, text if plain else _parsed(name, text))
+    from jsonargparse import ArgumentParser  # which takes a while: `--help` need not wait for it
+
+    if "run" in overrides:
+        raise InputError("--set run=...: this is the run directory", remedy="use --run DIR")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(kind)
+    words = ["run", "--config", file, *(f"--{name}={value}" for name, value in overrides.items())]
+    values = parse_options(parser, words).as_dict()
+    del values["config"]
+    for name in (each.name for each in fields(kind) if "None" not in str(each.type)):
+        if values[name] is None:  # which jsonargparse takes for any type
+            place, line = find_option([name], words)
+            raise InputError("a value was expected, found null", file=place, line=line, field=name, remedy="give one")
     return kind(**values)
-
-
-def _names(hint: Any) -> tuple[str, ...]:
-    """The names of the types that a field takes."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return tuple(name for part in typing.get_args(hint) for name in _names(part))
-    return ("null",) if hint is type(None) else ("list",) if typing.get_origin(hint) is tuple else (hint.__name__,)
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return (f"did you mean '{near[0]}'? " if near else "") + f"the fields are {', '.join(known)}"
-
-
-def _checked(wanted: tuple[str, ...], name: str, value: Any) -> Any:
-    """A value in its field's type; a number is taken for a text too, as in `levels: 2`."""
-    found = _name_of(value)
-    if found == "list" and "list" in wanted and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    if found in wanted and found != "list":
-        return value
-    if found in ("int", "float") and "str" in wanted:
-        return str(value)
-    if found == "int" and "float" in wanted:
-        return float(value)
-    expected = " or ".join(_WORDS[each] for each in wanted)
-    raise InputError(f"{expected} was expected, found {value!r}", field=name, remedy="mend this value")
-
-
-def _name_of(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def _parsed(name: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"--set {name}={text}: not a YAML value", remedy="as in --set samples=16") from error

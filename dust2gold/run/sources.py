@@ -17,7 +17,7 @@ _CONFIGURED = ("callbacks", "datamodules", "lightning_modules")
 """Whose classes the configs of the Trainer's verbs name."""
 _OURS = (*_CONFIGURED, "dust2gold")
 _TRAINER_VERBS = ("fit", "validate", "test", "predict")
-_MESSAGES = ("dust2gold/commands/config_errors.py", "dust2gold/core/secret_options.py")
+_MESSAGES = ("dust2gold/core/config_errors.py", "dust2gold/core/secret_options.py")
 """Modules that word messages, or refuse, and decide nothing."""
 _BROUGHT = {"transformers": "tokenizers", "math-verify": "sympy"}
 """Libraries that come with others and decide results, too."""

@@ -1,15 +1,4 @@
-"""One stage of a run: the commands it consists of, what it needs, what it leaves behind; and the order of stages.
-
-Example::
-
-    Stage(
-        "neg",
-        "M_neg: a LoRA on the wrong rationales",
-        commands=(f"fit --config configs/neg.yaml --data.train {run}/data/negative.jsonl --trainer.default_root_dir {run}/neg",),
-        needs=("data",),
-        outputs=("neg/adapter",),
-    )
-"""  # noqa: E501
+"""One stage of a run: the commands it consists of, what it needs, what it leaves behind; and the order of stages."""
 
 from __future__ import annotations
 
@@ -73,7 +62,7 @@ class Stage:
     @property
     def verbs(self) -> tuple[str, ...]:
         """The verb of each command."""
-        return tuple(words[0] for words in self.words)
+        return tuple(verb for verb, *_ in self.words)
 
     @property
     def configs(self) -> tuple[str, ...]:

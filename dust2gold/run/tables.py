@@ -98,7 +98,7 @@ def other_tests(settings: RunSettings) -> list[Stage]:
 def _generalised(make: Commands, dataset: str) -> Stage:
     """What was trained on the training set answers the questions of another data set."""
     place = f"generalisation/{dataset}"
-    questions = make.questions(f"{make.run}/tests/{dataset}")
+    questions = make.questions(f"{make.run}/tests/{dataset}", make.settings.test_limit)
     students = {"cot-kd": "neg", "nat": "nat", "nce": "nce"}
     return Stage(
         dataset,

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import time
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -14,20 +13,20 @@ from benchmarks.harness import MIB, Target, Timing, alternate, peak_memory, rati
 
 def test_variants_alternate_after_the_warm_up() -> None:
     order: list[str] = []
-    timings = alternate({name: partial(order.append, name) for name in "abc"}, rounds=3, warmup=2)
+
+    def run(name: str) -> None:
+        order.append(name)
+        time.sleep(0.02 if name == "b" else 0.002)
+
+    timings = alternate({name: partial(run, name) for name in "abc"}, rounds=3, warmup=2)
     assert "".join(order) == "abc" * 5
     assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 3, "b": 3, "c": 3}
-
-
-def test_a_slower_variant_reads_slower() -> None:
-    variants = {"fast": lambda: time.sleep(0.002), "slow": lambda: time.sleep(0.02)}
-    timings = alternate(variants, rounds=3, warmup=0)
-    assert ratio(timings, "slow", "fast") > 3
-    assert timings["slow"].median > 0.019
+    assert ratio(timings, "b", "a") > 3
+    assert timings["b"].median > 0.019
 
 
 def test_ratios_are_taken_round_by_round(capsys: pytest.CaptureFixture[str]) -> None:
-    load = {"a": Timing((1.0, 2.0, 8.0)), "b": Timing((2.0, 4.0, 16.0))}  # the machine slows down meanwhile
+    load = {"a": Timing((1.0, 2.0, 8.0)), "b": Timing((2.0, 4.0, 16.0))}  # the machine slows down
     assert ratio(load, "b", "a") == 2.0
     assert Timing((1.0, 2.0, 3.0)).spread == 0.5
     harness.show_timings(load, "a")
@@ -48,15 +47,8 @@ def test_saved_activations_count_each_storage_once_and_no_parameters() -> None:
 
 
 def test_peak_memory_counts_what_is_held_at_a_time() -> None:
-    def one_after_the_other() -> None:
-        for _ in range(3):
-            torch.zeros(MIB // 4)
-
-    def together() -> list[torch.Tensor]:
-        return [torch.zeros(MIB // 4) for _ in range(3)]
-
-    assert MIB <= peak_memory(one_after_the_other) < 1.1 * MIB
-    assert 3 * MIB <= peak_memory(together) < 3.1 * MIB
+    assert MIB <= peak_memory(lambda: [torch.zeros(MIB // 4).sum() for _ in range(3)]) < 1.1 * MIB
+    assert 3 * MIB <= peak_memory(lambda: [torch.zeros(MIB // 4) for _ in range(3)]) < 3.1 * MIB
 
 
 def test_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,8 +59,9 @@ def test_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert f"{torch.get_num_threads()} threads, torch {torch.__version__}" in lines[0]
     assert lines[1:3] == ["| variant | ms |", "| ------- | -- |"]
-    result: dict[str, Any] = json.loads(lines[-1])
-    assert result["targets"]["time"] == {"value": 1.2, "target": 1.1, "met": False}
-    assert result["targets"]["share"]["met"] is True
-    assert result["targets"]["none"] == {"value": None, "target": 1, "met": False}
-    assert result["n"] == 3
+    expected = {
+        "time": {"value": 1.2, "target": 1.1, "met": False},
+        "share": {"value": 0.98, "target": 0.97, "met": True},
+        "none": {"value": None, "target": 1, "met": False},
+    }
+    assert json.loads(lines[-1]) == {"targets": expected, "n": 3}

@@ -12,7 +12,6 @@ from benchmarks.students import build_student, random_batch
 
 
 def test_all_variants_of_nce_have_the_same_loss_and_gradients(tmp_path: Path) -> None:
-    """Otherwise their times compare nothing."""
     torch.manual_seed(0)
     base = build_student("smollm2", layers=1)
     module, batch = nce_step.build_nce(base).eval(), random_batch(base, 2, 12, 4)  # no dropout

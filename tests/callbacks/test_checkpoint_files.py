@@ -36,17 +36,12 @@ def check_read(path: Path) -> None:
     assert all(torch.equal(value, got["state_dict"][name]) for name, value in CHECKPOINT["state_dict"].items())
 
 
-def entry_of(content: bytes | bytearray, record: str) -> int:
-    """Where a record's entry begins."""
-    begins = content.rindex(record.encode()) - NAME
-    assert content[begins : begins + 4] == ENTRY
-    return begins
-
-
 def test_a_tensor_called_a_directory(path: Path) -> None:
     """torch reads no byte of it, and gives what happens to be in memory."""
     content = bytearray(path.read_bytes())
-    content[entry_of(content, "last/data/1") + ATTRIBUTES] ^= 16
+    entry = content.rindex(b"last/data/1") - NAME
+    assert content[entry : entry + 4] == ENTRY
+    content[entry + ATTRIBUTES] ^= 16
     path.write_bytes(content)
     check_read(path)
 

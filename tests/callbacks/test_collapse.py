@@ -3,104 +3,80 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from callbacks.collapse import CollapseAlarm
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.stack import LoraSettings
 from lightning_modules.components.losses.negatives import NegativeTraining
 from lightning_modules.positive_negative import PositiveNegativeModel
+from tests.callbacks.conftest import OneWeight
+from tests.lightning_modules.steps import loader
 
 
-class Told(L.LightningModule):
-    """Says in each step what it was told to: log P of the right rationales' targets."""
+class Scripted(OneWeight):
+    """A batch is the log P of its right rationales' targets."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.last_positive: torch.Tensor | None = None
+    last_positive: torch.Tensor | None = None
 
     def training_step(self, batch: list[float], batch_idx: int) -> torch.Tensor:
         self.last_positive = torch.tensor(batch)
-        return self.weight.sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        return super().training_step(batch, batch_idx)
 
 
-def loader(batches: list[Any]) -> DataLoader[Any]:
-    return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
-
-
-def test_means_are_over_tokens_of_a_window(make_trainer: Callable[..., L.Trainer], events: Callable[[], Any]) -> None:
-    batches = [[-1.0, -2.0, -3.0], [-6.0], [], [-1.0], [-9.0]]  # the last, half a window, is not told
+def test_means_are_over_tokens_of_a_window(make_trainer: Any, events: Any) -> None:
+    batches = [[-1.0, -2.0, -3.0], [-6.0], [], [-1.0], [-9.0]]  # the last, half a window, is left out
     alarm = CollapseAlarm(window=2, drop=1.5)
-    make_trainer(alarm, max_epochs=1).fit(Told(), loader(batches))
+    make_trainer(alarm, max_epochs=1).fit(Scripted(), loader(*batches))
     means, fallen = (events().Scalars(f"collapse/{name}") for name in ("positive_logprob", "fallen"))
     assert [(m.step, m.value) for m in means] == [(2, -3.0), (4, -1.0)]
     assert [f.value for f in fallen] == [0.0, 0.0]
     assert alarm.best == -1.0
 
 
-def test_it_warns_of_a_fall_and_rests(
-    make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("values", "warnings"),
+    [
+        ([-1.0 - step / 4 for step in range(20)], ["-1.75 over the last 1 batches, -1.00 at the best (step 4)", "14)"]),
+        ([-1.0, math.nan], ["nan"]),
+        ([-1.0, -math.inf], ["inf"]),
+        ([-3.0, -3.4, -2.0, None, -2.4], []),
+    ],
+)
+def test_it_warns_of_a_fall_and_then_not_for_a_while(
+    make_trainer: Any, capsys: pytest.CaptureFixture[str], values: list[float | None], warnings: list[str]
 ) -> None:
-    falling = [[-1.0 - step / 4] for step in range(20)]
-    make_trainer(CollapseAlarm(window=1, drop=0.5, every=10), max_epochs=1).fit(Told(), loader(falling))
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("collapse:")]
-    assert len(warnings) == 2
-    assert "log P per token -1.75 over the last 1 batches, -1.00 at the best (step 4)" in warnings[0]
-    assert "(step 14)" in warnings[1]
-
-
-@pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_it_warns_of_what_is_no_number(
-    make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str], value: float
-) -> None:
-    make_trainer(CollapseAlarm(window=1, stop=None), max_epochs=1).fit(Told(), loader([[-1.0], [value]]))
-    assert "collapse:" in capsys.readouterr().err
-
-
-def test_it_is_silent_where_nothing_falls(
-    make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str]
-) -> None:
-    rising = [[-3.0], [-3.4], [-2.0], [], [-2.4]]
-    make_trainer(CollapseAlarm(window=1, drop=0.5), max_epochs=1).fit(Told(), loader(rising))
-    assert "collapse:" not in capsys.readouterr().err
+    batches = [[] if value is None else [value] for value in values]
+    make_trainer(CollapseAlarm(1, 0.5, every=10, stop=None), max_epochs=1).fit(Scripted(), loader(*batches))
+    found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("collapse:")]
+    assert len(found) == len(warnings)
+    assert all(part in line for part, line in zip(warnings, found, strict=True))
 
 
 def test_a_resumed_run_remembers_the_best(
-    make_trainer: Callable[..., L.Trainer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_trainer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = make_trainer(CollapseAlarm(window=1), max_epochs=1)
-    trainer.fit(Told(), loader([[-1.0]]))
+    trainer.fit(Scripted(), loader([-1.0]))
     trainer.save_checkpoint(tmp_path / "checkpoint")
     resumed = make_trainer(CollapseAlarm(window=1), max_epochs=2)
-    resumed.fit(Told(), loader([[-4.0]]), ckpt_path=tmp_path / "checkpoint", weights_only=False)
+    resumed.fit(Scripted(), loader([-4.0]), ckpt_path=tmp_path / "checkpoint", weights_only=False)
     assert "-1.00 at the best" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("weight", "collapses"), [(0.05, False), (20.0, True)])
 def test_negative_training_collapses_by_a_large_weight(
-    make_trainer: Callable[..., L.Trainer], capsys: pytest.CaptureFixture[str], weight: float, collapses: bool
+    make_trainer: Any, capsys: pytest.CaptureFixture[str], weight: float, collapses: bool
 ) -> None:
     torch.manual_seed(0)
     ids = torch.randint(3, 300, (8, 12))
     ids[1::2, :-1] = ids[::2, :-1]  # a wrong rationale shares most of its tokens with a right one
-    batch = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "labels": ids,
-        "positive": torch.arange(8) % 2 == 0,
-        "ids": [str(row) for row in range(8)],
-    }
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    batch |= {"positive": torch.arange(8) % 2 == 0, "ids": [str(row) for row in range(8)]}  # type: ignore[dict-item]
     module = PositiveNegativeModel(
         NegativeTraining(weight),
         student="embedded",
@@ -108,7 +84,7 @@ def test_negative_training_collapses_by_a_large_weight(
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
     )
     trainer = make_trainer(CollapseAlarm(window=5, stop=None), max_epochs=1, limit_val_batches=0, logger=False)
-    trainer.fit(module, DataLoader([batch] * 30, batch_size=None))  # type: ignore[arg-type]
+    trainer.fit(module, loader(*[batch] * 30))
     assert ("collapse:" in capsys.readouterr().err) == collapses
 
 

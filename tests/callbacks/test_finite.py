@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,12 @@ import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from callbacks.collapse import CollapseAlarm
-from callbacks.finite import FiniteGuard, read_batches
+from callbacks.finite import FiniteGuard
 from dust2gold import cli
 from dust2gold.core.errors import InputError
+from tests.lightning_modules.steps import loader, quiet_trainer
 from tests.records import write_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,70 +34,57 @@ class Line(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         y: Tensor = (self.weight[0] * batch["x"]).sum()
+        self.last_positive = torch.tensor([-1.0 - 2 * batch_idx])  # for the collapse alarm
         return y.abs().sqrt() if self.root else y
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=0.1)
 
 
-def loader(values: list[float]) -> DataLoader[Any]:
-    rows = [
-        {"x": torch.tensor([value, 1.0 if value else 0.0]), "ids": [f"q{k}/0", f"q{k}/1"]}
-        for k, value in enumerate(values)
-    ]
-    return DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
+def batches(*values: float) -> Any:
+    pairs = [torch.tensor([value, 1.0 if value else 0.0]) for value in values]
+    return loader(*({"x": x, "ids": [f"q{k}/0", f"q{k}/1"]} for k, x in enumerate(pairs)))
 
 
-@pytest.mark.parametrize(("root", "bad", "what"), [(False, math.inf, "the loss became inf"), (True, 0.0, "gradients")])
+@pytest.mark.parametrize(
+    ("root", "bad", "scaled", "problem"),
+    [
+        (False, math.inf, False, "the loss became inf"),
+        (True, 0.0, False, "the gradients are not finite"),
+        (False, math.inf, True, "the loss became inf"),  # fp16, which scales losses
+    ],
+)
 def test_stops_before_the_weights_are_spoilt(
-    make_trainer: Callable[..., L.Trainer], tmp_path: Path, root: bool, bad: float, what: str
+    tmp_path: Path, root: bool, bad: float, scaled: bool, problem: str
 ) -> None:
     module, values = Line(root), [1.0, 2.0, 3.0, bad, 1.0, 1.0]
-    with pytest.raises(InputError, match=what) as caught:
-        make_trainer(FiniteGuard(), max_epochs=1, accumulate_grad_batches=2, logger=False).fit(module, loader(values))
+    plugins = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))] if scaled else []
+    options: dict[str, Any] = {"max_epochs": 1, "accumulate_grad_batches": 2, "plugins": plugins}
+    with pytest.raises(InputError, match=problem) as caught:
+        quiet_trainer(tmp_path, FiniteGuard(), **options).fit(module, batches(*values))
     assert ("stopped at step 1, at q3/0, q3/1:" in str(caught.value)) == (not root)  # else nobody knows which it was
     expected = Line(root)
-    make_trainer(max_epochs=1, accumulate_grad_batches=2, logger=False).fit(expected, loader(values[:2]))
+    quiet_trainer(tmp_path, **options).fit(expected, batches(*values[:2]))
     assert torch.equal(module.weight, expected.weight)
-    saved = tmp_path / "run/stopped/step-1"
-    batches = read_batches(saved)
-    assert [batch["ids"] for batch in batches] == [["q2/0", "q2/1"], ["q3/0", "q3/1"]]
-    losses = [float(module.training_step(batch, 0).detach()) for batch in batches]  # the replay
-    assert losses == json.loads((saved / "batches.json").read_text())["losses"]
+    saved = torch.load(tmp_path / "stopped/step-1.pt")
+    assert [batch["ids"] for batch in saved["batches"]] == [["q2/0", "q2/1"], ["q3/0", "q3/1"]]
+    replayed = [float(module.training_step(batch, 0).detach()) for batch in saved["batches"]]
+    assert saved["losses"] == replayed
 
 
-def test_losses_are_told_as_they_were_before_fp16_scaled_them(
-    make_trainer: Callable[..., L.Trainer], tmp_path: Path
-) -> None:
-    module, values = Line(), [1.0, 2.0, 3.0, math.inf]
-    fp16 = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
-    with pytest.raises(InputError, match="the loss became inf"):
-        make_trainer(FiniteGuard(), max_epochs=1, accumulate_grad_batches=2, logger=False, plugins=[fp16]).fit(
-            module, loader(values)
-        )
-    saved = tmp_path / "run/stopped/step-1"
-    losses = [float(module.training_step(batch, 0).detach()) for batch in read_batches(saved)]
-    assert losses == json.loads((saved / "batches.json").read_text())["losses"]
-
-
-def test_numbers_pass(make_trainer: Callable[..., L.Trainer], tmp_path: Path) -> None:
+def test_finite_numbers_pass(tmp_path: Path) -> None:
     one, other = Line(), Line()
-    make_trainer(FiniteGuard(), max_epochs=2, logger=False).fit(one, loader([1.0, -2.0, 3.0]))
-    make_trainer(max_epochs=2, logger=False).fit(other, loader([1.0, -2.0, 3.0]))
+    quiet_trainer(tmp_path, FiniteGuard(), max_epochs=2).fit(one, batches(1.0, -2.0, 3.0))
+    quiet_trainer(tmp_path, max_epochs=2).fit(other, batches(1.0, -2.0, 3.0))
     assert torch.equal(one.weight, other.weight)
-    assert not (tmp_path / "run/stopped").exists()
+    assert not (tmp_path / "stopped").exists()
 
 
-def test_a_collapse_stops_too(make_trainer: Callable[..., L.Trainer], tmp_path: Path) -> None:
-    class Falling(Line):
-        def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-            self.last_positive = torch.tensor([-1.0 - 2 * batch_idx])
-            return super().training_step(batch, batch_idx)
-
+def test_a_collapse_stops_too(tmp_path: Path) -> None:
     alarm = CollapseAlarm(window=1, stop=5.0)
     with pytest.raises(InputError, match=r"at q3/0, q3/1: log P per token of right rationales fell 6.00 nats"):
-        make_trainer(alarm, max_epochs=1, logger=False).fit(Falling(), loader([1.0] * 9))
-    assert read_batches(tmp_path / "run/stopped/step-4")[0]["ids"] == ["q3/0", "q3/1"]
+        quiet_trainer(tmp_path, alarm, max_epochs=1).fit(Line(), batches(*[1.0] * 9))
+    assert torch.load(tmp_path / "stopped/step-4.pt")["batches"][0]["ids"] == ["q3/0", "q3/1"]
 
 
 class Spoil(L.Callback):
@@ -121,7 +106,7 @@ def test_a_stage_keeps_its_best_adapter(
     words += ["--trainer.default_root_dir", str(tmp_path / "run")]
     assert cli.main([*words, "--trainer.callbacks+=tests.callbacks.test_finite.Spoil"]) == 1
     said = capsys.readouterr().err
-    assert f"error: {tmp_path}/run/stopped/step-2: stopped at step 2, at q" in said
+    assert f"error: {tmp_path}/run/stopped/step-2.pt: stopped at step 2, at q" in said
     assert "the loss became nan" in said
     adapter = (tmp_path / "run/adapter/adapter_model.safetensors").read_bytes()
     assert not (tmp_path / "run/adapter-last").exists()

@@ -23,13 +23,10 @@ def part(tmp_path: Path) -> Path:
     return tmp_path / "part"
 
 
-def test_what_is_written_is_read(part: Path) -> None:
+def test_what_is_written_is_read_if_it_was_made_from_the_same(part: Path) -> None:
     read = SamplePart.read(part, ORIGIN)
     assert read.whole() == RECORDS
     assert read == SamplePart(part, lines=4, records=RECORDS)
-
-
-def test_other_facts_are_named_and_nothing_is_used(part: Path) -> None:
     read = SamplePart.read(part, SampleOrigin(Provenance({"seed": "1", "adapter": "a"}), PROMPTS))
     assert read == SamplePart(part, lines=4, changed=["adapter", "seed"])
 

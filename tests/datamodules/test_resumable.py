@@ -17,19 +17,16 @@ from dust2gold.core.errors import InputError
 STATE = {"epoch": 1, "batch": 8, "planned": 12, "split": [1, 4]}
 
 
-def module(world: int, accumulate: int, **trainer: Any) -> tuple[ResumableDataModule, dict[str, Any]]:
+def module(world: int, accumulate: int, limit: int | float = 1.0) -> tuple[ResumableDataModule, dict[str, Any]]:
     """A DataModule under a Trainer that has read a checkpoint of `STATE`, and the checkpoint's counters of batches."""
-    counters = {
-        "current": {"ready": 8, "started": 8, "processed": 8, "completed": 7},
-        "total": {"ready": 20, "started": 20, "processed": 20, "completed": 19},
-    }
+    counters = {"current": {"processed": 8, "completed": 7}, "total": {"processed": 20, "completed": 19}}
     checkpoint = {"loops": {"fit_loop": {"epoch_loop.batch_progress": counters}}}
     data: Any = ResumableDataModule(seed=0, num_workers=0)
     data.trainer = SimpleNamespace(
         state=SimpleNamespace(fn=TrainerFn.FITTING),
         world_size=world,
         accumulate_grad_batches=accumulate,
-        limit_train_batches=trainer.get("limit", 1.0),
+        limit_train_batches=limit,
         callbacks=[],
         fit_loop=SimpleNamespace(_data_fetcher=None),
         _checkpoint_connector=SimpleNamespace(_loaded_checkpoint=checkpoint),
@@ -42,8 +39,8 @@ def test_the_position_is_counted_in_batches_of_a_process(world: int, accumulate:
     data, counters = module(world, accumulate)
     data.load_state_dict(STATE)
     assert data._state == {**STATE, "batch": batch, "split": [world, accumulate]}
-    assert counters["current"] == {"ready": batch, "started": batch, "processed": batch, "completed": batch - 1}
-    assert counters["total"]["processed"] == 20 - (8 - batch)
+    assert counters["current"] == {"processed": batch, "completed": batch - 1}
+    assert counters["total"] == {"processed": 12 + batch, "completed": 11 + batch}
 
 
 def test_a_step_that_is_not_whole_is_begun_anew_by_another_split() -> None:
@@ -53,22 +50,19 @@ def test_a_step_that_is_not_whole_is_begun_anew_by_another_split() -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "limit", "state", "message"),
+    ("split", "limit", "message"),
     [
-        (
-            (2, 4),
-            1.0,
-            STATE,
-            r"1 process\(es\) accumulating 4 batch\(es\), 4 an optimizer step; here are 2 .* 8 a step",
-        ),
-        ((1, 2), 1.0, STATE, "processes × accumulated batches = 4"),
-        ((2, 2), 5, STATE, "epoch cut short"),
-        ((1, 4), 1.0, {"epoch": 1, "legs": []}, "does not say where in the data it stands"),
+        ((2, 4), 1.0, r"1 process\(es\) accumulating 4 batch\(es\), 4 an optimizer step; here are 2 .* 8 a step"),
+        ((1, 2), 1.0, "processes × accumulated batches = 4"),
+        ((2, 2), 5, "epoch cut short"),
     ],
 )
-def test_what_cannot_be_gone_on_from(
-    split: tuple[int, int], limit: int | float, state: dict[str, Any], message: str
-) -> None:
+def test_another_number_of_batches_a_step_is_refused(split: tuple[int, int], limit: int | float, message: str) -> None:
     data, _ = module(*split, limit=limit)
     with pytest.raises(InputError, match=message):
-        data.load_state_dict(state)
+        data.load_state_dict(STATE)
+
+
+def test_a_checkpoint_without_a_position_is_refused() -> None:
+    with pytest.raises(InputError, match="does not say where in the data it stands"):
+        module(1, 4)[0].load_state_dict({"epoch": 1})

@@ -11,6 +11,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from datamodules.components.records.records import write_rationales
 from datamodules.contrasts import ContrastDataModule
@@ -50,34 +51,20 @@ def test_options_are_shared_and_documented_once() -> None:
     assert options(PairDataModule) == SHARED - {"allow_ungradable"} | pairs  # RANK's pairs need a verdict
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_maps_one_set_of_tables(
-    stage: type[TrainingDataModule], files: list[str], tiny_student: Path, tmp_path: Path
-) -> None:
-    def batches(**more: Any) -> list[dict[str, Any]]:
-        if stage is not PairDataModule:
-            more["allow_ungradable"] = True
-        settings = {"validation_fraction": 0.3, "batch_size": 3, "eval_batch_size": 2, "max_characters": 300, **more}
-        data = stage(str(tiny_student), files, **settings)
-        data.setup("fit")
-        return [*data.train_dataloader(), *data.val_dataloader()]
-
-    expected, encoded = batches(), str(tmp_path / "encoded")
-    tables: list[dict[Path, int]] = []
-    for other in STAGES:  # whoever comes first makes them for all
-        data = other(str(tiny_student), files, encoded=encoded, drop_longer=True, max_length=120)
-        data.allow_ungradable = True
-        data.setup("fit")
-        tables.append({path: path.stat().st_ino for path in Path(encoded).glob("[!.]*/*")})
-    assert tables[0] == tables[1] == tables[2]
-    assert len(tables[0]) == 4
-    found = batches(encoded=encoded)
-    assert len(found) == len(expected) > 3
-    for batch, other_batch in zip(found, expected, strict=True):
-        assert all(
-            torch.equal(value, batch[name]) if isinstance(value, torch.Tensor) else value == batch[name]
-            for name, value in other_batch.items()
-        )
+def test_all_stages_map_one_set_of_tables(files: list[str], tiny_student: Path, tmp_path: Path) -> None:
+    found = []
+    for stage in STAGES:  # whoever comes first makes them for all
+        modules = [
+            stage(str(tiny_student), files, max_characters=300, encoded=encoded)
+            for encoded in (None, str(tmp_path / "encoded"))
+        ]
+        for data in modules:
+            data.allow_ungradable = True
+            data.setup("fit")
+        assert list(modules[0].train_examples) == list(modules[1].train_examples)
+        found.append({path: path.stat().st_ino for path in (tmp_path / "encoded").glob("[!.]*/*")})
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 4
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -99,54 +86,62 @@ def test_every_stage_limits_lengths(
 def test_ungradable_rationales_never_train_silently(
     stage: type[TrainingDataModule], files: list[str], tiny_student: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = stage(str(tiny_student), files, drop_longer=True)
+    data = stage(str(tiny_student), files, drop_longer=True, validation_fraction=0.0)
     if stage is PairDataModule:
         data.setup("fit")
         assert f"{files[1]}: left out 1 ungradable rationales" in capsys.readouterr().err
         return
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"--data\.allow_ungradable true") as caught:
         data.setup("fit")
     assert (caught.value.line, caught.value.field) == (9, "verdict")
-    assert "--data.allow_ungradable true" in str(caught.value)
-    data = stage(str(tiny_student), files, drop_longer=True, allow_ungradable=True, validation_fraction=0.0)
+    data.allow_ungradable = True
     data.setup("fit")
     assert [e.positive for e in data.train_examples if e.id == "q9/1"] == [False]
 
 
-def test_examples_are_there_after_setup(tiny_student: Path) -> None:
-    with pytest.raises(RuntimeError, match="setup"):
-        RationaleDataModule(str(tiny_student)).train_examples  # noqa: B018
+@pytest.mark.parametrize(
+    ("stage", "options", "message"),
+    [
+        *[(stage, {"train": None}, "data.train.*nothing to train on") for stage in STAGES],
+        *[(stage, {"validation_fraction": 1.0}, "lower --data.validation_fraction") for stage in STAGES],
+        *[(stage, {"train": "positive"}, "data.train.*no question has both") for stage in STAGES[1:]],
+        *[(stage, {"validation": "positive"}, "data.validation.*no question has both") for stage in STAGES[1:]],
+        (ContrastDataModule, {"train": "positive", "right_only": True}, "data.train.*no question has both"),
+        (ContrastDataModule, {"rationales_per_question": 1}, "data.rationales_per_question.*at least 2"),
+        (ContrastDataModule, {"groups_per_question": 0}, "data.groups_per_question.*at least 1"),
+        (PairDataModule, {"pairs_per_question": 0}, "data.pairs_per_question.*at least 1"),
+        (PairDataModule, {"stage": "predict"}, "data.predict.*nothing to score"),
+    ],
+)
+def test_what_cannot_be_used(make: Any, stage: type[TrainingDataModule], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        make(stage, **options)
 
 
-class Recorder(L.LightningModule):
+class Recorder(BoringModel):
     """A model that only remembers the batches it saw."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: list[list[list[int]]] = []
+    seen: list[list[list[int]]]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         self.seen.append(batch["input_ids"].tolist())
-        return self.weight.sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        return self.layer.weight.sum()
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_resumed_mid_epoch_sees_the_batches_it_has_not_seen(
-    stage: type[TrainingDataModule], tiny_student: Path, tmp_path: Path
+    stage: type[TrainingDataModule], make: Any, tmp_path: Path
 ) -> None:
-    write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(12) for k in range(7)])
     quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
     def fit(checkpoint: Path | None = None) -> list[list[list[int]]]:
-        data = stage(str(tiny_student), str(tmp_path / "both.jsonl"), validation_fraction=0.0, batch_size=4)
+        data = make(stage, batch_size=4)
         saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
         trainer = L.Trainer(max_epochs=3, callbacks=[saver], use_distributed_sampler=False, **quiet)  # type: ignore[arg-type]
-        trainer.fit(model := Recorder(), datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        model = Recorder()
+        model.seen = []
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=False)
         return model.seen
 
     whole = fit()

@@ -1,10 +1,9 @@
+"""Votes on samples, from files to tables; in two processes and by configs/vote.yaml: tests/test_processes.py."""
+
 from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,51 +11,43 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.cli import LightningCLI
 
 from callbacks.predictions import PredictionWriter
-from datamodules.components.records.records import (
-    Question,
-    Rationale,
-    Verdict,
-    rationale_for,
-    write_questions,
-    write_rationales,
-)
+from datamodules.components.records.records import Question, Rationale, rationale_for, write_questions, write_rationales
 from datamodules.votes import VoteDataModule
 from dust2gold.core.errors import InputError
 from lightning_modules.vote import VotingModel
-
-CONFIG = Path(__file__).parents[2] / "configs" / "vote.yaml"
 
 
 def question(name: str, gold: str, subject: str = "Algebra") -> Question:
     return Question(name, "How many?", gold, "", subject, "Level 1", "tiny")
 
 
-def samples_of(
-    asked: Question, answers: list[str | None], scores: list[float], right: tuple[str, ...] = ()
-) -> list[Rationale]:
-    def verdict(answer: str | None) -> Verdict:
-        return "positive" if answer in (*right, asked.gold) else "negative"
-
-    def sample(k: int, answer: str | None, score: float) -> Rationale:
-        drawn: dict[str, Any] = {"logprob": -0.5 * (k + 1) * 10, "tokens": 10, "seed": k, "score": score}
-        return replace(rationale_for(asked, k, "...", "nat"), answer=answer, verdict=verdict(answer), **drawn)
-
-    return [sample(k, answer, score) for k, (answer, score) in enumerate(zip(answers, scores, strict=True))]
+def samples_of(asked: Question, answers: list[str | None], scores: list[float], *right: str) -> list[Rationale]:
+    return [
+        replace(
+            rationale_for(asked, k, "...", "nat"),
+            answer=answer,
+            verdict="positive" if answer in (*right, asked.gold) else "negative",
+            logprob=-0.5 * (k + 1) * 10,
+            tokens=10,
+            seed=k,
+            score=score,
+        )
+        for k, (answer, score) in enumerate(zip(answers, scores, strict=True))
+    ]
 
 
 QUESTIONS = [question("a", "1,000"), question("b", "x+1", "Geometry"), question("c", "7", "Geometry")]
 QUESTIONS += [question("nobody", "3")]
 SAMPLES = [
     *samples_of(QUESTIONS[0], ["5", "1000", "1000.0", None], [0.9, 0.2, 0.2, 0.9]),
-    *samples_of(QUESTIONS[1], ["y", "1+x", "x+1", "z"], [0.1, 0.2, 0.3, 0.4], right=("1+x",)),
+    *samples_of(QUESTIONS[1], ["y", "1+x", "x+1", "z"], [0.1, 0.2, 0.3, 0.4], "1+x"),
     *samples_of(QUESTIONS[2], ["8", "7", "9"], [0.1, 0.8, 0.1]),
 ]
 
 
-def files(directory: Path, samples: list[Rationale], questions: list[Question] = QUESTIONS) -> dict[str, Any]:
+def files(directory: Path, samples: list[Rationale] = SAMPLES, questions: list[Question] = QUESTIONS) -> dict[str, Any]:
     write_rationales(directory / "samples.jsonl", samples)
     write_questions(directory / "questions.jsonl", questions)
     return {"samples": str(directory / "samples.jsonl"), "questions": str(directory / "questions.jsonl")}
@@ -77,67 +68,35 @@ def test_batch_is_the_contract(tmp_path: Path) -> None:
     assert batch["logprob_mean"][0].tolist() == [-0.5, -1.0, -1.5, -2.0]
     assert batch["score"][2].tolist() == [0.1, 0.8, 0.1, -1]
     assert batch["answers"].dtype == batch["gold"].dtype == torch.int64
-    assert [q["id"] for q in batch["questions"]] == ["a", "b", "c", "nobody"]
-    assert batch["questions"][1] == QUESTIONS[1].to_json()
+    assert batch["questions"] == [asked.to_json() for asked in QUESTIONS]
 
 
 def test_only_the_first_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    batch = batch_of(**files(tmp_path, SAMPLES), samples_per_question=2)
+    batch = batch_of(**files(tmp_path), samples_per_question=2)
     assert batch["answers"].tolist() == [[0, 1], [0, 1], [0, 1], [-1, -1]]
     assert "1 of 4 questions have fewer than 2 samples" in capsys.readouterr().err
 
 
-def test_tenth_sample_comes_after_the_ninth(tmp_path: Path) -> None:
-    many = samples_of(QUESTIONS[0], [str(k) for k in range(12)], [0.5] * 12)
-    batch = batch_of(**files(tmp_path, sorted(many, key=lambda s: s.id)), samples_per_question=10)
-    assert batch["texts"][0] == [str(k) for k in range(10)]
-
-
-def test_without_a_question_file(tmp_path: Path) -> None:
-    batch = batch_of(samples=[files(tmp_path, SAMPLES)["samples"]])
-    assert [q["id"] for q in batch["questions"]] == ["a", "b", "c"]
-
-
-def test_no_gold_answer_is_never_met(tmp_path: Path) -> None:
-    asked = question("a", "")
-    samples = [replace(s, verdict="ungradable") for s in samples_of(asked, ["", "3"], [0.5, 0.5])]
-    batch = batch_of(**files(tmp_path, samples, [asked]))
-    assert batch["answers"].tolist() == [[-1, 0]]
-    assert batch["gold"].tolist() == [-2]
-
-
-def test_errors_name_the_file_and_the_field(tmp_path: Path) -> None:
-    def error(samples: list[Rationale], questions: list[Question] = QUESTIONS) -> InputError:
-        with pytest.raises(InputError) as caught:
-            batch_of(**files(tmp_path, samples, questions))
-        return caught.value
-
-    assert "'b/0' belongs to none" in error(SAMPLES, QUESTIONS[:1]).problem
-    assert error([*SAMPLES, SAMPLES[0]]).field == "id"
-    assert "comes twice" in error(SAMPLES, [*QUESTIONS, QUESTIONS[0]]).problem
-    assert error([replace(SAMPLES[0], score=None), *SAMPLES[1:]]).field == "score"
-    assert error([replace(SAMPLES[0], tokens=None, logprob=None), *SAMPLES[1:]]).field == "logprob"
-    assert "sample's number" in error([replace(SAMPLES[0], id="a-0"), *SAMPLES[1:]]).problem
-    assert error([]).field == "data.samples"
-    with pytest.raises(InputError, match=r"data\.batch_size"):
-        VoteDataModule("x", batch_size=0)
+@pytest.mark.parametrize("option", ["batch_size", "samples_per_question"])
+def test_an_option_is_at_least_one(option: str) -> None:
+    with pytest.raises(InputError, match=rf"data\.{option}.*at least 1"):
+        VoteDataModule("x", **{option: 0})  # type: ignore[arg-type]
 
 
 def rows_of(directory: Path) -> dict[tuple[str, str], dict[str, Any]]:
     lines = (directory / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    assert all(row["schema"] == 1 for row in rows)
     return {(row["method"], row["question_id"]): row for row in rows}
 
 
-def voted(directory: Path, **arguments: Any) -> None:
+def voted(directory: Path, arguments: dict[str, Any]) -> None:
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = L.Trainer(accelerator="cpu", default_root_dir=directory, callbacks=[PredictionWriter()], **quiet)
-    trainer.test(VotingModel(), VoteDataModule(**arguments), verbose=False)
+    trainer.test(VotingModel(), VoteDataModule(batch_size=2, **arguments), verbose=False)
 
 
 def test_a_test_from_end_to_end(tmp_path: Path) -> None:
-    voted(tmp_path / "run", batch_size=2, **files(tmp_path, SAMPLES))
+    voted(tmp_path / "run", files(tmp_path))
     rows = rows_of(tmp_path / "run")
     assert len(rows) == 20
     methods = ("sc", "asc", "asc-1+s", "asc-1+2s")
@@ -160,46 +119,7 @@ def test_a_test_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_without_scores_asc_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    voted(tmp_path / "run", **files(tmp_path, [replace(s, score=None) for s in SAMPLES]))
+    voted(tmp_path / "run", files(tmp_path, [replace(s, score=None) for s in SAMPLES]))
     assert {method for method, _ in rows_of(tmp_path / "run")} == {"sc", "ws"}
-    assert not any("asc" in name for name in json.loads((tmp_path / "run" / "metrics.json").read_text()))
+    assert "asc" not in (tmp_path / "run" / "metrics.json").read_text()
     assert "left out: asc, asc-1+s, asc-1+2s; the samples have no score" in capsys.readouterr().err
-
-
-def test_the_config_runs(tmp_path: Path) -> None:
-    given = files(tmp_path, SAMPLES)
-    words = f"test --config={CONFIG} --data.samples={given['samples']} --data.questions={given['questions']}".split()
-    words += f"--trainer.default_root_dir={tmp_path / 'run'} --trainer.accelerator=cpu".split()
-    words += ["--trainer.enable_progress_bar=false"]
-    LightningCLI(subclass_mode_model=True, subclass_mode_data=True, save_config_callback=None, args=words)
-    assert len(rows_of(tmp_path / "run")) == 20
-
-
-TWO_RANKS = """
-import sys
-import lightning as L
-from callbacks.predictions import PredictionWriter
-from datamodules.votes import VoteDataModule
-from lightning_modules.vote import VotingModel
-samples, questions, directory = sys.argv[1:]
-trainer = L.Trainer(
-    accelerator="cpu", devices=2, strategy="ddp", use_distributed_sampler=False, logger=False,
-    default_root_dir=directory,
-    enable_progress_bar=False, callbacks=[PredictionWriter()],
-)
-trainer.test(VotingModel(), VoteDataModule(samples, questions, batch_size=2), verbose=False)
-"""
-
-
-@pytest.mark.slow
-def test_two_ranks_write_what_one_writes(tmp_path: Path) -> None:
-    odd = [*QUESTIONS, question("nobody else", "3", "Probability")]  # does not divide by two ranks
-    given = files(tmp_path, SAMPLES, odd)
-    voted(tmp_path / "one", **given)
-    script = tmp_path / "two_ranks.py"
-    script.write_text(TWO_RANKS)
-    command = [sys.executable, str(script), given["samples"], given["questions"], str(tmp_path / "two")]
-    environment = {**os.environ, "PYTHONPATH": str(CONFIG.parents[1])}
-    subprocess.run(command, check=True, timeout=180, env=environment)
-    for name in ("predictions.jsonl", "metrics.json"):
-        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()

@@ -10,9 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.base import StudentModule
+from lightning_modules.cl import CLModel
 from lightning_modules.components.adapters.nat import UnitSettings, build_nat, save_nat
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
+from lightning_modules.components.losses.negatives import REDI, NegativeTraining, Unlikelihood
 from lightning_modules.components.losses.targets import IGNORE
+from lightning_modules.dpo import DPOModel
+from lightning_modules.nat import NATModel
+from lightning_modules.nce import NCEModel
+from lightning_modules.negative import NegativeModel
+from lightning_modules.positive_negative import PositiveNegativeModel
 
 UNITS = UnitSettings(key_dim=6, bottleneck=10)
 
@@ -33,12 +41,6 @@ def randomise() -> Callable[..., None]:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
 
     return fill
-
-
-@pytest.fixture(scope="session")
-def unit_settings() -> UnitSettings:
-    """The shape of the units in `nat_directory`."""
-    return UNITS
 
 
 @pytest.fixture
@@ -68,10 +70,46 @@ def make_batch() -> Callable[..., dict[str, Any]]:
     return make
 
 
+@pytest.fixture
+def pairs(make_batch: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Two questions (the first three tokens) with a right and a wrong rationale each."""
+    batch = make_batch((9, 12, 6, 11))
+    batch["input_ids"][2:, :3] = batch["input_ids"][:2, :3]
+    prompt = torch.zeros_like(batch["input_ids"])
+    prompt[:, :3] = 1
+    positive, groups = torch.tensor([True, True, False, False]), torch.tensor([0, 1, 0, 1])
+    return {**batch, "positive": positive, "groups": groups, "prompt_mask": prompt, "ids": list("abcd")}
+
+
+@pytest.fixture
+def make_stage(tiny_student: Path, negative_directory: Path, nat_directory: Path) -> Callable[..., Any]:
+    """Builds a stage by name on the tiny student, its model in place; REDI and DPO start from a random adapter."""
+    negative, nat = str(negative_directory), str(nat_directory)
+    stages: dict[str, tuple[type[StudentModule], dict[str, Any]]] = {
+        "negative": (NegativeModel, {}),
+        "nat": (NATModel, {"negative": negative, "units": UNITS}),
+        "nce": (NCEModel, {"nat": nat}),
+        "refinement": (NCEModel, {"nat": nat, "calibrated": False}),
+        "nt": (PositiveNegativeModel, {"objective": NegativeTraining(0.5)}),
+        "ul": (PositiveNegativeModel, {"objective": Unlikelihood(0.5)}),
+        "ul-token": (PositiveNegativeModel, {"objective": Unlikelihood(5.0, "token")}),
+        "redi": (PositiveNegativeModel, {"objective": REDI(), "adapter": negative}),
+        "dpo": (DPOModel, {"adapter": negative}),
+        "cl": (CLModel, {}),
+    }
+
+    def make(name: str, **kwargs: Any) -> StudentModule:
+        kind, own = stages[name]
+        lora = LoraSettings(r=4, alpha=16, dropout=0.2)
+        module = kind(**{"student": str(tiny_student), "lora": lora, **own, **kwargs})
+        module.configure_model()
+        return module
+
+    return make
+
+
 @pytest.fixture(scope="session")
-def negative_directory(
-    tiny_student: Path, tmp_path_factory: pytest.TempPathFactory, randomise: Callable[..., None]
-) -> Path:
+def negative_directory(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory, randomise: Any) -> Path:
     """M_neg with random weights, rank 4, as its stage writes it. Shared: do not write into it."""
     stack = AdapterStack(load_base(str(tiny_student)), str(tiny_student))
     stack.add("student", LoraSettings(r=4, alpha=8))
@@ -83,10 +121,7 @@ def negative_directory(
 
 @pytest.fixture(scope="session")
 def nat_directory(
-    tiny_student: Path,
-    negative_directory: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    randomise: Callable[..., None],
+    tiny_student: Path, negative_directory: Path, tmp_path_factory: pytest.TempPathFactory, randomise: Any
 ) -> Path:
     """M_NAT with random weights, positive rank 3, as its stage writes it. Shared: do not write into it."""
     stack = AdapterStack(load_base(str(tiny_student)), str(tiny_student))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from torch import Tensor
 from lightning_modules.components.integration.unit import IntegrationUnit
 
 
-def assert_exact(actual: Tensor, expected: Tensor, what: str = "value") -> None:
-    """Both equal to 1e-12, relative or absolute: float64 algebra that differs in its order alone."""
+def assert_exact(actual: Any, expected: Any, what: str = "value") -> None:
+    """Tensors, or collections of them, equal to 1e-12, relative or absolute: float64 algebra in another order."""
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12, msg=lambda text: f"{what}: {text}")
 
 

@@ -1,14 +1,36 @@
-"""A stage outside a Trainer: its losses on a batch without dropout, and a few optimizer steps."""
+"""A stage in a quiet Trainer, and outside one: its losses on a batch without dropout, a few optimizer steps."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lightning_modules.base import StudentModule
 from lightning_modules.components.losses.targets import find_targets
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+def quiet_trainer(root: Path, *callbacks: L.Callback, **kwargs: Any) -> L.Trainer:
+    return L.Trainer(callbacks=list(callbacks), default_root_dir=root, **{**QUIET, **kwargs})
+
+
+def loader(*batches: Any) -> Any:
+    """Gives the batches as they are."""
+    return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
 
 @torch.no_grad()

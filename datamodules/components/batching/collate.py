@@ -1,9 +1,8 @@
-"""Rows of ids and labels as the tensors of a batch: one sample a row, or several samples packed into a row."""
+"""Examples as the tensors of a batch: one a row, or several packed into a row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -14,48 +13,37 @@ IGNORE = -100
 """Label of a position without a target, as in Hugging Face."""
 
 
-class Labelled(NamedTuple):
-    """One sample to train on."""
-
-    ids: list[int]  # all its tokens
-    labels: list[int]  # as `ids` at targets, IGNORE elsewhere; not shifted
-
-    @classmethod
-    def of(cls, example: Example, loss_on_prompt: bool) -> Labelled:
-        """The targets are the rationale and EOS, and the prompt if asked for."""
-        prompt, completion = example.tokens[: example.prompt], example.tokens[example.prompt :]
-        return cls(example.tokens, (prompt if loss_on_prompt else [IGNORE] * len(prompt)) + completion)
-
-    @property
-    def targets(self) -> int:
-        """How many tokens are predicted: labels but for the first token's, which nothing stands before."""
-        return sum(label != IGNORE for label in self.labels[1:])
+def labels_of(example: Example, loss_on_prompt: bool) -> list[int]:
+    """Its tokens where they are targets (rationale and EOS, and the prompt if asked for), elsewhere IGNORE."""
+    if loss_on_prompt:
+        return example.tokens
+    return [IGNORE] * example.prompt + example.tokens[example.prompt :]
 
 
-def padded(samples: Sequence[Labelled], pad_id: int) -> dict[str, Tensor]:
-    """`input_ids`, `attention_mask`, `labels` [B, T] int64, right-padded to the longest: row b is sample b."""
+def padded(examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask`, `labels` [B, T] int64, right-padded to the longest: row b is example b."""
     return {
-        **pad_with_mask([sample.ids for sample in samples], pad_id),
-        "labels": pad([sample.labels for sample in samples], IGNORE),
+        **pad_with_mask([example.tokens for example in examples], pad_id),
+        "labels": pad([labels_of(example, loss_on_prompt) for example in examples], IGNORE),
     }
 
 
-def packed(samples: Sequence[Labelled], pad_id: int, width: int) -> dict[str, Tensor]:
-    """Samples one after another in rows of at most `width` tokens, all [B, T] int64.
+def packed(examples: Sequence[Example], pad_id: int, width: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:
+    """Examples one after another in rows of at most `width` tokens, all [B, T] int64.
 
-    Beside what `padded` gives: `position_ids`, from 0 in each sample, and `segments`, the sample's number within the
-    batch (−1 at padding). The first token of a sample is no target: what stands before it is another sample.
+    Beside what `padded` gives: `position_ids`, from 0 in each example, and `segments`, the example's number within the
+    batch (−1 at padding). The first token of an example is no target: what stands before it is another example.
     """
-    rows = next_fit([len(sample.ids) for sample in samples], width)
+    rows = next_fit([len(example.tokens) for example in examples], width)
 
-    def joined(part: Callable[[int, Labelled], Sequence[int]]) -> list[list[int]]:
-        return [[value for number in row for value in part(number, samples[number])] for row in rows]
+    def joined(part: Callable[[int, Example], Sequence[int]]) -> list[list[int]]:
+        return [[value for number in row for value in part(number, examples[number])] for row in rows]
 
     return {
-        **pad_with_mask(joined(lambda _, sample: sample.ids), pad_id),
-        "labels": pad(joined(lambda _, sample: [IGNORE, *sample.labels[1:]]), IGNORE),
-        "position_ids": pad(joined(lambda _, sample: range(len(sample.ids))), 0),
-        "segments": pad(joined(lambda number, sample: [number] * len(sample.ids)), -1),
+        **pad_with_mask(joined(lambda _, example: example.tokens), pad_id),
+        "labels": pad(joined(lambda _, example: [IGNORE, *labels_of(example, loss_on_prompt)[1:]]), IGNORE),
+        "position_ids": pad(joined(lambda _, example: range(len(example.tokens))), 0),
+        "segments": pad(joined(lambda number, example: [number] * len(example.tokens)), -1),
     }
 
 

@@ -63,14 +63,12 @@ class Grouping:
         rng = random.Random(f"{self.seed}/{epoch}/{name}")
         if not wrong:
             return [tuple(sorted(rng.sample(right, min(self.size, len(right)))))]
-        pairs = rng.sample(range(len(right) * len(wrong)), self._count(right, wrong))
-        return [
-            self._filled((right[pair // len(wrong)], wrong[pair % len(wrong)]), [*right, *wrong], rng) for pair in pairs
-        ]
-
-    def _filled(self, pair: tuple[int, int], numbers: list[int], rng: random.Random) -> Group:
-        others = [number for number in numbers if number not in pair] if self.size > 2 else []
-        return (*pair, *sorted(rng.sample(others, min(self.size - 2, len(others)))))
+        groups: list[Group] = []
+        for drawn in rng.sample(range(len(right) * len(wrong)), self._count(right, wrong)):
+            pair = right[drawn // len(wrong)], wrong[drawn % len(wrong)]
+            others = [number for number in (*right, *wrong) if number not in pair] if self.size > 2 else []
+            groups.append((*pair, *sorted(rng.sample(others, min(self.size - 2, len(others))))))
+        return groups
 
     def _count(self, right: list[int], wrong: list[int]) -> int:
         return min(self.groups_per_question, len(right) * len(wrong)) if wrong else 1

@@ -5,7 +5,7 @@
     Packing        so many rows of fixed width, each full of several samples
 
 A plan depends on the lengths and the generator alone, and the number of its batches on the lengths alone: every epoch
-has the same number of steps, whatever the seed. `python -m benchmarks.padding` compares them.
+has the same number of steps, whatever the seed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.components.batching.collate import Labelled, packed, padded
+from datamodules.components.batching.collate import packed, padded
+from datamodules.components.table import Example
 from dust2gold.core.errors import InputError
 
 _BUCKET_RATIO = 1.02
@@ -41,9 +42,9 @@ class Batching(ABC):
             InputError: If a row is too long for a batch.
         """
 
-    def collate(self, samples: Sequence[Labelled], pad_id: int) -> dict[str, Tensor]:
-        """Lays the samples of a batch out."""
-        return padded(samples, pad_id)
+    def collate(self, examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:
+        """Lays the examples of a batch out."""
+        return padded(examples, pad_id, loss_on_prompt)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class RowBatches(Batching):
     mega: int = 50  # optimizer steps whose batches are sorted together
 
     def __post_init__(self) -> None:
-        _check_positive(self.rows, "data.batch_size")
+        check_at_least(1, self.rows, "data.batch_size")
 
     def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
         """Shuffled rows, sorted by length within each mega-batch, cut into batches."""
@@ -76,7 +77,7 @@ class TokenBudget(Batching):
     tokens: int  # most tokens a batch, padding included
 
     def __post_init__(self) -> None:
-        _check_positive(self.tokens, "data.tokens_per_batch")
+        check_at_least(1, self.tokens, "data.tokens_per_batch")
 
     def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
         """Rows by ascending length, cut where the next one would exceed the budget."""
@@ -103,8 +104,8 @@ class Packing(Batching):
     rows: int  # rows a batch
 
     def __post_init__(self) -> None:
-        _check_positive(self.rows, "data.batch_size")
-        _check_positive(self.width, "data.max_length")
+        check_at_least(1, self.rows, "data.batch_size")
+        check_at_least(1, self.width, "data.max_length")
 
     def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
         """Packed rows, shuffled and cut into batches, each a list of its samples row by row."""
@@ -114,9 +115,9 @@ class Packing(Batching):
         mixed = torch.randperm(len(rows), generator=generator)
         return [[sample for row in batch.tolist() for sample in rows[row]] for batch in mixed.split(self.rows)]
 
-    def collate(self, samples: Sequence[Labelled], pad_id: int) -> dict[str, Tensor]:
-        """Lays the samples into rows again: never more rows than planned, for the order is kept."""
-        return packed(samples, pad_id, self.width)
+    def collate(self, examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:
+        """Lays the examples into rows again: never more rows than planned, for the order is kept."""
+        return packed(examples, pad_id, self.width, loss_on_prompt)
 
 
 def choose_batching(batch_size: int, tokens_per_batch: int | None, packing: bool, width: int, longest: int) -> Batching:
@@ -126,27 +127,21 @@ def choose_batching(batch_size: int, tokens_per_batch: int | None, packing: bool
         batch_size: Rows a batch, packed ones too.
         tokens_per_batch: Takes the place of `batch_size` if given.
         packing: Pack samples into rows.
-        width: Tokens of a packed row of which there are `batch_size`. Rows by budget are narrower where the samples are
-            short: attention costs by the row's width, and four times the longest sample is enough to fill rows well.
+        width: Most tokens of a packed row.
         longest: Tokens of the longest sample.
     """
     if not packing:
         return RowBatches(batch_size) if tokens_per_batch is None else TokenBudget(tokens_per_batch)
     if tokens_per_batch is None:
         return Packing(width, batch_size)
-    _check_positive(tokens_per_batch, "data.tokens_per_batch")
+    check_at_least(1, tokens_per_batch, "data.tokens_per_batch")
+    # Attention costs by the row's width, and four times the longest sample is enough to fill rows well.
     width = min(width, tokens_per_batch, max(1, 4 * longest))
     return Packing(width, tokens_per_batch // width)
 
 
 def best_fit(samples: Sequence[int], lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Puts each sample in turn into the row where it leaves the least room, or opens a row.
-
-    Args:
-        samples: What to place, in this order (longest first packs best).
-        lengths: Their lengths, at most `width`.
-        width: Of a row.
-    """
+    """Puts each sample in turn (longest first packs best) into the row where it leaves the least room, or opens one."""
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # what rows have left, and their number; sorted
     for sample, length in zip(samples, lengths, strict=True):
@@ -176,9 +171,10 @@ def _bucket_bounds(lengths: Tensor) -> Tensor:
     return torch.tensor(ends)[torch.bucketize(lengths, torch.tensor(ends))]
 
 
-def _check_positive(value: int, field: str) -> None:
-    if value < 1:
-        raise InputError(f"must be at least 1, found {value}", field=field)
+def check_at_least(least: int, value: int, field: str) -> None:
+    """Refuses a smaller value of an option."""
+    if value < least:
+        raise InputError(f"must be at least {least}, found {value}", field=field)
 
 
 def _check_fits(lengths: Tensor, most: int) -> None:

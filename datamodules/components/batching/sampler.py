@@ -11,9 +11,8 @@ from torch import Tensor
 
 from datamodules.components.batching.counts import NOTHING, Step, step_counts
 from datamodules.components.batching.groups import Group, Grouping, group_counts, group_lengths
-from datamodules.components.batching.plan import Batching, RowBatches
+from datamodules.components.batching.plan import Batching, RowBatches, check_at_least
 from datamodules.components.table import Example, Examples
-from dust2gold.core.errors import InputError
 
 
 class Batch(NamedTuple):
@@ -105,18 +104,14 @@ class TrainingSampler:
         while batches:
             size = min(self.accumulate, self.limit - place) if place < self.limit else self.accumulate
             window, batches = batches[: size * self.world], batches[size * self.world :]
-            counts, place = self._count(window), place + size
+            place += size
+            counted = torch.tensor([row for batch in window for row in batch], dtype=torch.int64)  # [rows of the step]
+            counts = None if self.counts is None or not len(counted) else step_counts(self.counts[counted], self.share)
             for rows in window[self.rank :: self.world]:
                 if rows:
                     yield Batch.of(rows, counts, self.groups)
                 else:
                     yield Batch.of([int(self.lengths.argmin())], NOTHING, self.groups)
-
-    def _count(self, window: list[list[int]]) -> Step | None:
-        rows = [row for batch in window for row in batch]
-        if self.counts is None or not rows:
-            return None
-        return step_counts(self.counts[torch.tensor(rows)], self.share)
 
     def _plan(self) -> list[list[int]]:
         """All batches of the epoch, step by step; an empty one fills a turn."""
@@ -135,12 +130,8 @@ class TrainingSampler:
 class GroupBatchSampler(TrainingSampler):
     """Batches of groups of similar length, drawn anew each epoch.
 
-    Args:
-        grouping: Draws the groups.
-        batch_size: Groups a batch.
-        lengths: Of each rationale, in tokens [n].
-        counts: [n, 3, 2] of the rationales.
-        **sharding: `rank`, `world`, `accumulate` and `limit` of `TrainingSampler`.
+    `lengths` [n] and `counts` [n, 3, 2] are those of the rationales, `sharding` is `rank`, `world`, `accumulate` and
+    `limit` of `TrainingSampler`.
     """
 
     def __init__(
@@ -170,8 +161,7 @@ class EvaluationSampler:
     """
 
     def __init__(self, lengths: Sequence[int] | Tensor, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        if batch_size < 1:
-            raise InputError(f"must be at least 1, found {batch_size}", field="data.batch_size")
+        check_at_least(1, batch_size, "data.batch_size")
         order = torch.as_tensor(lengths, dtype=torch.int64).argsort(stable=True, descending=True)
         self._order, self._most = order, -(-len(order[::world]) // batch_size)
         self._batches: list[list[int]] = [
@@ -191,14 +181,8 @@ class ValidationSampler(EvaluationSampler):
     Sharded weights are gathered in every forward, so all ranks must make equally many. `Batch.step` makes of all
     batches of all ranks what an optimizer step is in training: their mean does not depend on how the rows are cut.
 
-    Args:
-        lengths: Of each row (or group), in tokens [n].
-        batch_size: Rows a batch.
-        rank: This process, of `world`.
-        world: Number of processes.
-        counts: [n, 3, 2] of the rows (`count_targets`).
-        limit: Batches (int) or share of the batches (float) of a rank that are used: `limit_val_batches`.
-        groups: What the rows are, where they are groups.
+    Of groups, `lengths` [n] and `counts` [n, 3, 2] are those of the groups. `limit` is the Trainer's
+    `limit_val_batches`: batches (int) or share of the batches (float) of a rank that are used.
     """
 
     def __init__(

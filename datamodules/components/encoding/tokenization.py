@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.components.encoding.prompts import prompt
 from dust2gold.core.errors import InputError, reason
@@ -16,9 +16,6 @@ from dust2gold.core.students import locate_student
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_CHUNK = 1024
-"""Texts tokenised in one call: the fast tokenizers' cost per call is small only when many share it."""
 
 
 def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
@@ -69,40 +66,25 @@ def context_of(student: str) -> int | None:
     return context
 
 
-def eos_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The one EOS id that ends a rationale."""
-    return int(tokenizer.eos_token_id)  # load_tokenizer has checked that there is one
+Ids = list[int]
 
 
-def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that fills padding."""
-    return int(tokenizer.pad_token_id)
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str | None]]) -> list[tuple[Ids, Ids]]:
+    """Encodes pairs of a bare question and a bare rationale (or None) in one call of the tokenizer.
 
-
-class Encoded(NamedTuple):
-    """Token ids of one text."""
-
-    prompt: list[int]  # BOS (where the tokenizer has one) and the prompt
-    completion: list[int]  # the rationale and EOS; empty for a bare question
-
-    @property
-    def ids(self) -> list[int]:
-        """The whole sequence."""
-        return self.prompt + self.completion
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[tuple[str, str | None]]) -> Iterator[Encoded]:
-    """Encodes a stream of (bare question, bare rationale or None).
+    Gives for each the ids of the prompt, with BOS where the tokenizer has one, and those of the rationale, with EOS.
 
     Prompt and rationale are tokenised apart, so that sampling continues exactly the ids that training saw.
     """
+    if not texts:  # the tokenizer refuses an empty batch
+        return []
     opening = opening_of(tokenizer)
-    stream = iter(texts)
-    while chunk := list(islice(stream, _CHUNK)):
-        prompts = tokenizer([prompt(question) for question, _ in chunk], add_special_tokens=False)["input_ids"]
-        rationales = tokenizer([rationale or "" for _, rationale in chunk], add_special_tokens=False)["input_ids"]
-        for (_, rationale), prompt_ids, ids in zip(chunk, prompts, rationales, strict=True):
-            yield Encoded([*opening, *prompt_ids], [] if rationale is None else [*ids, eos_of(tokenizer)])
+    prompts = tokenizer([prompt(question) for question, _ in texts], add_special_tokens=False)["input_ids"]
+    rationales = tokenizer([rationale or "" for _, rationale in texts], add_special_tokens=False)["input_ids"]
+    return [
+        ([*opening, *prompt_ids], [] if rationale is None else [*ids, tokenizer.eos_token_id])
+        for (_, rationale), prompt_ids, ids in zip(texts, prompts, rationales, strict=True)
+    ]
 
 
 def opening_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -113,12 +95,10 @@ def opening_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
     """Pads rows of ids to the longest: [B, T] int64."""
-    width = max(map(len, rows), default=0)
-    filled = torch.full((len(rows), width), value, dtype=torch.int64)  # [B, T]
-    for index, row in enumerate(rows):
-        span = slice(width - len(row), width) if left else slice(0, len(row))
-        filled[index, span] = torch.tensor(row, dtype=torch.int64)
-    return filled
+    if not rows:  # of a rank that has no question left
+        return torch.empty(0, 0, dtype=torch.int64)
+    tensors, side = [torch.tensor(row, dtype=torch.int64) for row in rows], "left" if left else "right"
+    return pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
 
 
 def pad_with_mask(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import get_args
 
 from datamodules.components.grading.answers import LONGEST_ANSWER, same_value
-from datamodules.components.grading.grader import Grade, Grader, Progress, StringGrader
+from datamodules.components.grading.grader import Grade, StringGrader
 from datamodules.components.grading.verifier import Outcome, Pair, Verifier
 from datamodules.components.records.records import Verdict
 from dust2gold.core.errors import InputError
@@ -30,7 +30,7 @@ _INTEGER = re.compile(r"-?[0-9]+")
 _OUTCOMES: dict[str, Outcome] = {outcome: outcome for outcome in get_args(Outcome)}
 
 
-class OutcomeCache:
+class OutcomeCache(dict[Pair, Outcome]):
     """What math-verify said of each (gold, answer) pair, in memory and, if `path` is given, in a JSON-lines file.
 
     The file grows with every batch, so that an interrupted run loses little; a line that was cut off is skipped, with a
@@ -43,7 +43,7 @@ class OutcomeCache:
         self.path = path
         self._origin = {"math_verify": version("math-verify"), "seconds": time_limit}
         self._torn = False
-        self._outcomes: dict[Pair, Outcome] = dict(self._load(path)) if path is not None and path.exists() else {}
+        super().__init__(self._load(path) if path is not None and path.exists() else {})
 
     def _load(self, path: Path) -> Iterator[tuple[Pair, Outcome]]:
         unreadable, line = 0, "\n"
@@ -60,17 +60,9 @@ class OutcomeCache:
         if unreadable:
             print(f"warning: {path}: left out {unreadable:,} unreadable lines; they are graded again", file=sys.stderr)
 
-    def get(self, pair: Pair) -> Outcome | None:
-        """The outcome of an earlier comparison, if there was one."""
-        return self._outcomes.get(pair)
-
     def add(self, outcomes: Mapping[Pair, Outcome]) -> None:
-        """Remembers these outcomes; in the file not those of a worker's death, which may be chance.
-
-        Raises:
-            InputError: If the file cannot be written.
-        """
-        self._outcomes.update(outcomes)
+        """Remembers these outcomes; in the file not those of a worker's death, which may be chance."""
+        self.update(outcomes)
         if self.path is None or not outcomes:
             return
         try:
@@ -104,7 +96,6 @@ class SemanticGrader:
         InputError: If math-verify is not installed.
     """
 
-    name = "semantic"
     verdicts: Mapping[Outcome, Verdict] = MappingProxyType({"equal": "positive", "different": "negative"})
     """What becomes of a rationale that the string comparison rejected; other outcomes make it ungradable."""
 
@@ -117,27 +108,19 @@ class SemanticGrader:
 
     @property
     def reasons(self) -> Counter[str]:
-        """How many rationales were found ungradable so far, by reason."""
+        """Why rationales were found ungradable so far."""
         return self._strings.reasons
 
-    def grade(self, rationale: str, gold: str) -> Grade:
-        """Grades one rationale."""
-        return self.grade_many([(rationale, gold)])[0]
-
-    def grade_many(self, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> list[Grade]:
+    def grade_many(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         """Grades (rationale, gold) pairs; the grades come in the order of the pairs."""
         grades = self._strings.grade_many(pairs)
         rejected: dict[Pair, list[int]] = defaultdict(list)
         for index, ((_, gold), (verdict, answer)) in enumerate(zip(pairs, grades, strict=True)):
             if verdict == "negative" and answer and max(len(answer), len(gold)) <= LONGEST_ANSWER:
                 rejected[gold, answer].append(index)
-        if progress is not None:
-            progress(len(pairs) - sum(map(len, rejected.values())))
         for pair, outcome in self._outcomes(list(rejected)):
             for index in rejected[pair]:
                 grades[index] = self._verdict(outcome), grades[index][1]
-            if progress is not None:
-                progress(len(rejected[pair]))
         return grades
 
     def _verdict(self, outcome: Outcome) -> Verdict:
@@ -174,10 +157,10 @@ class SemanticGrader:
 class BothGrader(SemanticGrader):
     """Positive or negative where string comparison and math-verify agree; where they do not, ungradable."""
 
-    name = "both"
     verdicts = MappingProxyType({"different": "negative"})
 
 
+Grader = StringGrader | SemanticGrader
 GRADERS = ("string", "semantic", "both")
 
 
@@ -185,18 +168,12 @@ GRADERS = ("string", "semantic", "both")
 def open_grader(
     name: str, *, by_value: bool = False, workers: int | None = None, time_limit: float = 5.0, cache: Path | None = None
 ) -> Iterator[Grader]:
-    """Yields the grader of this name and ends its worker processes afterwards. See `SemanticGrader` for the arguments.
-
-    Raises:
-        InputError: If there is no such grader, or math-verify is wanted and not installed.
-    """
+    """Yields the grader of this name and ends its worker processes afterwards; arguments as for `SemanticGrader`."""
     if name not in GRADERS:
         raise InputError(f"unknown grader '{name}'", field="--grader", remedy=f"choose one of {', '.join(GRADERS)}")
     if name == "string":
         yield StringGrader(by_value)
         return
-    grader = (SemanticGrader if name == "semantic" else BothGrader)(by_value, workers, time_limit, cache)
-    try:
+    made = (SemanticGrader if name == "semantic" else BothGrader)(by_value, workers, time_limit, cache)
+    with contextlib.closing(made) as grader:
         yield grader
-    finally:
-        grader.close()

@@ -18,6 +18,7 @@ import logging
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import time
 from collections import deque
@@ -41,11 +42,10 @@ _START = 600.0  # seconds a worker has for importing sympy, on a very busy machi
 _MEMORY = 4 << 30  # bytes of address space of a worker
 _CHUNK = 16  # answers sent to a worker together
 _PARSED = 4096  # expressions a worker remembers
-_OVERRUN = getattr(signal, "SIGPROF", 0)  # ends a worker that used up its processor time
 
 
 class Verifier:
-    """A pool of math-verify workers. Use it as a context manager, or call `close`.
+    """A pool of math-verify workers, to be closed at the end.
 
     Args:
         workers: How many processes; the number of usable cores if None.
@@ -61,8 +61,7 @@ class Verifier:
             raise InputError("math-verify is not installed", field="--grader", remedy=remedy)
         if not time_limit > 0:
             raise InputError(f"{time_limit} s is no time limit", field="--time-limit", remedy="give a number above 0")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.count = workers or cores or 1
+        self.count = workers or len(os.sched_getaffinity(0))
         self.time_limit = time_limit
         self._workers: list[_Worker] = []
 
@@ -105,12 +104,6 @@ class Verifier:
             worker.kill()
         self._workers.clear()
 
-    def __enter__(self) -> Verifier:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
-
 
 class _Worker:
     """A worker process as its parent sees it: starting, idle, busy with `tasks[0]` until `deadline`, or dead."""
@@ -139,7 +132,7 @@ class _Worker:
             outcome: Outcome | None = self.connection.recv()
         except (EOFError, OSError):
             self.process.join(1.0)
-            return self.end("time limit" if self.process.exitcode == -_OVERRUN else "worker died")
+            return self.end("time limit" if self.process.exitcode == -signal.SIGPROF else "worker died")
         self.started = True
         self.deadline = time.monotonic() + self._patience
         return outcome
@@ -162,21 +155,16 @@ class _Worker:
 def _serve(connection: Connection, time_limit: float) -> None:
     """The life of a worker: sends None once it has started, then an outcome for each (gold, answer) pair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
+    with contextlib.suppress(ValueError, OSError):  # the hard limit is lower already
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     compare = _load_comparison()
-    timer = getattr(signal, "setitimer", None)  # where there is none, the parent's clock is the only limit
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         connection.send(None)
         while True:
             for gold, answer in connection.recv():
-                if timer is not None:
-                    timer(signal.ITIMER_PROF, time_limit)
+                signal.setitimer(signal.ITIMER_PROF, time_limit)  # its SIGPROF, without a handler, ends the process
                 outcome = compare(gold, answer)
-                if timer is not None:
-                    timer(signal.ITIMER_PROF, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 connection.send(outcome)
 
 

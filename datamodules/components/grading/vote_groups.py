@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.components.grading.answers import canonical
-from datamodules.components.grading.pooling import NO_ANSWER, pool
 from datamodules.components.records.records import Question, Rationale, question_of, read_rationales
 from dust2gold.core.errors import InputError
 
+NO_ANSWER = -1
+"""Class of a sample that states no answer: it abstains."""
 NO_GOLD = -2
 """Class of the gold answer where no sample has it."""
 
@@ -53,11 +54,11 @@ def make_vote_groups(
     samples_per_question: int | None = None,
     questions_file: Path | None = None,
 ) -> list[VoteGroup]:
-    """Groups samples by question and pools their answers.
+    """Groups samples by question, in the order of `questions` (default: those that have samples); pools their answers.
 
     Args:
         samples: The samples, in any order.
-        questions: The questions, in the order of the groups; default: those that have samples.
+        questions: All questions; one may have no samples.
         samples_per_question: Use only the first so many samples of each question, by their number.
         questions_file: Where the questions stand, for the error.
 
@@ -90,19 +91,22 @@ def _vote_group(question: Question, samples: list[Rationale], logprob: bool, sco
         own = canonical(answer)
         return gold if own in right else own
 
-    answers = pool([s.answer for s in samples], value)
-    texts: dict[int, str] = {}
-    for number, sample in zip(answers, samples, strict=True):
-        if number != NO_ANSWER and sample.answer is not None:
-            texts.setdefault(number, sample.answer)
-    # Where the data set gives no gold answer, nothing equals it.
-    golden = [number for number, text in texts.items() if question.gold.strip() and value(text) == gold]
+    classes: dict[str, int] = {}  # by value, numbered as they first appear
+    answers: list[int] = []
+    texts: list[str] = []
+    for sample in samples:
+        if sample.answer is None or not sample.answer.strip():
+            answers.append(NO_ANSWER)
+            continue
+        answers.append(classes.setdefault(value(sample.answer), len(classes)))
+        if answers[-1] == len(texts):
+            texts.append(sample.answer)
     return VoteGroup(
         question=question,
         samples=samples,
         answers=answers,
-        gold=golden[0] if golden else NO_GOLD,
-        texts=[texts[number] for number in range(len(texts))],
+        gold=classes.get(gold, NO_GOLD) if question.gold.strip() else NO_GOLD,  # where none is given nothing equals it
+        texts=texts,
         logprob_mean=[(s.logprob or 0.0) / (s.tokens or 1) for s in samples] if logprob else None,
         score=[s.score or 0.0 for s in samples] if score else None,
     )

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines, write_json_lines
@@ -26,80 +26,8 @@ SCHEMA_VERSION = 1
 Verdict = Literal["positive", "negative", "ungradable"]
 VERDICTS: tuple[Verdict, ...] = ("positive", "negative", "ungradable")
 
-_Record = TypeVar("_Record", "Question", "Rationale")
+_AnyRecord = TypeVar("_AnyRecord", bound="_Record")
 _File = str | PathLike[str] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One line of questions.jsonl."""
-
-    id: str  # unique in its data set, e.g. "math-train-00017"
-    question: str  # bare text, without "Problem:"
-    gold: str  # the bare gold answer, "" where the data set gives none
-    solution: str  # the data set's own, "" where it has none
-    subject: str  # e.g. "Algebra", or ""
-    level: str  # e.g. "Level 4", or ""
-    source: str  # the data set's name, e.g. "math-train"
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], file: _File = None, line: int | None = None) -> Question:
-        """Builds the record from a decoded JSON object.
-
-        Raises:
-            InputError: Naming `file`, `line` and the field that is missing, unknown or of the wrong type.
-        """
-        return cls(**_checked(value, _QUESTION_FIELDS, "question", file, line))
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as a JSON object, with its schema version first."""
-        return _as_json(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Rationale:
-    """One line of positive.jsonl, negative.jsonl, ungradable.jsonl or samples.jsonl."""
-
-    id: str  # "<question_id>/<k>", k counting the question's samples from 0
-    question_id: str
-    question: str
-    gold: str
-    rationale: str  # bare text, without "Solution:"
-    answer: str | None  # extracted from the rationale; None where there is none
-    verdict: Verdict  # how it was graded against `gold`
-    subject: str
-    level: str
-    source: str
-    writer: str  # "teacher", "dataset", or the run whose adapter wrote it, such as "nat", "nce"
-    logprob: float | None = None  # natural log of the generated tokens' probability (EOS included) at temperature 1
-    tokens: int | None = None  # how many tokens that sum covers
-    seed: int | None = None  # the sample's own
-    score: float | None = None  # M_rank's, 0 to 1
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], file: _File = None, line: int | None = None) -> Rationale:
-        """Builds the record from a decoded JSON object.
-
-        Raises:
-            InputError: Naming `file`, `line` and the field that is missing, unknown or of the wrong type.
-        """
-        return cls(**_checked(value, _RATIONALE_FIELDS, "rationale", file, line))
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as a JSON object, with its schema version first."""
-        return _as_json(self)
-
-
-def question_of(rationale: Rationale) -> Question:
-    """The question as far as a rationale knows it: without the data set's own solution."""
-    own = rationale
-    return Question(own.question_id, own.question, own.gold, "", own.subject, own.level, own.source)
-
-
-def rationale_for(question: Question, k: int, text: str, writer: str) -> Rationale:
-    """The `k`-th rationale written for a question, still to be graded."""
-    asked, about = (question.id, question.question, question.gold), (question.subject, question.level, question.source)
-    return Rationale(rationale_id(question.id, k), *asked, text, None, "ungradable", *about, writer)
 
 
 def is_text(value: object) -> bool:
@@ -158,6 +86,78 @@ _RATIONALE_FIELDS = {
 }
 
 
+class _Record:
+    """How both records are written as JSON objects, and read strictly."""
+
+    __slots__ = ()
+    kinds: ClassVar[Mapping[str, _Kind]]  # of each field, in the order of the file
+
+    @classmethod
+    def from_json(
+        cls: type[_AnyRecord], value: Mapping[str, Any], file: _File = None, line: int | None = None
+    ) -> _AnyRecord:
+        """Builds the record from a decoded JSON object.
+
+        Raises:
+            InputError: Naming `file`, `line` and the field that is missing, unknown or of the wrong type.
+        """
+        return cls(**_checked(value, cls.kinds, cls.__name__.lower(), file, line))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object, with its schema version first."""
+        return {"schema": SCHEMA_VERSION, **{name: getattr(self, name) for name in self.kinds}}
+
+
+@dataclass(frozen=True, slots=True)
+class Question(_Record):
+    """One line of questions.jsonl."""
+
+    kinds = _QUESTION_FIELDS
+
+    id: str  # unique in its data set, e.g. "math-train-00017"
+    question: str  # bare text, without "Problem:"
+    gold: str  # the bare gold answer, "" where the data set gives none
+    solution: str  # the data set's own, "" where it has none
+    subject: str  # e.g. "Algebra", or ""
+    level: str  # e.g. "Level 4", or ""
+    source: str  # the data set's name, e.g. "math-train"
+
+
+@dataclass(frozen=True, slots=True)
+class Rationale(_Record):
+    """One line of positive.jsonl, negative.jsonl, ungradable.jsonl or samples.jsonl."""
+
+    kinds = _RATIONALE_FIELDS
+
+    id: str  # "<question_id>/<k>", k counting the question's samples from 0
+    question_id: str
+    question: str
+    gold: str
+    rationale: str  # bare text, without "Solution:"
+    answer: str | None  # extracted from the rationale; None where there is none
+    verdict: Verdict  # how it was graded against `gold`
+    subject: str
+    level: str
+    source: str
+    writer: str  # "teacher", "dataset", or the run whose adapter wrote it, such as "nat", "nce"
+    logprob: float | None = None  # natural log of the generated tokens' probability (EOS included) at temperature 1
+    tokens: int | None = None  # how many tokens that sum covers
+    seed: int | None = None  # the sample's own
+    score: float | None = None  # M_rank's, 0 to 1
+
+
+def question_of(rationale: Rationale) -> Question:
+    """The question as far as a rationale knows it: without the data set's own solution."""
+    own = rationale
+    return Question(own.question_id, own.question, own.gold, "", own.subject, own.level, own.source)
+
+
+def rationale_for(question: Question, k: int, text: str, writer: str) -> Rationale:
+    """The `k`-th rationale written for a question, still to be graded."""
+    asked, about = (question.id, question.question, question.gold), (question.subject, question.level, question.source)
+    return Rationale(rationale_id(question.id, k), *asked, text, None, "ungradable", *about, writer)
+
+
 def _checked(
     value: Mapping[str, Any], kinds: Mapping[str, _Kind], record: str, file: _File, line: int | None
 ) -> dict[str, Any]:
@@ -175,26 +175,13 @@ def _checked(
         if name not in value:
             raise error("missing", name, f"a {record} record needs: {', '.join(kinds)}")
         if not kind.accepts(value[name]):
-            problem = f"{kind.name} was expected, found {_shown(value[name])}"
-            raise error(problem, name, "mend this line or make it again")
+            found = ascii(value[name])
+            shown = f"{type(value[name]).__name__} {found if len(found) <= 40 else found[:40] + '...'}"
+            raise error(f"{kind.name} was expected, found {shown}", name, "mend this line or make it again")
     unknown = [name for name in value if name not in kinds and name != "schema"]
     if unknown:
         raise error("unknown", unknown[0], f"a {record} record has only: schema, {', '.join(kinds)}")
     return {name: value[name] for name in kinds}
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return f"{type(value).__name__} {text if len(text) <= 40 else text[:40] + '...'}"
-
-
-def _as_json(record: Question | Rationale) -> dict[str, Any]:
-    return {"schema": SCHEMA_VERSION, **{field.name: getattr(record, field.name) for field in fields(record)}}
-
-
-def question_id(source: str, index: int) -> str:
-    """The id of a data set's `index`-th question (from 0), for publishers that give none: "math-train-00017"."""
-    return f"{source}-{index:05d}"
 
 
 def rationale_id(question: str, k: int) -> str:
@@ -213,31 +200,27 @@ def read_questions(path: Path) -> Iterator[Question]:
 
 def numbered_questions(path: Path) -> Iterator[tuple[int, Question]]:
     """As `read_questions`, each with its line."""
-    return _once_each(path, Question.from_json)
+    return _numbered(path, Question, once=True)
 
 
-def read_rationales(path: Path) -> Iterator[Rationale]:
+def read_rationales(path: Path, once: bool = False) -> Iterator[Rationale]:
     """Yields the rationales of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file, one at a time.
 
     Raises:
-        InputError: If the file is missing or damaged, or a line is no rationale record.
+        InputError: If the file is missing or damaged, a line is no rationale record or, with `once`, an id comes twice.
     """
-    return (Rationale.from_json(value, path, line) for line, value in read_json_lines(path))
+    return (rationale for _, rationale in _numbered(path, Rationale, once))
 
 
-def numbered_rationales(path: Path) -> Iterator[tuple[int, Rationale]]:
-    """As `read_rationales`, each with its line; an id that comes twice is an error."""
-    return _once_each(path, Rationale.from_json)
-
-
-def _once_each(path: Path, build: Callable[[Mapping[str, Any], Path, int], _Record]) -> Iterator[tuple[int, _Record]]:
+def _numbered(path: Path, record: type[_AnyRecord], once: bool) -> Iterator[tuple[int, _AnyRecord]]:
     seen: set[str] = set()
     for line, value in read_json_lines(path):
-        record = build(value, path, line)
-        if record.id in seen:
-            raise InputError(f"'{record.id}' comes twice", file=path, line=line, field="id", remedy="keep one of each")
-        seen.add(record.id)
-        yield line, record
+        built: Any = record.from_json(value, path, line)
+        if once and built.id in seen:
+            raise InputError(f"'{built.id}' comes twice", file=path, line=line, field="id", remedy="keep one of each")
+        if once:
+            seen.add(built.id)
+        yield line, built
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> int:

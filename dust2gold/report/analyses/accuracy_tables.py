@@ -11,8 +11,9 @@ from dust2gold.report.analyses.methods import BASELINE, descriptions, method_ord
 from dust2gold.report.analyses.paired import Comparison, compare
 from dust2gold.report.analyses.predictions import OVERALL
 from dust2gold.report.figures import intervals_figure
-from dust2gold.report.markdown import table
 from dust2gold.report.section import NONE, Section, Study, p_value, short_name, subject_order
+
+_Table = tuple[list[str], list[list[str]]]  # heading, body
 
 _BY_SUBJECT = (
     "a row is a method, a column a subject; `average` is the share of right answers over all questions, as in the "
@@ -36,51 +37,45 @@ _GENERALISATION = (
 )
 
 
-def accuracy_section(study: Study) -> Section:
-    """The tables of every data set, and what each method is."""
-    section = Section()
+def add_accuracy(section: Section, study: Study) -> None:
+    """Adds the tables of every data set, and what each method is."""
     levels = tabulate_levels(study.predictions)
     for dataset in study.datasets:
         rows = [row for row in study.rows if row.dataset == dataset]
         section.add(f"## {escape(dataset)}: accuracy in %")
-        section.add(*_grid(rows, [short_name(subject) for subject in _columns(rows)]))
-        section.explain(_BY_SUBJECT)
+        section.add_table(*_grid(rows, [short_name(subject) for subject in _columns(rows)]), _BY_SUBJECT)
         own = [row for row in levels if row.dataset == dataset]
         if len(names := _columns(own)) > 1:
             section.add(f"### {escape(dataset)}: by level")
-            section.add(*_grid(own, [escape(level) for level in names]))
-            section.explain(_BY_LEVEL)
+            section.add_table(*_grid(own, [escape(level) for level in names]), _BY_LEVEL)
             records = [asdict(row) for row in own if row.subject != OVERALL]
-            section.add_numbers("levels", [{"level": record.pop("subject"), **record} for record in records])
+            section.numbers.setdefault("levels", []).extend({"level": r.pop("subject"), **r} for r in records)
         _add_overall(section, study, dataset, [row for row in rows if row.subject == OVERALL])
     section.add(*descriptions(row.method for row in study.rows))
-    return section
 
 
-def generalisation_section(study: Study) -> Section:
-    """Methods against test sets, where there is more than one."""
-    section = Section()
+def add_generalisation(section: Section, study: Study) -> None:
+    """Adds methods against test sets, where there is more than one."""
     if len(study.datasets) > 1:
         rows = [row for row in study.rows if row.subject == OVERALL]
         section.add("## Generalisation: accuracy in % by test set")
         cells = {(row.method, row.dataset): row for row in rows}
-        section.add(*_best_marked(cells, study.datasets, [escape(name) for name in study.datasets]))
-        section.explain(_GENERALISATION)
-        section.add_numbers("generalisation", [asdict(row) for row in rows])
-    return section
+        names = [escape(name) for name in study.datasets]
+        section.add_table(*_best_marked(cells, study.datasets, names), _GENERALISATION)
+        section.add_numbers("generalisation", rows)
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
     return sorted({row.subject for row in rows if row.subject != OVERALL}, key=subject_order)
 
 
-def _grid(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+def _grid(rows: Sequence[Row], names: Sequence[str]) -> _Table:
     """A row per method, a column per subject or level, the average over all questions last."""
     cells = {(row.method, row.subject): row for row in rows}
     return _best_marked(cells, [*_columns(rows), OVERALL], [*names, "average"])
 
 
-def _best_marked(cells: dict[tuple[str, str], Row], columns: Sequence[str], names: Sequence[str]) -> list[str]:
+def _best_marked(cells: dict[tuple[str, str], Row], columns: Sequence[str], names: Sequence[str]) -> _Table:
     """Accuracy in %, the best of each column bold, the number of questions in the last row."""
     methods = sorted({method for method, _ in cells}, key=method_order)
     best = {column: max(row.accuracy for (_, own), row in cells.items() if own == column) for column in columns}
@@ -95,7 +90,7 @@ def _best_marked(cells: dict[tuple[str, str], Row], columns: Sequence[str], name
     body = [[escape(method), *(cell(method, column) for column in columns)] for method in methods]
     counts = [{row.n for (_, own), row in cells.items() if own == column} for column in columns]
     ends = [" to ".join(map(str, sorted({min(count), max(count)}))) for count in counts]
-    return table(["method", *names], [*body, ["questions", *ends]])
+    return ["method", *names], [*body, ["questions", *ends]]
 
 
 def _add_overall(section: Section, study: Study, dataset: str, rows: Sequence[Row]) -> None:
@@ -113,21 +108,18 @@ def _add_overall(section: Section, study: Study, dataset: str, rows: Sequence[Ro
         figures += [f"{100 * row.accuracy:.2f}", f"{100 * row.ci_low:.2f} to {100 * row.ci_high:.2f}"]
         body.append([escape(row.method), *figures, *(_compared(against.get(row.method)) if against else [])])
     section.add(f"### {escape(dataset)}: all questions")
-    section.add(*table(heading, body))
-    section.explain(_OVERALL)
+    section.add_table(heading, body, _OVERALL)
     if against:
         section.note(_COMPARED)
-    records = [{"dataset": dataset, "method": method, **asdict(found)} for method, found in against.items()]
-    section.add_numbers(f"against {BASELINE}", records)
+    for method, found in against.items():
+        section.add_numbers(f"against {BASELINE}", [found], dataset=dataset, method=method)
     ends = [(row.method, row.accuracy, row.ci_low, row.ci_high) for row in rows]
-    figure = intervals_figure(f"{dataset}: accuracy with 95% intervals", ends, BASELINE, line=True)
+    figure = intervals_figure(f"{dataset}: accuracy with 95% intervals", ends, BASELINE)
     section.add_figure("accuracy", dataset, figure, f"Accuracy on {dataset} by method")
 
 
 def _compared(found: Comparison | None) -> list[str]:
-    if found is None:
-        return [NONE, NONE, NONE]
-    if not found.shared:
-        return ["no question in common", NONE, NONE]
+    if found is None or not found.shared:
+        return ["no question in common" if found else NONE, NONE, NONE]
     margin = "" if found.margin is None else f" ± {found.margin:.2f}"
     return [f"{found.points:+.2f}{margin}", f"{found.better} / {found.worse}", p_value(found.p_value)]

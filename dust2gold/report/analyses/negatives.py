@@ -8,20 +8,18 @@ Each is compared with `nat` on the same questions.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from dust2gold.core.errors import InputError
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Row
 from dust2gold.report.analyses.methods import share_of_negatives
 from dust2gold.report.analyses.paired import Comparison, compare
 from dust2gold.report.analyses.predictions import OVERALL, Prediction
 from dust2gold.report.figures import negatives_figure
-from dust2gold.report.markdown import table
 from dust2gold.report.section import NONE as UNKNOWN
-from dust2gold.report.section import Section, Study, p_value, percent
+from dust2gold.report.section import Section, Study, p_value, percent, reading
 
 FULL, NONE, SEMANTIC = "nat", "nat-no-negatives", "nat-semantic"
 _SHARES = {NONE: 0, FULL: 100, SEMANTIC: 100}
@@ -45,48 +43,39 @@ class Negatives:
     against_nat: Comparison | None
 
 
-def negatives_study(run: Path, rows: Iterable[Row], predictions: Sequence[Prediction]) -> list[Negatives]:
+def negatives_study(run: Path, rows: Sequence[Row], predictions: Sequence[Prediction]) -> list[Negatives]:
     """The rows of each data set that has `nat` and at least one of the others, by share, `nat-semantic` last.
 
     Raises:
         InputError: If a summary.json is malformed.
     """
-    found = [row for row in rows if row.subject == OVERALL and _share(row.method) is not None]
+    shares = {row.method: _SHARES.get(row.method, share_of_negatives(row.method)) for row in rows}
+    found = [(row, share) for row in rows if row.subject == OVERALL and (share := shares[row.method]) is not None]
     made = []
-    for dataset in dict.fromkeys(row.dataset for row in found):
-        own = [row for row in found if row.dataset == dataset]
-        if len(own) > 1 and any(row.method == FULL for row in own):
-            made += [_negatives(run, row, predictions) for row in own]
+    for dataset in dict.fromkeys(row.dataset for row, _ in found):
+        own = [(row, share) for row, share in found if row.dataset == dataset]
+        if len(own) > 1 and any(row.method == FULL for row, _ in own):
+            for row, share in own:
+                against = None if row.method == FULL else compare(predictions, dataset, row.method, FULL)
+                # What `prepare` counted for a method of its own data, else for the run.
+                whole, other = run / "data", run / f"data-{row.method.removeprefix('nat-')}"
+                negative = 0 if share == 0 else _count(whole if row.method == FULL else other, "negative")
+                positive = _count(other if row.method == SEMANTIC else whole, "positive")
+                figures = (share, negative, positive, row.accuracy, row.ci_low, row.ci_high, against)
+                made.append(Negatives(dataset, row.method, *figures))
     return sorted(made, key=lambda row: (row.dataset, row.method == SEMANTIC, row.share))
 
 
-def _share(method: str) -> int | None:
-    return _SHARES.get(method, share_of_negatives(method))
-
-
-def _negatives(run: Path, row: Row, predictions: Sequence[Prediction]) -> Negatives:
-    share = _share(row.method) or 0
-    against = None if row.method == FULL else compare(predictions, row.dataset, row.method, FULL)
-    # What `prepare` counted for a method of its own data, else for the run.
-    whole, own = run / "data" / "summary.json", run / f"data-{row.method.removeprefix('nat-')}" / "summary.json"
-    negative = 0 if share == 0 else _count(whole if row.method == FULL else own, "negative")
-    positive = _count(own if row.method == SEMANTIC else whole, "positive")
-    return Negatives(row.dataset, row.method, share, negative, positive, row.accuracy, row.ci_low, row.ci_high, against)
-
-
-def _count(summary: Path, verdict: str) -> int | None:
+def _count(data: Path, verdict: str) -> int | None:
+    summary = data / "summary.json"
     if not summary.is_file():
         return None
-    try:
+    with reading(summary):
         return int(json.loads(summary.read_text(encoding="utf-8"))[verdict])
-    except (ValueError, KeyError, TypeError) as error:
-        remedy = "write it again with `prepare`"
-        raise InputError(f"not what `prepare` writes ({error!r})", file=summary, remedy=remedy) from error
 
 
-def negatives_section(study: Study) -> Section:
-    """NAT over the number of its negatives and their labels, where such rows were trained."""
-    section = Section()
+def add_negatives(section: Section, study: Study) -> None:
+    """Adds NAT over the number of its negatives and their labels, where such rows were trained."""
     found = negatives_study(study.run, study.rows, study.predictions)
     for dataset in dict.fromkeys(row.dataset for row in found):
         own = [row for row in found if row.dataset == dataset]
@@ -100,21 +89,18 @@ def negatives_section(study: Study) -> Section:
             counts = [UNKNOWN if count is None else f"{count:,}" for count in (row.negative, row.positive)]
             interval = f"{percent(row.ci_low)} to {percent(row.ci_high)}"
             body.append([escape(row.method), str(row.share), *counts, percent(row.accuracy), interval, *against])
-        section.add(*table(heading, body))
-        section.explain(
+        section.add_table(
+            heading,
+            body,
             "each row is NAT with another D_neg behind M_neg, of so many samples; `nat-semantic` grades by value "
             "instead of by text, which moves mislabelled right answers to D_pos. Points and p (McNemar) are "
-            "against `nat`, paired."
+            "against `nat`, paired.",
         )
-        figure = negatives_figure(dataset, _points(own))
+        labels = {FULL: "graded by text", NONE: "CoT KD's LoRA instead of M_neg", SEMANTIC: "graded by value"}
+        points: dict[str, list[tuple[int, float, float, float]]] = {label: [] for label in labels.values()}
+        for row in own:
+            label = labels.get(row.method, labels[FULL])
+            points[label].append((row.share, row.accuracy, row.ci_low, row.ci_high))
+        figure = negatives_figure(dataset, points)
         section.add_figure("negatives", dataset, figure, f"NAT over its share of negatives on {dataset}")
-    section.add_numbers("negatives", [asdict(row) for row in found])
-    return section
-
-
-def _points(rows: Sequence[Negatives]) -> dict[str, list[tuple[int, float, float, float]]]:
-    groups: dict[str, list[tuple[int, float, float, float]]] = {"full": [], "none": [], "semantic": []}
-    for row in rows:
-        name = {NONE: "none", SEMANTIC: "semantic"}.get(row.method, "full")
-        groups[name].append((row.share, row.accuracy, row.ci_low, row.ci_high))
-    return groups
+    section.add_numbers("negatives", found)

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.predictions import OVERALL, Prediction
-from dust2gold.report.markdown import table
 from dust2gold.report.section import NONE, Section, Study, short_name, subject_order
 
 PAIRS = (("cot-kd", "neg"), ("nat", "neg"), ("nce", "neg"), ("nat", "cot-kd"), ("nce", "nat"))
@@ -65,9 +64,8 @@ def overlaps(predictions: Iterable[Prediction], pairs: Sequence[tuple[str, str]]
     return found
 
 
-def overlap_section(study: Study) -> Section:
-    """The tables of each data set on which at least one of the pairs was tested."""
-    section = Section()
+def add_overlap(section: Section, study: Study) -> None:
+    """Adds the tables of each data set on which at least one of the pairs was tested."""
     found = overlaps(study.predictions)
     for dataset in study.datasets:
         own = [overlap for overlap in found if overlap.dataset == dataset]
@@ -76,38 +74,30 @@ def overlap_section(study: Study) -> Section:
         pairs = list(dict.fromkeys((overlap.first, overlap.second) for overlap in own))
         first, second = pairs[0]
         section.add(f"## {escape(dataset)}: questions that two models solve")
-        section.add(*_table_1([overlap for overlap in own if (overlap.first, overlap.second) == pairs[0]]))
-        section.explain(
+        table_1 = []
+        for o in sorted(own, key=lambda o: subject_order(o.subject)):
+            if (o.first, o.second) == pairs[0]:
+                counts = [str(o.solved_first), str(o.solved_second), str(o.both)]
+                table_1.append([short_name(o.subject), *counts, f"{o.by_chance:.1f}", _iou(o)])
+        section.add_table(
+            ["subject", first, second, "both", "by chance", "IoU"],
+            table_1,
             f"questions that `{first}` solves, that `{second}` solves, and both; IoU is both / either, as in the "
-            "paper's Table 1. `by chance` is how many both would solve if the one knew nothing of the other."
+            "paper's Table 1. `by chance` is how many both would solve if the one knew nothing of the other.",
         )
         if len(pairs) > 1:
-            cells = {(o.subject, o.first, o.second): o for o in own}
+            cells = {
+                (o.subject, o.first, o.second): f"{_iou(o)} ({o.both} of {o.solved_first + o.solved_second - o.both})"
+                for o in own
+            }
             subjects = sorted({o.subject for o in own}, key=subject_order)
-            body = [[short_name(s), *(_cell(cells.get((s, *pair))) for pair in pairs)] for s in subjects]
-            section.add(*table(["subject", *(f"{first}, {second}" for first, second in pairs)], body))
-            section.explain(
+            section.add_table(
+                ["subject", *(f"{first}, {second}" for first, second in pairs)],
+                [[short_name(s), *(cells.get((s, *pair), NONE) for pair in pairs)] for s in subjects],
                 "IoU of each pair by subject, and in brackets how many questions both solve of those that either "
-                "solves. The nearer to 1, the more two models solve the same questions."
+                "solves. The nearer to 1, the more two models solve the same questions.",
             )
-    section.add_numbers("overlap", [asdict(overlap) for overlap in found])
-    return section
-
-
-def _table_1(overlaps: Sequence[Overlap]) -> list[str]:
-    heading = ["subject", overlaps[0].first, overlaps[0].second, "both", "by chance", "IoU"]
-    body = [
-        [short_name(o.subject), str(o.solved_first), str(o.solved_second), str(o.both), f"{o.by_chance:.1f}", _iou(o)]
-        for o in sorted(overlaps, key=lambda o: subject_order(o.subject))
-    ]
-    return table(heading, body)
-
-
-def _cell(overlap: Overlap | None) -> str:
-    if overlap is None:
-        return NONE
-    either = overlap.solved_first + overlap.solved_second - overlap.both
-    return f"{_iou(overlap)} ({overlap.both} of {either})"
+    section.add_numbers("overlap", found)
 
 
 def _iou(overlap: Overlap) -> str:

@@ -48,23 +48,27 @@ def read_predictions(run: Path) -> list[Prediction]:
         InputError: If the directory or every such file is missing, a field is missing or wrong, or a method answers a
             question of a data set twice.
     """
-    seen: dict[tuple[str, str, str], Path] = {}
+    seen: dict[tuple[str, str, str], tuple[Path, int]] = {}
     predictions: list[Prediction] = []
     for file in prediction_files(run):
         for line, record in read_json_lines(file):
             prediction = _prediction(record, file, line)
             key = (prediction.method, prediction.dataset, prediction.question_id)
-            if key in seen:
-                problem = f"'{key[0]}' answers this question of '{key[1]}' twice (also in {seen[key]})"
+            if (other := seen.setdefault(key, (file, line))) != (file, line):
+                problem = f"'{key[0]}' answers this question of '{key[1]}' twice (also in {other[0]})"
                 remedy = "remove the file that is out of date"
                 raise InputError(problem, file=file, line=line, field="question_id", remedy=remedy)
-            seen[key] = file
             predictions.append(prediction)
     return predictions
 
 
 def _prediction(record: dict[str, Any], file: Path, line: int) -> Prediction:
-    texts = {name: _text(record, name, file, line) for name in ("method", "dataset", "question_id", "subject")}
+    texts: dict[str, Any] = {}
+    for name in ("method", "dataset", "question_id", "subject"):
+        texts[name] = value = record.get(name)
+        if not isinstance(value, str) or (not value and name != "subject"):
+            problem = "is missing" if name not in record else f"a text was expected, found {value!r}"
+            raise InputError(problem, file=file, line=line, field=name, remedy="write the file again with `test`")
     correct = record.get("correct")
     if not isinstance(correct, (int, float)) or not 0 <= correct <= 1:
         remedy = "a number from 0 to 1 belongs there"
@@ -74,11 +78,3 @@ def _prediction(record: dict[str, Any], file: Path, line: int) -> Prediction:
         raise InputError(f"a subject called '{OVERALL}'", file=file, line=line, field="subject", remedy=remedy)
     level = record.get("level")
     return Prediction(correct=float(correct), level=level if isinstance(level, str) else "", **texts)
-
-
-def _text(record: dict[str, Any], name: str, file: Path, line: int) -> str:
-    value = record.get(name)
-    if not isinstance(value, str) or (not value and name != "subject"):
-        problem = "is missing" if name not in record else f"a text was expected, found {value!r}"
-        raise InputError(problem, file=file, line=line, field=name, remedy="write the file again with `test`")
-    return value

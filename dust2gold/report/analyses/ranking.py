@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from datamodules.components.grading.vote_groups import VoteGroup
 from dust2gold.core.text import escape
@@ -20,7 +21,6 @@ from dust2gold.report.analyses.accuracy import Z95
 from dust2gold.report.analyses.predictions import OVERALL
 from dust2gold.report.analyses.votes import collect_votes
 from dust2gold.report.figures import ranking_figure
-from dust2gold.report.markdown import table
 from dust2gold.report.section import NONE, Section, percent, short_name, subject_order
 from lightning_modules.components.voting.votes import vote_accuracy
 
@@ -82,8 +82,7 @@ class Ranking:
     gain: float
 
 
-@dataclass(frozen=True)
-class RankingStudy:
+class RankingStudy(NamedTuple):
     """Rows by subject, "all" last, and the correlations of both accuracies with the gain over subjects with pairs."""
 
     rows: list[Ranking]
@@ -105,16 +104,14 @@ def ranking_study(vote_groups: Sequence[VoteGroup]) -> RankingStudy | None:
 
 def _ranking(subject: str, vote_groups: Sequence[VoteGroup]) -> Ranking:
     votes = collect_votes(vote_groups)
-    if votes.score is None:
-        raise ValueError("the samples have no scores")
+    score = votes.weights["asc"]  # [Q, N]: M_rank's
     states = votes.answers >= 0  # [Q, N]: states an answer
     right, wrong = votes.right & states, ~votes.right & states
     pair = right[:, :, None] & wrong[:, None, :]  # [Q, N, N]
-    above = (votes.score[:, :, None] > votes.score[:, None, :]) & pair
-    equal = (votes.score[:, :, None] == votes.score[:, None, :]) & pair
+    above, equal = (score[:, :, None] > score[:, None, :]) & pair, (score[:, :, None] == score[:, None, :]) & pair
     pairs, ordered = int(pair.sum()), float(above.sum() + equal.sum() / 2)
     samples = int(states.sum())
-    judged = int((((votes.score > 0.5) == right) & states).sum())
+    judged = int((((score > 0.5) == right) & states).sum())
     sc, asc = (float(vote_accuracy(votes.answers, votes.weights[m], votes.gold).mean()) for m in ("sc", "asc"))
     return Ranking(
         subject=subject,
@@ -139,11 +136,12 @@ def add_ranking(section: Section, dataset: str, study: RankingStudy) -> None:
         counts = [str(row.questions), f"{row.pairs:,}"]
         body.append([short_name(row.subject), *counts, *map(percent, shares), f"{row.gain:+.2f}"])
     section.add(f"## {escape(dataset)}: M_rank's accuracy and the gain of ASC over SC")
-    section.add(*table([*heading, "gain"], body))
-    section.explain(
+    section.add_table(
+        [*heading, "gain"],
+        body,
         "`pairs ordered` is the share of pairs of a right and a wrong sample of one question that M_rank orders right "
         "(50 is chance), `beyond .5` that of samples on the right side of .5, `right samples` that of right ones. "
-        "Only samples with an answer count."
+        "Only samples with an answer count.",
     )
     if study.pair_accuracy.pearson is not None and study.threshold_accuracy.pearson is not None:
         section.note(
@@ -151,16 +149,14 @@ def add_ranking(section: Section, dataset: str, study: RankingStudy) -> None:
             f"{_correlation(study.pair_accuracy)}; of beyond .5 {_correlation(study.threshold_accuracy)}. "
             "So few points settle little: read the interval of r, not r."
         )
-    section.add_numbers("ranking", [{"dataset": dataset, **asdict(row)} for row in study.rows])
+    section.add_numbers("ranking", study.rows, dataset=dataset)
     for measure in ("pair_accuracy", "threshold_accuracy"):
-        found = asdict(getattr(study, measure))
-        section.add_numbers("ranking correlation", [{"dataset": dataset, "of": measure, "with": "gain", **found}])
-    if study.pair_accuracy.n:
-        points = [
-            (row.subject, 100 * row.pair_accuracy, row.gain)
-            for row in study.rows
-            if row.pair_accuracy is not None and row.subject != OVERALL
-        ]
+        names = {"dataset": dataset, "of": measure, "with": "gain"}
+        section.add_numbers("ranking correlation", [getattr(study, measure)], **names)
+    points = [
+        (row.subject, 100 * share, row.gain) for row in study.rows[:-1] if (share := row.pair_accuracy) is not None
+    ]
+    if points:
         figure = ranking_figure(dataset, points)
         section.add_figure("ranking", dataset, figure, f"M_rank's accuracy and ASC's gain on {dataset}")
 

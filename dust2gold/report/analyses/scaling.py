@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.votes import Votes
 from dust2gold.report.figures import over_n_figure
-from dust2gold.report.markdown import table
 from dust2gold.report.section import Section, percent
 from lightning_modules.components.voting.votes import vote_accuracy
 
@@ -49,15 +48,12 @@ def accuracy_over_n(votes: Votes, orders: int = ORDERS, seed: int = 0) -> list[P
             for n in range(1, width + 1):
                 totals[method][n - 1] += vote_accuracy(answers[:, :n], shuffled[:, :n], votes.gold).mean()
     means = {method: (total / orders).tolist() for method, total in totals.items()}
-    points = []
-    for n in range(1, width + 1):
-        tokens = None
-        if votes.tokens is not None:
-            counts = votes.present.sum(1)  # [Q]
-            per_sample = votes.tokens.sum(1).double() / counts.clamp(min=1)
-            tokens = float((per_sample * counts.clamp(max=n)).mean())
-        points.append(Point(n, tokens, {method: values[n - 1] for method, values in means.items()}))
-    return points
+    tokens: list[float | None] = [None] * width
+    if votes.tokens is not None:
+        counts = votes.present.sum(1)  # [Q]
+        per_sample = votes.tokens.sum(1).double() / counts.clamp(min=1)
+        tokens = [float((per_sample * counts.clamp(max=n)).mean()) for n in range(1, width + 1)]
+    return [Point(n + 1, tokens[n], {method: values[n] for method, values in means.items()}) for n in range(width)]
 
 
 def accuracy_at(points: Sequence[Point], method: str, samples: float) -> float:
@@ -80,11 +76,13 @@ def add_over_n(section: Section, dataset: str, points: Sequence[Point]) -> None:
         body.append([str(point.n), *tokens, *(percent(point.accuracy[method]) for method in methods)])
     cost = ["tokens per question"] if points[0].tokens is not None else []
     section.add(f"## {escape(dataset)}: accuracy over the number of samples")
-    section.add(*table(["n", *cost, *(f"{method} %" for method in methods)], body, texts=0))
-    section.explain(
+    section.add_table(
+        ["n", *cost, *(f"{method} %" for method in methods)],
+        body,
         f"expected accuracy with n samples per question: the mean over {ORDERS} random orders of the samples (seed 0), "
-        "the same for all methods. Tokens are those that the student writes; for ASC, M_rank reads them once more."
+        "the same for all methods. Tokens are those that the student writes; for ASC, M_rank reads them once more.",
+        texts=0,
     )
-    section.add_numbers("accuracy over n", [{"dataset": dataset, **asdict(point)} for point in points])
+    section.add_numbers("accuracy over n", points, dataset=dataset)
     figure = over_n_figure(dataset, {method: [point.accuracy[method] for point in points] for method in methods})
     section.add_figure("over-n", dataset, figure, f"Accuracy over the number of samples on {dataset}")

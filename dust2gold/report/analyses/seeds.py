@@ -6,7 +6,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from dust2gold.core.text import escape
@@ -14,7 +14,6 @@ from dust2gold.report.analyses.accuracy import Row
 from dust2gold.report.analyses.methods import BASELINE, descriptions, method_order
 from dust2gold.report.analyses.predictions import OVERALL
 from dust2gold.report.figures import intervals_figure
-from dust2gold.report.markdown import table
 from dust2gold.report.section import NONE, Section, short_name, subject_order
 
 _SEED = re.compile(r"seed-(\d+)")
@@ -67,44 +66,38 @@ def over_seeds(runs: Mapping[int, Sequence[Row]]) -> list[SeedRow]:
             accuracies[key].append(row.accuracy)
             if row.method != BASELINE and (row.dataset, row.subject) in base:
                 points[key].append(100 * (row.accuracy - base[row.dataset, row.subject]))
-    joined = [
-        SeedRow(method, dataset, subject, spread(values), spread(gains) if gains else None)
-        for (dataset, method, subject), values in accuracies.items()
-        for gains in [points.get((dataset, method, subject))]
-    ]
+    joined = []
+    for (dataset, method, subject), values in accuracies.items():
+        gains = points.get((dataset, method, subject))
+        joined.append(SeedRow(method, dataset, subject, spread(values), spread(gains) if gains else None))
     return sorted(joined, key=lambda row: (row.dataset, method_order(row.method), row.subject))
 
 
-def seeds_section(runs: Mapping[int, Sequence[Row]]) -> Section:
-    """The tables of all seeds together, from the rows of each seed's run, with links to each seed's report."""
-    section = Section()
+def add_seeds(section: Section, runs: Mapping[int, Sequence[Row]]) -> None:
+    """Adds the tables of all seeds together, from the rows of each seed's run, with links to each seed's report."""
     rows = over_seeds(runs)
-    section.add(
-        f"{len(runs)} independent runs: "
-        + ", ".join(f"[seed {seed}](seed-{seed}/report.md)" for seed in runs)
-        + ". Each has its own report with all analyses."
-    )
+    links = ", ".join(f"[seed {seed}](seed-{seed}/report.md)" for seed in runs)
+    section.add(f"{len(runs)} independent runs: {links}. Each has its own report with all analyses.")
     for dataset in dict.fromkeys(row.dataset for row in rows):
         own = [row for row in rows if row.dataset == dataset]
         section.add(f"## {escape(dataset)}: accuracy in % over {len(runs)} seeds")
         overall = [row for row in own if row.subject == OVERALL]
-        section.add(*_overall(overall))
-        section.explain(
+        section.add_table(
+            *_overall(overall),
             "mean over the seeds, standard deviation (n − 1), least and greatest; `points over` is the difference to "
-            "the baseline of the same seed. The spread is that of training and sampling, on the same test questions."
+            "the baseline of the same seed. The spread is that of training and sampling, on the same test questions.",
         )
         ends = [(row.method, row.accuracy.mean, row.accuracy.low, row.accuracy.high) for row in overall]
         figure = intervals_figure(f"{dataset}: mean over seeds, least to greatest", ends, BASELINE)
         section.add_figure("seeds", dataset, figure, f"Accuracy on {dataset} over the seeds")
         section.add(f"### {escape(dataset)}: by subject")
-        section.add(*_by_subject(own))
-        section.explain("mean over the seeds ± standard deviation; `-` where no seed tested a method.")
+        explained = "mean over the seeds ± standard deviation; `-` where no seed tested a method."
+        section.add_table(*_by_subject(own), explained)
     section.add(*descriptions(row.method for row in rows))
-    section.add_numbers("seeds", [asdict(row) for row in rows])
-    return section
+    section.add_numbers("seeds", rows)
 
 
-def _overall(rows: Sequence[SeedRow]) -> list[str]:
+def _overall(rows: Sequence[SeedRow]) -> tuple[list[str], list[list[str]]]:
     heading = ["method", "seeds", "mean", "deviation", "least to greatest"]
     compared = any(row.points is not None for row in rows)
     body = []
@@ -112,24 +105,21 @@ def _overall(rows: Sequence[SeedRow]) -> list[str]:
         found = row.accuracy
         cells = [escape(row.method), str(found.seeds), f"{100 * found.mean:.2f}", _deviation(found, 100)]
         cells.append(f"{100 * found.low:.2f} to {100 * found.high:.2f}")
-        if compared:
-            points = row.points
-            signed = points and f"{points.mean:+.2f} ± {_deviation(points, 1)}"
-            cells += [signed or NONE, f"{points.low:+.2f} to {points.high:+.2f}" if points else NONE]
+        if points := row.points:
+            cells += [f"{points.mean:+.2f} ± {_deviation(points, 1)}", f"{points.low:+.2f} to {points.high:+.2f}"]
+        elif compared:
+            cells += [NONE, NONE]
         body.append(cells)
-    return table([*heading, *([f"points over {BASELINE}", "least to greatest"] if compared else [])], body)
+    return [*heading, *([f"points over {BASELINE}", "least to greatest"] if compared else [])], body
 
 
-def _by_subject(rows: Sequence[SeedRow]) -> list[str]:
+def _by_subject(rows: Sequence[SeedRow]) -> tuple[list[str], list[list[str]]]:
     cells = {(row.method, row.subject): row.accuracy for row in rows}
     subjects = sorted({row.subject for row in rows}, key=subject_order)
     methods = list(dict.fromkeys(row.method for row in rows))
-    body = [[escape(method), *(_cell(cells.get((method, subject))) for subject in subjects)] for method in methods]
-    return table(["method", *("average" if s == OVERALL else short_name(s) for s in subjects)], body)
-
-
-def _cell(found: Spread | None) -> str:
-    return NONE if found is None else f"{100 * found.mean:.2f} ± {_deviation(found, 100)}"
+    shown = {key: f"{100 * found.mean:.2f} ± {_deviation(found, 100)}" for key, found in cells.items()}
+    body = [[escape(method), *(shown.get((method, subject), NONE) for subject in subjects)] for method in methods]
+    return ["method", *("average" if s == OVERALL else short_name(s) for s in subjects)], body
 
 
 def _deviation(found: Spread, factor: float) -> str:

@@ -8,7 +8,7 @@ what it took. For ASC the votes are M_rank's scores, an extension of ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from torch import Tensor
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.scaling import Point, accuracy_at
 from dust2gold.report.analyses.votes import Votes
-from dust2gold.report.markdown import table
 from dust2gold.report.section import NONE, Section, percent
 from lightning_modules.components.voting.stopping import lead_probabilities
 from lightning_modules.components.voting.votes import vote_accuracy
@@ -44,14 +43,13 @@ class Stopping:
 
 def adaptive_stopping(votes: Votes, thresholds: Sequence[float] = THRESHOLDS) -> list[Stopping]:
     """Replays the samples for each method of `METHODS` that they allow, and each threshold."""
-    return [
-        _stopped(votes, method, probabilities, threshold)
-        for method in METHODS
-        if method in votes.weights
-        for rows in [zip(votes.answers.tolist(), votes.weights[method].tolist(), strict=True)]
-        for probabilities in [torch.tensor([lead_probabilities(*row) for row in rows], dtype=torch.float64)]  # [Q, N]
-        for threshold in thresholds
-    ]
+    found = []
+    for method in METHODS:
+        if method in votes.weights:
+            rows = zip(votes.answers.tolist(), votes.weights[method].tolist(), strict=True)
+            probabilities = torch.tensor([lead_probabilities(*row) for row in rows], dtype=torch.float64)  # [Q, N]
+            found += [_stopped(votes, method, probabilities, threshold) for threshold in thresholds]
+    return found
 
 
 def _stopped(votes: Votes, method: str, probabilities: Tensor, threshold: float) -> Stopping:
@@ -82,13 +80,13 @@ def add_stopping(section: Section, dataset: str, votes: Votes, points: Sequence[
         body.append([*taken, percent(row.accuracy), percent(row.full_accuracy), percent(same_cost)])
     heading = ["method", "stops at", "samples", "saved %", "tokens", "accuracy %", "with all %", "fixed n %"]
     section.add(f"## {escape(dataset)}: adaptive stopping")
-    section.add(*table(heading, body))
-    section.explain(
+    section.add_table(
+        heading,
+        body,
         "a question stops once its leader beats the runner-up with probability `stops at` (Aggarwal et al. 2023; for "
         "asc scores are votes). `with all` is without stopping; `fixed n` takes for every question what is taken "
-        "here on average."
+        "here on average.",
     )
-    section.add_numbers(
-        "adaptive stopping",
-        [{"dataset": dataset, **asdict(row), "fixed_n_accuracy": f} for row, f in zip(rows, fixed, strict=True)],
-    )
+    section.add_numbers("adaptive stopping", rows, dataset=dataset)
+    for record, accuracy in zip(section.numbers["adaptive stopping"][-len(rows) :], fixed, strict=True):
+        record["fixed_n_accuracy"] = accuracy

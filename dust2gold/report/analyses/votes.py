@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.components.grading.pooling import NO_ANSWER
-from datamodules.components.grading.vote_groups import VoteGroup, make_vote_groups, read_samples
+from datamodules.components.grading.vote_groups import NO_ANSWER, VoteGroup, make_vote_groups, read_samples
 from datamodules.components.records.records import Question, question_of
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
@@ -28,25 +27,17 @@ def read_vote_groups(files: Sequence[Path]) -> dict[str, list[VoteGroup]]:
     """
     found: dict[str, list[VoteGroup]] = {}
     for file in files:
-        path = next((path for name in SAMPLE_FILES if (path := file.with_name(name)).is_file()), None)
         voted = _voted(file)
-        if path is None or not voted:
-            continue
-        samples = [sample for sample in read_samples([path]) if sample.question_id in voted]
+        path = next((path for name in SAMPLE_FILES if (path := file.with_name(name)).is_file()), None)
+        samples = [sample for sample in read_samples([path]) if sample.question_id in voted] if path and voted else []
         if not samples:
             continue
         questions = {sample.question_id: question_of(sample) for sample in samples}
-        silent = [  # of a question without samples its row is all that is known
-            Question(
-                id=name,
-                question="",
-                solution="",
-                source=str(row.get("dataset") or ""),
-                **{field: str(row.get(field) or "") for field in ("gold", "subject", "level")},
-            )
-            for name, row in voted.items()
-            if name not in questions
-        ]
+        silent = []  # of a question without samples its row is all that is known
+        for name, row in voted.items():
+            if name not in questions:
+                gold, *about = (str(row.get(field) or "") for field in ("gold", "subject", "level", "dataset"))
+                silent.append(Question(name, "", gold, "", *about))
         most = max((row["samples"] for row in voted.values() if "samples" in row), default=None)
         for group in make_vote_groups(samples, [*questions.values(), *silent], most):
             found.setdefault(group.question.source, []).append(group)
@@ -95,22 +86,20 @@ class Votes:
 def collect_votes(vote_groups: Sequence[VoteGroup]) -> Votes:
     """Pads vote groups to tensors."""
     width = max(len(group.answers) for group in vote_groups)
-    answers = _padded([group.answers for group in vote_groups], width, NO_ANSWER).long()
-    logprob_mean = [group.logprob_mean for group in vote_groups]
-    score = [group.score for group in vote_groups]
-    tokens = [[sample.tokens for sample in group.samples] for group in vote_groups]
-    scores = None if None in score else _padded([row for row in score if row is not None], width)
-    means = None if None in logprob_mean else _padded([row for row in logprob_mean if row is not None], width)
-    counted = all(count is not None for row in tokens for count in row)
+
+    def padded(rows: Sequence[Sequence[float] | None], filler: float = 0) -> Tensor | None:
+        known = [[*row, *[filler] * (width - len(row))] for row in rows if row is not None]  # [Q, N]
+        return torch.tensor(known, dtype=torch.float64) if len(known) == len(rows) else None
+
+    counts = [[sample.tokens for sample in group.samples] for group in vote_groups]
+    tokens = padded([None if None in row else [count or 0 for count in row] for row in counts])
+    score = padded([group.score for group in vote_groups])
+    answers = torch.tensor([[*g.answers, *[NO_ANSWER] * (width - len(g.answers))] for g in vote_groups])
     return Votes(
         answers=answers,
         gold=torch.tensor([group.gold for group in vote_groups]),
-        present=_padded([[1] * len(group.answers) for group in vote_groups], width).bool(),
-        tokens=_padded([[count or 0 for count in row] for row in tokens], width).long() if counted else None,
-        score=scores,
-        weights=vote_weights(answers, means, scores),
+        present=torch.tensor([[k < len(group.answers) for k in range(width)] for group in vote_groups]),
+        tokens=None if tokens is None else tokens.long(),
+        score=score,
+        weights=vote_weights(answers, padded([group.logprob_mean for group in vote_groups]), score),
     )
-
-
-def _padded(rows: Sequence[Sequence[float]], width: int, filler: float = 0) -> Tensor:
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=torch.float64)

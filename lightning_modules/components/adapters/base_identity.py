@@ -24,19 +24,12 @@ _RELATIVE, _ABSOLUTE = 2**-8 + 2**-11, 2**-24
 
 @dataclass(frozen=True, eq=False)
 class BaseIdentity:
-    """What a base is known by; taken before adapters are put in and before it is sharded.
+    """What a base is known by; taken before adapters are put in and before it is sharded."""
 
-    Attributes:
-        shapes: A hash of the names and shapes of all weights; "" on the meta device, where nothing can be compared.
-        values: [weights, 4] float32, a few values of each weight, evenly spaced; NaN for a quantised one.
-        dtype: That the base is loaded in.
-        quantization: Of its linear layers.
-    """
-
-    shapes: str
-    values: Tensor
-    dtype: str
-    quantization: Quantization
+    shapes: str  # a hash of the names and shapes of all weights; "" on the meta device, where nothing can be compared
+    values: Tensor  # [weights, 4] float32, a few values of each weight, evenly spaced; NaN for a quantised one
+    dtype: str  # that the base is loaded in
+    quantization: Quantization  # of its linear layers
 
     @classmethod
     def of(cls, base: nn.Module) -> BaseIdentity:

@@ -14,8 +14,7 @@ _PLAIN = re.compile(r"[\w.^$\\-]*")
 def name_layers(config: LoraConfig, weights: Iterable[str]) -> None:
     """Replaces a regular expression for the target modules by the layers that there are weights of.
 
-    Raises:
-        ValueError: If an expression is left that repeats or chooses.
+    A ValueError if an expression is left that repeats or chooses.
     """
     if isinstance(config.target_modules, str):
         config.target_modules = sorted({found[1] for name in weights if (found := _ADAPTED.fullmatch(name))})

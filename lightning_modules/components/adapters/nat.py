@@ -93,13 +93,12 @@ def load_nat(stack: AdapterStack, directory: str | Path, trainable: bool = False
 def open_nat(directory: str | Path, student: str | None = None, dtype: str = "float32") -> AdapterStack:
     """Loads a trained NAT with its base, to call or to sample from: `open_nat("runs/demo/nat/adapter").model`.
 
+    The stack is in evaluation mode, NAT active, the units its submodule `units`.
+
     Args:
         directory: What the NAT stage wrote.
         student: The base, if it is not to be found under the name it was trained by.
         dtype: Of the base's weights.
-
-    Returns:
-        The stack in evaluation mode, NAT active, the units its submodule `units`.
     """
     name = student or str(read_manifest(Path(directory)).get("student", ""))
     stack = AdapterStack(load_base(name, dtype), name)

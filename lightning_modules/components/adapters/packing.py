@@ -1,6 +1,7 @@
-"""Whether a decoder keeps packed samples apart; one that does not would silently train on what it should not see.
+"""How a decoder is run on padded and on packed rows, and whether it keeps packed samples apart.
 
-transformers masks packed rows by their position ids. Decoders that take none (OPT, BLOOM and others with ALiBi) attend
+One that does not would silently train on what it should not see. transformers masks packed rows by their position ids.
+Decoders that take none (OPT, BLOOM and others with ALiBi) attend
 to the samples before; recurrent layers (Mamba, Qwen3-Next, Falcon-H1) carry their state on from one to the next.
 """
 
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.adapters.decoding import hidden_states
 from lightning_modules.components.adapters.quantization import quantization_of
 from lightning_modules.components.evaluation import evaluating
 
@@ -21,6 +21,27 @@ if TYPE_CHECKING:
 
 _FIRST, _SECOND = 16, 8
 """Tokens of the two samples: few, for a recurrent layer forgets within a long one."""
+
+
+def hidden_states(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
+) -> Tensor:
+    """Last hidden states [B, T, d] of a causal LM, after its final norm. LoRA layers stand inside and take part.
+
+    Padded rows [B, T] need an attention mask, 1 at real tokens. Packed rows hold several samples one after the other.
+    transformers keeps attention inside each when it gets position ids that restart at each sample and no attention
+    mask: as a block-diagonal causal mask (sdpa, eager, flex), which covers padding at the end too, or, under flash
+    attention, as sequence lengths, which it reads off a single row.
+    """
+    decoder = model.get_decoder()
+    if position_ids is None:
+        output = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    elif "flash" in str(model.config._attn_implementation):
+        output = decoder(input_ids=input_ids.view(1, -1), position_ids=position_ids.view(1, -1), use_cache=False)
+    else:
+        output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+    hidden: Tensor = output.last_hidden_state  # [B, T, d], or [1, B·T, d]
+    return hidden.view(*input_ids.shape, -1)  # [B, T, d]
 
 
 @torch.no_grad()

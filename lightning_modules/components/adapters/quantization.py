@@ -6,9 +6,8 @@ not merged into: what was trained on it is merged into the original weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -22,27 +21,13 @@ Quantization = Literal["none", "8bit", "4bit"]
 
 
 def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """What `from_pretrained` takes.
+    """What `from_pretrained` takes, with `dtype` for the products of a 4-bit layer and for what is not quantised.
 
-    Args:
-        quantization: `8bit`: LLM.int8; `4bit`: NF4, its constants quantised again; `none`.
-        dtype: Of the products of a 4-bit layer and of all that is not quantised.
-
-    Raises:
-        InputError: If the name is unknown, or bitsandbytes is not installed.
+    An InputError if the name is unknown, or bitsandbytes is not installed.
     """
     if quantization == "none":
         return None
-    options: dict[str, dict[str, Any]] = {
-        "8bit": {"load_in_8bit": True},
-        "4bit": {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_use_double_quant": True,
-            "bnb_4bit_compute_dtype": dtype,
-        },
-    }
-    if quantization not in options:
+    if quantization not in ("8bit", "4bit"):
         remedy = "choose one of none, 8bit, 4bit"
         raise InputError(f"unknown quantization '{quantization}'", field="model.quantization", remedy=remedy)
     if find_spec("bitsandbytes") is None:
@@ -50,7 +35,11 @@ def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsA
         raise InputError("bitsandbytes is not installed", field="model.quantization", remedy=remedy)
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(**options[quantization])
+    if quantization == "8bit":  # LLM.int8
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(  # NF4, its constants quantised again
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def quantization_of(base: nn.Module) -> Quantization:
@@ -66,7 +55,6 @@ def keep_differentiable(base: nn.Module) -> None:
 
     It does so at the first pass without gradient, e.g. in validation, and passes after it silently give no gradient.
     """
-    modules: Iterable[Any] = base.modules()
-    for module in modules:
+    for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

@@ -15,6 +15,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,10 +29,9 @@ from torch import Tensor, nn
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.students import locate_student
 from lightning_modules.components.adapters.base_identity import BaseIdentity, base_of
-from lightning_modules.components.adapters.decoding import hidden_states
 from lightning_modules.components.adapters.layer_names import name_layers
 from lightning_modules.components.adapters.manifest import check_files, check_weights, read_manifest, write_manifest
-from lightning_modules.components.adapters.packing import check_packing
+from lightning_modules.components.adapters.packing import check_packing, hidden_states
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
 from lightning_modules.components.evaluation import evaluating
 from lightning_modules.components.losses.model_head import find_head
@@ -124,7 +124,6 @@ class AdapterStack(nn.Module):
         if gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: PreTrainedModel | PeftModel = base  # PEFT's wrapper of the same weights, from the first adapter on
-        self._head: Head | None = None
         self._packs = False
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -144,12 +143,10 @@ class AdapterStack(nn.Module):
         """The causal LM itself, with the LoRA layers inside."""
         return cast("PreTrainedModel", self.model.get_base_model()) if isinstance(self.model, PeftModel) else self.model
 
-    @property
+    @cached_property
     def head(self) -> Head:
         """The frozen output head that all adapters share; checked against the model at its first use."""
-        if self._head is None:
-            self._head = find_head(self.base)
-        return self._head
+        return find_head(self.base)
 
     def add(self, name: str, settings: LoraSettings) -> None:
         """Adds a fresh, trainable adapter and makes it the active one."""
@@ -171,8 +168,7 @@ class AdapterStack(nn.Module):
     def load(self, name: str, directory: str | Path, trainable: bool = False) -> None:
         """Loads a stock PEFT adapter directory under `name` and makes it the active one.
 
-        Raises:
-            InputError: If the directory is no adapter, damaged, or was trained on another base.
+        An InputError if the directory is no adapter, is damaged, or was trained on another base.
         """
         directory = Path(directory)
         self._check(directory)

@@ -11,10 +11,7 @@ it is first read. A damaged file is removed, and its samples are computed again.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import sys
-import time
 import uuid
 import zlib
 from pathlib import Path
@@ -25,24 +22,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dust2gold.core.errors import reason
-from dust2gold.core.files import write_bytes_atomically
+from dust2gold.core.files import recover, write_bytes_atomically
 from dust2gold.core.text import spelled
 
 Columns = dict[str, Tensor]
 """Tensors [N, ...] on the CPU, of as many rows as there are target tokens."""
 
-_KEY_BYTES = 16
-_STALE = 3600  # seconds after which an unfinished file is of a killed process
-
 
 class SampleCache:
     """The files of one directory, and what this process has added since its last flush.
 
-    Args:
-        directory: Of the files.
-        layout: The columns, without rows.
-        rank: Of this process, for the names of its files.
-        flush_bytes: Flush when so much has been added.
+    `layout` are the columns, without rows; `rank`, of this process, stands in the names of its files.
     """
 
     def __init__(self, directory: Path, layout: Columns, rank: int = 0, flush_bytes: int = 64 << 20) -> None:
@@ -54,10 +44,8 @@ class SampleCache:
         self._added_bytes = 0
         self._seen: set[Path] = set()
         self._index: dict[bytes, tuple[_Part, int]] = {}  # each sample's file and number in it
-        for unfinished in directory.glob(".part-*"):
-            with contextlib.suppress(OSError):  # another process may do the same
-                if time.time() - unfinished.stat().st_mtime > _STALE:
-                    shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
+        for unfinished in directory.glob(".part-*.safetensors.*.part"):
+            recover(directory / (unfinished.name[1:].partition(".safetensors")[0] + ".safetensors"))
         self.refresh()
 
     def __len__(self) -> int:
@@ -90,7 +78,7 @@ class SampleCache:
         samples = list(self._added.values())
         tensors = {name: torch.cat([sample[name] for sample in samples]) for name in self.layout}  # [N, ...]
         tensors["keys"] = torch.tensor([list(key) for key in self._added], dtype=torch.uint8)  # [n, 16]
-        tensors["counts"] = torch.tensor([_rows(sample) for sample in samples])  # [n]
+        tensors["counts"] = torch.tensor([len(next(iter(sample.values()))) for sample in samples])  # [n]
         tensors["checksums"] = torch.tensor([_checksum(key, sample) for key, sample in self._added.items()])  # [n]
         path = self.directory / f"part-{self.rank}-{uuid.uuid4().hex}.safetensors"
         write_bytes_atomically(path, save(tensors))
@@ -111,7 +99,7 @@ class SampleCache:
         except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
             self._remove(path, reason(error))
             return
-        for number, key in enumerate(part.keys()):
+        for number, key in enumerate(part.keys):
             self._index.setdefault(key, (part, number))
 
     def _remove(self, path: Path, problem: str) -> None:
@@ -122,29 +110,21 @@ class SampleCache:
 
 
 class _Part:
-    """A memory-mapped file that must have the columns of `layout`.
-
-    Raises:
-        SafetensorError, KeyError, ValueError: If it is not as it was written.
-    """
+    """A memory-mapped file; a SafetensorError, KeyError or ValueError if it does not have the columns of `layout`."""
 
     def __init__(self, path: Path, layout: Columns) -> None:
         self.path = path
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-        self._keys, counts, self._checksums = (tensors.pop(name) for name in ("keys", "counts", "checksums"))
-        self._ends = counts.cumsum(0)  # [n]
+        self.keys = [key.tobytes() for key in tensors["keys"].numpy()]
+        self._ends = tensors["counts"].cumsum(0)  # [n]
+        self._checksums = tensors["checksums"]  # [n]
         self._columns: Columns = {name: tensors[name] for name in layout}
         self._checked: set[int] = set()
         rows = int(self._ends[-1])
         for name, column in self._columns.items():
             if (column.dtype, column.shape) != (layout[name].dtype, (rows, *layout[name].shape[1:])):
                 raise ValueError(f"{name} has another shape")
-
-    def keys(self) -> list[bytes]:
-        """The samples' keys."""
-        whole = self._keys.numpy().tobytes()
-        return [whole[start : start + _KEY_BYTES] for start in range(0, len(whole), _KEY_BYTES)]
 
     def sample(self, key: bytes, number: int) -> Columns | None:
         """The columns of a sample; None if they are damaged."""
@@ -155,10 +135,6 @@ class _Part:
                 return None
             self._checked.add(number)
         return columns
-
-
-def _rows(columns: Columns) -> int:
-    return len(next(iter(columns.values())))
 
 
 def _checksum(key: bytes, columns: Columns) -> int:

@@ -1,9 +1,8 @@
 """NCE's teachers, M_NAT and M_neg, on the student's own base: computed at every step, or once per sample and cached.
 
 What a student needs of them are `TeacherTargets`: d numbers and one divergence per target token, not V probabilities.
-Frozen teachers give the same in every epoch, so `CachedTeacher` computes them when it first meets a sample and reads
-them from a memory-mapped file afterwards. All go through the same storage: a resumed run sees what an undisturbed one
-sees.
+Frozen teachers give the same in every epoch, so `CachedTeacher` computes them when it first meets a sample. All go
+through the same storage, fresh ones too: a resumed run sees what an undisturbed one sees.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from dust2gold.core.provenance import Provenance
 from dust2gold.core.text import spelled
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE
 from lightning_modules.components.adapters.stack import AdapterStack
-from lightning_modules.components.distillation.cache import Columns, SampleCache
+from lightning_modules.components.distillation.cache import SampleCache
 from lightning_modules.components.distillation.storage import STORAGES, Storage
 from lightning_modules.components.losses.output_head import TeacherTargets
 from lightning_modules.components.losses.targets import IGNORE, Targets, at_targets
@@ -72,23 +71,21 @@ class Teacher(ABC):
         """Looks for what other processes have written; called between epochs."""
 
 
+@dataclass
 class OnlineTeacher(Teacher):
     """Runs both adapters at every step.
 
-    Args:
+    Attributes:
         stack: With the adapters `positive` (NAT's, with its units) and `negative` on it.
         temperature: T of the distillation; the divergence is taken at 1.
         calibrated: False leaves M_neg and the divergence out.
-        top_k: Summarise M_NAT by its k likeliest tokens instead of its mean embedding.
+        top_k: Keep M_NAT's k likeliest tokens instead of its mean embedding.
     """
 
-    def __init__(
-        self, stack: AdapterStack, temperature: float = 1.0, calibrated: bool = True, top_k: int | None = None
-    ) -> None:
-        self.stack = stack
-        self.temperature = temperature
-        self.calibrated = calibrated
-        self.top_k = top_k
+    stack: AdapterStack
+    temperature: float = 1.0
+    calibrated: bool = True
+    top_k: int | None = None
 
     @torch.no_grad()
     def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
@@ -103,31 +100,31 @@ class OnlineTeacher(Teacher):
         return at_targets(hidden, targets)  # [N, d]
 
 
+@dataclass
 class CachedTeacher(Teacher):
     """Computes each sample's targets once and keeps them.
 
     A sample's key is its tokens and the positions of its targets, so of changed or reordered data only what is new is
     computed. What else decides the targets (adapters, base, temperature, storage) names the cache's directory.
-
-    Attributes:
-        hits: Samples found so far.
-        misses: Samples computed so far.
     """
 
-    def __init__(self, teacher: Teacher, storage: Storage, cache: SampleCache) -> None:
-        self.teacher = teacher
-        self.storage = storage
-        self.cache = cache
-        self.hits = self.misses = 0
+    teacher: Teacher
+    storage: Storage
+    cache: SampleCache
 
     def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
-        """Runs the teacher only if a sample is not in the cache."""
+        """Runs the teacher only if a sample is not in the cache, and adds what was missing."""
         keys = list(sample_keys(batch, targets))
         found = [self.cache.get(key) for key, _ in keys]
-        missing = sum(columns is None for columns in found)
-        self.hits, self.misses = self.hits + len(keys) - missing, self.misses + missing
-        if missing:
-            found = [*self._compute(batch, targets, keys)]
+        if any(columns is None for columns in found):
+            fresh, start = self.storage.encode(self.teacher.targets_for(batch, targets)), 0
+            for number, (key, count) in enumerate(keys):
+                columns = self.cache.get(key)  # which also finds a sample that stands in the batch twice
+                if columns is None:
+                    columns = {name: column[start : start + count].clone() for name, column in fresh.items()}
+                    self.cache.add(key, columns)
+                found[number] = columns
+                start += count
         with torch.autocast("cpu", enabled=False):  # which would promote the stored types, or refuse float16
             columns = {  # [N, ...]
                 name: torch.cat([empty, *(sample[name] for sample in found if sample is not None)])
@@ -136,24 +133,12 @@ class CachedTeacher(Teacher):
         return self.storage.decode(columns, targets.tokens.device)
 
     def flush(self) -> None:
-        """Writes what was added to the cache."""
+        """Writes what was added."""
         self.cache.flush()
 
     def refresh(self) -> None:
         """Finds other processes' files."""
         self.cache.refresh()
-
-    def _compute(self, batch: dict[str, Any], targets: Targets, keys: list[tuple[bytes, int]]) -> list[Columns]:
-        """Each sample's columns, after adding the missing ones to the cache."""
-        fresh, start, found = self.storage.encode(self.teacher.targets_for(batch, targets)), 0, []
-        for key, count in keys:
-            columns = self.cache.get(key)
-            if columns is None:
-                columns = {name: column[start : start + count].clone() for name, column in fresh.items()}
-                self.cache.add(key, columns)
-            found.append(columns)
-            start += count
-        return found
 
 
 def sample_keys(batch: dict[str, Any], targets: Targets) -> Iterator[tuple[bytes, int]]:
@@ -180,16 +165,10 @@ def cached_teacher(
     rank: int = 0,
     **facts: Any,
 ) -> CachedTeacher:
-    """A cached teacher for the adapters on a stack.
+    """An `OnlineTeacher` behind a cache.
 
-    Args:
-        stack: With the teachers' adapters.
-        settings: What to keep.
-        directory: Where, unless the settings name one; caches of other teachers are removed from it.
-        temperature: T.
-        calibrated: With M_neg.
-        rank: Of this process.
-        facts: What else decides the teachers' numbers: the adapters' directory, the precision.
+    The cache stands in `directory`, from which caches of other teachers are removed, unless the settings name one.
+    `facts` are what else decides the teachers' numbers: the adapters' directory, the precision.
     """
     top_k = settings.top_k if settings.storage == "top_k" else None
     vocabulary, width = stack.base.get_output_embeddings().weight.shape

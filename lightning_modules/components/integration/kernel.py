@@ -23,19 +23,12 @@ from torch.nn import functional as F
 
 
 class StepMatrices(NamedTuple):
-    """What the unit's weights amount to within one step, all of one dtype.
+    """What the unit's weights amount to within one step, all of one dtype."""
 
-    Attributes:
-        read: M, [2R, d_in]; without a gate only its lower half [A_pos; A_neg].
-        spread: S, [2h, R].
-        down: W_1, [h, d_out]; None if the branches see their own LoRA's output alone ("delta").
-        up: W_2, [d_out, h].
-    """
-
-    read: Tensor
-    spread: Tensor
-    down: Tensor | None
-    up: Tensor
+    read: Tensor  # M, [2R, d_in]; without a gate only its lower half [A_pos; A_neg]
+    spread: Tensor  # S, [2h, R]
+    down: Tensor | None  # W_1, [h, d_out]; None if the branches see their own LoRA's output alone ("delta")
+    up: Tensor  # W_2, [d_out, h]
 
 
 class Base(NamedTuple):
@@ -147,9 +140,13 @@ class _Mix(torch.autograd.Function):
         if d_shared is not None:
             d_down = d_shared.mT @ y if weight is None else _through_base(sums[len(read) :], d_shared, weight, bias)
         d_x = d_read @ read if ctx.needs_input_grad[0] else None  # [n, d_in]
-        if kept.mask is not None:
-            rows = _positive_rows(matrices, ctx.positive_rank)
-            d_matrix, d_x = _drop(x, kept.mask, 1 / (1 - ctx.dropout), read, d_read, rows, d_matrix, d_x)
+        if kept.mask is not None:  # corrects both gradients, made as if without dropout, in A_pos's rows
+            rows, scale = _positive_rows(matrices, ctx.positive_rank), 1 / (1 - ctx.dropout)
+            d_z = d_read[:, rows]  # [n, r_pos]
+            d_matrix[rows] = d_z.mT @ torch.ops.aten.native_dropout_backward(x, kept.mask, scale)
+            if d_x is not None:
+                d_dropped = d_z @ read[rows]  # [n, d_in]
+                d_x = d_x - d_dropped + torch.ops.aten.native_dropout_backward(d_dropped, kept.mask, scale)
         d_y = upstream if d_shared is None or not ctx.needs_input_grad[1] else torch.addmm(upstream, d_shared, down)
         return d_x, d_y, d_matrix, d_spread, d_down, d_up, None, None, None, None
 
@@ -180,22 +177,3 @@ def _through_base(sums: Tensor, d_shared: Tensor, weight: Tensor, bias: Tensor |
     """∂uᵀy [h, d_out] from ∂uᵀx [h, d_in]."""
     direct = sums @ weight.to(sums.dtype).mT  # [h, d_out]
     return direct if bias is None else torch.addr(direct, d_shared.sum(0), bias.to(sums.dtype))
-
-
-def _drop(
-    x: Tensor,
-    mask: Tensor,
-    scale: float,
-    read: Tensor,
-    d_read: Tensor,
-    rows: slice,
-    d_matrix: Tensor,
-    d_x: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
-    """Corrects the gradients of M and x, made as if without dropout, in A_pos's rows."""
-    d_z = d_read[:, rows]  # [n, r_pos]
-    d_matrix[rows] = d_z.mT @ torch.ops.aten.native_dropout_backward(x, mask, scale)
-    if d_x is not None:
-        d_dropped = d_z @ read[rows]  # [n, d_in]
-        d_x = d_x - d_dropped + torch.ops.aten.native_dropout_backward(d_dropped, mask, scale)
-    return d_matrix, d_x

@@ -13,8 +13,7 @@ Written so, it builds two [tokens, d_out] tensors per branch. The form here is a
 * W_1 h_i = W_1 y + s_i (W_1 B_i) z_i, so W_1 y is made once for both branches;
 * W_2 is linear, so both branches go through it together.
 
-This file has the weights and what is made of them once per step, `kernel.py` the arithmetic per token and its gradient;
-`tests/lightning_modules/paper.py` holds the form above, in float64, as the reference.
+Here are the weights and what is made of them once per step; in `kernel.py` the arithmetic per token and its gradient.
 """
 
 from __future__ import annotations
@@ -103,7 +102,9 @@ class IntegrationUnit(nn.Module):
             base: The weights that made y from x, if y is nothing else: then y need not be kept for the backward pass.
             dropout: Probability of dropping a feature of x on its way into A_pos. The negative half sees all of x.
         """
-        dtype = self._compute_dtype(x.device.type)
+        dtype, device = self.up.weight.dtype, x.device.type
+        if torch.is_autocast_enabled(device) and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device)
         matrices = self._step_matrices(positive, negative, dtype)
         tokens = x.to(dtype).reshape(-1, x.shape[-1])  # [n, d_in]
         outputs = y.to(dtype).reshape(-1, y.shape[-1])  # [n, d_out]
@@ -136,16 +137,11 @@ class IntegrationUnit(nn.Module):
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _changes_show(weights):
             self._cached = None
             return self.make_matrices(positive, negative, dtype)
-        settings = (positive.scale, negative.scale, self.delta, dtype)
-        stamps = [(w.data_ptr(), w._version) for w in weights]
-        if self._cached is None or (self._cached.settings, self._cached.stamps) != (settings, stamps):
+        key = (positive.scale, negative.scale, self.delta, dtype, *((w.data_ptr(), w._version) for w in weights))
+        if self._cached is None or self._cached.key != key:
             matrices = self.make_matrices(positive, negative, dtype)
-            self._cached = _CachedMatrices(matrices, [w.untyped_storage() for w in weights], stamps, settings)
+            self._cached = _CachedMatrices(matrices, key, [w.untyped_storage() for w in weights])
         return self._cached.matrices
-
-    def _compute_dtype(self, device: str) -> torch.dtype:
-        own = self.up.weight.dtype
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and own != torch.float64 else own
 
 
 class _CachedMatrices(NamedTuple):
@@ -157,9 +153,8 @@ class _CachedMatrices(NamedTuple):
     """
 
     matrices: StepMatrices
+    key: tuple[Any, ...]
     storages: list[torch.UntypedStorage]
-    stamps: list[tuple[int, int]]
-    settings: tuple[Any, ...]
 
 
 def _changes_show(weights: Sequence[Tensor]) -> bool:
@@ -205,11 +200,8 @@ class IntegrationVariant(LoraVariant):
         return Base(layer.weight, layer.bias) if alone else None
 
     @staticmethod
-    def merge_safe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> Tensor:
+    def merge_safe(*args: Any, **kwargs: Any) -> Any:
         """Refuses: a gate that depends on the token cannot be merged."""
         raise ValueError(CANNOT_MERGE)
 
-    @staticmethod
-    def merge_unsafe(module: LoraLayer, active_adapter: str, orig_weight: Tensor) -> None:
-        """Refuses, as `merge_safe`."""
-        raise ValueError(CANNOT_MERGE)
+    merge_unsafe = merge_safe

@@ -10,10 +10,9 @@ from lightning_modules.components.losses.targets import Targets, verdicts
 
 
 def pooled(hidden: Tensor, where: Tensor) -> Tensor:
-    """Mean of `hidden` [B, T, d] over the marked positions `where` [B, T] of each row; 0 if none is.
+    """Mean [B, d] of `hidden` [B, T, d] over the marked positions `where` [B, T] of each row; 0 if none is.
 
-    Returns:
-        [B, d], float32 or wider.
+    Float32 or wider.
     """
     wide = torch.promote_types(hidden.dtype, torch.float32)  # no matrix product, which autocast would round
     total = hidden.masked_fill(~where[..., None], 0).sum(1, dtype=wide)  # [B, d]

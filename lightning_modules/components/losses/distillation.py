@@ -16,11 +16,6 @@ def calibration(divergence: Tensor, targets: Targets) -> Tensor:
     return torch.tanh(sample_means(divergence, targets))  # [S]
 
 
-def token_calibration(divergence: Tensor) -> Tensor:
-    """β_t = tanh KL_t, each target's own [N] in [0, 1); takes KL(P_neg ‖ P_NAT) ≥ 0 [N], in nats."""
-    return torch.tanh(divergence)
-
-
 class CalibratedLoss(NamedTuple):
     """NCE's loss and its unweighted parts: CE, mean over tokens, and KD, mean over samples. Scalars."""
 

@@ -18,7 +18,6 @@ from lightning_modules.components.losses.output_head import (
     OutputHead,
     TeacherTargets,
     TopK,
-    chunk_bytes_on,
     chunks,
     divergence_of,
     wide,
@@ -37,10 +36,9 @@ class ModelHead(Head):
     Chunked, and recomputed in the backward pass: memory stays O(chunk), at one product more than `OutputHead`.
     """
 
-    def __init__(self, model: PreTrainedModel, chunk_bytes: int | None = None) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
-        self.chunk_bytes = chunk_bytes
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [n, V] of hidden states [n, d], float32 or wider."""
@@ -85,10 +83,9 @@ class ModelHead(Head):
         return self.logprobs(hidden, tokens), self._chunked(soft, hidden, summary)
 
     def _chunked(self, function: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
-        size = self.chunk_bytes or chunk_bytes_on(one.device)
         parts = [
             cast(Tensor, checkpoint(function, one[rows], other[rows], use_reentrant=False))
-            for rows in chunks(len(one), self.vocabulary, size // 4)
+            for rows in chunks(len(one), 4 * self.vocabulary, one.device)  # four tensors of logits at a time
         ]
         return torch.cat(parts) if parts else one.sum(-1).to(wide(one.dtype))
 
@@ -96,8 +93,7 @@ class ModelHead(Head):
 def find_head(model: PreTrainedModel) -> Head:
     """The head of a causal LM, checked against the model's own logits on a few tokens; draws no random numbers.
 
-    Raises:
-        InputError: If an adapter changes the head, or the logits do not follow from the last hidden states.
+    An InputError if an adapter changes the head, or the logits do not follow from the last hidden states.
     """
     layer = model.get_output_embeddings()
     if not isinstance(layer, nn.Linear) or any(p.requires_grad for p in layer.parameters()):

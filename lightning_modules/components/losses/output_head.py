@@ -23,36 +23,26 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 32 * 2**20
-"""Size of a float32 buffer of logits [chunk, V]; one exists at a time, three while teachers are compared."""
-
-CUDA_CHUNK_BYTES = 256 * 2**20
-"""On a GPU, which reads all of W for each chunk: 512 rows at V = 128k make the product compute-bound."""
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
+"""Size of a float32 buffer of logits [chunk, V]; one exists at a time, three while teachers are compared. A GPU reads
+all of W for each chunk: 512 rows at V = 128k make the product compute-bound."""
 
 
 class TopK(NamedTuple):
-    """The k likeliest tokens of a distribution per target; the rest of it is unknown.
+    """The k likeliest tokens of a distribution per target; the rest of it is unknown."""
 
-    Attributes:
-        tokens: [N, k] int64.
-        probabilities: [N, k] float32, not renormalised.
-    """
-
-    tokens: Tensor
-    probabilities: Tensor
+    tokens: Tensor  # [N, k] int64
+    probabilities: Tensor  # [N, k] float32, not renormalised
 
 
 class TeacherTargets(NamedTuple):
     """What a student needs of its teachers, per token and without gradient.
 
-    Attributes:
-        summary: [N, d], float32: the teacher's mean embedding e (`OutputHead`) or its hidden state (`ModelHead`); or
-            its likeliest tokens.
-        divergence: [N], KL(P_neg ‖ P_NAT) ≥ 0 in nats at temperature 1, or None if no calibrator was given.
+    The summary is M_NAT's mean embedding e (`OutputHead`), its hidden state (`ModelHead`) or its likeliest tokens.
     """
 
-    summary: Tensor | TopK
-    divergence: Tensor | None
+    summary: Tensor | TopK  # [N, d] float32
+    divergence: Tensor | None  # [N], KL(P_neg ‖ P_NAT) ≥ 0 in nats at temperature 1; None without M_neg
 
 
 class Head(ABC):
@@ -88,17 +78,14 @@ class OutputHead(Head):
     Args:
         weight: W [V, d], in any floating dtype; referred to, never copied.
         scale: A constant factor of the logits (Cohere, Granite); W below stands for scale · W.
-        chunk_bytes: Size of the buffer of float32 logits; it sets how many tokens are done at a time. None chooses by
-            the device.
     """
 
-    def __init__(self, weight: Tensor, scale: float = 1.0, chunk_bytes: int | None = None) -> None:
+    def __init__(self, weight: Tensor, scale: float = 1.0) -> None:
         self.weight = weight
         self.scale = scale
-        self.chunk_bytes = chunk_bytes
 
-    def _chunks(self, rows: int, row_width: int | None = None) -> Iterator[slice]:
-        return chunks(rows, row_width or len(self.weight), self.chunk_bytes or chunk_bytes_on(self.weight.device))
+    def _chunks(self, rows: int) -> Iterator[slice]:
+        return chunks(rows, len(self.weight), self.weight.device)
 
     def partition(self, hidden: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """log_z [N], with gradient, and the mean embedding e [N, d], a constant; float32 or wider."""
@@ -164,7 +151,7 @@ class OutputHead(Head):
         would follow otherwise.
         """
         e = torch.empty_like(mean)  # [N, d]
-        for rows in self._chunks(len(hidden), top.tokens.shape[1] * hidden.shape[1]):
+        for rows in chunks(len(hidden), top.tokens.shape[1] * hidden.shape[1], hidden.device):
             embeddings = self._embeddings(top.tokens[rows], hidden)  # [n, k, d]
             with torch.autocast(hidden.device.type, enabled=False):  # which would take the sums in half precision
                 q = (torch.einsum("nkd,nd->nk", embeddings, hidden[rows]) / temperature - log_z[rows, None]).exp()
@@ -258,14 +245,9 @@ class _Products:
             return torch.mm(left, right, out_dtype=self.wide, out=out)
 
 
-def chunk_bytes_on(device: torch.device) -> int:
-    """The default size of a chunk's logits."""
-    return CUDA_CHUNK_BYTES if device.type == "cuda" else CHUNK_BYTES
-
-
-def chunks(rows: int, vocabulary: int, size: int = CHUNK_BYTES) -> Iterator[slice]:
-    """Slices of `rows` such that float32 logits [slice, vocabulary] take at most `size` bytes, or one row."""
-    step = max(1, size // (4 * vocabulary))
+def chunks(rows: int, width: int, device: torch.device) -> Iterator[slice]:
+    """Slices of `rows` such that float32 numbers [slice, width] take at most `CHUNK_BYTES`; at least one row each."""
+    step = max(1, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"]) // (4 * width))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

@@ -22,38 +22,23 @@ class Denominators(NamedTuple):
 
     Lightning averages the loss over accumulated micro-batches and DDP the gradients over ranks. With the step's counts
     divided by (micro-batches × ranks), the step's gradient is that of one big batch, however it was cut.
-
-    Attributes:
-        tokens: Number of target tokens.
-        samples: Number of samples.
     """
 
-    tokens: float
+    tokens: float  # target tokens
     samples: float
 
 
 class Targets(NamedTuple):
-    """The N targets of a batch of S samples.
+    """The N targets of a batch of S samples."""
 
-    Attributes:
-        where: [B, T−1] bool, True where position t predicts a target at t + 1.
-        tokens: [N] int64, the target tokens.
-        sample: [N] int64, the number of each target's sample within the batch.
-        samples: S, how many samples the batch holds: B, or more in packed rows.
-        positive: [S] bool, each sample's verdict; None if the batch has none.
-        all: Denominators of sums over all samples; infinite in a filler batch (`is_filler`).
-        positives: Of sums over the positive samples.
-        negatives: Of sums over the others.
-    """
-
-    where: Tensor
-    tokens: Tensor
-    sample: Tensor
-    samples: int
-    positive: Tensor | None
-    all: Denominators
-    positives: Denominators
-    negatives: Denominators
+    where: Tensor  # [B, T−1] bool, True where position t predicts a target at t + 1
+    tokens: Tensor  # [N] int64, the target tokens
+    sample: Tensor  # [N] int64, the number of each target's sample within the batch
+    samples: int  # S, how many samples the batch holds: B, or more in packed rows
+    positive: Tensor | None  # [S] bool, each sample's verdict; None if the batch has none
+    all: Denominators  # of sums over all samples; infinite in a filler batch (`is_filler`)
+    positives: Denominators  # of sums over the positive samples
+    negatives: Denominators  # of sums over the others
 
 
 def find_targets(batch: dict[str, Any]) -> Targets:

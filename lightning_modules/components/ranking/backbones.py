@@ -11,12 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.students import locate_student
@@ -24,33 +25,21 @@ from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 RANK = "rank"
 """Name of the ranker's own LoRA adapter on the decoder."""
 ADAPTER_DIRECTORY, ENCODER_DIRECTORY = "adapter", "encoder"
 
 
 class Backbone(nn.Module, ABC):
-    """Turns ids [B, T] into hidden states [B, T, d].
+    """Turns right-padded ids [B, T] and their attention mask into hidden states [B, T, d]."""
 
-    Attributes:
-        hidden_size: d.
-        identity: Of the frozen weights; None where all of them train.
-    """
-
-    hidden_size: int
-    identity: BaseIdentity | None
+    hidden_size: int  # d
+    identity: BaseIdentity | None  # of the frozen weights; None where all of them train
 
     @property
     @abstractmethod
     def transformer(self) -> PreTrainedModel:
         """The module that is called."""
-
-    @abstractmethod
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states [B, T, d] of right-padded ids [B, T]; `attention_mask` is 1 at real tokens."""
 
     @abstractmethod
     def save(self, directory: Path) -> None:
@@ -95,8 +84,7 @@ class EncoderBackbone(Backbone):
             model.pooler = None  # type: ignore[assignment]  # BERT's; unused, and DDP refuses unused trainables
         self.model = model
         self.hidden_size = int(model.config.hidden_size)
-        self.trained = _trains(model)
-        self.identity = None if self.trained else BaseIdentity.of(model)
+        self.identity = None if _trains(model) else BaseIdentity.of(model)
 
     @property
     def transformer(self) -> PreTrainedModel:
@@ -110,7 +98,7 @@ class EncoderBackbone(Backbone):
 
     def save(self, directory: Path) -> None:
         """Writes `encoder/`, a Hugging Face directory, if the encoder was trained."""
-        if self.trained:
+        if self.identity is None:
             self.model.save_pretrained(directory / ENCODER_DIRECTORY)
 
 
@@ -130,13 +118,7 @@ class BackboneSettings(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """The settings as a JSON object."""
-        values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
-        return values
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> BackboneSettings:
-        """The inverse of `to_json`."""
-        return cls(**value)
+        return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]  # every subclass is a dataclass
 
 
 @dataclass(frozen=True)
@@ -180,12 +162,6 @@ class DecoderSettings(BackboneSettings):
             stack.add(RANK, self.lora)
         return DecoderBackbone(stack)
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> DecoderSettings:
-        """The inverse of `to_json`."""
-        lora = value.get("lora")
-        return cls(**{**value, "lora": None if lora is None else LoraSettings(**lora)})
-
 
 @dataclass(frozen=True)
 class EncoderSettings(BackboneSettings):
@@ -222,36 +198,42 @@ class EncoderSettings(BackboneSettings):
         """The encoder, all of it trainable unless frozen."""
         own = None if trained is None else trained / ENCODER_DIRECTORY
         path = str(own) if own is not None and own.is_dir() else locate_student(self.path)
-        model = load_encoder(path, self.dtype, self.random_weights and own is None)
+        model = self._load(path, self.random_weights and own is None)
         model.requires_grad_(not self.frozen)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return EncoderBackbone(model)
 
+    def _load(self, path: str, random_weights: bool) -> PreTrainedModel:
+        """An encoder, or the encoder of an encoder-decoder such as T5."""
+        from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
 
-BACKBONES: dict[str, type[BackboneSettings]] = {s.kind: s for s in (DecoderSettings, EncoderSettings)}
+        dtype = getattr(torch, self.dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            remedy = "choose one of float32, bfloat16, float16"
+            raise InputError(f"unknown dtype '{self.dtype}'", field="dtype", remedy=remedy)
+        try:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            # Not by config.is_encoder_decoder, which is false for the saved encoder of a T5: that is no T5Model either.
+            known = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+            if config.is_encoder_decoder and not known:
+                raise ValueError(f"transformers has no encoder-only class for {config.model_type}")
+            auto: Any = AutoModelForTextEncoding if known else AutoModel
+            if random_weights:
+                return auto.from_config(config, dtype=dtype)  # type: ignore[no-any-return]
+            return auto.from_pretrained(path, dtype=dtype, trust_remote_code=False)  # type: ignore[no-any-return]
+        except (OSError, ValueError, SafetensorError) as error:
+            remedy = "give a directory made by save_pretrained, or a hub name (with network access)"
+            raise InputError(f"cannot load the encoder ({reason(error)})", file=path, remedy=remedy) from error
 
 
-def load_encoder(path: str, dtype: str = "float32", random_weights: bool = False) -> PreTrainedModel:
-    """Loads an encoder, or the encoder of an encoder-decoder such as T5; arguments as in `EncoderSettings`."""
-    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
-
-    torch_dtype = getattr(torch, dtype, None)
-    if not isinstance(torch_dtype, torch.dtype):
-        raise InputError(f"unknown dtype '{dtype}'", field="dtype", remedy="choose one of float32, bfloat16, float16")
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        # Not by config.is_encoder_decoder, which is false for the saved encoder of a T5: that is no T5Model either.
-        known = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
-        if config.is_encoder_decoder and not known:
-            raise ValueError(f"transformers has no encoder-only class for {config.model_type}")
-        auto: Any = AutoModelForTextEncoding if known else AutoModel
-        if random_weights:
-            return auto.from_config(config, dtype=torch_dtype)  # type: ignore[no-any-return]
-        return auto.from_pretrained(path, dtype=torch_dtype, trust_remote_code=False)  # type: ignore[no-any-return]
-    except (OSError, ValueError, SafetensorError) as error:
-        remedy = "give a directory made by save_pretrained, or a hub name (with network access)"
-        raise InputError(f"cannot load the encoder ({reason(error)})", file=path, remedy=remedy) from error
+def settings_from_json(value: dict[str, Any]) -> BackboneSettings:
+    """The inverse of `BackboneSettings.to_json`."""
+    kinds: dict[str, type[BackboneSettings]] = {s.kind: s for s in (DecoderSettings, EncoderSettings)}
+    options = {name: each for name, each in value.items() if name != "kind"}
+    if options.get("lora") is not None:
+        options["lora"] = LoraSettings(**options["lora"])
+    return kinds[value["kind"]](**options)
 
 
 def _trains(module: nn.Module) -> bool:

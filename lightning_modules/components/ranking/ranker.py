@@ -26,7 +26,7 @@ from lightning_modules.components.adapters.manifest import (
     read_manifest,
     write_manifest,
 )
-from lightning_modules.components.ranking.backbones import BACKBONES, Backbone, BackboneSettings
+from lightning_modules.components.ranking.backbones import BackboneSettings, settings_from_json
 
 HEAD_FILE = "head.safetensors"
 
@@ -57,13 +57,19 @@ class ScoreHead(nn.Module):
 
 
 class Ranker(nn.Module):
-    """A backbone, the pooling and the head; `settings`, from which `backbone` was built, go into the manifest."""
+    """A backbone, the pooling and the head.
 
-    def __init__(self, settings: BackboneSettings, backbone: Backbone, head_layers: int = 2) -> None:
+    Args:
+        settings: Of the backbone; they go into the manifest.
+        head_layers: Residual layers of the head.
+        trained: Directory of a trained ranker to take the backbone's trained part from.
+    """
+
+    def __init__(self, settings: BackboneSettings, head_layers: int = 2, trained: Path | None = None) -> None:
         super().__init__()
         self.settings = settings
-        self.backbone = backbone
-        self.head = ScoreHead(backbone.hidden_size, head_layers)
+        self.backbone = settings.build(trained)
+        self.head = ScoreHead(self.backbone.hidden_size, head_layers)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, rationale_mask: Tensor) -> Tensor:
         """Logits [B] in float32, σ of which are the scores, of right-padded ids and masks [B, T]."""
@@ -81,14 +87,9 @@ class Ranker(nn.Module):
             "kind": "ranker",
             "base": None if self.backbone.identity is None else self.backbone.identity.to_json(),
             "head_layers": len(self.head.layers),
-            "backbone": {"kind": self.settings.kind, **self.settings.to_json()},
+            "backbone": self.settings.to_json(),
         }
         write_manifest(directory, facts)
-
-
-def build_ranker(settings: BackboneSettings, head_layers: int = 2) -> Ranker:
-    """A fresh ranker, in training mode."""
-    return Ranker(settings, settings.build(), head_layers).train()
 
 
 def load_ranker(directory: str | Path, settings: BackboneSettings | None = None) -> Ranker:
@@ -104,13 +105,12 @@ def load_ranker(directory: str | Path, settings: BackboneSettings | None = None)
         problem = f"no ranker here ({ADAPTER_MANIFEST} is missing or of another stage)"
         raise InputError(problem, file=directory, remedy=remedy)
     try:
-        facts = dict(manifest["backbone"])
-        kind, layers = facts.pop("kind"), int(manifest["head_layers"])
-        settings = settings or BACKBONES[kind].from_json(facts)
+        kind, layers = manifest["backbone"]["kind"], int(manifest["head_layers"])
+        settings = settings or settings_from_json(manifest["backbone"])
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_manifest(directory, error) from error
     check_weights(directory, manifest)
-    ranker = Ranker(settings, settings.build(trained=directory), layers)
+    ranker = Ranker(settings, layers, trained=directory)
     here, trained_on = ranker.backbone.identity, base_of(directory, manifest)
     if settings.kind != kind or (here is not None and trained_on is not None and not here.is_same(trained_on)):
         raise InputError(

@@ -7,14 +7,11 @@ its longest unfinished row.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -27,7 +24,7 @@ class PreallocatedLayer(DynamicLayer):
     def __init__(self, spare: int = 64) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.spare = spare
-        self.buffers: tuple[Tensor, Tensor] | None = None  # of keys and values, [B, H_kv, capacity, d_head] each
+        self.buffers: list[Tensor] = []  # keys and values, [B, H_kv, capacity, d_head] each; none before the prefill
         self.start = 0  # of the views within the buffers
 
     def update(
@@ -38,12 +35,11 @@ class PreallocatedLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         length, new = self.get_seq_length(), key_states.shape[-2]
         end = self.start + length + new
-        if self.buffers is None or self.buffers[0].shape[-2] < end:
+        if not self.buffers or self.buffers[0].shape[-2] < end:
             self._reallocate(key_states, value_states, length, length, length + new + self.spare)
             end = length + new
-        keys, values = self._allocated()  # [B, H_kv, capacity, d_head]
-        keys[:, :, end - new : end] = key_states
-        values[:, :, end - new : end] = value_states
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, end - new : end] = states
         self._set_views(self.start, end)
         return self.states()
 
@@ -53,64 +49,44 @@ class PreallocatedLayer(DynamicLayer):
         assert self.values is not None
         return self.keys, self.values
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeats each row `repeats` times; spare capacity comes back with the next token."""
-        super().batch_repeat_interleave(repeats)
-        self.buffers, self.start = None, 0
-
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps the rows `indices` [B'], which may repeat, and the spare capacity, with one copy."""
-        if self.buffers is None:
-            super().batch_select_indices(indices)
-            return
-        length, (keys, values) = self.get_seq_length(), self.buffers
-        self.buffers = (  # [B', H_kv, capacity − start, d_head]
-            keys[:, :, self.start :].index_select(0, indices),
-            values[:, :, self.start :].index_select(0, indices),
-        )
-        self._set_views(0, length)
+        if self.buffers:
+            length = self.get_seq_length()
+            # [B', H_kv, capacity − start, d_head]
+            self.buffers = [buffer[:, :, self.start :].index_select(0, indices) for buffer in self.buffers]
+            self._set_views(0, length)
 
     def replace(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Writes other rows [A, H_kv, t, d_head] over the rows `slots` [A], right-aligned with all others."""
         length, new = self.get_seq_length(), keys.shape[-2]
         end = self.start + length
-        if self.buffers is None or end < new:  # space in front, for rows longer than all there are
+        if end < new:  # space in front, for rows longer than all there are
             end = max(length, new)
             self._reallocate(*self.states(), length, end, end + self.spare)
-        for buffer, rows in zip(self._allocated(), (keys, values), strict=True):
+        for buffer, rows in zip(self.buffers, (keys, values), strict=True):
             buffer[slots, :, end - new : end] = rows
         self._set_views(end - max(length, new), end)
 
     def trim(self, length: int) -> None:
         """Forgets all but the last `length` positions, which no row needs any more."""
         surplus = self.get_seq_length() - length
-        if surplus <= 0:
-            return
-        if self.buffers is None:
-            keys, values = self.states()
-            self.keys, self.values = keys[:, :, surplus:], values[:, :, surplus:]  # [B, H_kv, length, d_head]
-        else:
+        if surplus > 0:
             self._set_views(self.start + surplus, self.start + surplus + length)
 
-    def _allocated(self) -> tuple[Tensor, Tensor]:
-        assert self.buffers is not None
-        return self.buffers
-
     def _set_views(self, start: int, end: int) -> None:
-        keys, values = self._allocated()
         self.start = start
-        self.keys, self.values = keys[:, :, start:end], values[:, :, start:end]  # [B, H_kv, end − start, d_head]
+        self.keys, self.values = (buffer[:, :, start:end] for buffer in self.buffers)  # [B, H_kv, end − start, d_head]
 
     def _reallocate(self, keys: Tensor, values: Tensor, length: int, end: int, capacity: int) -> None:
         """Makes buffers of `capacity` positions for keys and values like these; copies what there is before `end`."""
-        new = tuple(like.new_empty(*like.shape[:2], capacity, like.shape[-1]) for like in (keys, values))
+        new = [like.new_empty(*like.shape[:2], capacity, like.shape[-1]) for like in (keys, values)]
         for buffer in new:
             buffer[:, :, : end - length] = 0  # a masked NaN would still spoil a product
         if length:
             for buffer, old in zip(new, self.states(), strict=True):
                 buffer[:, :, end - length : end] = old
-        self.buffers = (new[0], new[1])
-        self.start = end - length
+        self.buffers, self.start = new, end - length
 
 
 def preallocated_cache(config: Any) -> DynamicCache:
@@ -135,14 +111,9 @@ def takes_new_rows(cache: DynamicCache) -> bool:
 
 
 def replace_rows(cache: DynamicCache, slots: Tensor, other: DynamicCache, rows: Tensor, length: int) -> None:
-    """Writes rows of another cache over rows of this one, and trims it.
+    """Writes the rows `rows` [A] of another cache, which may repeat, over the rows `slots` [A], which may not.
 
-    Args:
-        cache: One that `takes_new_rows`.
-        slots: [A] int64, the rows to replace, all different.
-        other: Of the same model, its rows right-aligned.
-        rows: [A] which row of `other` each slot gets; may repeat.
-        length: Positions of the longest unfinished row, the new ones included.
+    Both caches are of one model and take new rows; `length` positions are kept, those of the longest unfinished row.
     """
     for layer, source in zip(cache.layers, other.layers, strict=True):
         assert isinstance(layer, PreallocatedLayer)

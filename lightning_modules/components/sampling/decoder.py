@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from lightning_modules.components.sampling.cache import preallocated_cache, replace_rows, takes_new_rows, trim_rows
 from lightning_modules.components.sampling.rng import draw_tokens, uniform_block
 from lightning_modules.components.sampling.settings import SamplingSettings
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
 
 COMPACT_BELOW = 0.85
 """Ended rows leave the batch once the unfinished are fewer than this share of it and no question waits: copying the
@@ -121,17 +119,14 @@ class _Slots:
         return ended
 
     def keep(self, slots: Tensor) -> None:
-        """Keeps these slots alone."""
         self.numbers = [self.numbers[slot] for slot in slots.tolist()]
         for name in ("alive", "lengths", "limits", "counts", "tokens", "uniforms", "logprobs", "finished"):
             setattr(self, name, getattr(self, name)[slots])
 
     def unfinished(self) -> int:
-        """The number of rows to continue."""
         return int(self.alive.sum())
 
     def free(self) -> list[int]:
-        """The slots without a sample."""
         return [slot for slot, number in enumerate(self.numbers) if number < 0]
 
     def longest(self) -> int:
@@ -142,13 +137,8 @@ class _Slots:
 class Decoder:
     """Generates n samples for each prompt; iterating over it once gives each as it ends, in no particular order.
 
-    Args:
-        model: A causal language model.
-        prompts: The prompts, in the order in which to start.
-        seeds: Q·n seeds, question by question.
-        settings: How to sample.
-        eos: [E] the tokens that end a sample.
-        pad: The token that ended rows are fed.
+    The prompts start in their order. `seeds` are Q·n, question by question. The tokens `eos` [E] end a sample; ended
+    rows are fed `pad`.
     """
 
     def __init__(
@@ -166,7 +156,7 @@ class Decoder:
     def __iter__(self) -> Iterator[Completion]:
         while True:
             unfinished = self._slots.unfinished()
-            if self._queue and self._can_refill(unfinished):
+            if self._queue and (unfinished == 0 or self._can_refill(len(self._last) - unfinished)):
                 yield from self._slots.collect()
                 self._refill(fresh=unfinished == 0)
             elif unfinished == 0:
@@ -178,10 +168,8 @@ class Decoder:
                     self._compact()
                 self._step()
 
-    def _can_refill(self, unfinished: int) -> bool:
-        free = len(self._last) - unfinished
-        enough = max(len(self._queue[0]), REFILL_FROM * len(self._last))
-        return unfinished == 0 or (free >= enough and takes_new_rows(self._cache))
+    def _can_refill(self, free: int) -> bool:
+        return free >= max(len(self._queue[0]), REFILL_FROM * len(self._last)) and takes_new_rows(self._cache)
 
     def _refill(self, fresh: bool) -> None:
         """Prefills as many questions as there are slots for and draws their samples' first tokens."""

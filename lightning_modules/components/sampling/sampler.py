@@ -99,20 +99,6 @@ def sample_each(
             yield sorted(by_question.pop(question), key=lambda sample: sample.k)
 
 
-def sample(
-    model: Any,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    question_ids: Sequence[str],
-    eos_token_id: int | Sequence[int],
-    pad_token_id: int,
-    settings: SamplingSettings,
-) -> list[Sample]:
-    """All Q·n samples of `sample_each`, question by question."""
-    each = sample_each(model, input_ids, attention_mask, question_ids, eos_token_id, pad_token_id, settings)
-    return [one for question in sorted(each, key=lambda samples: samples[0].question_index) for one in question]
-
-
 def _token_limits(config: Any, prompt_lengths: Tensor, question_ids: Sequence[str], max_new_tokens: int) -> Tensor:
     """[Q] new tokens each prompt may have, from its own length: padding takes no positions."""
     context: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)

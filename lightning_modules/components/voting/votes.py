@@ -78,15 +78,10 @@ def winning_classes(answers: Tensor, weights: Tensor) -> Tensor:
 
 
 def vote_accuracy(answers: Tensor, weights: Tensor, gold: Tensor) -> Tensor:
-    """The share of the vote's winners that is right.
+    """[Q] float64: 1 / (number of tied winners) where the gold answer is among them, otherwise 0.
 
-    Args:
-        answers: [Q, N], as for `winning_classes`.
-        weights: [Q, N], as well.
-        gold: [Q] int64 class of the gold answer, negative if no sample has it.
-
-    Returns:
-        [Q] float64: 1 / (number of tied winners) if the gold answer is among them, otherwise 0.
+    Takes answers and weights [Q, N] as `winning_classes`, and the gold answers' classes [Q], negative if no sample has
+    it.
     """
     winners = winning_classes(answers, weights)  # [Q, C]
     last = winners.shape[1] - 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.components.encoding.tokenization import context_of, load_tokenizer
+from datamodules.components.encoding.tokenization import load_tokenizer
 from datamodules.components.limits import Limits
 from datamodules.components.records.records import write_rationales
 from datamodules.components.table import Examples, open_table
@@ -42,12 +42,12 @@ def test_the_first_longer_one_is_refused(examples: Examples) -> None:
     assert (caught.value.file, caught.value.line, caught.value.field) == ("f", 4, "rationale")
     assert f"'q3/0' has {lengths[3]} tokens, more than --data.max_length {lengths[2]}" in str(caught.value)
     assert "--data.drop_longer true, or raise --data.max_length" in str(caught.value)
+    limits = Limits(1024, context=8)
     with pytest.raises(InputError, match=r"more than the student's context of 8\n.*longer context"):
-        Limits(1024, context=8).apply(examples, "f")
-
-
-def test_questions_are_never_left_out(tiny_student: Path) -> None:
-    assert context_of(str(tiny_student)) == 256
-    error = Limits(1024, context=8).too_long("q", 10, "f", 4, "question")
-    assert (error.line, error.field) == (4, "question")
-    assert "drop_longer" not in str(error)
+        limits.apply(examples, "f")
+    error = limits.too_long("q", 10, "f", 4, "question")  # which is never left out
+    assert (error.line, error.field, error.remedy) == (
+        4,
+        "question",
+        "remove this line, or take a student with a longer context",
+    )

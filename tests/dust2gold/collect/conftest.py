@@ -1,4 +1,4 @@
-"""An endpoint, questions, and settings whose waits are milliseconds."""
+"""An endpoint, questions and settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dust2gold.collect.settings import CollectSettings, Endpoint, Prices, RetryPolicy, TeacherSampling
+from dust2gold.collect import collector
+from dust2gold.collect.settings import CollectSettings, Endpoint, Prices, TeacherSampling
 from tests import endpoint
 from tests.records import write_asked
 
@@ -26,7 +27,9 @@ Make = Callable[..., CollectSettings]
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Plants an API key in the environment, and no other of openai's variables."""
+    """Plants an API key in the environment, and no other of openai's variables; waits are milliseconds."""
+    for name, seconds in {"_FIRST_WAIT": 0.01, "_LONGEST_WAIT": 0.05, "_PATIENCE": 30.0}.items():
+        monkeypatch.setattr(collector, name, seconds)
     for name in ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_LOG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -42,10 +45,7 @@ def server() -> Iterator[endpoint.Endpoint]:
 
 @pytest.fixture
 def make(server: endpoint.Endpoint, tmp_path: Path) -> Make:
-    """Makes settings for a few questions to the endpoint, four samples each.
-
-    Keywords change them: those of `CollectSettings`, of its parts (found by their names), and `questions`.
-    """
+    """Makes settings for a few questions; keywords change those of `CollectSettings` and of its parts."""
     (tmp_path / "prompt.yaml").write_text(PROMPT, encoding="utf-8")
 
     def settings(questions: int = 3, **changes: Any) -> CollectSettings:
@@ -53,17 +53,16 @@ def make(server: endpoint.Endpoint, tmp_path: Path) -> Make:
             names = [name for name in kind.__dataclass_fields__ if name in changes]
             return kind(**{**defaults, **{name: changes.pop(name) for name in names}})
 
-        parts = {
-            "endpoint": part(Endpoint, model="gpt-test", base_url=server.base_url, concurrency=4, timeout=5.0),
-            "sampling": part(TeacherSampling, n=4, max_tokens=64),
-            "retry": part(RetryPolicy, retries=3, first=0.01, longest=0.05, patience=30.0),
-            "prices": part(Prices, prompt=1000.0, completion=2000.0),
-        }
         given = {
             "input": write_asked(tmp_path / "questions.jsonl", questions),
             "output": str(tmp_path / "out"),
             "prompt": str(tmp_path / "prompt.yaml"),
+            "endpoint": part(
+                Endpoint, model="gpt-test", base_url=server.base_url, concurrency=4, timeout=5.0, retries=3
+            ),
+            "sampling": part(TeacherSampling, n=4, max_tokens=64),
+            "prices": part(Prices, prompt=1000.0, completion=2000.0),
         }
-        return CollectSettings(**{**given, **parts, **changes})
+        return CollectSettings(**{**given, **changes})
 
     return settings

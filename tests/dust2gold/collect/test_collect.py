@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import time
 from collections import Counter
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datamodules.components.records.records import read_questions, read_rationales
+from dust2gold.collect import collector
 from dust2gold.collect.collect import collect
 from dust2gold.collect.settings import CollectSettings
 from dust2gold.core.errors import InputError
 from tests.dust2gold.collect.conftest import KEY, Make
 from tests.endpoint import Endpoint, Misbehaviour
 from tests.records import question
-
-QUOTA = json.dumps({"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
 
 
 def usage(settings: CollectSettings) -> dict[str, Any]:
@@ -40,11 +38,13 @@ def samples(settings: CollectSettings) -> dict[str, list[str]]:
 
 def complete(settings: CollectSettings, questions: int = 3) -> bool:
     """Whether each question has its samples, each once."""
-    found = samples(settings)
-    assert all(len(set(texts)) == len(texts) for texts in found.values())
-    return {name: len(texts) for name, texts in found.items()} == {
-        f"q{number}": settings.sampling.n for number in range(questions)
-    }
+    counts = {name: (len(texts), len(set(texts))) for name, texts in samples(settings).items()}
+    return counts == {f"q{number}": (settings.sampling.n,) * 2 for number in range(questions)}
+
+
+def asked_for(server: Endpoint) -> list[int]:
+    """How many samples each request asked for."""
+    return [body.get("n", 1) for _, _, body, _ in server.asked]
 
 
 def test_makes_what_prepare_makes(make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,17 +57,16 @@ def test_makes_what_prepare_makes(make: Make, server: Endpoint, capsys: pytest.C
     assert positive[0].rationale == "Sample 0: 0 + 2 = \\boxed{2}"
     assert {(record.writer, record.source, record.verdict) for record in positive} == {("teacher", "nuts", "positive")}
     assert [*read_questions(out / "questions.jsonl")] == [question(number) for number in range(3)]
-    summary = json.loads((out / "summary.json").read_text())
-    assert (summary["questions"], summary["samples"], summary["positive"], summary["negative"]) == (3, 12, 6, 6)
-    assert (usage(settings)["requests"], usage(settings)["retries"], usage(settings)["samples"]) == (3, 0, 12)
+    counted = {"questions": 3, "samples": 12, "positive": 6, "negative": 6}
+    assert json.loads((out / "summary.json").read_text()).items() >= counted.items()
+    assert usage(settings).items() >= {"requests": 3, "retries": 0, "samples": 12}.items()
     assert "3 requests (0 retries)" in capsys.readouterr().out
 
 
 def test_what_is_sent(make: Make, server: Endpoint) -> None:
     collect(make(questions=1, parameters={"reasoning_effort": "low"}, top_p=0.9, seed=7))
     path, headers, body, _ = server.asked[0]
-    assert path == "/v1/chat/completions"
-    assert headers["authorization"] == f"Bearer {KEY}"
+    assert (path, headers["authorization"]) == ("/v1/chat/completions", f"Bearer {KEY}")
     assert body.pop("messages") == [
         {"role": "system", "content": "Solve it. Give the answer in \\boxed{}."},
         {"role": "user", "content": "Problem: What is 2 and 3?"},
@@ -78,22 +77,15 @@ def test_what_is_sent(make: Make, server: Endpoint) -> None:
     sampling = {"n": 4, "temperature": 0.5, "top_p": 0.9, "max_tokens": 64}
     assert body == {"model": "gpt-test", **sampling, "reasoning_effort": "low"}
 
-
-def test_completions_get_one_text(make: Make, server: Endpoint) -> None:
     settings = make(questions=1, api="completions", token_limit="max_completion_tokens")
     collect(settings)
-    path, _, body, _ = server.asked[0]
-    assert path == "/v1/completions"
+    path, _, body, _ = server.asked[1]
+    assert (path, body["max_completion_tokens"], "max_tokens" in body) == ("/v1/completions", 64, False)
     assert body["prompt"] == (
         "Solve it. Give the answer in \\boxed{}.\n\nProblem: What is 2 and 3?\n2 + 3 = \\boxed{5}\n\n"
         "Problem: Ann has 0 nuts and finds 2. How many?\n"
     )
-    assert (body["max_completion_tokens"], "max_tokens" in body) == (64, False)
     assert complete(settings, 1)
-
-
-def drop_content(answer: dict[str, Any]) -> None:
-    del answer["choices"][0]["message"]["content"]
 
 
 FAILURES = {
@@ -107,8 +99,9 @@ FAILURES = {
     "no JSON": Misbehaviour(body="hello", headers={"Content-Type": "text/plain"}),
     "a list": Misbehaviour(body="[]"),
     "no choices": Misbehaviour(change=lambda answer: answer.pop("choices")),
+    "choices are a text": Misbehaviour(change=lambda answer: answer.update(choices="text")),
     "empty choices": Misbehaviour(change=lambda answer: answer["choices"].clear()),
-    "no content": Misbehaviour(change=drop_content),
+    "no content": Misbehaviour(change=lambda answer: answer["choices"][0]["message"].pop("content")),
     "content is a number": Misbehaviour(change=lambda answer: answer["choices"][0]["message"].update(content=3)),
 }
 
@@ -120,25 +113,25 @@ def test_a_failure_is_tried_again(name: str, make: Make, server: Endpoint) -> No
     collect(settings)
     assert complete(settings, 2)
     counts = usage(settings)
-    assert (counts["requests"], counts["retries"], counts["failed"], counts["answered"]) == (4, 2, 2, 2)
+    assert counts.items() >= {"requests": 4, "retries": 2, "failed": 2, "answered": 2}.items()
     names = Counter(headers["idempotency-key"] for _, headers, _, _ in server.asked)
     assert sorted(names.values()) in ([1, 3], [2, 2])  # the same name until there is an answer
     assert (counts["possible_cost"] > 0) is (name not in ("429", "408", "500", "503"))
 
 
-def test_retry_after_in_seconds(make: Make, server: Endpoint) -> None:
-    server.script = [Misbehaviour(status=429, headers={"Retry-After": "0.5"})]
-    collect(make(questions=1))
+def test_waits_double_up_to_the_longest_unless_the_server_asks_for_others(
+    make: Make, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "_FIRST_WAIT", 0.2)
+    monkeypatch.setattr(collector, "_LONGEST_WAIT", 0.3)
+    failure, asks = Misbehaviour(status=500), Misbehaviour(status=429, headers={"Retry-After": "0.9"})
+    server.script = [failure, failure, asks, *[failure] * 4]
+    collect(make(questions=1, retries=7))
     times = [at for _, _, _, at in server.asked]
-    assert 0.5 <= times[1] - times[0] < 1.5
-
-
-def test_retry_after_as_a_date(make: Make, server: Endpoint) -> None:
-    date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=2), usegmt=True)  # whole seconds
-    server.script = [Misbehaviour(status=503, headers={"Retry-After": date})]
-    began = time.monotonic()
-    collect(make(questions=1))
-    assert 0.9 < time.monotonic() - began < 4
+    waits = [after - before for before, after in itertools.pairwise(times)]
+    # Half of each wait is chance.
+    assert all(wait >= least for wait, least in zip(waits, (0.1, 0.15, 0.9, *[0.15] * 4), strict=True))
+    assert sum(waits) < 6  # doubled once more and again, the last one alone were longer
 
 
 def test_a_question_that_keeps_failing_is_left_for_the_next_run(
@@ -151,33 +144,27 @@ def test_a_question_that_keeps_failing_is_left_for_the_next_run(
     assert "run the same command again" in str(caught.value)
     assert "question 'q0': HTTP 500: status 500 (4 times)" in capsys.readouterr().err
     assert {name: len(texts) for name, texts in samples(settings).items()} == {"q1": 4}
-    collect(settings)
-    assert complete(settings, 2)
-    assert len(server.asked) == 6
-
-
-def test_too_long_a_wait_is_left_for_the_next_run(make: Make, server: Endpoint) -> None:
     server.script = [Misbehaviour(status=429, headers={"Retry-After": "3600"})]
     began = time.monotonic()
-    with pytest.raises(InputError, match="1 of 1 questions"):
-        collect(make(questions=1))
+    with pytest.raises(InputError, match="1 of 2 questions"):
+        collect(settings)
     assert time.monotonic() - began < 5
+    collect(settings)
+    assert complete(settings, 2)
+    assert len(server.asked) == 4 + 1 + 1 + 1
 
 
 def test_fewer_choices_than_asked_for(make: Make, server: Endpoint) -> None:
     settings = make(questions=1, n=5)
     server.script = [Misbehaviour(at_most=2), Misbehaviour(at_most=1)]
     collect(settings)
-    assert [body.get("n", 1) for _, _, body, _ in server.asked] == [5, 3, 2]
+    assert asked_for(server) == [5, 3, 2]
     assert complete(settings, 1)
     assert len({headers["idempotency-key"] for _, headers, _, _ in server.asked}) == 3
-
-
-def test_one_choice_per_request(make: Make, server: Endpoint) -> None:
     settings = make(questions=1, choices_per_request=1, seed=1)
     collect(settings)
-    assert ["n" in body for _, _, body, _ in server.asked] == [False] * 4
-    assert len({body["seed"] for _, _, body, _ in server.asked}) == 4
+    assert not any("n" in body for _, _, body, _ in server.asked[3:])
+    assert len({body["seed"] for _, _, body, _ in server.asked[3:]}) == 4
     assert complete(settings, 1)
 
 
@@ -200,11 +187,13 @@ def test_truncated_and_empty_samples_are_paid_but_not_trained_on(make: Make, ser
 
     server.script = [Misbehaviour(change=spoil)]
     settings = make(questions=1)
-    collect(settings)
-    assert [text[:8] for text in samples(settings)["q0"]] == ["Sample 2", "Sample 3"]
-    collect(make(questions=1, keep_truncated=True))
-    assert [text[:8] for text in samples(settings)["q0"]] == ["Sample 0", "Sample 2", "Sample 3"]
+    for _ in range(2):
+        collect(settings)
+        assert [text[:8] for text in samples(settings)["q0"]] == ["Sample 2", "Sample 3"]
     assert len(server.asked) == 1
+
+
+QUOTA = json.dumps({"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
 
 
 @pytest.mark.parametrize(
@@ -230,13 +219,16 @@ def test_what_no_repetition_mends_stops_at_once(how: Misbehaviour, says: str, ma
     collect(settings)
     assert complete(settings, 8)
     assert len(server.asked) == 2 + 7
+    assert server.most_at_once == 2
 
 
-def test_no_connection(make: Make) -> None:
+def test_no_connection_and_an_input_that_would_be_overwritten(make: Make, tmp_path: Path) -> None:
     settings = make(questions=1, base_url="http://127.0.0.1:9/v1", retries=1)
     with pytest.raises(InputError, match="1 of 1 questions"):
         collect(settings)
     assert usage(settings)["possible_cost"] == 0  # nothing reached a server
+    with pytest.raises(InputError, match="lies in the output directory"):
+        collect(make(output=str(tmp_path)))
 
 
 def test_an_endpoint_that_is_down_is_not_asked_forever(make: Make, server: Endpoint) -> None:
@@ -248,12 +240,6 @@ def test_an_endpoint_that_is_down_is_not_asked_forever(make: Make, server: Endpo
     server.script = []
     collect(settings)
     assert complete(settings, 20)
-
-
-def test_an_input_in_the_output_directory_is_not_overwritten(make: Make, tmp_path: Path) -> None:
-    settings = make(output=str(tmp_path))
-    with pytest.raises(InputError, match="lies in the output directory"):
-        collect(settings)
 
 
 def test_a_hostile_server_breaks_neither_terminal_nor_journal(
@@ -273,36 +259,21 @@ def test_a_hostile_server_breaks_neither_terminal_nor_journal(
     collect(settings)
     assert complete(settings, 1)
     printed = "".join(capsys.readouterr())
-    assert "HTTP 500: ?[31mred?" in printed
+    assert "HTTP 500: [31mred?" in printed
     assert "\x1b[2J" not in printed
     assert usage(settings)["uncounted"] == 1
 
 
-def test_concurrency_is_bounded_and_used(make: Make, server: Endpoint) -> None:
-    server.pause = 0.05
-    collect(make(questions=12, concurrency=3))
-    assert server.most_at_once == 3
-
-
-def test_the_same_command_asks_for_nothing_twice_and_needs_no_key_then(
-    make: Make, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+def test_what_is_paid_is_asked_for_once_and_needs_no_key_then(
+    make: Make, server: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = make(questions=2)
     collect(settings)
     made = samples(settings)
     monkeypatch.delenv("OPENAI_API_KEY")
-    collect(settings)
-    collect(make(questions=2, concurrency=1, writer="gpt"))
+    collect(make(questions=2, concurrency=1))
     assert samples(settings) == made
-    assert len(server.asked) == 2
-
-
-def test_clearing_the_output_loses_nothing_paid(make: Make, server: Endpoint, tmp_path: Path) -> None:
-    """As a pipeline does whose code or settings changed."""
-    settings = make(questions=2)
-    collect(settings)
-    made = samples(settings)
-    shutil.rmtree(settings.output)
+    shutil.rmtree(settings.output)  # as a pipeline does whose code or settings changed
     collect(settings)
     assert samples(settings) == made
     elsewhere = make(questions=2, output=str(tmp_path / "elsewhere"), journal=str(settings.journal_path))
@@ -314,10 +285,10 @@ def test_clearing_the_output_loses_nothing_paid(make: Make, server: Endpoint, tm
 def test_more_questions_and_more_samples_ask_for_the_rest(make: Make, server: Endpoint) -> None:
     collect(make(questions=3, limit=1, n=2))
     collect(make(questions=2, n=3))
-    assert [body.get("n", 1) for _, _, body, _ in server.asked] in ([2, 1, 3], [2, 3, 1])
+    assert asked_for(server) in ([2, 1, 3], [2, 3, 1])
     settings = make(questions=2, n=2)
     collect(settings)
-    assert {name: len(texts) for name, texts in samples(settings).items()} == {"q0": 2, "q1": 2}
+    assert complete(settings, 2)
     assert len(server.asked) == 3
 
 
@@ -331,7 +302,6 @@ def test_other_settings_ask_anew_and_keep_what_is_paid(make: Make, server: Endpo
     prompt = (tmp_path / "prompt.yaml").read_text()
     (tmp_path / "prompt.yaml").write_text(prompt.replace("Solve it", "Solve this"))
     collect(first)
-    assert len(server.asked) == 6
     (tmp_path / "prompt.yaml").write_text(prompt)
     collect(first)
     assert samples(first) == made
@@ -341,6 +311,8 @@ def test_other_settings_ask_anew_and_keep_what_is_paid(make: Make, server: Endpo
 def test_the_budget_holds_whatever_is_under_way(
     make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    collect(make(questions=2, budget=0.01))
+    assert server.asked == []  # too little for one request
     settings = make(questions=40, concurrency=8, budget=3.0)
     server.pause = 0.02
     collect(settings)
@@ -351,9 +323,8 @@ def test_the_budget_holds_whatever_is_under_way(
     assert usage(settings)["cost"] == pytest.approx(cost)
     most = max(json.loads(line).get("most", 0) for line in settings.journal_path.open())
     assert 3.0 - most < cost <= 3.0
-    assert 0 < len(server.billed) < 40
     assert "the budget of $3.00 does not allow another request" in capsys.readouterr().err
-    assert len(samples(settings)) == len(server.billed)  # what there is can be trained on
+    assert 0 < len(samples(settings)) == len(server.billed) < 40  # what there is can be trained on
     before = len(server.asked)
     collect(settings)  # the budget is the journal's, not the run's
     assert len(server.asked) == before
@@ -361,16 +332,9 @@ def test_the_budget_holds_whatever_is_under_way(
     assert complete(settings, 40)
 
 
-def test_a_budget_too_small_for_one_request(make: Make, server: Endpoint) -> None:
-    settings = make(questions=2, budget=0.01)
-    collect(settings)
-    assert server.asked == []
-
-
 def test_requests_without_an_answer_count_against_the_budget(make: Make, server: Endpoint) -> None:
-    settings = make(questions=3, budget=1.5, concurrency=1)
     server.script = [Misbehaviour(drop=True)]
-    collect(settings)
+    collect(settings := make(questions=3, budget=1.5, concurrency=1))
     counts = usage(settings)
     assert counts["possible_cost"] > 0
     assert counts["cost"] + counts["possible_cost"] <= 1.5
@@ -395,11 +359,8 @@ def test_the_key_is_nowhere(make: Make, server: Endpoint, capsys: pytest.Capture
 
     echo = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}})
     settings = make(questions=3, concurrency=1)
-    server.script = [
-        Misbehaviour(change=repeat),
-        Misbehaviour(status=500, body=echo),
-        Misbehaviour(status=401, body=echo),
-    ]
+    refusals = [Misbehaviour(status=500, body=echo), Misbehaviour(status=401, body=echo)]
+    server.script = [Misbehaviour(change=repeat), *refusals]
     with pytest.raises(InputError) as caught:
         collect(settings)
     server.script = [Misbehaviour(status=503, body=echo)] * 4

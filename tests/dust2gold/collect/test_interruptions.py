@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,18 @@ import yaml
 
 from datamodules.components.records.records import read_rationales
 from dust2gold import cli
-from tests.dust2gold.collect.conftest import KEY, PROMPT
+from tests.dust2gold.collect.conftest import KEY, Make
 from tests.endpoint import Endpoint
-from tests.records import write_asked
 
 REPOSITORY = Path(__file__).parents[3]
 QUESTIONS, N = 100, 3
 
 
 @pytest.fixture
-def command(server: Endpoint, tmp_path: Path) -> list[str]:
+def command(make: Make, tmp_path: Path) -> list[str]:
     """A command line that asks `QUESTIONS` questions for `N` samples each."""
-    (tmp_path / "prompt.yaml").write_text(PROMPT, encoding="utf-8")
-    config = {
-        "input": write_asked(tmp_path / "questions.jsonl", QUESTIONS),
-        "output": str(tmp_path / "out"),
-        "prompt": str(tmp_path / "prompt.yaml"),
-        "endpoint": {"model": "gpt-test", "base_url": server.base_url, "concurrency": 4, "timeout": 10},
-        "sampling": {"n": N, "max_tokens": 64},
-        "retry": {"first": 0.01, "longest": 0.05},
-        "prices": {"prompt": 1, "completion": 2},
-    }
-    (tmp_path / "collect.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    settings = make(questions=QUESTIONS, n=N, timeout=10)
+    (tmp_path / "collect.yaml").write_text(yaml.safe_dump(asdict(settings)), encoding="utf-8")
     return [sys.executable, str(REPOSITORY / "cli.py"), "collect", "--config", str(tmp_path / "collect.yaml")]
 
 
@@ -48,8 +38,7 @@ def command(server: Endpoint, tmp_path: Path) -> list[str]:
 def running(command: list[str], server: Endpoint, answers: int) -> Iterator[subprocess.Popen[str]]:
     """Starts the command and waits until it was given so many answers more."""
     before = len(server.billed)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         while len(server.billed) < before + answers and process.poll() is None:
             time.sleep(0.001)
@@ -62,6 +51,11 @@ def running(command: list[str], server: Endpoint, answers: int) -> Iterator[subp
 def lines(output: Path, kind: str) -> list[dict[str, Any]]:
     text = output.with_name("out.journal.jsonl").read_text(encoding="utf-8")
     return [value for value in map(json.loads, text.splitlines()) if kind in value]
+
+
+def used(output: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((output / "usage.json").read_text(encoding="utf-8"))
+    return value
 
 
 def finish(command: list[str], output: Path) -> None:
@@ -90,7 +84,7 @@ def test_kill_9_loses_nothing_and_pays_nothing_twice(
     kept = [text["text"] for line in answered for text in line["samples"]]
     made = [choice["message"]["content"] for answer in server.billed.values() for choice in answer["choices"]]
     assert len(answered) == QUESTIONS  # no question was asked again once its samples had arrived
-    usage = json.loads((tmp_path / "out" / "usage.json").read_text(encoding="utf-8"))
+    usage = used(tmp_path / "out")
     assert usage["requests"] >= len(server.asked)
     assert 1 <= usage["unknown"] <= 4 * kills  # what was under way
     if idempotent:
@@ -115,7 +109,7 @@ def test_signals_keep_what_is_under_way(
     assert "Traceback" not in err
     assert KEY not in out + err
     assert len(lines(tmp_path / "out", "answered")) == len(server.billed) < QUESTIONS
-    assert json.loads((tmp_path / "out" / "usage.json").read_text())["answered"] == len(server.billed)
+    assert used(tmp_path / "out")["answered"] == len(server.billed)
     server.pause = 0
     finish(command, tmp_path / "out")
     assert len(server.asked) == len(server.billed) == QUESTIONS

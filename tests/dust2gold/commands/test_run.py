@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from dust2gold.commands.run import _seeds
+from tests.dust2gold.run.conftest import raising
 
 if TYPE_CHECKING:
     from tests.dust2gold.run.conftest import World
 
 
 @pytest.fixture
-def seeded(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+def seeded(world: World) -> World:
     world.edit("'{settings.greeting}'", "'{settings.greeting} {settings.seed}'")
-    world.edit(
-        "    ]\n", "        Stage('end', 'reports', (f'report {run}',), needs=('*',), outputs=('report.md',)),\n    ]\n"
-    )
-    execute = world.execute
-
-    def with_report(command: list[str]) -> int | None:
-        if command[0] != "report":
-            return execute(command)
-        world.reported.append(command[1])
-        (Path(command[1]) / "report.md").write_text("a table")
-        return None
-
-    monkeypatch.setattr(world, "execute", with_report)
-    world.reported = []
+    stage = "Stage('end', 'reports', (f'report {run}',), needs=('*',), outputs=('report.md',))"
+    world.edit("    ]\n", f"        {stage},\n    ]\n")
     return world
 
 
@@ -61,27 +49,19 @@ def test_dry_run_prints_each_plan_and_the_last_report(seeded: World, capsys: pyt
 
 
 def test_interrupted_seeds_carry_on_and_repeat_nothing(seeded: World, capsys: pytest.CaptureFixture[str]) -> None:
-    def stop() -> int:
-        raise KeyboardInterrupt
-
     seeded.run("--seeds", "0,1")
-    seeded.trouble["seed-1/fit/2.txt"] = stop
-    seeded.executed.clear()
+    seeded.trouble["seed-1/fit/2.txt"] = raising(KeyboardInterrupt())
     assert seeded.status("--seeds", "0,1", "--from", "fit") == 130
     command = "python cli.py run --config run.yaml --stages own.py --seeds 0,1 --only fit,table,end"
     assert f"carry on with `{command}`" in capsys.readouterr().err
     seeded.trouble.clear()
-    seeded.run("--seeds", "0,1", "--only", "fit,table,end")
-    assert [command[1 if command[0] == "copy" else 3] for command in seeded.executed[:1]] == ["runs/t/seed-1/fit/2.txt"]
-    assert len(seeded.executed) == 3, "the rest of seed 1's fit, and its table"
+    rest = [f"seed-1/{file}" for file in ("fit/2.txt", "fit/3.txt", "table.txt")]
+    assert seeded.run("--seeds", "0,1", "--only", "fit,table,end") == rest
     assert seeded.reported[-2:] == ["runs/t/seed-1", "runs/t"]
 
 
-def test_what_cannot_be_seeded_is_refused(seeded: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_are_given_once(seeded: World) -> None:
     assert "both given" in str(seeded.fails("--seeds", "0", "--set", "seed=1"))
-    with pytest.raises(SystemExit):
-        seeded.status("--seeds", "0,0")
-    assert "whole numbers such as 0,1,2 were expected, found '0,0'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "1,-2", "1,1", "1.5", "1;2"])
@@ -89,3 +69,9 @@ def test_seeds_are_different_whole_numbers(text: str) -> None:
     assert _seeds("0, 12") == (0, 12)
     with pytest.raises(argparse.ArgumentTypeError, match="were expected"):
         _seeds(text)
+
+
+def test_second_rank_of_a_command_does_not_run_the_stages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert "add --isolate" in str(world.fails())
+    assert world.executed == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,21 @@ from tests.commands import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-Fit = Callable[..., Namespace]
 TRAINING = ["AdapterWriter", "RunCheckpoint", "RandomStateCheckpoint", "FiniteGuard", "TokenThroughput"]
-SAMPLING = ["SampleWriter", "AnswerAccuracy"]
+STUDENT = [*TRAINING, "SampleWriter", "AnswerAccuracy", "LearningRateMonitor"]
 
 
-@pytest.fixture
-def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
-    """Parses `fit` with the given words, in a directory that has no configs."""
+@pytest.fixture(autouse=True)
+def _without_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: str) -> Namespace:
-        parsed = parse(["fit", *words])
-        assert parsed is not None
-        config: Namespace = parsed.config.fit
-        return config
 
-    return run
+def fit(stage: str, *words: str) -> Namespace:
+    """The config of a `fit` of a stage of ours."""
+    parsed = parse(["fit", "--config", f"configs/{stage}.yaml", *words])
+    assert parsed is not None
+    config: Namespace = parsed.config.fit
+    return config
 
 
 class OwnStage(NegativeModel):
@@ -47,31 +44,27 @@ def names(config: Namespace) -> list[str]:
 @pytest.mark.parametrize(
     ("stage", "callbacks"),
     [
-        ("neg", [*TRAINING, *SAMPLING, "LearningRateMonitor"]),
-        ("nat", [*TRAINING, *SAMPLING, "LearningRateMonitor", "GateMonitor"]),
+        ("neg", STUDENT),
+        ("nat", [*STUDENT, "GateMonitor"]),
         ("rank", [*TRAINING, "LearningRateMonitor", "ScoreMonitor", "ScoreWriter"]),
         ("vote", ["PredictionWriter"]),
     ],
 )
-def test_callbacks_by_the_kind_of_stage(fit: Fit, stage: str, callbacks: list[str]) -> None:
-    assert names(fit("--config", f"configs/{stage}.yaml")) == callbacks
+def test_callbacks_by_the_kind_of_stage(stage: str, callbacks: list[str]) -> None:
+    assert names(fit(stage)) == callbacks
 
 
-def test_a_callback_replaces_the_default_of_its_class(fit: Fit) -> None:
-    words = ["--trainer.callbacks+=RunCheckpoint", "--trainer.callbacks.every_n_train_steps=1"]
-    config = fit("--config", "configs/nat.yaml", *words)
-    assert names(config) == names(fit("--config", "configs/nat.yaml"))
+def test_a_callback_replaces_the_default_of_its_class() -> None:
+    config = fit("nat", "--trainer.callbacks+=RunCheckpoint", "--trainer.callbacks.every_n_train_steps=1")
+    assert names(config) == [*STUDENT, "GateMonitor"]
     assert config.trainer.callbacks[1].init_args.every_n_train_steps == 1
 
 
-def test_default_callbacks_can_be_left_out(fit: Fit) -> None:
-    config = fit("--config", "configs/neg.yaml", "--without_callbacks", "[SampleWriter, FiniteGuard]")
-    left = [
-        name for name in [*TRAINING, *SAMPLING, "LearningRateMonitor"] if name not in ("SampleWriter", "FiniteGuard")
-    ]
-    assert names(config) == left
+def test_default_callbacks_can_be_left_out() -> None:
+    left = [name for name in STUDENT if name not in ("SampleWriter", "FiniteGuard")]
+    assert names(fit("neg", "--without_callbacks", "[SampleWriter, FiniteGuard]")) == left
     with pytest.raises(InputError, match="no default callback 'GateMonitor'"):
-        fit("--config", "configs/nat.yaml", "--without_callbacks", "[GateMonitor]")
+        fit("nat", "--without_callbacks", "[GateMonitor]")
 
 
 ENCODER = ["--model.backbone", "EncoderSettings", "--model.backbone.path", "t5"]
@@ -89,11 +82,11 @@ ENCODER = ["--model.backbone", "EncoderSettings", "--model.backbone.path", "t5"]
         ("rank", [*ENCODER, "--data.tokenizer", "c/d"], "c/d"),
     ],
 )
-def test_the_tokenizer_is_the_students(fit: Fit, stage: str, words: list[str], tokenizer: str) -> None:
-    assert fit("--config", f"configs/{stage}.yaml", *words).data.init_args.tokenizer == tokenizer
+def test_the_tokenizer_is_the_students(stage: str, words: list[str], tokenizer: str) -> None:
+    assert fit(stage, *words).data.init_args.tokenizer == tokenizer
 
 
-def test_a_stage_of_ones_own_gets_them_too(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_of_ones_own_gets_them_too(capsys: pytest.CaptureFixture[str]) -> None:
     config: dict[str, Any] = {
         "model": {"class_path": f"{__name__}.OwnStage"},
         "data": {"class_path": "RationaleDataModule"},
@@ -102,7 +95,6 @@ def test_a_stage_of_ones_own_gets_them_too(fit: Fit, capsys: pytest.CaptureFixtu
     Path("own.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     with pytest.raises(SystemExit):
         cli.main(["fit", "--config", "own.yaml", "--print_config"])
-    shown = yaml.safe_load(capsys.readouterr().out)
-    kinds = [callback["class_path"].rpartition(".")[2] for callback in shown["trainer"]["callbacks"]]
-    assert kinds == [*TRAINING, *SAMPLING, "LearningRateMonitor", "GateMonitor"]
-    assert shown["trainer"]["max_epochs"] == 3
+    shown = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert [each["class_path"].rpartition(".")[2] for each in shown["callbacks"]] == [*STUDENT, "GateMonitor"]
+    assert shown["max_epochs"] == 3

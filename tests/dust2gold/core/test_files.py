@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
+import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,62 +18,50 @@ from dust2gold.core import files
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically, write_directory_atomically
 
-REPOSITORY = Path(__file__).parents[3]
-KILLED_IN_A_FILE = """
-with write_atomically(Path(sys.argv[1])) as stream:
-    stream.write("half")
-    stream.flush()
-    kill()
-"""
-KILLED_IN_A_DIRECTORY = """
-with write_directory_atomically(Path(sys.argv[1])) as directory:
-    (directory / "file").write_text("half")
-    kill()
-"""
-KILLED_AT_A_RENAME = """
-rename, calls = Path.rename, []
-def until(one, other):
-    calls.append(one)
-    kill() if len(calls) == {number} else rename(one, other)
-Path.rename = until
-with write_directory_atomically(Path(sys.argv[1])) as directory:
-    (directory / "file").write_text("new")
-"""
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed(code: str, path: Path) -> None:
-    """Runs code that calls `kill()`."""
-    head = (
-        "import os, signal, sys\nfrom pathlib import Path\n"
-        "from dust2gold.core.files import write_atomically, write_directory_atomically\n"
-        "def kill(): os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", head + code, str(path)], cwd=REPOSITORY, check=False)
-    assert done.returncode == -signal.SIGKILL
+def killed(work: Callable[[], None]) -> None:
+    """Does some work in a process of its own, which it does not outlive."""
+    if (child := os.fork()) == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
-def write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str, then: Callable[[], None] = lambda: None) -> None:
+    with write_atomically(path) as stream:
+        stream.write(text)
+        stream.flush()
+        then()
+
+
+def write(path: Path, text: str, then: Callable[[], None] = lambda: None) -> None:
     """Writes a directory with a file in it."""
     with write_directory_atomically(path) as directory:
-        (directory / "file").write_text(text, encoding="utf-8")
+        (directory / "file").write_text(text)
+        then()
 
 
-def test_what_a_killed_process_left_of_a_file_is_removed_by_the_next_writing(tmp_path: Path) -> None:
+def names(directory: Path) -> list[str]:
+    return sorted(each.name for each in directory.iterdir())
+
+
+@pytest.mark.parametrize("rewrite", [write_file, write])
+def test_what_a_killed_process_left_is_removed_by_the_next_writing(
+    tmp_path: Path, rewrite: Callable[..., None]
+) -> None:
     path = tmp_path / "a[1].jsonl"
-    killed(KILLED_IN_A_FILE, path)
-    killed(KILLED_IN_A_FILE, path)
+    killed(partial(rewrite, path, "half", kill))
+    killed(partial(rewrite, path, "half", kill))
     assert [each.suffix for each in tmp_path.iterdir()] == [".part"]  # the second has removed the first one's
-    with write_atomically(path) as stream:
-        stream.write("whole")
-    assert [each.name for each in tmp_path.iterdir()] == ["a[1].jsonl"]
-    assert path.read_text(encoding="utf-8") == "whole"
-
-
-def test_what_a_killed_process_left_of_a_directory_is_removed_by_the_next_writing(tmp_path: Path) -> None:
-    killed(KILLED_IN_A_DIRECTORY, tmp_path / "adapter")
-    assert [each.suffix for each in tmp_path.iterdir()] == [".part"]
-    write(tmp_path / "adapter", "whole")
-    assert [each.name for each in tmp_path.iterdir()] == ["adapter"]
+    rewrite(path, "whole")
+    assert names(tmp_path) == ["a[1].jsonl"]
+    assert (path / "file" if path.is_dir() else path).read_text() == "whole"
 
 
 def test_nothing_else_is_removed(tmp_path: Path) -> None:
@@ -79,37 +69,34 @@ def test_nothing_else_is_removed(tmp_path: Path) -> None:
     for name in others:
         (tmp_path / name).mkdir()
         (tmp_path / name / "lock").touch()
-    with write_atomically(tmp_path / "a"):
-        pass
-    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([*others, "a"])
+    write_file(tmp_path / "a", "")
+    assert names(tmp_path) == sorted([*others, "a"])
 
 
 def test_what_somebody_is_writing_is_not_removed(tmp_path: Path) -> None:
     with write_atomically(tmp_path / "a") as slow, write_directory_atomically(tmp_path / "d") as slow_directory:
         slow.write("slow")
-        (slow_directory / "file").write_text("slow", encoding="utf-8")
-        with write_atomically(tmp_path / "a") as stream:
-            stream.write("fast")
+        (slow_directory / "file").write_text("slow")
+        write_file(tmp_path / "a", "fast")
         write(tmp_path / "d", "fast")
-        assert (tmp_path / "a").read_text(encoding="utf-8") == "fast"
-    assert (tmp_path / "a").read_text(encoding="utf-8") == "slow"
-    assert (tmp_path / "d" / "file").read_text(encoding="utf-8") == "slow"
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "d"]
+        assert (tmp_path / "a").read_text() == "fast"
+    assert (tmp_path / "a").read_text() == "slow"
+    assert (tmp_path / "d" / "file").read_text() == "slow"
+    assert names(tmp_path) == ["a", "d"]
 
 
 def test_without_locks_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is unknown whether the writer lives."""
-    killed(KILLED_IN_A_FILE, tmp_path / "a")
+    killed(partial(write_file, tmp_path / "a", "half", kill))
     (left,) = tmp_path.iterdir()
 
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("dust2gold.core.files.fcntl.flock", flock)
-    with write_atomically(tmp_path / "a") as stream:
-        stream.write("whole")
+    write_file(tmp_path / "a", "whole")
     write(tmp_path / "d", "whole")
-    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([left.name, "a", "d"])
+    assert names(tmp_path) == sorted([left.name, "a", "d"])
 
 
 def test_what_is_not_yet_locked_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,21 +112,32 @@ def test_what_is_not_yet_locked_is_not_removed(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("dust2gold.core.files.fcntl.flock", interrupted)
     write(tmp_path / "a", "whole")
     assert calls == [fcntl.LOCK_EX]
-    assert (tmp_path / "a" / "file").read_text(encoding="utf-8") == "whole"
+    assert (tmp_path / "a" / "file").read_text() == "whole"
 
 
 @pytest.mark.parametrize(("number", "remains"), [(1, "old"), (2, "old"), (3, None)])
-def test_a_kill_while_a_directory_is_replaced_loses_nothing(tmp_path: Path, number: int, remains: str | None) -> None:
+def test_a_kill_while_a_directory_is_replaced_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remains: str | None
+) -> None:
     """Killed at the lock file's rename, at that of the old directory, and between it and that of the new one."""
     path = tmp_path / "adapter"
     write(path, "old")
-    killed(KILLED_AT_A_RENAME.format(number=number), path)
-    assert (path / "file").read_text(encoding="utf-8") == remains if remains else not path.exists()
+    rename, calls = Path.rename, itertools.count(1)
+
+    def until_killed(one: Path, other: Path) -> Path:
+        if next(calls) == number:
+            kill()
+        return rename(one, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", until_killed)
+        killed(partial(write, path, "new"))
+    assert (path / "file").read_text() == remains if remains else not path.exists()
     with pytest.raises(ZeroDivisionError), write_directory_atomically(path):
         raise ZeroDivisionError
-    assert (path / "file").read_text(encoding="utf-8") == "old"
+    assert (path / "file").read_text() == "old"
     write(path, "newer")
-    assert (path / "file").read_text(encoding="utf-8") == "newer"
+    assert (path / "file").read_text() == "newer"
     assert [each.name for each in tmp_path.iterdir() if not (each / "unlocked").exists()] == ["adapter"]
 
 
@@ -157,14 +155,14 @@ def test_an_old_directory_comes_back_if_the_new_one_cannot_be_put_there(
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(InputError, match="Disk quota exceeded"):
         write(path, "new")
-    assert (path / "file").read_text(encoding="utf-8") == "old"
-    assert [each.name for each in tmp_path.iterdir()] == ["adapter"]
+    assert (path / "file").read_text() == "old"
+    assert names(tmp_path) == ["adapter"]
 
 
 def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere", "old")
     (tmp_path / "adapter").symlink_to("elsewhere")
     write(tmp_path / "adapter", "new")
-    assert (tmp_path / "elsewhere" / "file").read_text(encoding="utf-8") == "old"
+    assert (tmp_path / "elsewhere" / "file").read_text() == "old"
     assert not (tmp_path / "adapter").is_symlink()
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["adapter", "elsewhere"]
+    assert names(tmp_path) == ["adapter", "elsewhere"]

@@ -18,10 +18,9 @@ def made(settings: dict[str, Any], **options: Any) -> Provenance:
 def test_a_path_counts_by_its_contents(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("text")
-    first = made({"data": {"train": str(one)}})
     other.write_text("text")
-    assert made({"data": {"train": str(other)}}) == first
-    assert made({"data": {"train": other}}).key == first.key
+    first = made({"data": {"train": str(one)}})
+    assert made({"data": {"train": other}}) == made({"data": {"train": str(other)}}) == first
     other.write_text("changed")
     changed = made({"data": {"train": str(other)}})
     assert changed.key != first.key
@@ -51,18 +50,25 @@ def test_a_large_file_counts_by_blocks_over_all_of_it(tmp_path: Path, monkeypatc
     assert len({first, last, content_hash(file)}) == 3
 
 
-def test_settings_are_named_as_on_the_command_line() -> None:
-    facts = made({"model": {"class_path": "M", "init_args": {"lora": {"r": 8}}}, "seed": 0}).facts
-    assert list(facts) == ["model.class_path", "model.lora.r", "seed"]
-
-
-def test_settings_that_do_not_matter_are_left_out() -> None:
-    settings = {"model": {"cache": {"directory": "a"}, "directory": "b"}, "num_workers": 3}
-    assert list(made(settings, without=("num_workers", "model.cache.directory")).facts) == ["model.directory"]
+def test_settings_are_named_as_on_the_command_line_and_may_be_left_out() -> None:
+    settings = {"model": {"class_path": "M", "init_args": {"lora": {"r": 8}, "cache": {"r": "a"}}}, "seed": 0}
+    assert list(made(settings).facts) == ["model.class_path", "model.lora.r", "model.cache.r", "seed"]
+    assert list(made(settings, without=("seed", "model.cache.r")).facts) == ["model.class_path", "model.lora.r"]
 
 
 def test_differences_name_what_is_new_and_what_is_gone() -> None:
     assert made({"a": 1, "b": 2}).differences(made({"b": 3, "c": 4}).facts) == ["a", "b", "c"]
+
+
+def test_the_file_of_a_users_own_class_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {"model": {"class_path": "own_loss.Focal"}, "other": {"class_path": "torch.optim.AdamW"}}
+    keys = []
+    for power in (2, 3):
+        (tmp_path / "own_loss.py").write_text(f"class Focal:\n    power = {power}\n" + "\n" * power)
+        keys.append(made(settings).key)
+    assert keys[0] != keys[1]
+    assert [name for name in made(settings).facts if name.startswith("code of ")] == ["code of own_loss"]
 
 
 def test_a_long_text_is_no_path() -> None:

@@ -18,6 +18,7 @@ def test_nothing_unseen_is_left() -> None:
     assert visible(EVIL) == "a [31m b 31m"
     assert spelled(EVIL) == r"a\x1b[31m\r\nb\u202e\u2028\x9b31m\x00"
     assert unseen(escape(EVIL)) == unseen(code(EVIL)) == set()
+    assert escape("C&P gpt-3.5 50% &lt; &#60;") == r"C&P gpt-3.5 50% \&lt; \&\#60;"
     assert visible("naïve Ωμέγα 数学 😀") == spelled("naïve Ωμέγα 数学 😀") == "naïve Ωμέγα 数学 😀"
 
 

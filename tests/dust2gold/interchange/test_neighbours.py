@@ -11,7 +11,6 @@ import urllib.request
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -25,28 +24,9 @@ from tests.records import rationale
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
-@pytest.fixture
-def samples(tmp_path: Path) -> Path:
-    file = tmp_path / "samples.jsonl"
-    write_rationales(file, [rationale(number, k) for number in range(4) for k in range(4)])
-    return file
-
-
-def steps(trainer: Any) -> list[float]:
-    """The losses of a short training, which must be finite and must move the weights."""
-    before = [p.detach().clone() for p in trainer.model.parameters() if p.requires_grad]
-    trainer.train()
-    after = [p for p in trainer.model.parameters() if p.requires_grad]
-    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses
-    assert all(torch.isfinite(torch.tensor(losses)))
-    return losses
-
-
 @pytest.mark.parametrize(("layout", "name"), [("preference", "DPO"), ("unpaired", "KTO")])
 def test_trl_takes_a_step(
-    samples: Path, tmp_path: Path, tiny_student: Path, layout: str, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_student: Path, layout: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trl = pytest.importorskip("trl", reason="install the extra `interop`")
     import datasets
@@ -54,7 +34,8 @@ def test_trl_takes_a_step(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
-    file = tmp_path / "data.parquet"
+    samples, file = tmp_path / "samples.jsonl", tmp_path / "data.parquet"
+    write_rationales(samples, [rationale(number, k) for number in range(4) for k in range(4)])
     assert cli.main(f"export-data --rationales {samples} --layout {layout} --output {file}".split()) == 0
     if not hasattr(trl, f"{name}Trainer"):  # where TRL keeps what is not settled yet
         trl = import_module(f"trl.experimental.{name.lower()}")
@@ -68,7 +49,13 @@ def test_trl_takes_a_step(
         processing_class=AutoTokenizer.from_pretrained(tiny_student),
         peft_config=LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
     )
-    steps(trainer)
+    before = [p.detach().clone() for p in trainer.model.parameters() if p.requires_grad]
+    trainer.train()
+    after = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    losses = torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert len(losses) > 0
+    assert losses.isfinite().all()
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +117,7 @@ def test_openai_server_answers_as_we_do(trained: Path, server: str) -> None:
     ours = {row["question_id"]: row["answer"] for _, row in read_json_lines(trained / "cot-kd/predictions.jsonl")}
     asked = list(read_questions(trained / "test/questions.jsonl"))[:8]
     for question in asked:
-        reply = client.chat.completions.create(
-            model=str(trained / "exported"),
-            temperature=0,
-            max_tokens=80,
-            messages=[{"role": "user", "content": question.question}],
-        )
+        messages = [{"role": "user", "content": question.question}]
+        asked_of = {"model": str(trained / "exported"), "temperature": 0, "max_tokens": 80}
+        reply = client.chat.completions.create(messages=messages, **asked_of)
         assert extract_answer(reply.choices[0].message.content) == ours[question.id]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from dust2gold.commands.prepare import add_arguments, main
 from dust2gold.core.errors import InputError
@@ -24,8 +25,6 @@ ROWS = [
 @pytest.fixture
 def data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two splits as parquet, as most data sets on the hub are kept."""
-    from datasets import Dataset
-
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     directory = tmp_path / "word problems"
     directory.mkdir()
@@ -47,14 +46,13 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_a_split_is_fetched_kept_and_prepared(
     data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "out"
+    output, again = tmp_path / "out", tmp_path / "again"
     assert prepare(output, "--input", f"hub:{data_set}") == 0
     (kept,) = output.glob("*-test.jsonl")
     assert rows(kept) == ROWS
     assert f"3 rows of hub:{data_set} in {kept}" in capsys.readouterr().out
     assert [row["gold"] for row in rows(output / "questions.jsonl")] == ["2", "1080", "-3"]
     assert json.loads((output / "summary.json").read_text())["input"]["name"] == kept.name
-    again = tmp_path / "again"
     prepare(again, "--input", str(kept))
     for name in ("questions.jsonl", "solutions.jsonl", "summary.json"):
         assert (again / name).read_bytes() == (output / name).read_bytes(), "what was fetched stands for the hub"
@@ -62,32 +60,27 @@ def test_a_split_is_fetched_kept_and_prepared(
 
 def test_split_and_subsets(data_set: Path, tmp_path: Path) -> None:
     assert rows(HubTable(str(data_set), split="train").fetch(tmp_path)) == ROWS[:1]
-    both = HubTable(str(data_set), subsets=("default", "default"))
-    assert rows(both.fetch(tmp_path)) == [*ROWS, *ROWS]
+    assert rows(HubTable(str(data_set), subsets=("default", "default")).fetch(tmp_path)) == [*ROWS, *ROWS]
     assert HubTable("openai/gsm8k", ("main",)).file_name == "openai--gsm8k-main-test.jsonl"
     assert HubTable("../a b/c").file_name == "a_b--c-test.jsonl"
 
 
 @pytest.mark.parametrize(
-    ("words", "problem", "remedy"),
-    [
-        (["--split", "tst"], 'Unknown split "tst"', "--split and --subset"),
-        (["--subset", "other"], "BuilderConfig 'other' not found", "--split and --subset"),
-    ],
+    ("option", "value", "problem"),
+    [("--split", "tst", 'Unknown split "tst"'), ("--subset", "other", "BuilderConfig 'other' not found")],
 )
-def test_unknown_parts_are_named(data_set: Path, tmp_path: Path, words: list[str], problem: str, remedy: str) -> None:
-    with pytest.raises(InputError, match=problem) as caught:
-        prepare(tmp_path / "out", "--input", f"hub:{data_set}", *words)
+def test_unknown_parts_are_named(data_set: Path, tmp_path: Path, option: str, value: str, problem: str) -> None:
+    with pytest.raises(InputError, match=f"{problem}(?s:.*)--split and --subset") as caught:
+        prepare(tmp_path / "out", "--input", f"hub:{data_set}", option, value)
     assert caught.value.file == f"hub:{data_set}"
-    assert remedy in str(caught.value.remedy)
     assert not list((tmp_path / "out").glob("*.jsonl"))
 
 
 def test_without_a_hub_the_way_out_is_named(tmp_path: Path) -> None:
     table = HubTable("openai/gsm8k", ("main",))
-    with pytest.raises(InputError, match="Couldn't reach 'openai/gsm8k'") as caught:  # HF_HUB_OFFLINE, conftest.py
+    offline = "(?s)Couldn't reach 'openai/gsm8k'.*HF_HUB_OFFLINE, or read a copy of the file with --input FILE"
+    with pytest.raises(InputError, match=offline):  # HF_HUB_OFFLINE, conftest.py
         table.fetch(tmp_path)
-    assert "HF_HUB_OFFLINE, or read a copy of the file with --input FILE" in str(caught.value)
     (tmp_path / table.file_name).write_text("{}\n")
     with pytest.raises(InputError, match=f"or read {tmp_path / table.file_name}, fetched earlier,"):
         table.fetch(tmp_path)
@@ -95,15 +88,16 @@ def test_without_a_hub_the_way_out_is_named(tmp_path: Path) -> None:
         HubTable(str(tmp_path / "none")).fetch(tmp_path)
 
 
-def test_options_of_a_hub_are_refused_for_a_file() -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("a.jsonl", ["x"], None, None), "--subset"),
+        (("a.jsonl", [], "x", None), "--split"),
+        (("a.jsonl", [], None, "x"), "--revision"),
+        (("hub:", [], None, None), "no name"),
+    ],
+)
+def test_options_of_a_hub_are_refused_for_a_file(words: Any, message: str) -> None:
     assert hub_table("a.jsonl", (), None, None) is None
-    for field, words in (
-        ("--subset", (["x"], None, None)),
-        ("--split", ([], "x", None)),
-        ("--revision", ([], None, "x")),
-    ):
-        with pytest.raises(InputError) as caught:
-            hub_table("a.jsonl", *words)
-        assert caught.value.field == field
-    with pytest.raises(InputError, match="no name"):
-        hub_table("hub:", (), None, None)
+    with pytest.raises(InputError, match=message):
+        hub_table(*words)

@@ -1,20 +1,19 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from datamodules.components.grading.answers import extract_answer
 from datamodules.components.records.records import rationale_for, read_questions, read_rationales, write_rationales
 from dust2gold.core.errors import InputError
 from dust2gold.prepare.prepare import prepare
-from dust2gold.prepare.summary import print_summary
+from dust2gold.prepare.summary import Summary
 
 
 def teacher_line(gold: str, *answers: str, subject: str = "Algebra") -> dict[str, Any]:
@@ -39,31 +38,40 @@ def teacher(tmp_path: Path) -> Path:
     return path
 
 
+def prepared(directory: Path, format: str, *rows: dict[str, Any]) -> Summary:
+    """Prepares a file of these rows into `directory`."""
+    path = directory.with_suffix(".jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return prepare(path, format, directory)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
 def test_files_and_summary(teacher: Path, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "out"
-    summary = prepare(teacher, "tdg", output).to_json()
+    summary = asdict(prepare(teacher, "tdg", output))
     names = "negative.jsonl positive.jsonl questions.jsonl solutions.jsonl summary.json".split()
     assert sorted(path.name for path in output.iterdir()) == names
+    half = {"questions": 1, "samples": 3, "positive": 1, "negative": 2, "ungradable": 0}
     assert summary == json.loads((output / "summary.json").read_text())
-    expected = {
-        **{"questions": 2, "samples": 6, "positive": 2, "negative": 4, "ungradable": 0, "without_answer": 1},
+    assert summary == {
         **{"grader": "string", "source": "math-train", "compares": "strings"},
-        **{"questions_with_positive": 2, "questions_with_negative": 2},
+        **{"questions": 2, "samples": 6, "positive": 2, "negative": 4, "ungradable": 0, "ungradable_because": {}},
+        **{"without_answer": 1, "questions_with_positive": 2, "questions_with_negative": 2},
+        "by_subject": {"Algebra": half, "Prealgebra": half},
         "input": {"name": "teacher.jsonl", "sha256": hashlib.sha256(teacher.read_bytes()).hexdigest()},
     }
-    assert {key: summary[key] for key in expected} == expected
-    half = {"questions": 1, "samples": 3, "positive": 1, "negative": 2, "ungradable": 0}
-    assert summary["by_subject"] == {"Algebra": half, "Prealgebra": half}
     assert [q.gold for q in read_questions(output / "questions.jsonl")] == ["2", "6"]
     read = [r for name in ("positive", "negative") for r in read_rationales(output / f"{name}.jsonl")]
-    found = [(r.id, r.verdict, r.answer) for r in read]
-    assert found == [
-        ("math-train-00000/0", "positive", "2"),
-        ("math-train-00001/1", "positive", "6"),
-        ("math-train-00000/1", "negative", "3"),
-        ("math-train-00000/2", "negative", None),
-        ("math-train-00001/0", "negative", "3!"),
-        ("math-train-00001/2", "negative", "7"),
+    assert [(r.id.removeprefix("math-train-0000"), r.verdict, r.answer) for r in read] == [
+        ("0/0", "positive", "2"),
+        ("1/1", "positive", "6"),
+        ("0/1", "negative", "3"),
+        ("0/2", "negative", None),
+        ("1/0", "negative", "3!"),
+        ("1/2", "negative", "7"),
     ]
 
 
@@ -87,13 +95,11 @@ def test_limit_samples_and_source(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_records_of_several_files_put_together_are_graded_anew(teacher: Path, tmp_path: Path) -> None:
-    first = prepare(teacher, "tdg", tmp_path / "first")
-    joined = tmp_path / "all.jsonl"
+    first, joined = asdict(prepare(teacher, "tdg", tmp_path / "first")), tmp_path / "all.jsonl"
     texts = [(tmp_path / "first" / f"{name}.jsonl").read_text() for name in ("positive", "negative")]
     joined.write_text("".join(texts).replace('"verdict": "negative"', '"verdict": "positive"'))
-    again = prepare(joined, "records", tmp_path / "again")
-    same = "questions samples positive negative by_subject questions_with_positive questions_with_negative".split()
-    assert {key: getattr(again, key) for key in same} == {key: getattr(first, key) for key in same}
+    again = asdict(prepare(joined, "records", tmp_path / "again"))
+    assert again == {**first, "input": again["input"], "compares": "values"}  # by the gold answers, which are plain
     for name in ("positive", "negative"):
         files = [tmp_path / directory / f"{name}.jsonl" for directory in ("first", "again")]
         before, after = (sorted(read_rationales(file), key=lambda r: r.id) for file in files)
@@ -101,27 +107,24 @@ def test_records_of_several_files_put_together_are_graded_anew(teacher: Path, tm
 
 
 def test_solutions_are_right_rationales_that_box_their_answer(tmp_path: Path) -> None:
-    math, gsm, none = tmp_path / "math.jsonl", tmp_path / "gsm.jsonl", tmp_path / "none.jsonl"
-    math.write_text(json.dumps({"problem": "p", "solution": "So \\boxed{3}.", "type": "Algebra", "level": "Level 1"}))
-    gsm.write_text('{"question": "q", "answer": "2 + 2 = <<2+2=4>>4\\n#### 4"}\n')
-    none.write_text('{"input": "q", "target": 4}\n')
-    for name, format in (("math", "math"), ("gsm", "gsm8k"), ("none", "multiarith")):
-        prepare(tmp_path / f"{name}.jsonl", format, tmp_path / name)
-        assert (tmp_path / name / "solutions.jsonl").exists() == (name != "none")
-    (boxed,) = read_rationales(tmp_path / "math" / "solutions.jsonl")
-    found = boxed.rationale, boxed.answer, boxed.verdict, boxed.writer
-    assert found == ("So \\boxed{3}.", "3", "positive", "dataset")
-    (given,) = read_rationales(tmp_path / "gsm" / "solutions.jsonl")
-    assert given.rationale.startswith("2 + 2 = 4")
-    assert extract_answer(given.rationale) == given.gold == "4"
-    prepare(none, "multiarith", tmp_path / "math")
-    assert not (tmp_path / "math" / "solutions.jsonl").exists(), "an earlier run's"
+    math, gsm, none = tmp_path / "math", tmp_path / "gsm", tmp_path / "none"
+    prepared(math, "math", {"problem": "p", "solution": "So \\boxed{3}.", "type": "Algebra", "level": "Level 1"})
+    prepared(gsm, "gsm8k", {"question": "q", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"})
+    (boxed,), (given,) = (read_rationales(directory / "solutions.jsonl") for directory in (math, gsm))
+    assert (boxed.rationale, boxed.answer, boxed.verdict, boxed.writer) == (
+        "So \\boxed{3}.",
+        "3",
+        "positive",
+        "dataset",
+    )
+    assert (given.rationale, given.answer) == ("2 + 2 = 4\n#### 4", "4")  # what states its answer is left as it is
+    for directory in (none, math):  # where an earlier run's stands
+        prepared(directory, "multiarith", {"input": "q", "target": 4})
+        assert not (directory / "solutions.jsonl").exists()
 
 
 def test_plain_numbers_are_compared_by_value(tmp_path: Path) -> None:
-    gsm = tmp_path / "gsm.jsonl"
-    gsm.write_text('{"question": "q", "answer": "#### 1,000"}\n')
-    summary = prepare(gsm, "gsm8k", tmp_path / "gsm")
+    summary = prepared(tmp_path / "gsm", "gsm8k", {"question": "q", "answer": "#### 1,000"})
     assert (summary.questions, summary.samples, summary.compares) == (1, 0, "values")
     assert (tmp_path / "gsm" / "positive.jsonl").read_text() == ""
     (question,) = read_questions(tmp_path / "gsm" / "questions.jsonl")
@@ -132,47 +135,40 @@ def test_plain_numbers_are_compared_by_value(tmp_path: Path) -> None:
 def test_a_bad_line_leaves_what_was_there(teacher: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     prepare(teacher, "tdg", output)
-    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    before = contents(output)
     with teacher.open("a", encoding="utf-8") as stream:
         stream.write("{broken\n")
     with pytest.raises(InputError) as caught:
         prepare(teacher, "tdg", output)
     assert (caught.value.file, caught.value.line) == (str(teacher), 3)
-    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert contents(output) == before
 
 
 def test_bad_paths(teacher: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty.jsonl"
+    empty, out = tmp_path / "empty.jsonl", tmp_path / "out"
     empty.touch()
-    for path, problem in [(tmp_path / "absent.jsonl", "no such file"), (tmp_path, "directory"), (empty, "no question")]:
+    for path, target, problem in (
+        (tmp_path / "absent.jsonl", out, "no such file"),
+        (tmp_path, out, "directory"),
+        (empty, out, "no question"),
+        (teacher, teacher, "cannot write"),
+    ):
         with pytest.raises(InputError, match=problem):
-            prepare(path, "tdg", tmp_path / "out")
-    with pytest.raises(InputError, match="cannot write"):
-        prepare(teacher, "tdg", teacher)
+            prepare(path, "tdg", target)
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     def peak(lines: int) -> int:
-        path = tmp_path / f"{lines}.jsonl"
-        row = json.dumps(teacher_line("2", *["\\boxed{2} " + "x" * 500] * 4))
-        path.write_text(f"{row}\n" * lines)
+        row = teacher_line("2", *["\\boxed{2} " + "x" * 500] * 4)
+        (tmp_path / "t.jsonl").write_text(f"{json.dumps(row)}\n" * lines)
         tracemalloc.start()
-        prepare(path, "tdg", tmp_path / "out")
+        prepare(tmp_path / "t.jsonl", "tdg", tmp_path / "out")
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
 
     peak(10)
     assert peak(2000) < 1.3 * peak(600)  # a batch is 256 questions
-
-
-def test_the_table_of_questions_alone_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "m.jsonl"
-    path.write_text('{"input": "q", "target": 3}\n')
-    stream = io.StringIO()
-    print_summary(prepare(path, "multiarith", tmp_path / "out"), stream)
-    assert "questions only" in stream.getvalue()
-    assert "(no subject)" in stream.getvalue()
 
 
 def test_the_papers_teacher_data(real_data: Path, tmp_path: Path) -> None:

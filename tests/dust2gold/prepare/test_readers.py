@@ -7,9 +7,21 @@ from typing import Any
 
 import pytest
 
-from datamodules.components.records.records import Question, Rationale, write_questions, write_rationales
+from datamodules.components.records.records import Question, rationale_for, write_questions, write_rationales
 from dust2gold.core.errors import InputError
 from dust2gold.prepare.readers import FORMATS, Entry, compares_by_value, read
+from tests.records import question, rationale
+
+TDG = {
+    "question": "Problem:\nWhat is $1+1$?",
+    "answer": "We add: $\\boxed{2}$.",
+    "generated_answer": ["Solution:\n$\\boxed{2}$", "Solution: $\\boxed{3}$", "The Solution: none"],
+    "level": "Level 1",
+    "type": "Prealgebra",
+}
+MATH = {"problem": " Why? ", "solution": "$\\boxed{\\frac12}$", "level": "", "type": ""}
+ASDIV = {"body": "", "question": "B?", "solution_type": "s", "formula": "f"}
+SVAMP = {"Body": "If so", "Question": "B?", "Answer": 145.0, "Equation": "e", "Type": "t"}
 
 
 def entries(tmp_path: Path, format: str, *rows: dict[str, Any], source: str | None = None) -> list[Entry]:
@@ -19,65 +31,27 @@ def entries(tmp_path: Path, format: str, *rows: dict[str, Any], source: str | No
     return list(read(path, format, source))
 
 
-TDG = {
-    "question": "Problem:\nWhat is $1+1$?",
-    "answer": "We add: $\\boxed{2}$.",
-    "generated_answer": ["Solution:\n$\\boxed{2}$", "Solution: $\\boxed{3}$", "The Solution: none"],
-    "level": "Level 1",
-    "type": "Prealgebra",
-}
-
-
 def test_tdg(tmp_path: Path) -> None:
-    bare = TDG | {"question": "What is a Problem:\nhere?"}
-    first, second = entries(tmp_path, "tdg", TDG, bare)
-    assert first.question == Question(
-        "math-train-00000", "What is $1+1$?", "2", "We add: $\\boxed{2}$.", "Prealgebra", "Level 1", "math-train"
-    )
-    assert [r.rationale for r in first.rationales] == ["$\\boxed{2}$", "$\\boxed{3}$", "The Solution: none"]
-    assert [r.id for r in first.rationales] == [f"math-train-00000/{k}" for k in range(3)]
-    assert {(r.writer, r.verdict, r.answer, r.gold) for r in first.rationales} == {("teacher", "ungradable", None, "2")}
-    assert second.question.question == "What is a Problem:\nhere?"
-    assert second.question.id == "math-train-00001"
+    first, second = entries(tmp_path, "tdg", TDG, TDG | {"question": "What is a Problem:\nhere?"})
+    texts = ("What is $1+1$?", "2", "We add: $\\boxed{2}$.", "Prealgebra", "Level 1", "math-train")
+    assert first.question == Question("math-train-00000", *texts)
+    rationales = ["$\\boxed{2}$", "$\\boxed{3}$", "The Solution: none"]
+    assert first.rationales == [rationale_for(first.question, k, text, "teacher") for k, text in enumerate(rationales)]
+    assert (second.question.id, second.question.question) == ("math-train-00001", "What is a Problem:\nhere?")
 
 
 @pytest.mark.parametrize(
     ("format", "row", "question", "gold"),
     [
-        ("math", {"problem": " Why? ", "solution": "$\\boxed{\\frac12}$", "level": "", "type": ""}, "Why?", "\\frac12"),
+        ("math", MATH, "Why?", "\\frac12"),
         ("gsm8k", {"question": "How many?", "answer": "It is 1*2 = <<1*2=2>>2\n#### 1,080"}, "How many?", "1080"),
         ("gsm8k", {"question": "How much?", "answer": "#### -10"}, "How much?", "-10"),
-        (
-            "asdiv",
-            {"body": "A.", "question": "B?", "solution_type": "s", "formula": "f", "answer": "9 (apples)"},
-            "A. B?",
-            "9",
-        ),
-        (
-            "asdiv",
-            {"body": "", "question": "B?", "solution_type": "s", "formula": "f", "answer": "14  (seats)"},
-            "B?",
-            "14",
-        ),
-        (
-            "asdiv",
-            {"body": "", "question": "B?", "solution_type": "s", "formula": "f", "answer": "They are equal"},
-            "B?",
-            "They are equal",
-        ),
-        (
-            "asdiv",
-            {"body": "", "question": "B?", "solution_type": "s", "formula": "f", "answer": "-(1/3)"},
-            "B?",
-            "-(1/3)",
-        ),
-        (
-            "svamp",
-            {"Body": "If so", "Question": "B?", "Answer": 145.0, "Equation": "e", "Type": "t"},
-            "If so, B?",
-            "145",
-        ),
-        ("svamp", {"Body": "So.", "Question": "B?", "Answer": "2.50", "Equation": "e", "Type": "t"}, "So. B?", "2.5"),
+        ("asdiv", ASDIV | {"body": "A.", "answer": "9 (apples)"}, "A. B?", "9"),
+        ("asdiv", ASDIV | {"answer": "14  (seats)"}, "B?", "14"),
+        ("asdiv", ASDIV | {"answer": "They are equal"}, "B?", "They are equal"),
+        ("asdiv", ASDIV | {"answer": "-(1/3)"}, "B?", "-(1/3)"),
+        ("svamp", SVAMP, "If so, B?", "145"),
+        ("svamp", SVAMP | {"Body": "So.", "Answer": "2.50"}, "So. B?", "2.5"),
         ("multiarith", {"input": "B?", "target": 39}, "B?", "39"),
         ("multiarith", {"question": "B?", "final_ans": "39"}, "B?", "39"),
     ],
@@ -86,11 +60,7 @@ def test_question_and_gold(tmp_path: Path, format: str, row: dict[str, Any], que
     (entry,) = entries(tmp_path, format, row, source="mine")
     assert (entry.question.question, entry.question.gold) == (question, gold)
     assert (entry.question.id, entry.question.source, entry.rationales) == ("mine-00000", "mine", [])
-
-
-def test_gsm8k_solution_loses_the_calculator_marks(tmp_path: Path) -> None:
-    (entry,) = entries(tmp_path, "gsm8k", {"question": "q", "answer": "48/2 = <<48/2=24>>24 clips\n#### 24"})
-    assert entry.question.solution == "48/2 = 24 clips\n#### 24"
+    assert "<<" not in entry.question.solution  # GSM8K's calculator marks
 
 
 @pytest.mark.parametrize(
@@ -100,10 +70,10 @@ def test_gsm8k_solution_loses_the_calculator_marks(tmp_path: Path) -> None:
         ("tdg", TDG | {"generated_answer": ["one", 2]}, "generated_answer"),
         ("tdg", TDG | {"question": "Problem:\n "}, "question"),
         ("tdg", {"problem": "of another format"}, "answer"),
-        ("math", {"problem": "", "solution": "", "level": "", "type": ""}, "problem"),
-        ("math", {"problem": 3, "solution": "", "level": "", "type": ""}, "problem"),
+        ("math", MATH | {"problem": ""}, "problem"),
+        ("math", MATH | {"problem": 3}, "problem"),
         ("gsm8k", {"question": "q", "answer": "no mark"}, "answer"),
-        ("svamp", {"Body": "b", "Question": "q", "Answer": "many", "Equation": "", "Type": ""}, "Answer"),
+        ("svamp", SVAMP | {"Answer": "many"}, "Answer"),
         ("multiarith", {"input": "q", "target": None}, "target"),
         ("multiarith", {"input": "q", "target": True}, "target"),
         ("multiarith", {"input": "\ud800", "target": 1}, "input"),
@@ -124,50 +94,22 @@ def test_an_unknown_format_lists_those_there_are(tmp_path: Path) -> None:
         read(tmp_path / "x.jsonl", "csv")
 
 
-def rationale(question: str, k: int, gold: str = "2") -> Rationale:
-    return Rationale(
-        f"{question}/{k}",
-        question,
-        f"Text of {question}",
-        gold,
-        f"\\boxed{{{k}}}",
-        "old",
-        "positive",
-        "s",
-        "l",
-        "toy",
-        "nat",
-        seed=k,
-    )
-
-
 def test_records_keep_what_they_know_and_group_by_question(tmp_path: Path) -> None:
-    path = tmp_path / "samples.jsonl"
-    write_rationales(path, [rationale("a", 0), rationale("a", 1), rationale("b", 0), rationale("a", 2)])
-    found = list(read(path, "records"))
-    assert [(e.question.id, [r.id for r in e.rationales]) for e in found] == [
-        ("a", ["a/0", "a/1"]),
-        ("b", ["b/0"]),
-        ("a", ["a/2"]),
-    ]
-    assert {(r.verdict, r.answer, r.writer, r.source) for e in found for r in e.rationales} == {
-        ("ungradable", None, "nat", "toy")
-    }
-    assert found[2].rationales[0].seed == 2
-
-
-def test_question_records_stay_themselves(tmp_path: Path) -> None:
-    path = tmp_path / "questions.jsonl"
-    questions = [Question("a", "x?", "1", "s", "t", "l", "toy"), Question("b", "y?", "2", "s", "t", "l", "toy")]
-    write_questions(path, questions)
-    assert [entry.question for entry in read(path, "records")] == questions
+    samples = [rationale(q, k, writer="nat", seed=k) for q, k in ((1, 0), (1, 1), (2, 0), (1, 2))]
+    write_rationales(tmp_path / "samples.jsonl", samples)
+    ungraded = [rationale(q, k, writer="nat", seed=k, answer=None, verdict="ungradable") for q, k in ((1, 0), (1, 1))]
+    found = list(read(tmp_path / "samples.jsonl", "records"))
+    assert found[0] == Entry(question(1), ungraded)
+    assert [[r.id for r in e.rationales] for e in found] == [["q1/0", "q1/1"], ["q2/0"], ["q1/2"]]
+    questions = [question(q, solution="s") for q in range(2)]
+    write_questions(tmp_path / "questions.jsonl", questions)
+    assert list(read(tmp_path / "questions.jsonl", "records")) == [Entry(asked, []) for asked in questions]
 
 
 @pytest.mark.parametrize(("gold", "by_value"), [("\\frac{1}{2}", False), ("1,000", True)])
 def test_records_are_compared_as_their_gold_answers_want(tmp_path: Path, gold: str, by_value: bool) -> None:
-    path = tmp_path / "samples.jsonl"
-    write_rationales(path, [rationale("a", 0), rationale("b", 0, gold)])
-    assert compares_by_value(path, "records") is by_value
+    write_rationales(tmp_path / "samples.jsonl", [rationale(0), rationale(1, gold=gold)])
+    assert compares_by_value(tmp_path / "samples.jsonl", "records") is by_value
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class Settings(RunSettings):
 
 def stages(settings):
     run, join = settings.run, "join --config conf/fit.yaml"
-    data = (f"copy source.txt {run}/data/a.txt", f"write {run}/data/b.txt '{settings.greeting}'")
+    data = (f"join {run}/data/a.txt source.txt", f"write {run}/data/b.txt '{settings.greeting}'")
     fit = (
         f"{join} {run}/fit/1.txt {run}/data/a.txt",
         f"{join} {run}/fit/2.txt {run}/fit/1.txt {run}/data/b.txt",
@@ -38,7 +38,7 @@ def stages(settings):
     return [
         Stage("data", "makes the data", data, inputs=("source.txt",), outputs=("data",)),
         Stage("fit", "fits", fit, needs=("data",), outputs=("fit/3.txt",)),
-        Stage("table", "tabulates", (f"copy {run}/fit/3.txt {run}/table.txt",), needs=("fit",), outputs=("table.txt",)),
+        Stage("table", "tabulates", (f"join {run}/table.txt {run}/fit/3.txt",), needs=("fit",), outputs=("table.txt",)),
     ]
 """
 
@@ -65,22 +65,25 @@ class World:
         self.trouble: dict[str, Callable[[], int | None]] = {}
         self.reported: list[str] = []
         (root / "conf").mkdir()
-        (root / "conf" / "fit.yaml").write_text("lr: 1\n")
-        (root / "source.txt").write_text("source")
-        (root / "own.py").write_text(STAGES)
-        (root / "run.yaml").write_text("run: runs/t\n")
+        files = {"conf/fit.yaml": "lr: 1\n", "source.txt": "source", "own.py": STAGES, "run.yaml": "run: runs/t\n"}
+        for name, text in files.items():
+            (root / name).write_text(text)
 
     def execute(self, command: list[str]) -> int | None:
+        verb, target, *sources = command
+        if verb == "report":
+            self.reported.append(target)
+            Path(target, "report.md").touch()
+            return None
         self.executed.append(command)
         for mark, happen in self.trouble.items():
             if any(mark in word for word in command):
                 return happen()
-        verb, *words = command
-        if words[0] == "--config":
-            words = [*words[2:], words[1]]
-        target, sources = (words[1], words[:1]) if verb == "copy" else (words[0], words[1:])
+        if target == "--config":
+            config, target, *sources = sources
+            sources.append(config)
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        text = words[1] if verb == "write" else "+".join(Path(source).read_text().strip() for source in sources)
+        text = sources[0] if verb == "write" else "+".join(Path(source).read_text().strip() for source in sources)
         Path(target).write_text(text)
         return None
 
@@ -104,8 +107,7 @@ class World:
     @property
     def targets(self) -> list[str]:
         """The stage/file each executed command was to write."""
-        position = {"write": 1, "copy": 2, "join": 3, "fit": 3}
-        return [command[position[command[0]]].removeprefix("runs/t/") for command in self.executed]
+        return [words[3 if words[1] == "--config" else 1].removeprefix("runs/t/") for words in self.executed]
 
     def record(self, stage: str) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self.record_file(stage).read_text())

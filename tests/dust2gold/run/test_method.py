@@ -50,13 +50,12 @@ def test_data_of_files() -> None:
     data = stages(test_data="t.jsonl", teacher_data="x.jsonl", questions=5)["data"]
     assert data.inputs == ("x.jsonl", "t.jsonl")
     assert all("--limit 5" in command for command in data.commands)
-    with pytest.raises(InputError, match="field 'teacher_data': is missing"):
-        stages(test_data="t.jsonl")
-
-
-def test_a_directory_without_sizes_is_refused() -> None:
-    with pytest.raises(InputError, match="no configs in configs/dmeo"):
-        stages(configs="configs/dmeo")
+    for wrong, problem in (
+        ({"test_data": "t.jsonl"}, "field 'teacher_data': is missing"),
+        ({"configs": "configs/dmeo"}, "no configs in configs/dmeo"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            stages(**wrong)
 
 
 def test_a_stage_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,10 +40,7 @@ def test_change_redoes_what_depends_on_it(
 
 @pytest.mark.parametrize(
     ("installed", "reason"),
-    [
-        ({"code": "another"}, "run (changed: code in package)"),
-        ({"torch": "2.1"}, "run (changed: version of torch (2.0, now 2.1))"),
-    ],
+    [({"code": "another"}, "code in package"), ({"torch": "2.1"}, "version of torch (2.0, now 2.1)")],
 )
 def test_other_code_and_another_library_redo_everything(
     world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], reason: str
@@ -51,7 +48,7 @@ def test_other_code_and_another_library_redo_everything(
     world.run()
     install(monkeypatch, **installed)
     assert world.run() == ALL
-    assert reason in capsys.readouterr().out
+    assert f"run (changed: {reason})" in capsys.readouterr().out
 
 
 def test_a_student_counts_by_what_its_directory_holds(world: World, capsys: Capture) -> None:
@@ -73,9 +70,9 @@ def test_a_student_counts_by_what_its_directory_holds(world: World, capsys: Capt
 
 
 def test_only_needs_what_comes_before(world: World, capsys: Capture) -> None:
-    error = world.fails("--only", "fit")
-    assert "stage 'fit': needs 'data': is not done" in str(error)
-    assert "--only data,fit" in str(error)
+    assert "stage 'fit': what it needs is not there: 'data' is not done\n  add data to --only" in str(
+        world.fails("--only", "fit")
+    )
     assert world.executed == []
     assert world.run("--only", "data") == DATA
     assert world.run("--only", "fit") == FIT
@@ -95,23 +92,24 @@ def test_missing_config_is_found_before_any_work(world: World) -> None:
 
 
 def test_dry_run_changes_nothing(world: World, capsys: Capture) -> None:
-    world.status("--dry-run")
-    told = capsys.readouterr().out
+    def told(*flags: str) -> str:
+        world.status("--dry-run", *flags)
+        return capsys.readouterr().out
+
+    first = told()
     assert not Path("runs").exists()
     assert world.executed == []
-    assert "python cli.py write runs/t/data/b.txt 'hello there'" in told
-    assert "run: after data" in told
-    assert "3 of 3 stages would run" in told
+    for line in ("python cli.py write runs/t/data/b.txt 'hello there'", "run: after data", "3 of 3 stages would run"):
+        assert line in first
     world.trouble["fit/2.txt"] = raising(InputError("no"))
     world.fails()
-    world.status("--dry-run")
-    told = capsys.readouterr().out
-    assert "skip: unchanged" in told
-    assert "resume: interrupted, 1 of 3 commands completed" in told
-    assert "# completed: python cli.py join --config conf/fit.yaml runs/t/fit/1.txt" in told
+    capsys.readouterr()
+    second = told()
+    assert "skip: unchanged\n    # completed: python cli.py join runs/t/data/a.txt" in second
+    assert "resume: interrupted, 1 of 3 commands completed\n    # completed: python cli.py join" in second
+    assert second.count("# completed") == 3
     before = world.record("data")
-    world.status("--dry-run", "--force")
-    assert "run: asked for anew" in capsys.readouterr().out
+    assert "run: asked for anew\n    python cli.py join" in told("--force")
     assert world.record("data") == before
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,20 @@ def test_commands_are_split_as_in_a_shell() -> None:
 
 
 def test_only_what_finds_its_own_checkpoint_resumes_from_other_settings() -> None:
-    assert stage("a", commands=("fit --x 1",)).resumes
     assert stage("a", commands=("prepare", "predict --x 1")).resumes
-    assert not stage("a", commands=("prepare",)).resumes
-    for option in ("--ckpt_path last", "--ckpt_path=last"):
-        assert not stage("a", commands=("fit --x 1", f"fit {option}")).resumes
+    for commands in (("prepare",), ("fit --x 1", "fit --ckpt_path last"), ("fit --x 1", "fit --ckpt_path=last")):
+        assert not stage("a", commands=commands).resumes
 
 
-def test_stages_follow_their_needs_and_otherwise_the_order_given() -> None:
-    given = [stage("c", "b"), stage("x"), stage("b", "a"), stage("a"), stage("z")]
-    assert [found.name for found in in_order(given)] == ["x", "a", "b", "c", "z"]
-
-
-def test_a_stage_that_needs_all_comes_last() -> None:
-    ordered = in_order([stage("end", "*"), stage("b", "a"), stage("a")])
-    assert [found.name for found in ordered] == ["a", "b", "end"]
-    assert ordered[2].needs == ("b", "a")
+@pytest.mark.parametrize(
+    ("given", "order"),
+    [
+        ([stage("c", "b"), stage("x"), stage("b", "a"), stage("a"), stage("z")], "xabcz"),
+        ([stage("end", "*"), stage("b", "a"), stage("a")], ["a", "b", "end"]),
+    ],
+)
+def test_stages_follow_their_needs_and_otherwise_the_order_given(given: list[Stage], order: Sequence[str]) -> None:
+    assert [found.name for found in in_order(given)] == list(order)
 
 
 @pytest.mark.parametrize(
@@ -50,10 +49,8 @@ def test_a_stage_that_needs_all_comes_last() -> None:
     ],
 )
 def test_what_does_not_fit_together_is_named(stages: list[Stage], problem: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=rf"{problem}.*\n  \w+"):
         in_order(stages)
-    assert problem in str(caught.value)
-    assert caught.value.remedy
 
 
 @pytest.mark.parametrize(

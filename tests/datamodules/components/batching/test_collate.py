@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.components.batching.collate import IGNORE, Labelled, next_fit, packed, padded
+from datamodules.components.batching.collate import IGNORE, labels_of, next_fit, packed, padded
 from datamodules.components.table import Example
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=150)
@@ -15,8 +15,8 @@ LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=150)
 
 def test_targets_are_the_rationale_or_all() -> None:
     example = Example("q/0", "q", True, [1, 2, 3, 4], prompt=3)
-    assert Labelled.of(example, False) == ([1, 2, 3, 4], [IGNORE, IGNORE, IGNORE, 4])
-    assert Labelled.of(example, True) == ([1, 2, 3, 4], [1, 2, 3, 4])
+    assert labels_of(example, False) == [IGNORE, IGNORE, IGNORE, 4]
+    assert labels_of(example, True) == [1, 2, 3, 4]
 
 
 @given(LENGTHS, st.integers(1, 200))
@@ -29,7 +29,9 @@ def test_next_fit_keeps_the_order(lengths: list[int], width: int) -> None:
 
 
 def test_packed_batch_by_hand() -> None:
-    samples = [Labelled([1, 2, 3], [IGNORE, IGNORE, 3]), Labelled([4, 5], [4, 5]), Labelled([6, 7, 8], [6, 7, 8])]
+    samples = [
+        Example("", "", True, tokens, prompt) for tokens, prompt in (([1, 2, 3], 2), ([4, 5], 0), ([6, 7, 8], 0))
+    ]
     batch = {name: values.tolist() for name, values in packed(samples, pad_id=0, width=5).items()}
     assert batch == {
         "input_ids": [[1, 2, 3, 4, 5], [6, 7, 8, 0, 0]],
@@ -38,5 +40,4 @@ def test_packed_batch_by_hand() -> None:
         "position_ids": [[0, 1, 2, 0, 1], [0, 1, 2, 0, 0]],
         "segments": [[0, 0, 0, 1, 1], [2, 2, 2, -1, -1]],
     }
-    assert [sample.targets for sample in samples] == [1, 1, 2]
     assert padded(samples, 0)["labels"].tolist() == [[IGNORE, IGNORE, 3], [4, 5, IGNORE], [6, 7, 8]]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
 
-from datamodules.components.batching.counts import NOTHING, count_targets
+from datamodules.components.batching.counts import count_targets
 from datamodules.components.batching.groups import Group, Grouping, QuestionPairs, group_counts, group_lengths
 from datamodules.components.batching.sampler import Batch, GroupBatchSampler
 
@@ -33,16 +32,16 @@ def test_pairs_are_right_and_wrong_of_one_question_and_distinct() -> None:
     epochs = [pairing.draw(epoch) for epoch in range(3)]
     for pairs in epochs:
         assert len(pairs) == len(set(pairs)) == len(pairing) == 36
-        for right, wrong in pairs:
-            assert positive[right]
-            assert not positive[wrong]
-            assert names[right] == names[wrong] != "lonely"
+        assert all(positive[right] and not positive[wrong] for right, wrong in pairs)
+        assert all(names[right] == names[wrong] != "lonely" for right, wrong in pairs)
     assert pairing.draw(1) == epochs[1] != epochs[0]
     assert Grouping(names, positive, 4, seed=1).draw(0) != epochs[0]
 
 
-def test_all_pairs_of_a_question_that_has_few() -> None:
-    assert sorted(Grouping(*ONE_QUESTION, 100, seed=0).draw(0)) == list(itertools.product(range(2), range(2, 5)))
+@pytest.mark.parametrize("size", [2, 4])
+def test_all_pairs_of_a_question_that_has_few(size: int) -> None:
+    groups = Grouping(*ONE_QUESTION, 100, seed=0, size=size).draw(0)
+    assert sorted(group[:2] for group in groups) == list(itertools.product(range(2), range(2, 5)))
 
 
 def test_every_pair_is_drawn_equally_often() -> None:
@@ -60,19 +59,11 @@ def test_a_group_of_many_is_a_draw_with_both_verdicts() -> None:
     grouping = Grouping(["q"] * 10, positive, 1, seed=0, size=4)
     groups = [grouping.draw(number)[0] for number in range(2000)]
     counts = Counter(place for group in groups for place in group)
-    for group in groups:
-        assert len(set(group)) == len(group) == 4
-        assert positive[group[0]]
-        assert not positive[group[1]]
+    assert all(len(set(group)) == len(group) == 4 for group in groups)
+    assert all(positive[group[0]] and not positive[group[1]] for group in groups)
     # One of two right places is drawn for sure, the other as 2 of the 8 that remain: 1/2 + 1/2 · 2/8; wrong ones alike.
     assert all(abs(counts[place] / 2000 - 0.625) < 0.05 for place in range(2))
     assert all(abs(counts[place] / 2000 - (1 / 8 + 7 / 8 * 2 / 8)) < 0.05 for place in range(2, 10))
-
-
-@pytest.mark.parametrize("size", [2, 4])
-def test_several_groups_of_a_question_hold_different_pairs(size: int) -> None:
-    groups = Grouping(*ONE_QUESTION, 100, seed=0, size=size).draw(0)
-    assert len({group[:2] for group in groups}) == len(groups) == 6
 
 
 def test_draws_keep_the_order_of_earlier_versions() -> None:
@@ -108,33 +99,12 @@ def test_ranks_share_an_epoch_and_a_resumed_one_goes_on() -> None:
     assert len(ranks[0]) == len(ranks[1]) == 4
     assert set(groups_of([batch for sampler in ranks for batch in sampler])) == set(pairing.draw(2))
 
-    whole = GroupBatchSampler(pairing, 4, LENGTHS)
+    whole, resumed = (GroupBatchSampler(pairing, 4, LENGTHS) for _ in range(2))
     expected = []
-    for epoch in range(3):
+    for epoch in (1, 2):
         whole.set_epoch(epoch)
         expected += list(whole)
-    resumed = GroupBatchSampler(pairing, 4, LENGTHS)
     resumed.resume(1, 3)
     rest = list(resumed)
     resumed.set_epoch(2)
-    rest += list(resumed)
-    assert rest == expected[len(whole) + 3 :]
-
-
-def test_ranks_and_accumulated_batches_share_a_step() -> None:
-    positive, lengths = NINE_QUESTIONS[1], torch.tensor(LENGTHS)
-    counts = count_targets(lengths, positive)
-    grouping = Grouping(*NINE_QUESTIONS, 2, seed=0, size=3)
-    split = {"world": 2, "accumulate": 2}
-    ranks = [list(GroupBatchSampler(grouping, 2, lengths, counts, rank=rank, **split)) for rank in range(2)]
-    assert len(ranks[0]) == len(ranks[1])
-    counted = [batch for rank in ranks for batch in rank if batch.step != NOTHING]
-    assert sorted(groups_of(counted)) == sorted(grouping.draw(0))
-    for start in range(0, len(ranks[0]), 2):
-        together = [batch for rank in ranks for batch in rank[start : start + 2] if batch.step != NOTHING]
-        rows = [row for batch in together for row in batch.rows]
-        right = [row for row in rows if positive[row]]
-        for batch in together:
-            step: Any = batch.step
-            assert step["all"] == (sum(LENGTHS[row] for row in rows) / 4, len(rows) / 4)
-            assert step["positive"] == (sum(LENGTHS[row] for row in right) / 4, len(right) / 4)
+    assert [*rest, *resumed] == expected[3:]

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.components.batching.collate import Labelled
 from datamodules.components.batching.plan import Packing, RowBatches, TokenBudget, best_fit, choose_batching
+from datamodules.components.table import Example
 from dust2gold.core.errors import InputError
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=150)
@@ -38,8 +38,7 @@ def test_packed_rows_keep_to_their_width(lengths: list[int], width: int, rows: i
     batches = batching.plan(torch.tensor(lengths), generator(seed), 1)
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     for batch in batches:
-        samples = [Labelled([7] * lengths[row], [7] * lengths[row]) for row in batch]
-        laid = batching.collate(samples, 0)["input_ids"]
+        laid = batching.collate([Example("", "", True, [7] * lengths[row], 0) for row in batch], 0)["input_ids"]
         assert laid.shape[0] <= rows
         assert laid.shape[1] <= width
 
@@ -68,10 +67,10 @@ def test_options_choose() -> None:
     assert choose_batching(16, 4096, True, 1024, 100) == Packing(400, 10)  # short samples, narrow rows
 
 
-def test_a_text_longer_than_the_budget_is_refused() -> None:
-    for batching in (choose_batching(1, 100, packing, 1024, 101) for packing in (False, True)):
-        with pytest.raises(InputError, match=r"data\.tokens_per_batch.*101 tokens, a batch holds 100\n.*at least 101"):
-            batching.plan(torch.tensor([3, 101]), generator(), 1)
-    for packing in (False, True):
-        with pytest.raises(InputError, match=r"data\.tokens_per_batch.*at least 1, found 0"):
-            choose_batching(1, 0, packing, 1024, 3)
+@pytest.mark.parametrize("packing", [False, True])
+def test_what_holds_no_row_is_refused(packing: bool) -> None:
+    with pytest.raises(InputError, match=r"data\.tokens_per_batch.*101 tokens, a batch holds 100\n.*at least 101"):
+        choose_batching(1, 100, packing, 1024, 101).plan(torch.tensor([3, 101]), generator(), 1)
+    for field, rows, tokens in (("batch_size", 0, None), ("tokens_per_batch", 1, 0)):
+        with pytest.raises(InputError, match=rf"data\.{field}.*at least 1, found 0"):
+            choose_batching(rows, tokens, packing, 1024, 3)

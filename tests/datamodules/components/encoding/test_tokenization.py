@@ -9,60 +9,45 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.encoding.tokenization import context_of, encode, load_tokenizer, pad, pad_with_mask
 from dust2gold.core.errors import InputError
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_student: Path) -> PreTrainedTokenizerBase:
-    return load_tokenizer(str(tiny_student))
-
-
-@pytest.fixture(scope="module")
-def plain_student(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tiny student's files with a tokenizer as many publish it: no pad token, no BOS in front."""
-    directory = tmp_path_factory.mktemp("plain")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
-    tokenizer.pad_token = None
-    tokenizer.backend_tokenizer.post_processor = None
-    tokenizer.save_pretrained(directory)
-    (directory / "config.json").write_bytes((tiny_student / "config.json").read_bytes())
-    return str(directory)
-
-
 def test_prompt_is_the_papers() -> None:
     assert prompt("What is 1+1?") == "Problem:\nWhat is 1+1?\nSolution:\n"
 
 
-def test_one_bos_prompt_rationale_one_eos(tokenizer: PreTrainedTokenizerBase) -> None:
-    (encoded,) = encode(tokenizer, [("How many?", "2+2=4")])
-    assert encoded.ids.count(tokenizer.bos_token_id) == 1
-    assert encoded.ids[0] == tokenizer.bos_token_id
-    assert encoded.ids.count(tokenizer.eos_token_id) == 1
-    assert encoded.ids[-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(encoded.prompt[1:]) == prompt("How many?")
-    assert tokenizer.decode(encoded.completion[:-1]) == "2+2=4"
-
-
-def test_training_text_is_the_sampling_prompt_and_the_completion(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_training_reads_one_bos_the_sampling_prompt_the_rationale_and_one_eos(tiny_student: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_student))
     texts = [(f"What is {i}+{i}?", " leading space " * (i % 3) + f"\n{i}+{i}={2 * i}") for i in range(40)]
-    trained = list(encode(tokenizer, texts))
-    asked = list(encode(tokenizer, [(question, None) for question, _ in texts]))
-    assert [row.prompt for row in trained] == [row.prompt for row in asked]
-    assert all(row.completion == [] for row in asked)
-    alone = [next(iter(encode(tokenizer, [text]))) for text in texts]
-    assert trained == alone
+    trained = encode(tokenizer, texts)
+    for (question, rationale), (asking, answer) in zip(texts, trained, strict=True):
+        ids = asking + answer
+        assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        assert (ids.count(tokenizer.bos_token_id), ids.count(tokenizer.eos_token_id)) == (1, 1)
+        assert tokenizer.decode(asking[1:]) == prompt(question)
+        assert tokenizer.decode(answer[:-1]) == rationale
+    asked = encode(tokenizer, [(question, None) for question, _ in texts])
+    assert asked == [(asking, []) for asking, _ in trained]
+    assert trained == [encode(tokenizer, [text])[0] for text in texts]
+    assert encode(tokenizer, []) == []
 
 
-def test_without_bos_and_pad_token(plain_student: str) -> None:
-    tokenizer = load_tokenizer(plain_student)
+def test_without_bos_and_pad_token(tiny_student: Path, tmp_path: Path) -> None:
+    """A tokenizer as many publish it."""
+    plain = AutoTokenizer.from_pretrained(tiny_student)
+    plain.pad_token = None
+    plain.backend_tokenizer.post_processor = None
+    plain.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes((tiny_student / "config.json").read_bytes())
+    tokenizer = load_tokenizer(str(tmp_path))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    (encoded,) = encode(tokenizer, [("How many?", "4")])
-    assert tokenizer.bos_token_id not in encoded.ids
-    assert encoded.ids[-1] == tokenizer.eos_token_id
+    ((asking, answer),) = encode(tokenizer, [("How many?", "4")])
+    assert tokenizer.bos_token_id not in asking + answer
+    assert answer[-1] == tokenizer.eos_token_id
 
 
 def test_what_cannot_be_a_tokenizer_is_refused(tmp_path: Path, tiny_student: Path) -> None:
@@ -79,26 +64,23 @@ def test_what_cannot_be_a_tokenizer_is_refused(tmp_path: Path, tiny_student: Pat
         load_tokenizer(str(tmp_path))
 
 
-@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=7), min_size=1, max_size=6), st.booleans())
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=7), max_size=6), st.booleans())
 def test_padding_is_undone_by_the_mask(rows: list[list[int]], left: bool) -> None:
     batch = pad_with_mask(rows, value=9, left=left)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     assert ids.dtype == mask.dtype == torch.int64
-    assert ids.shape == mask.shape == (len(rows), max(map(len, rows)))
+    assert ids.shape == mask.shape == (len(rows), max(map(len, rows), default=0))
     assert [ids[i][mask[i].bool()].tolist() for i in range(len(rows))] == rows
     assert (ids[mask == 0] == 9).all()
-    edge = mask[:, -1] if left else mask[:, 0]
-    assert edge.all()
-
-
-def test_padding_value_is_free() -> None:
-    assert pad([[1], [2, 3]], -100).tolist() == [[1, -100], [2, 3]]
+    assert all(row[-1 if left else 0] for row in mask)
+    assert torch.equal(pad(rows, -100, left), ids.masked_fill(mask == 0, -100))
 
 
 def test_a_config_that_cannot_be_read_is_no_student_without_limits(tiny_student: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_student, tmp_path / "student")
-    assert context_of(str(tmp_path / "student")) == 256
-    (tmp_path / "student" / "config.json").write_text("{", encoding="utf-8")
+    config = tmp_path / "student" / "config.json"
+    assert context_of(str(config.parent)) == 256
+    config.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read") as caught:
-        context_of(str(tmp_path / "student"))
-    assert caught.value.file == str(tmp_path / "student" / "config.json")
+        context_of(str(config.parent))
+    assert caught.value.file == str(config)

@@ -3,25 +3,21 @@ from __future__ import annotations
 from datamodules.components.grading.grader import StringGrader
 
 
-def test_verdicts() -> None:
+def test_verdicts_in_the_order_of_the_rationales() -> None:
     grader = StringGrader()
-    assert grader.grade("\\boxed{\\frac12}", "0.5") == ("positive", "\\frac12")
-    assert grader.grade("\\boxed{3}", "4") == ("negative", "3")
-    assert grader.grade("no box", "4") == ("negative", None)
-    assert grader.grade("\\boxed{}", "\\boxed{}") == ("negative", "")
-    assert grader.grade("\\boxed{3}", " ") == ("ungradable", "3")
+    pairs = [(r"\boxed{\frac12}", "0.5"), (r"\boxed{3}", "4"), ("no box", "4"), (r"\boxed{}", r"\boxed{}")]
+    assert grader.grade_many([*pairs, (r"\boxed{3}", " ")]) == [
+        ("positive", r"\frac12"),
+        ("negative", "3"),
+        ("negative", None),
+        ("negative", ""),
+        ("ungradable", "3"),
+    ]
     assert grader.reasons == {"no gold answer": 1}
 
 
 def test_by_value_grades_plain_numbers_right_and_the_paper_does_not() -> None:
-    for answer in ("1,000", "1000.0", "\\$1{,}000", "1000 \\text{dollars}"):
-        assert StringGrader(by_value=True).grade(f"\\boxed{{{answer}}}", "1000")[0] == "positive"
-        assert StringGrader().grade(f"\\boxed{{{answer}}}", "1000")[0] == "negative"
+    for answer in ("1,000", "1000.0", r"\$1{,}000", r"1000 \text{dollars}"):
+        assert StringGrader(by_value=True).grade(rf"\boxed{{{answer}}}", "1000")[0] == "positive"
+        assert StringGrader().grade(rf"\boxed{{{answer}}}", "1000")[0] == "negative"
     assert StringGrader(by_value=True).grade("#### 1001", "1000")[0] == "negative"
-
-
-def test_many_keep_their_order() -> None:
-    seen: list[int] = []
-    grades = StringGrader().grade_many([("\\boxed{1}", "1"), ("", "1"), ("\\boxed{1}", "")], seen.append)
-    assert [verdict for verdict, _ in grades] == ["positive", "negative", "ungradable"]
-    assert sum(seen) == 3

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from datamodules.components.grading.vote_groups import VoteGroup, make_vote_groups
-from datamodules.components.records.records import Rationale, Verdict, write_rationales
+from datamodules.components.records.records import Question, Rationale, Verdict, rationale_for, write_rationales
 from dust2gold.report.analyses.predictions import Prediction
 from dust2gold.report.analyses.votes import collect_votes
 from lightning_modules.components.voting.votes import vote_accuracy
@@ -30,10 +31,8 @@ def predictions(
 
 def write_predictions(file: Path, made: Sequence[Prediction]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", encoding="utf-8") as stream:
-        for p in made:
-            record = {**vars(p), "schema": 1, "answer": None, "gold": "1"}
-            stream.write(json.dumps(record) + "\n")
+    lines = [json.dumps({**vars(p), "schema": 1, "answer": None, "gold": "1"}) + "\n" for p in made]
+    file.write_text("".join(lines), encoding="utf-8")
 
 
 def samples(
@@ -41,30 +40,16 @@ def samples(
     answers: Sequence[str | None],
     scores: Sequence[float] | None = None,
     subject: str = "Algebra",
-    gold: str = "1",
     **more: Any,
 ) -> list[Rationale]:
-    """Samples of one question; the answer `gold` is right."""
+    """Samples of one question; the answer 1 is right."""
+    asked = Question(question, f"What is {question}?", "1", "", subject, "Level 1", "math")
     made = []
     for k, answer in enumerate(answers):
-        verdict: Verdict = "positive" if answer == gold else "negative"
-        made.append(
-            Rationale(
-                id=f"{question}/{k}",
-                question_id=question,
-                question=f"What is {question}?",
-                gold=gold,
-                rationale=f"It is {answer}.",
-                answer=answer,
-                verdict=verdict,
-                subject=subject,
-                level="Level 1",
-                source="math",
-                writer="nce",
-                score=None if scores is None else scores[k],
-                **{"logprob": -4.0 - k, "tokens": 10 + k, "seed": k, **more},
-            )
-        )
+        verdict: Verdict = "positive" if answer == "1" else "negative"
+        drawn = {"logprob": -4.0 - k, "tokens": 10 + k, "seed": k, "score": None if scores is None else scores[k]}
+        record = rationale_for(asked, k, f"It is {answer}.", "nce")
+        made.append(replace(record, answer=answer, verdict=verdict, **{**drawn, **more}))
     return made
 
 
@@ -77,7 +62,6 @@ def drawn_samples(questions: int, n: int, seed: int = 0) -> list[Rationale]:
     numbers = random.Random(seed)
     made: list[Rationale] = []
     for place in range(questions):
-        subject = SUBJECTS[place % len(SUBJECTS)]
         ease = numbers.uniform(0.05, 0.6)
         sharpness = 0.1 + 0.2 * (place % len(SUBJECTS))
         answers: list[str | None] = []
@@ -86,7 +70,7 @@ def drawn_samples(questions: int, n: int, seed: int = 0) -> list[Rationale]:
             right = numbers.random() < ease
             answers.append("1" if right else numbers.choice([None, "2", "2", "3", "4"]))
             scores.append(min(max(numbers.gauss(0.5 + (sharpness if right else -sharpness) / 2, 0.2), 0.01), 0.99))
-        made += samples(f"q{place:03d}", answers, scores, subject)
+        made += samples(f"q{place:03d}", answers, scores, SUBJECTS[place % len(SUBJECTS)])
     return made
 
 
@@ -98,24 +82,18 @@ def write_run(run: Path, questions: int = 60, n: int = 8, seed: int = 0, methods
     write_rationales(run / "votes" / "scored.jsonl", scored)
     voted = make_vote_groups(scored)
     votes = collect_votes(voted)
+    asked = [(group.question.id, group.question.subject) for group in voted]
     rows = [
-        Prediction(method, "math", group.question.id, group.question.subject, share, "Level 1")
+        Prediction(method, "math", *question, share, "Level 1")
         for method, weights in votes.weights.items()
-        for group, share in zip(voted, vote_accuracy(votes.answers, weights, votes.gold).tolist(), strict=True)
+        for question, share in zip(asked, vote_accuracy(votes.answers, weights, votes.gold).tolist(), strict=True)
     ]
     write_predictions(run / "votes" / "predictions.jsonl", rows)
     for place, method in enumerate(methods or ("cot-kd", "neg", "nat", "nce")):
         chance = 0.2 + 0.03 * place
         greedy = [
-            Prediction(
-                method,
-                "math",
-                b.question.id,
-                b.question.subject,
-                float(numbers.random() < chance),
-                f"Level {i % 3 + 1}",
-            )
-            for i, b in enumerate(voted)
+            Prediction(method, "math", *question, float(numbers.random() < chance), f"Level {i % 3 + 1}")
+            for i, question in enumerate(asked)
         ]
         write_predictions(run / method / "predictions.jsonl", greedy)
     return run

@@ -7,11 +7,12 @@ import pytest
 
 from dust2gold.core.errors import InputError
 from dust2gold.report.analyses.accuracy import tabulate
-from dust2gold.report.analyses.negatives import negatives_study
+from dust2gold.report.analyses.negatives import Negatives, negatives_study
+from dust2gold.report.analyses.predictions import Prediction
 from tests.dust2gold.report.analyses.synthetic import predictions
 
-MADE = [
-    *predictions("nat", {"A": [1, 1, 0, 0]}),
+NAT = predictions("nat", {"A": [1, 1, 0, 0]})
+OTHERS = [
     *predictions("nat-no-negatives", {"A": [1, 0, 0, 0]}),
     *predictions("nat-negatives-5", {"A": [0, 0, 0, 0]}),
     *predictions("nat-negatives-50", {"A": [1, 1, 1, 0]}),
@@ -20,16 +21,20 @@ MADE = [
 ]
 
 
-def summary(file: Path, negative: object, positive: int = 0) -> None:
-    file.parent.mkdir()
-    file.write_text(json.dumps({"negative": negative, "positive": positive}))
+def study(run: Path, made: list[Prediction]) -> list[Negatives]:
+    return negatives_study(run, tabulate(made), made)
+
+
+def summary(run: Path, data: str, negative: object, positive: int = 0) -> None:
+    (run / data).mkdir()
+    (run / data / "summary.json").write_text(json.dumps({"negative": negative, "positive": positive}))
 
 
 def test_rows_by_share_with_their_counts(tmp_path: Path) -> None:
-    summary(tmp_path / "data" / "summary.json", 1001, 700)
-    summary(tmp_path / "data-semantic" / "summary.json", 900, 801)
-    summary(tmp_path / "data-negatives-5" / "summary.json", 49, 35)
-    found = negatives_study(tmp_path, tabulate(MADE), MADE)
+    summary(tmp_path, "data", 1001, 700)
+    summary(tmp_path, "data-semantic", 900, 801)
+    summary(tmp_path, "data-negatives-5", 49, 35)
+    found = study(tmp_path, [*NAT, *OTHERS])
     assert [(row.method, row.share, row.negative, row.positive) for row in found] == [
         ("nat-no-negatives", 0, 0, 700),
         ("nat-negatives-5", 5, 49, 700),
@@ -37,30 +42,14 @@ def test_rows_by_share_with_their_counts(tmp_path: Path) -> None:
         ("nat", 100, 1001, 700),
         ("nat-semantic", 100, 900, 801),
     ]
-    against = [row.against_nat for row in found]
-    assert [None if a is None else (a.points, a.better, a.worse) for a in against] == [
-        (-25, 0, 1),
-        (-50, 0, 2),
-        (25, 1, 0),
-        None,
-        (50, 2, 0),
-    ]
+    against = [a and (a.points, a.better, a.worse) for a in (row.against_nat for row in found)]
+    assert against == [(-25, 0, 1), (-50, 0, 2), (25, 1, 0), None, (50, 2, 0)]
 
 
-def test_without_summaries_the_counts_are_unknown(tmp_path: Path) -> None:
-    found = negatives_study(tmp_path, tabulate(MADE), MADE)
-    assert [row.negative for row in found] == [0, None, None, None, None]
-    assert {row.positive for row in found} == {None}
-
-
-def test_nat_alone_is_no_study(tmp_path: Path) -> None:
-    alone = MADE[:4]
-    assert negatives_study(tmp_path, tabulate(alone), alone) == []
-    without = MADE[4:]
-    assert negatives_study(tmp_path, tabulate(without), without) == []
-
-
-def test_a_bad_summary_is_named(tmp_path: Path) -> None:
-    summary(tmp_path / "data" / "summary.json", "many")
+def test_what_is_missing_or_damaged(tmp_path: Path) -> None:
+    assert study(tmp_path, NAT) == study(tmp_path, OTHERS) == [], "there is nothing to compare"
+    unknown = [(0, None), *[(None, None)] * 4]
+    assert [(row.negative, row.positive) for row in study(tmp_path, [*NAT, *OTHERS])] == unknown
+    summary(tmp_path, "data", "many")
     with pytest.raises(InputError, match=r"summary\.json"):
-        negatives_study(tmp_path, tabulate(MADE), MADE)
+        study(tmp_path, [*NAT, *OTHERS])

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaForCausalLM
 
 from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.stack import load_base
 
 DTYPES = ["float32", "bfloat16", "float16"]
 
+MakeIdentity = Callable[..., BaseIdentity]
+
+
+@pytest.fixture(scope="module")
+def small_weights(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A student some of whose weights float16 loses."""
+    model = LlamaForCausalLM.from_pretrained(tiny_student)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3, generator=torch.Generator().manual_seed(0)).pow_(9)
+    model.save_pretrained(directory := tmp_path_factory.mktemp("student"))
+    return str(directory)
+
 
 @pytest.fixture
-def identity(tiny_student: Path) -> Callable[..., BaseIdentity]:
+def identity(tiny_student: Path) -> MakeIdentity:
     """The tiny student's, after a change to its modules by name."""
 
-    def make(dtype: str = "float32", change: Callable[[Any], object] = lambda modules: None) -> BaseIdentity:
-        base = load_base(str(tiny_student), dtype)
+    def make(
+        dtype: str = "float32", change: Callable[[Any], object] = lambda modules: None, student: str | None = None
+    ) -> BaseIdentity:
+        base = load_base(student or str(tiny_student), dtype)
         with torch.no_grad():
             change(dict(base.named_modules()))
         return BaseIdentity.of(base)
@@ -30,24 +46,15 @@ def identity(tiny_student: Path) -> Callable[..., BaseIdentity]:
     return make
 
 
-def without_linear(identity: BaseIdentity, tiny_student: Path) -> BaseIdentity:
-    """What a 4-bit load would be known by."""
-    base = load_base(str(tiny_student))
-    linear = {f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)}
-    values = identity.values.clone()
-    values[[name in linear for name, _ in base.named_parameters()]] = torch.nan
-    return replace(identity, values=values, quantization="4bit")
-
-
-@pytest.mark.parametrize("here", DTYPES)
-@pytest.mark.parametrize("there", DTYPES)
 def test_a_base_is_the_same_in_every_dtype_and_has_a_key_of_its_own_in_each(
-    identity: Callable[..., BaseIdentity], here: str, there: str
+    identity: MakeIdentity, tiny_student: Path, small_weights: str
 ) -> None:
-    one, other = identity(here), identity(there)
-    assert one.is_same(other)
-    assert (one.key == other.key) is (here == there)
-    assert one.is_same(BaseIdentity.from_json(other.to_json()))
+    for student in (str(tiny_student), small_weights):
+        found = {dtype: identity(dtype, student=student) for dtype in DTYPES}
+        assert len({each.key for each in (*found.values(), identity(student=student))}) == 3
+        for one, other in product(found.values(), repeat=2):
+            assert one.is_same(BaseIdentity.from_json(other.to_json()))
+    assert not found["float16"].is_same(identity("float32"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,34 +69,31 @@ def test_a_base_is_the_same_in_every_dtype_and_has_a_key_of_its_own_in_each(
     ],
     ids=["one layer", "a norm", "a merged LoRA"],
 )
-def test_other_weights_are_another_base(
-    identity: Callable[..., BaseIdentity], dtype: str, change: Callable[[Any], object]
-) -> None:
+def test_other_weights_are_another_base(identity: MakeIdentity, dtype: str, change: Callable[[Any], object]) -> None:
     assert not identity(dtype).is_same(identity("float32", change))
     assert not identity("float32", change).is_same(identity(dtype))
 
 
 def test_quantised_weights_are_not_compared_and_that_is_said(
-    identity: Callable[..., BaseIdentity], tiny_student: Path, capsys: pytest.CaptureFixture[str]
+    identity: MakeIdentity, tiny_student: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    four_bits = without_linear(identity("bfloat16"), tiny_student)
+    base = load_base(str(tiny_student))
+    linear = {f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Linear)}
+    values = identity("bfloat16").values.clone()
+    values[[name in linear for name, _ in base.named_parameters()]] = torch.nan
+    four_bits = replace(identity("bfloat16"), values=values, quantization="4bit")
     assert four_bits.is_same(four_bits)
     assert "quantization" not in capsys.readouterr().err
     for one, other in ((identity(), four_bits), (four_bits, identity())):
         assert one.is_same(other)
-        assert f"trained with quantization {other.quantization}, the base" in capsys.readouterr().err
+        message = f"trained with quantization {other.quantization}, the base is loaded with {one.quantization}"
+        assert message in capsys.readouterr().err
     assert four_bits.is_same(identity("float32", lambda modules: modules["model.layers.0.mlp.up_proj"].weight.add_(1)))
     assert not four_bits.is_same(identity("float32", lambda modules: modules["model.norm"].weight.add_(1)))
 
 
-def test_another_shape_is_another_base(identity: Callable[..., BaseIdentity]) -> None:
-    wider = load_base("embedded")
-    assert not BaseIdentity.of(wider).is_same(identity())
-
-
-def test_on_the_meta_device_there_is_nothing_to_compare(
-    identity: Callable[..., BaseIdentity], tiny_student: Path
-) -> None:
+def test_shapes_are_compared_and_nothing_on_the_meta_device(identity: MakeIdentity, tiny_student: Path) -> None:
+    assert not BaseIdentity.of(load_base("embedded")).is_same(identity())
     with torch.device("meta"):
         meta = BaseIdentity.of(load_base(str(tiny_student), random_weights=True))
     assert meta.is_same(identity())

@@ -4,11 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from dust2gold.core.errors import InputError
@@ -23,8 +25,16 @@ from lightning_modules.components.adapters.nat import (
     open_nat,
     save_nat,
 )
-from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
+from lightning_modules.components.adapters.stack import LoraSettings
 from tests.students import unsign
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def stock_logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits
 
 
 def test_a_fresh_nat_is_the_base(
@@ -32,41 +42,20 @@ def test_a_fresh_nat_is_the_base(
 ) -> None:
     batch, stack = make_batch(), new_stack()
     build_nat(stack, negative_directory, LoraSettings(), UnitSettings())
-    base = AutoModelForCausalLM.from_pretrained(tiny_student).eval()
-    with torch.no_grad():
-        expected = base(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = stock_logits(AutoModelForCausalLM.from_pretrained(tiny_student).eval(), batch)
     assert torch.equal(logits_of(stack.eval(), batch), expected)
     assert torch.equal(logits_of(stack.train(), batch), expected), "dropout has nothing to act on yet"
     with stack.using(NEGATIVE):
         assert not torch.equal(logits_of(stack, batch), expected)
 
 
-def test_one_call_opens_a_trained_nat(
-    new_stack: Any,
-    negative_directory: Path,
-    tiny_student: Path,
-    randomise: Any,
-    make_batch: Any,
-    logits_of: Any,
-    tmp_path: Path,
-) -> None:
-    batch, stack = make_batch(), new_stack()
-    units = build_nat(stack, negative_directory, LoraSettings(), UnitSettings(4, 5))
-    randomise(p for m in (stack, units) for p in m.parameters() if p.requires_grad)
-    save_nat(stack, units, tmp_path)
-    opened = open_nat(tmp_path, str(tiny_student))
-    with torch.no_grad():
-        logits = opened.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    assert torch.equal(logits, logits_of(stack.eval(), batch))
-    assert read_manifest(tmp_path)["student"], "the manifest names the base for callers who do not"
-
-
 @pytest.mark.parametrize(
     "settings", [UnitSettings(4, 5, True), UnitSettings(7, 3, False), UnitSettings(4, 5, attention=False)]
 )
-def test_round_trip_is_bit_equal(
+def test_a_trained_nat_comes_back_bit_for_bit(
     new_stack: Any,
     negative_directory: Path,
+    tiny_student: Path,
     randomise: Any,
     make_batch: Any,
     logits_of: Any,
@@ -75,76 +64,53 @@ def test_round_trip_is_bit_equal(
 ) -> None:
     batch, stack = make_batch(), new_stack()
     units = build_nat(stack, negative_directory, LoraSettings(r=3, alpha=5), settings)
-    randomise(p for m in (stack, units) for p in m.parameters() if p.requires_grad)
-    stack.eval()
-    expected = logits_of(stack, batch)
+    trained = [p for m in (stack, units) for p in m.parameters() if p.requires_grad]
+    randomise(trained)
+    stack(batch["input_ids"], batch["attention_mask"]).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trained), "DDP refuses one without a gradient"
+    expected = logits_of(stack.eval(), batch)
     save_nat(stack, units, tmp_path)
     assert {f.name for f in tmp_path.iterdir()} == {POSITIVE, NEGATIVE, UNITS_FILE, ADAPTER_MANIFEST}
     manifest = read_manifest(tmp_path)
     assert (manifest["kind"], UnitSettings(**manifest["units"])) == ("nat", settings)
-    again = new_stack()
-    loaded = load_nat(again, tmp_path)
-    assert not any(p.requires_grad for m in (again, loaded) for p in m.parameters())
-    assert torch.equal(logits_of(again.eval(), batch), expected)
+    for opened in (open_nat(tmp_path), open_nat(tmp_path, str(tiny_student))):
+        assert torch.equal(stock_logits(opened.model, batch), expected)
+        assert not any(p.requires_grad for p in opened.parameters())
     (tmp_path / "again").mkdir()
-    save_nat(again, loaded, tmp_path / "again")
+    save_nat(opened, cast(nn.ModuleDict, opened.units), tmp_path / "again")
     assert read_manifest(tmp_path / "again") == manifest
-    for file in (UNITS_FILE, f"{POSITIVE}/adapter_model.safetensors", f"{NEGATIVE}/adapter_model.safetensors"):
+    for file in (UNITS_FILE, f"{POSITIVE}/{WEIGHTS}", f"{NEGATIVE}/{WEIGHTS}"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / file).read_bytes()
 
 
-def test_a_nat_that_trains_on_trains_its_own_half(new_stack: Any, nat_directory: Path) -> None:
-    stack = new_stack()
-    units = load_nat(stack, nat_directory, trainable=True)
-    assert all(p.requires_grad for p in units.parameters())
-    assert {n.split(".")[-2] for n, p in stack.named_parameters() if p.requires_grad} == {POSITIVE}
-
-
-@pytest.mark.parametrize(
-    "settings", [UnitSettings(4, 5), UnitSettings(4, 5, True), UnitSettings(4, 5, attention=False)]
-)
-def test_all_that_trains_gets_a_gradient(
-    new_stack: Any, negative_directory: Path, randomise: Any, make_batch: Any, settings: UnitSettings
-) -> None:
-    """DDP refuses a trainable parameter without one."""
-    batch, stack = make_batch(), new_stack()
-    units = build_nat(stack, negative_directory, LoraSettings(r=3), settings)
-    trained = [p for m in (stack, units) for p in m.parameters() if p.requires_grad]
-    randomise(trained)
-    stack(batch["input_ids"], batch["attention_mask"]).square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
-
-
-def test_using_the_negative_half_leaves_the_units_alone(new_stack: Any, nat_directory: Path) -> None:
+def test_a_nat_that_trains_on_trains_its_own_half_and_the_units(new_stack: Any, nat_directory: Path) -> None:
     stack = new_stack()
     units = load_nat(stack, nat_directory, trainable=True)
     with stack.using(NEGATIVE):
         pass
     assert all(p.requires_grad for p in units.parameters())
+    assert {n.split(".")[-2] for n, p in stack.named_parameters() if p.requires_grad} == {POSITIVE}
 
 
 @pytest.mark.parametrize("half", [POSITIVE, NEGATIVE])
 def test_both_halves_are_stock_adapters(
-    new_stack: Any, nat_directory: Path, tiny_student: Path, make_batch: Any, logits_of: Any, half: str
+    new_stack: Any,
+    nat_directory: Path,
+    negative_directory: Path,
+    tiny_student: Path,
+    make_batch: Any,
+    logits_of: Any,
+    half: str,
 ) -> None:
-    from peft import PeftModel
-
     batch, stack = make_batch(), new_stack()
     load_nat(stack, nat_directory)
     for layer in stack.lora_layers(POSITIVE).values():
         layer.lora_variant.clear()  # the positive half as plain LoRA
     stack.activate(half, trainable=False)
     stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_student), nat_directory / half).eval()
-    with torch.no_grad():
-        logits = stock(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    assert torch.equal(logits, logits_of(stack.eval(), batch))
-
-
-def test_the_negative_half_is_written_as_it_was_read(negative_directory: Path, nat_directory: Path) -> None:
-    ours = load_file(negative_directory / "adapter_model.safetensors")
-    kept = load_file(nat_directory / NEGATIVE / "adapter_model.safetensors")
-    assert ours.keys() == kept.keys()
-    assert all(torch.equal(ours[name], kept[name]) for name in ours)
+    assert torch.equal(stock_logits(stock, batch), logits_of(stack.eval(), batch))
+    if half == NEGATIVE:
+        assert (nat_directory / half / WEIGHTS).read_bytes() == (negative_directory / WEIGHTS).read_bytes()
 
 
 def edit_units(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -170,7 +136,7 @@ def edit_manifest(directory: Path, **units: Any) -> None:
         (lambda d: edit_manifest(d, width=7), "damaged or foreign units"),
         (lambda d: edit_manifest(d, key_dim="wide"), "damaged or foreign units"),
         (lambda d: shutil.rmtree(d / NEGATIVE), "no adapter here"),
-        (lambda d: (d / POSITIVE / "adapter_model.safetensors").write_bytes(b""), "cannot load the adapter"),
+        (lambda d: (d / POSITIVE / WEIGHTS).write_bytes(b""), "cannot load the adapter"),
     ],
 )
 def test_damaged_nat_is_refused(
@@ -185,7 +151,7 @@ def test_damaged_nat_is_refused(
     assert len(str(caught.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize("name", [UNITS_FILE, f"{POSITIVE}/adapter_model.safetensors"])
+@pytest.mark.parametrize("name", [UNITS_FILE, f"{POSITIVE}/{WEIGHTS}"])
 def test_a_flipped_bit_is_found(new_stack: Any, nat_directory: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(nat_directory, tmp_path / "nat")
     content = bytearray((tmp_path / "nat" / name).read_bytes())
@@ -196,20 +162,12 @@ def test_a_flipped_bit_is_found(new_stack: Any, nat_directory: Path, tmp_path: P
     assert caught.value.file == str(tmp_path / "nat" / name)
 
 
-def test_an_ordinary_adapter_is_no_nat(new_stack: Any, negative_directory: Path) -> None:
-    with pytest.raises(InputError, match="no NAT here"):
-        load_nat(new_stack(), negative_directory)
-
-
-def test_other_target_modules_are_refused(new_stack: Callable[..., AdapterStack], negative_directory: Path) -> None:
+def test_target_modules_are_among_those_of_the_negative_adapter(
+    new_stack: Any, negative_directory: Path, tmp_path: Path
+) -> None:
     more = LoraSettings(target_modules=["q_proj", "v_proj", "o_proj"])
     with pytest.raises(InputError, match=r"M_neg does not adapt layer .*o_proj"):
         build_nat(new_stack(), negative_directory, more, UnitSettings())
-
-
-def test_fewer_target_modules_leave_the_rest_to_the_base(
-    new_stack: Callable[..., AdapterStack], negative_directory: Path, tmp_path: Path
-) -> None:
     stack = new_stack()
     units = build_nat(stack, negative_directory, LoraSettings(target_modules=["v_proj"]), UnitSettings(4, 4))
     assert len(units) == 2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,37 +12,22 @@ from lightning.pytorch.trainer.states import TrainerFn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.adapters.packing import check_packing
+from lightning_modules.components.adapters.packing import check_packing, hidden_states
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.sampling.cache import can_be_sampled
 from lightning_modules.negative import NegativeModel
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-WINDOW = {**SHAPE, "sliding_window": 8}
-GPT = {k: SHAPE[k] for k in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}
-EXPERTS = {
-    **SHAPE,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "shared_expert_intermediate_size": 32,
+GPT: dict[str, Any] = {"vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SMALL = {**GPT, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+SHAPE: dict[str, Any] = {**SMALL, "intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 16}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
+LINEAR = {
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
-    "decoder_sparse_step": 1,
 }
+WINDOW = {**SHAPE, "sliding_window": 8}
 APART: dict[str, dict[str, Any]] = {
     "llama": SHAPE,
     "qwen2": SHAPE,
@@ -53,28 +38,17 @@ APART: dict[str, dict[str, Any]] = {
     "gpt2": {**GPT, "n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 64},
     "mixtral": {**SHAPE, "num_local_experts": 4},
 }
-MIXED: dict[str, dict[str, Any]] = {
-    "opt": {
-        **GPT,
-        "hidden_size": 64,
-        "ffn_dim": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "word_embed_proj_dim": 64,
-    },
-    "bloom": {**GPT, "hidden_size": 64, "n_layer": 4, "n_head": 4},
-    "falcon": {**GPT, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "alibi": True},
+RECURRENT: dict[str, dict[str, Any]] = {
     "mamba": {**GPT, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
-    "qwen3_next": EXPERTS,
+    "qwen3_next": {**SHAPE, **EXPERTS, **LINEAR, "shared_expert_intermediate_size": 32},
     "lfm2": {**SHAPE, "layer_types": ["conv", "full_attention"] * 2},
-    "falcon_h1": {
-        **SHAPE,
-        "mamba_d_ssm": 64,
-        "mamba_n_heads": 8,
-        "mamba_d_head": 8,
-        "mamba_d_state": 16,
-        "mamba_n_groups": 1,
-    },
+    "falcon_h1": {**SHAPE, "mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16},
+}
+MIXED: dict[str, dict[str, Any]] = {
+    "opt": {**SMALL, "ffn_dim": 96, "word_embed_proj_dim": 64},
+    "bloom": {**GPT, "hidden_size": 64, "n_layer": 4, "n_head": 4},
+    "falcon": {**SMALL, "alibi": True},
+    **RECURRENT,
 }
 
 
@@ -86,6 +60,44 @@ def model_of(name: str, dtype: torch.dtype) -> PreTrainedModel:
         if parameter.dim() > 1:
             parameter.data.normal_(std=0.15)
     return model.to(dtype)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral"])
+def test_packed_rows_attend_within_their_samples(name: str, attention: str) -> None:
+    model = model_of(name, torch.float64)
+    model.set_attn_implementation(attention)
+    # Eager attention takes its softmax in fp32 whatever the dtype, and a wider row is added up in another order.
+    tolerance = 1e-6 if attention == "eager" else 1e-10
+    texts = [torch.randint(1, 97, (n,), generator=torch.Generator().manual_seed(n)) for n in (5, 3, 1, 7, 4)]
+    ids, positions, mask = (torch.zeros(3, 11, dtype=torch.int64) for _ in range(3))
+    places = [(0, slice(0, 5)), (0, slice(5, 8)), (0, slice(8, 9)), (1, slice(0, 7)), (2, slice(0, 4))]
+    for text, place in zip(texts, places, strict=True):
+        ids[place], positions[place], mask[place] = text, torch.arange(len(text)), 1
+    hidden = hidden_states(model, ids, mask, positions)
+    for text, place in zip(texts, places, strict=True):
+        alone = hidden_states(model, text[None], torch.ones_like(text)[None])[0]
+        torch.testing.assert_close(hidden[place], alone, rtol=tolerance, atol=tolerance)
+
+
+def test_flash_attention_gets_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads packed rows off a single row's position ids; any attention must give the same from that row."""
+    model, ids = model_of("llama", torch.float64), torch.arange(1, 13).view(2, 6)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 0, 1, 2, 0]])
+    expected = hidden_states(model, ids, torch.ones_like(ids), positions)
+    decoder, seen = model.get_decoder(), []
+    forward = decoder.forward
+
+    def watched(**kwargs: Any) -> Any:
+        seen.append(kwargs["input_ids"].shape)
+        monkeypatch.setattr(model.config, "_attn_implementation_internal", "sdpa")
+        return forward(**kwargs)
+
+    monkeypatch.setattr(decoder, "forward", watched)
+    monkeypatch.setattr(model.config, "_attn_implementation_internal", "flash_attention_2")
+    found = hidden_states(model, ids, torch.ones_like(ids), positions)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert seen == [(1, 12)]
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -109,9 +121,7 @@ def test_who_mixes_them_is_refused(name: str, dtype: torch.dtype) -> None:
 
 
 def test_packed_rows_are_refused_before_anything_is_learnt_of_them() -> None:
-    stack = AdapterStack(model_of("opt", torch.float32), "opt")
-    stack.add("one", LoraSettings(target_modules=["q_proj"]))
-    ids = torch.arange(1, 7)[None]
+    stack, ids = AdapterStack(model_of("opt", torch.float32), "opt"), torch.arange(1, 7)[None]
     assert stack.hidden(ids, torch.ones_like(ids)).shape == (1, 6, 64)
     with pytest.raises(InputError, match="packed samples"):
         stack.hidden(ids, torch.ones_like(ids), torch.tensor([[0, 1, 2, 0, 1, 2]]))
@@ -135,8 +145,7 @@ def test_the_check_is_made_once_and_leaves_no_trace(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", [*APART, *MIXED])
 def test_a_recurrent_state_is_not_sampled(name: str) -> None:
-    recurrent = name in ("mamba", "qwen3_next", "lfm2", "falcon_h1")
-    assert can_be_sampled(model_of(name, torch.float32)) is not recurrent
+    assert can_be_sampled(model_of(name, torch.float32)) is (name not in RECURRENT)
 
 
 @pytest.mark.parametrize("entry", list(TrainerFn))
@@ -145,8 +154,7 @@ def test_such_a_student_trains_and_is_refused_where_it_would_be_sampled(
 ) -> None:
     model_of("mamba", torch.float32).save_pretrained(tmp_path)
     module = NegativeModel(str(tmp_path), lora=LoraSettings(target_modules=["in_proj"]))
-    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=entry), is_global_zero=True, strategy=None)
-    module._trainer = trainer
+    module._trainer = Mock(state=Mock(fn=entry), is_global_zero=True, strategy=None)
     if entry in (TrainerFn.TESTING, TrainerFn.PREDICTING):
         with pytest.raises(InputError, match="MambaForCausalLM keeps a recurrent state"):
             module.configure_model()

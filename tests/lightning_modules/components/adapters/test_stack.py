@@ -11,8 +11,8 @@ import pytest
 import torch
 from peft import IA3Config, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import sha256_of
@@ -21,7 +21,7 @@ from lightning_modules.components.adapters.manifest import ADAPTER_MANIFEST, rea
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 from tests.students import unsign
 
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @pytest.fixture
@@ -35,17 +35,9 @@ def stack(new_stack: Callable[..., AdapterStack], randomise: Callable[..., None]
 
 
 @pytest.fixture
-def foreign_student(tiny_student: Path, tmp_path: Path) -> Path:
-    """The tiny student with one weight matrix changed by a hundredth."""
-    model = LlamaForCausalLM.from_pretrained(tiny_student)
-    with torch.no_grad():
-        model.model.layers[1].self_attn.q_proj.weight.mul_(1.01)
-    model.save_pretrained(tmp_path / "foreign")
-    return tmp_path / "foreign"
-
-
-def base_weights(stack: AdapterStack) -> dict[str, nn.Parameter]:
-    return {n: p for n, p in stack.named_parameters() if "lora_" not in n}
+def copied(negative_directory: Path, tmp_path: Path) -> Path:
+    """M_neg, to be damaged."""
+    return Path(shutil.copytree(negative_directory, tmp_path / "adapter"))
 
 
 def state_of(stack: AdapterStack) -> tuple[Any, ...]:
@@ -53,24 +45,17 @@ def state_of(stack: AdapterStack) -> tuple[Any, ...]:
     return stack.model.active_adapter, gradients, {n: m.training for n, m in stack.named_modules()}
 
 
-def test_one_base_serves_all_adapters(stack: AdapterStack, tiny_student: Path) -> None:
-    alone = load_base(str(tiny_student))
-    expected = {p.data_ptr() for p in base_weights(stack).values()}
-    assert len(expected) == len(list(alone.parameters()))
-    assert sum(p.numel() for p in base_weights(stack).values()) == sum(p.numel() for p in alone.parameters())
-    stack.add("three", LoraSettings())
+def test_one_base_serves_all_adapters(tiny_student: Path) -> None:
+    base = load_base(str(tiny_student))
+    expected = {p.data_ptr() for p in base.parameters()}
+    stack = AdapterStack(base, "tiny")
+    for name, rank in (("one", 2), ("two", 3), ("three", 8)):
+        stack.add(name, LoraSettings(r=rank))
     with stack.using("one"):
-        assert {p.data_ptr() for p in base_weights(stack).values()} == expected
+        assert {p.data_ptr() for n, p in stack.named_parameters() if "lora_" not in n} == expected
     adapters = sum(p.numel() for n, p in stack.named_parameters() if "lora_" in n)
     assert adapters == (2 + 3 + 8) * 2 * ((32 + 32) + (32 + 16))  # rank × layers × (q_proj + v_proj)
-
-
-def test_wrapping_keeps_the_model_it_is_given(tiny_student: Path) -> None:
-    base = load_base(str(tiny_student))
-    pointers = {p.data_ptr() for p in base.parameters()}
-    stack = AdapterStack(base, "tiny")
-    stack.add("one", LoraSettings())
-    assert {p.data_ptr() for p in base_weights(stack).values()} == pointers
+    assert stack.identity.key == BaseIdentity.of(load_base(str(tiny_student))).key
 
 
 def test_only_the_active_adapter_trains(stack: AdapterStack) -> None:
@@ -103,31 +88,6 @@ def test_using_restores_everything(stack: AdapterStack, trainable: bool) -> None
     assert state_of(stack) == before
 
 
-def test_using_gives_the_other_adapters_logits(stack: AdapterStack, make_batch: Any, logits_of: Any) -> None:
-    batch = make_batch()
-    stack.eval()
-    two = logits_of(stack, batch)
-    stack.activate("one", trainable=False)
-    one = logits_of(stack, batch)
-    assert (one - two).abs().max() > 1e-2
-    stack.activate("two", trainable=True)
-    stack.train()
-    with stack.using("one"):
-        assert torch.equal(logits_of(stack, batch), one)
-    assert not torch.equal(logits_of(stack, batch), two), "dropout is back"
-    assert torch.equal(logits_of(stack.eval(), batch), two)
-
-
-def stock_logits(student: Path, directory: Path, batch: dict[str, Tensor]) -> Tensor:
-    """What a user without our code gets."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # PEFT only warns of missing weights
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(student), directory).eval()
-    with torch.no_grad():
-        logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    return logits
-
-
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_a_saved_adapter_is_a_stock_one(
     stack: AdapterStack, new_stack: Any, tiny_student: Path, make_batch: Any, logits_of: Any, tmp_path: Path, name: str
@@ -138,7 +98,10 @@ def test_a_saved_adapter_is_a_stock_one(
     stack.eval()
     with stack.using(name):
         expected = logits_of(stack, batch)
-    assert torch.equal(stock_logits(tiny_student, tmp_path, batch), expected)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error", UserWarning)  # PEFT only warns of missing weights
+        stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_student), tmp_path).eval()
+        assert torch.equal(stock(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, expected)
     first, second = new_stack(), new_stack()
     first.load("any", tmp_path)
     second.add("other", LoraSettings())
@@ -146,76 +109,67 @@ def test_a_saved_adapter_is_a_stock_one(
     assert torch.equal(logits_of(first.eval(), batch), expected)
     assert torch.equal(logits_of(second.eval(), batch), expected)
     assert {n.split(".")[-2] for n, p in second.named_parameters() if p.requires_grad} == {"any"}
-    facts = read_manifest(tmp_path)
-    assert facts == {
+    assert read_manifest(tmp_path) == {
         "student": str(tiny_student),
         "base": stack.identity.to_json(),
         "kind": "lora",
         "sha256": {name: sha256_of(tmp_path / name) for name in (WEIGHTS, "adapter_config.json")},
         "stage": "test",
     }
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_student)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["target_modules"]) == (str(tiny_student), ["q_proj", "v_proj"])
 
 
-def test_a_foreign_base_is_refused(stack: AdapterStack, foreign_student: Path, tmp_path: Path) -> None:
-    stack.save("one", tmp_path / "adapter")
-    other = AdapterStack(load_base(str(foreign_student)), str(foreign_student))
+def test_a_foreign_base_is_refused(tiny_student: Path, copied: Path) -> None:
+    base = load_base(str(tiny_student))
+    base.model.layers[1].self_attn.q_proj.weight.mul_(1.01)
+    other = AdapterStack(base, "foreign")
     with pytest.raises(InputError, match=r"another base.*foreign"):
-        other.load("one", tmp_path / "adapter")
-    (tmp_path / "adapter" / ADAPTER_MANIFEST).unlink()
-    other.load("one", tmp_path / "adapter")  # a stock adapter says nothing of its base: taken at the user's word
-
-
-def test_a_base_of_another_shape_is_refused_without_a_manifest(
-    new_stack: Any, negative_directory: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(negative_directory, tmp_path / "adapter")
-    (tmp_path / "adapter" / ADAPTER_MANIFEST).unlink()
-    weights = load_file(tmp_path / "adapter" / WEIGHTS)
-    save_file({k: torch.cat([v, v]) for k, v in weights.items()}, tmp_path / "adapter" / WEIGHTS)
-    with pytest.raises(InputError, match="cannot load the adapter"):
-        new_stack().load("one", tmp_path / "adapter")
+        other.load("one", copied)
+    (copied / ADAPTER_MANIFEST).unlink()
+    other.load("one", copied)  # a stock adapter says nothing of its base: taken at the user's word
 
 
 def edit(file: Path, **settings: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
 
 
-@pytest.mark.parametrize("setting", [{"lora_alpha": 17}, {"use_rslora": True}, {"fan_in_fan_out": True}], ids=str)
-def test_a_changed_config_is_refused(
-    new_stack: Any, negative_directory: Path, tmp_path: Path, setting: dict[str, Any]
+def flip(file: Path, place: float) -> None:
+    content = bytearray(file.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (CONFIG, lambda file: edit(file, lora_alpha=17)),
+        (CONFIG, lambda file: edit(file, use_rslora=True)),
+        (CONFIG, lambda file: edit(file, fan_in_fan_out=True)),
+        *((WEIGHTS, lambda file, place=place: flip(file, place)) for place in (0, 0.5, 1)),
+    ],
+)
+def test_what_is_not_as_it_was_written_is_refused(
+    new_stack: Any, copied: Path, name: str, change: Callable[[Path], None]
 ) -> None:
-    shutil.copytree(negative_directory, tmp_path / "adapter")
-    new_stack().load("one", tmp_path / "adapter")
-    edit(tmp_path / "adapter/adapter_config.json", **setting)
-    with pytest.raises(InputError, match=r"adapter_config\.json: damaged: its SHA-256"):
-        new_stack().load("one", tmp_path / "adapter")
+    change(copied / name)
+    with pytest.raises(InputError, match="damaged: its SHA-256") as caught:
+        new_stack().load("one", copied)
+    assert caught.value.file == str(copied / name)
 
 
-def test_a_config_names_its_layers_in_order(stack: AdapterStack, tmp_path: Path) -> None:
-    stack.save("two", tmp_path)
-    targets = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
-    assert targets == sorted(targets)
-
-
-def drop_a_weight(directory: Path) -> None:
+def edit_weights(directory: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     weights = load_file(directory / WEIGHTS)
-    weights.pop(sorted(weights)[0])
+    change(weights)
     save_file(weights, directory / WEIGHTS)
-
-
-def add_a_weight(directory: Path) -> None:
-    weights = load_file(directory / WEIGHTS)
-    name = sorted(weights)[0]
-    save_file({**weights, name.replace("layers.0", "layers.9"): weights[name].clone()}, directory / WEIGHTS)
 
 
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
         (lambda d: shutil.rmtree(d), "no adapter here"),
-        (lambda d: (d / "adapter_config.json").unlink(), "adapter_config.json is missing"),
-        (lambda d: (d / "adapter_config.json").write_text("{"), "cannot load the adapter"),
+        (lambda d: (d / CONFIG).unlink(), "adapter_config.json is missing"),
+        (lambda d: (d / CONFIG).write_text("{"), "cannot load the adapter"),
         (lambda d: (d / WEIGHTS).unlink(), f"{WEIGHTS} is missing"),
         (lambda d: (d / WEIGHTS).rename(d / "adapter_model.bin"), "adapter_model.bin: a pickle"),
         (lambda d: (d / WEIGHTS).write_bytes((d / WEIGHTS).read_bytes()[:-10]), "cannot load the adapter"),
@@ -223,32 +177,24 @@ def add_a_weight(directory: Path) -> None:
         (lambda d: (d / ADAPTER_MANIFEST).write_text("[]"), "damaged manifest"),
         (lambda d: (d / ADAPTER_MANIFEST).write_text("{"), "damaged manifest"),
         (lambda d: (d / ADAPTER_MANIFEST).write_text('{"base": {"values": "AAAA"}}'), "damaged manifest"),
-        (drop_a_weight, "1 weights are missing, 0 foreign"),
-        (add_a_weight, "0 weights are missing, 1 foreign"),
+        (lambda d: edit_weights(d, lambda w: w.pop(min(w))), "1 weights are missing, 0 foreign"),
+        (lambda d: edit_weights(d, lambda w: w.update(foreign=torch.zeros(1))), "0 weights are missing, 1 foreign"),
+        (
+            lambda d: edit_weights(d, lambda w: w.update({k: torch.cat([v, v]) for k, v in w.items()})),
+            "cannot load the adapter",
+        ),
     ],
 )
 def test_damaged_adapters_are_refused(
-    new_stack: Any, negative_directory: Path, tmp_path: Path, damage: Callable[[Path], None], problem: str
+    new_stack: Any, copied: Path, damage: Callable[[Path], None], problem: str
 ) -> None:
-    shutil.copytree(negative_directory, tmp_path / "adapter")
-    unsign(tmp_path / "adapter")
-    damage(tmp_path / "adapter")
+    unsign(copied)
+    damage(copied)
     with pytest.raises(InputError, match=problem) as caught:
-        new_stack().load("one", tmp_path / "adapter")
-    assert str(tmp_path / "adapter") in str(caught.value)
+        new_stack().load("one", copied)
+    assert str(copied) in str(caught.value)
     assert caught.value.remedy
     assert len(str(caught.value).splitlines()) == 2
-
-
-@pytest.mark.parametrize("place", [0, 0.5, 1])
-def test_a_flipped_bit_is_found(new_stack: Any, negative_directory: Path, tmp_path: Path, place: float) -> None:
-    shutil.copytree(negative_directory, tmp_path / "adapter")
-    content = bytearray((tmp_path / "adapter" / WEIGHTS).read_bytes())
-    content[int(place * (len(content) - 1))] ^= 1
-    (tmp_path / "adapter" / WEIGHTS).write_bytes(content)
-    with pytest.raises(InputError, match="damaged: its SHA-256") as caught:
-        new_stack().load("one", tmp_path / "adapter")
-    assert caught.value.file == str(tmp_path / "adapter" / WEIGHTS)
 
 
 def test_an_adapter_that_is_no_lora_is_refused(new_stack: Any, tiny_student: Path, tmp_path: Path) -> None:
@@ -258,54 +204,20 @@ def test_an_adapter_that_is_no_lora_is_refused(new_stack: Any, tiny_student: Pat
         new_stack().load("one", tmp_path)
 
 
-@pytest.mark.parametrize("here", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("trained", ["float32", "bfloat16", "float16"])
-def test_an_adapter_goes_with_its_base_in_any_dtype(
-    trained: str, here: str, small_weights: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    student, other = (str(directory) for directory in small_weights)
-    stack = AdapterStack(load_base(student, trained), "student")
-    stack.add("one", LoraSettings())
-    stack.save("one", tmp_path)
-    AdapterStack(load_base(student, here), student).load("one", tmp_path)
-    assert "trained" not in capsys.readouterr().err
-    with pytest.raises(InputError, match="another base"):
-        AdapterStack(load_base(other, here), other).load("one", tmp_path)
-
-
-@pytest.fixture(scope="module")
-def small_weights(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two students of one shape; float16 loses some of their weights."""
-    made = []
-    for seed in (0, 1):
-        model = LlamaForCausalLM.from_pretrained(tiny_student)
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in model.parameters():
-            parameter.data.normal_(std=0.3, generator=generator).pow_(9)
-        model.save_pretrained(made_in := tmp_path_factory.mktemp(f"student{seed}"))
-        made.append(made_in)
-    return made[0], made[1]
-
-
-def test_identity_is_taken_before_adapters_and_survives_them(new_stack: Any, tiny_student: Path) -> None:
-    stack = new_stack()
-    stack.add("one", LoraSettings())
-    assert stack.identity.key == BaseIdentity.of(load_base(str(tiny_student))).key
-
-
-@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["c_attn", "q_proj"]])
-def test_a_student_without_the_target_layers(targets: list[str]) -> None:
-    config = GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=11, n_positions=16)
-    stack = AdapterStack(GPT2LMHeadModel(config), "gpt2")
-    with pytest.raises(InputError, match="no layer 'q_proj'") as caught:
-        stack.add("one", LoraSettings(target_modules=targets))
-    assert caught.value.field == "lora.target_modules"
-
-
-@pytest.mark.parametrize("changes", [{"r": 0}, {"target_modules": ["input_layernorm"]}])
-def test_settings_that_peft_refuses(new_stack: Any, changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="cannot put a LoRA on the student") as caught:
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"target_modules": ["c_attn", "v_proj"]}, "lora.target_modules"),
+        ({"target_modules": ["q_proj", "c_attn"]}, "lora.target_modules"),
+        ({"target_modules": ["input_layernorm"]}, "lora"),
+        ({"r": 0}, "lora"),
+    ],
+)
+def test_settings_that_do_not_fit_the_student_are_refused(new_stack: Any, changes: dict[str, Any], field: str) -> None:
+    problem = {"lora.target_modules": "no layer 'c_attn'", "lora": "cannot put a LoRA on the student"}[field]
+    with pytest.raises(InputError, match=problem) as caught:
         new_stack().add("one", LoraSettings(**changes))
+    assert caught.value.field == field
     assert len(str(caught.value).splitlines()) == 2
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import os
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from lightning_modules.components.distillation.cache import Columns, SampleCache
 KEYS = [bytes([n]) * 16 for n in range(6)]
 LAYOUT = {"numbers": torch.empty(0, 3, dtype=torch.float16), "tokens": torch.empty(0, dtype=torch.uint16)}
 
+OpenCache = Callable[..., SampleCache]
+
 
 @pytest.fixture
-def open_cache(tmp_path: Path) -> Callable[..., SampleCache]:
+def open_cache(tmp_path: Path) -> OpenCache:
     return lambda **more: SampleCache(tmp_path / "cache", LAYOUT, **more)
 
 
@@ -40,11 +42,8 @@ def check(cache: SampleCache, *numbers: int) -> None:
         assert all(column.dtype == LAYOUT[name].dtype for name, column in columns.items())
 
 
-def test_what_is_added_is_there_now_and_when_flushed_later(
-    open_cache: Callable[..., SampleCache], tmp_path: Path
-) -> None:
+def test_what_is_added_is_there_now_and_when_flushed_later(open_cache: OpenCache, tmp_path: Path) -> None:
     cache = open_cache()
-    check(cache)
     fill(cache, 0, 1)
     check(cache, 0, 1)
     check(open_cache())
@@ -59,14 +58,14 @@ def test_what_is_added_is_there_now_and_when_flushed_later(
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_it_flushes_by_itself(open_cache: Callable[..., SampleCache]) -> None:
+def test_it_flushes_by_itself(open_cache: OpenCache) -> None:
     fill(open_cache(flush_bytes=8 * 7), 1, 2, 3, 4)  # 8 bytes a row
     check(open_cache(), 1, 2, 3, 4)
     fill(open_cache(flush_bytes=8 * 7), 5)
     check(open_cache(), 1, 2, 3, 4)
 
 
-def test_processes_write_files_of_their_own_and_see_all(open_cache: Callable[..., SampleCache], tmp_path: Path) -> None:
+def test_processes_write_files_of_their_own_and_see_all(open_cache: OpenCache, tmp_path: Path) -> None:
     one, other = open_cache(rank=0), open_cache(rank=1)
     fill(one, 0)
     fill(other, 1, 2)
@@ -97,18 +96,12 @@ def bits(number: int) -> bytes:
     ],
 )
 def test_a_damaged_file_is_named_and_removed(
-    open_cache: Callable[..., SampleCache],
-    tmp_path: Path,
-    damage: Callable[[bytes], bytes],
-    capsys: pytest.CaptureFixture[str],
+    open_cache: OpenCache, tmp_path: Path, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cache = open_cache()
-    fill(cache, 4)
-    cache.flush()
-    fill(cache, 1, 2, 3)
-    kept = set((tmp_path / "cache").iterdir())
-    cache.flush()
-    (file,) = set((tmp_path / "cache").iterdir()) - kept
+    for rank, numbers in enumerate([[4], [1, 2, 3]]):
+        fill(cache := open_cache(rank=rank), *numbers)
+        cache.flush()
+    (file,) = (tmp_path / "cache").glob("part-1-*")
     content = file.read_bytes()
     file.write_bytes(damage(content))
     assert file.read_bytes() != content
@@ -124,24 +117,26 @@ def test_a_damaged_file_is_named_and_removed(
     assert capsys.readouterr().err == ""
 
 
-def test_a_file_that_vanishes_is_passed_over(open_cache: Callable[..., SampleCache], tmp_path: Path) -> None:
+def test_a_file_that_vanishes_is_passed_over(open_cache: OpenCache, tmp_path: Path) -> None:
     """Another process may find it damaged first."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "part-0-gone.safetensors").symlink_to(tmp_path / "nowhere")
     check(open_cache())
 
 
-def test_what_a_kill_left_half_written_is_removed_later(open_cache: Callable[..., SampleCache], tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir()
-    for name, age in (("old", 7200), ("new", 0)):
-        file = tmp_path / "cache" / f".part-0-{name}.safetensors.abc.part"
-        file.write_bytes(b"half")
-        os.utime(file, (file.stat().st_mtime - age,) * 2)
-    check(open_cache())
-    assert [file.name for file in (tmp_path / "cache").iterdir()] == [".part-0-new.safetensors.abc.part"]
+def test_what_a_kill_left_half_written_is_removed_and_what_is_being_written_stays(
+    open_cache: OpenCache, tmp_path: Path
+) -> None:
+    for name in ("dead", "live"):
+        (tmp_path / f"cache/.part-0-{name}.safetensors.abcdefgh.part").mkdir(parents=True)
+        (tmp_path / f"cache/.part-0-{name}.safetensors.abcdefgh.part/lock").touch()
+    with (tmp_path / "cache/.part-0-live.safetensors.abcdefgh.part/lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        check(open_cache())
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == [".part-0-live.safetensors.abcdefgh.part"]
 
 
-def test_a_place_that_cannot_be_written_is_named(open_cache: Callable[..., SampleCache], tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(open_cache: OpenCache, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     cache = open_cache()
     fill(cache, 1)

@@ -1,4 +1,4 @@
-"""Batches and log-probabilities for the tests of losses."""
+"""Batches, log-probabilities and hidden states for the tests of losses."""
 
 from __future__ import annotations
 
@@ -24,9 +24,22 @@ def random_logprobs(count: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     return -torch.rand(count, generator=generator, dtype=torch.float64) * scale
 
 
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+
+
 def by_sample(logprobs: Tensor, lengths: list[int]) -> list[list[float]]:
     return [part.tolist() for part in logprobs.split(lengths)]
 
 
 def average(values: list[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
+
+
+def gradient_of(value: Tensor, leaf: Tensor) -> Tensor:
+    """Of the sum of a loss or of numbers that are weighted differently; checked to be finite."""
+    weights = torch.linspace(1, 2, value.numel(), dtype=value.dtype).view_as(value)
+    (gradient,) = torch.autograd.grad(value, leaf, weights, retain_graph=True)
+    assert value.isfinite().all()
+    assert gradient.isfinite().all()
+    return gradient

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lightning_modules.components.losses.contrast import info_nce, pooled
 from lightning_modules.components.losses.targets import find_targets
 from tests.lightning_modules import paper
-from tests.lightning_modules.components.losses.cases import average, make_batch
+from tests.lightning_modules.components.losses.cases import average, gradient_of, make_batch, normal
 
 
 def cosine(a: list[float], b: list[float]) -> float:
@@ -28,8 +28,7 @@ def cosine(a: list[float], b: list[float]) -> float:
 )
 def test_info_nce_equals_its_formula(rows: list[tuple[int, bool]], seed: int, temperature: float) -> None:
     groups, verdicts = [g for g, _ in rows], [v for _, v in rows]
-    generator = torch.Generator().manual_seed(seed)
-    questions, rationales = torch.randn(2, len(rows), 5, generator=generator, dtype=torch.float64)
+    questions, rationales = normal(2, len(rows), 5, seed=seed)
     scores = [cosine(q, r) / temperature for q, r in zip(questions.tolist(), rationales.tolist(), strict=True)]
     terms = []
     for group, verdict, score in zip(groups, verdicts, scores, strict=True):
@@ -46,9 +45,7 @@ def test_info_nce_pulls_right_and_pushes_wrong_rationales() -> None:
     question = torch.tensor([[1.0, 0.0]]).expand(3, 2)
     rationales = torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], requires_grad=True)
     groups = torch.tensor([0, 0, 1])  # the third has no wrong neighbour: neither a loss nor a gradient
-    loss = info_nce(question, rationales, targets, groups, temperature=1.0)
-    assert loss.item() == pytest.approx(math.log(2) / 2)  # equal scores, over two right samples
-    (gradient,) = torch.autograd.grad(loss, rationales)
+    gradient = gradient_of(info_nce(question, rationales, targets, groups, temperature=1.0), rationales)
     assert gradient[0, 0] < 0 < gradient[1, 0]
     assert (gradient[2] == 0).all()
 
@@ -56,18 +53,13 @@ def test_info_nce_pulls_right_and_pushes_wrong_rationales() -> None:
 def test_info_nce_is_finite_for_a_state_of_zeros() -> None:
     targets = find_targets(make_batch([1, 1], [True, False]))
     states = torch.zeros(2, 3, requires_grad=True)
-    loss = info_nce(states, states, targets, torch.zeros(2, dtype=torch.int64))
-    (gradient,) = torch.autograd.grad(loss, states)
-    assert loss.isfinite()
-    assert gradient.isfinite().all()
+    gradient_of(info_nce(states, states, targets, torch.zeros(2, dtype=torch.int64)), states)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_pooling_is_the_mean_over_the_marked_positions(dtype: torch.dtype) -> None:
-    hidden = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    hidden = normal(3, 4, 2).to(dtype)
     where = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]]).bool()
-    result = pooled(hidden, where)
-    assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(result[0], hidden[0, :2].to(result.dtype).mean(0))
-    torch.testing.assert_close(result[1], hidden[1, 1:].to(result.dtype).mean(0))
-    assert (result[2] == 0).all()
+    wide = hidden.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    expected = torch.stack([wide[0, :2].mean(0), wide[1, 1:].mean(0), torch.zeros_like(wide[0, 0])])
+    torch.testing.assert_close(pooled(hidden, where), expected)

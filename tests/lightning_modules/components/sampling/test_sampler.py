@@ -12,30 +12,30 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.sampling.sampler import Sample, sample, sample_each
+from lightning_modules.components.sampling.sampler import Sample, sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 
 VOCABULARY, PAD, EOS, CONTEXT = 40, 0, 2, 64
 
 
-def tiny_llama(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=CONTEXT,
-            pad_token_id=PAD,
-            bos_token_id=1,
-            eos_token_id=EOS,
-            initializer_range=0.3,
-        )
-    )
-    return model.eval()
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": EOS,
+    "initializer_range": 0.3,
+}
+
+
+def tiny_llama() -> Any:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def model() -> Any:
     return tiny_llama()
 
 
-def prompts(lengths: tuple[int, ...] = (5, 9, 3, 7), seed: int = 1) -> tuple[Tensor, Tensor, list[str]]:
-    generator = torch.Generator().manual_seed(seed)
+def prompts(lengths: tuple[int, ...] = (5, 9, 3, 7)) -> tuple[Tensor, Tensor, list[str]]:
+    generator = torch.Generator().manual_seed(1)
     width = max(lengths)
     ids = torch.full((len(lengths), width), PAD)
     mask = torch.zeros_like(ids)
@@ -54,17 +54,24 @@ def prompts(lengths: tuple[int, ...] = (5, 9, 3, 7), seed: int = 1) -> tuple[Ten
     return ids, mask, [f"question/{row}" for row in range(len(lengths))]
 
 
-def run(model: Any, settings: SamplingSettings, eos: int | list[int] = EOS) -> list[Sample]:
-    return sample(model, *prompts(), eos, PAD, settings)
+def sample(*args: Any) -> list[Sample]:
+    """All samples, question by question."""
+    return sorted((one for each in sample_each(*args) for one in each), key=lambda one: (one.question_index, one.k))
+
+
+def run(
+    model: Any, settings: SamplingSettings, eos: int | list[int] = EOS, lengths: tuple[int, ...] = (5, 9, 3, 7)
+) -> list[Sample]:
+    return sample(model, *prompts(lengths), eos, PAD, settings)
 
 
 def test_greedy_equals_generate(model: Any) -> None:
-    ids, mask, questions = prompts()
+    ids, mask, _ = prompts()
     settings = SamplingSettings(temperature=0, max_new_tokens=12)
     expected = model.generate(
         input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=12, eos_token_id=EOS, pad_token_id=PAD
     )[:, ids.shape[1] :]
-    for row, got in zip(expected.tolist(), sample(model, ids, mask, questions, EOS, PAD, settings), strict=True):
+    for row, got in zip(expected.tolist(), run(model, settings), strict=True):
         assert got.token_ids == (row[: row.index(EOS)] if EOS in row else row)
         assert got.finished == (EOS in row)
 
@@ -73,17 +80,14 @@ def test_greedy_equals_generate(model: Any) -> None:
 def test_batched_equals_one_by_one_in_any_order(model: Any, top_p: float) -> None:
     ids, mask, questions = prompts()
     settings = SamplingSettings(samples=5, temperature=0.9, top_p=top_p, max_new_tokens=20, seed=3)
-    together = {(s.question_index, s.k): s for s in sample(model, ids, mask, questions, EOS, PAD, settings)}
+    together = {(s.question_index, s.k): s for s in run(model, settings)}
     assert len(together) == 20
     order = [2, 0, 3, 1]
     shuffled = sample(model, ids[order], mask[order], [questions[row] for row in order], EOS, PAD, settings)
     alone = []
-    for row in range(4):
-        real = mask[row].bool()
-        single = sample(
-            model, ids[row : row + 1, real], mask[row : row + 1, real], [questions[row]], EOS, PAD, settings
-        )
-        alone += [(row, s) for s in single]
+    for row, real in enumerate(mask.bool()):
+        prompt, ones = ids[row : row + 1, real], mask[row : row + 1, real]
+        alone += [(row, s) for s in sample(model, prompt, ones, [questions[row]], EOS, PAD, settings)]
     for row, other in [*alone, *((order[s.question_index], s) for s in shuffled)]:
         reference = together[row, other.k]
         assert (other.token_ids, other.tokens, other.seed) == (reference.token_ids, reference.tokens, reference.seed)
@@ -99,23 +103,22 @@ ENDS = [2, 5, 11, 17]  # of 40 tokens: many samples end soon, some do not
 @pytest.mark.parametrize(("rows", "samples"), [(1, 2), (3, 3), (4, 3), (8, 2), (8, 11), (14, 3)])
 def test_refilled_rows_write_what_all_at_once_write(model: Any, rows: int, samples: int, order: str) -> None:
     lengths = LENGTHS if order == "as they come" else tuple(sorted(LENGTHS, reverse=True))
-    ids, mask, questions = prompts(lengths)
     at_once = SamplingSettings(samples=samples, temperature=1.0, max_new_tokens=40, seed=3, rows=1000)
-    expected = sample(model, ids, mask, questions, ENDS, PAD, at_once)
+    expected = run(model, at_once, ENDS, lengths)
     written = [one.tokens for one in expected]
     assert min(written) < 3 < 25 < max(written)
-    got = sample(model, ids, mask, questions, ENDS, PAD, replace(at_once, rows=rows))
+    got = run(model, replace(at_once, rows=rows), ENDS, lengths)
     for one, reference in zip(got, expected, strict=True):
         assert replace(one, logprob=0) == replace(reference, logprob=0)
         assert one.logprob == pytest.approx(reference.logprob, abs=1e-4)
 
 
 def test_unwritten_memory_never_counts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids, mask, questions = prompts((2, 3, 2, 12, 30, 4))  # later ones need room in front of those before
+    lengths = (2, 3, 2, 12, 30, 4)  # later ones need space in front of those before
     settings = SamplingSettings(samples=2, temperature=1.0, max_new_tokens=30, rows=4)
-    expected = sample(model, ids, mask, questions, ENDS, PAD, settings)
+    expected = run(model, settings, ENDS, lengths)
     monkeypatch.setattr(Tensor, "new_empty", lambda self, *shape: self.new_full(shape, float("nan")))
-    assert sample(model, ids, mask, questions, ENDS, PAD, settings) == expected
+    assert run(model, settings, ENDS, lengths) == expected
 
 
 def test_slots_do_not_stay_empty(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,8 +131,7 @@ def test_slots_do_not_stay_empty(model: Any, monkeypatch: pytest.MonkeyPatch) ->
         return forward(**inputs)
 
     monkeypatch.setattr(model, "forward", counted)
-    ids, mask, questions = prompts(LENGTHS * 6)
-    got = sample(model, ids, mask, questions, ENDS, PAD, SamplingSettings(4, 1.0, max_new_tokens=40, rows=16))
+    got = run(model, SamplingSettings(4, 1.0, max_new_tokens=40, rows=16), ENDS, LENGTHS * 6)
     tokens = sum(one.tokens - 1 for one in got)  # the first comes from the prefill
     assert max(passes) == 16
     assert sum(passes) < 1.35 * tokens
@@ -137,29 +139,19 @@ def test_slots_do_not_stay_empty(model: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_questions_come_as_they_end(model: Any) -> None:
-    ids, mask, questions = prompts(LENGTHS)
     settings = SamplingSettings(2, 1.0, max_new_tokens=40, rows=6)
-    each = list(sample_each(model, ids, mask, questions, ENDS, PAD, settings))
+    each = list(sample_each(model, *prompts(LENGTHS), ENDS, PAD, settings))
     assert [[one.k for one in samples] for samples in each] == [[0, 1]] * len(LENGTHS)
     order = [samples[0].question_index for samples in each]
     assert sorted(order) == list(range(len(LENGTHS))) != order
-    assert sorted((one for samples in each for one in samples), key=lambda one: (one.question_index, one.k)) == sample(
-        model, ids, mask, questions, ENDS, PAD, settings
-    )
 
 
 def test_whole_samples_follow_the_distribution() -> None:
     """Probabilities of all sequences of up to three of five tokens, enumerated in float64, against 6,000 samples."""
     torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=5,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        initializer_range=0.6,
-    )
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "max_position_embeddings": 16, "vocab_size": 5}
+    config = LlamaConfig(initializer_range=0.6, **sizes)
     tiny = LlamaForCausalLM(config).eval()
     prompt, end, n = torch.tensor([[3, 1, 4]]), 2, 6000
     drawn = sample(tiny, prompt, torch.ones_like(prompt), ["q"], end, 0, SamplingSettings(n, 1.2, 1.0, 3, 7, rows=50))
@@ -222,10 +214,9 @@ def filtered(logits: Tensor, temperature: float, top_p: float) -> list[float]:
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.3, 0.7), (0.8, 0.95)])
 def test_first_tokens_follow_the_distribution(model: Any, temperature: float, top_p: float) -> None:
-    ids, mask, questions = prompts((6,))
-    n = 4000
+    ids, n = prompts((6,))[0], 4000
     settings = SamplingSettings(samples=n, temperature=temperature, top_p=top_p, max_new_tokens=1, seed=11)
-    drawn = sample(model, ids, mask, questions, -1, PAD, settings)
+    drawn = run(model, settings, -1, (6,))
     counts = torch.bincount(torch.tensor([s.token_ids[0] for s in drawn]), minlength=VOCABULARY).double()
     with torch.no_grad():
         expected = n * torch.tensor(filtered(model(ids).logits[0, -1], temperature, top_p), dtype=torch.float64)
@@ -251,8 +242,7 @@ def test_eos_ends_a_sample_and_counts_as_a_token(model: Any) -> None:
 
 def test_eos_as_first_token(model: Any) -> None:
     for s in run(model, SamplingSettings(samples=2), eos=list(range(VOCABULARY))):
-        assert (s.token_ids, s.tokens, s.finished) == ([], 1, True)
-        assert s.logprob < 0
+        assert (s.token_ids, s.tokens, s.finished, s.logprob < 0) == ([], 1, True, True)
 
 
 def test_a_peft_model_samples_with_its_adapter(model: Any) -> None:
@@ -268,25 +258,12 @@ def test_a_peft_model_samples_with_its_adapter(model: Any) -> None:
 
 def test_sliding_windows_keep_their_stock_layers() -> None:
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        sliding_window=6,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        initializer_range=0.3,
-    )
-    model = MistralForCausalLM(config).eval()
-    ids, mask, questions = prompts((8, 8))
+    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6)).eval()
+    ids, mask, _ = prompts((8, 8))
     expected = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=12, eos_token_id=-1)
     for rows in (64, 1):  # such layers take no new rows: the next question waits until all have ended
         settings = SamplingSettings(temperature=0, max_new_tokens=12, rows=rows)
-        got = sample(model, ids, mask, questions, -1, PAD, settings)
+        got = run(model, settings, -1, (8, 8))
         assert [s.token_ids for s in got] == expected[:, 8:].tolist()
 
 
@@ -297,19 +274,16 @@ def test_the_global_random_state_is_untouched(model: Any) -> None:
 
 
 def test_context_limit_is_per_prompt(model: Any) -> None:
-    lengths = (CONTEXT - 4, 3)
-    ids, mask, questions = prompts(lengths)
-    got = sample(model, ids, mask, questions, -1, PAD, SamplingSettings(max_new_tokens=10))
-    assert [s.tokens for s in got] == [4, 10]
-    assert not any(s.finished for s in got)
-    ids, mask, questions = prompts((4, CONTEXT))
+    settings = SamplingSettings(max_new_tokens=10)
+    got = run(model, settings, -1, (CONTEXT - 4, 3))
+    assert [(s.tokens, s.finished) for s in got] == [(4, False), (10, False)]
     with pytest.raises(InputError, match=r"question/1.*64 tokens"):
-        sample(model, ids, mask, questions, EOS, PAD, SamplingSettings(max_new_tokens=10))
+        run(model, settings, EOS, (4, CONTEXT))
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.7, 1.0), (0.7, 0.9)])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_told(value: float, temperature: float, top_p: float) -> None:
+def test_weights_that_are_not_finite_are_refused(value: float, temperature: float, top_p: float) -> None:
     model = tiny_llama()
     model.get_decoder().norm.weight.data.fill_(value)
     with pytest.raises(InputError, match=r"are no numbers \(question 'question/"):
@@ -319,7 +293,7 @@ def test_weights_that_are_no_numbers_are_told(value: float, temperature: float, 
 def test_misuse_is_refused() -> None:
     ids, mask, questions = prompts()
     with pytest.raises(ValueError, match="eval"):
-        sample(tiny_llama().train(), ids, mask, questions, EOS, PAD, SamplingSettings())
+        run(tiny_llama().train(), SamplingSettings())
     with pytest.raises(ValueError, match="left-padded"):
         sample(tiny_llama(), ids.flip(1), mask.flip(1), questions, EOS, PAD, SamplingSettings())
 
@@ -328,6 +302,6 @@ def test_learned_positions_never_leave_the_context() -> None:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=VOCABULARY, n_positions=16, n_embd=16, n_layer=1, n_head=2)
     gpt2 = GPT2LMHeadModel(config).eval()
-    ids, mask, questions = prompts((12, 4, 4, 4, 4, 4, 4, 4))  # the first ends alone, too few to leave the batch
-    written = sample(gpt2, ids, mask, questions, VOCABULARY, PAD, SamplingSettings(max_new_tokens=10))
+    lengths = (12, 4, 4, 4, 4, 4, 4, 4)  # the first ends alone, too few to leave the batch
+    written = run(gpt2, SamplingSettings(max_new_tokens=10), VOCABULARY, lengths)
     assert [one.tokens for one in written] == [4] + [10] * 7

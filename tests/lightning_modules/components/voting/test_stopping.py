@@ -38,20 +38,14 @@ def test_whole_votes_are_a_binomial_sum(one: int, other: int) -> None:
     assert lead_probability(first, second) == pytest.approx(float(exact), abs=1e-12)
 
 
-def test_the_papers_threshold_takes_four_votes() -> None:
-    # 1 − 2^−(v + 1): three votes 0.9375, four 0.96875.
+def test_after_each_sample() -> None:
+    # The paper's threshold .95 takes four votes: 1 − 2^−(v + 1) is 0.9375 after three.
     assert lead_probabilities([0, 0, 0, 0]) == pytest.approx([0.75, 0.875, 0.9375, 0.96875])
-
-
-def test_a_dissenter_and_an_abstention_delay() -> None:
-    # 6 against 1: P(Bin(8, ½) ≤ 6) = 1 − 9/256 = 0.965; 5 against 1: 1 − 8/128 = 0.9375.
+    # A dissenter and an abstention delay. 6 against 1: P(Bin(8, ½) ≤ 6) = 1 − 9/256; 5 against 1: 1 − 8/128 = 0.9375.
     found = lead_probabilities([0, 1, -1, 0, 0, 0, 0, 0])
     assert found == pytest.approx([0.75, 0.5, 0.5, 0.6875, 0.8125, 0.890625, 0.9375, 1 - 9 / 256])
     assert lead_probabilities([-1, -1]) == [0.5, 0.5]
-
-
-def test_the_runner_up_is_the_second_of_many() -> None:
-    assert lead_probabilities([2, 0, 2, 1, 2])[-1] == pytest.approx(lead_probability(3, 1))
+    assert lead_probabilities([2, 0, 2, 1, 2])[-1] == pytest.approx(lead_probability(3, 1))  # the second of many
 
 
 def test_weights_are_parts_of_votes() -> None:

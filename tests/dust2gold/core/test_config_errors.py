@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dust2gold.commands.config_errors import explained
+from dust2gold.core.config_errors import explained
 
 
 def test_what_jsonargparse_says_otherwise_stays_readable() -> None:

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from benchmarks.students import SHAPES, build_student, flops_per_token, sharing_weights
+
+
+def test_copies_share_their_weights() -> None:
+    base = build_student("tiny")
+    other = sharing_weights(base)
+    assert other is not base
+    assert all(a is b for a, b in zip(base.parameters(), other.parameters(), strict=True))
+
+
+def test_work_per_token_is_that_of_the_built_model() -> None:
+    shape, model = SHAPES["tiny"], build_student("tiny")
+    weights = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n)
+    assert flops_per_token("tiny", 20) == 4 * weights + 6 * shape["num_hidden_layers"] * 20 * shape["hidden_size"]

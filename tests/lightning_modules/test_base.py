@@ -1,0 +1,150 @@
+"""What holds for every stage that trains a decoder: what moves, what is saved, what resumes, what is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from dust2gold.core.errors import InputError
+from lightning_modules.base import STUDENT
+from lightning_modules.components.adapters.nat import POSITIVE
+from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.sampling.settings import SamplingSettings
+from lightning_modules.nat import NATModel
+from tests.lightning_modules.steps import held_out_parts, loader, quiet_trainer, train
+
+STAGES = ["negative", "nat", "nce", "refinement"]
+BASELINES = ["nt", "ul", "ul-token", "redi", "dpo", "cl"]
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize("name", [*STAGES, *BASELINES])
+def test_the_loss_falls_and_only_what_should_trains(make_stage: Any, pairs: dict[str, Any], name: str) -> None:
+    module = make_stage(name)
+    before = {n: p.detach().clone() for n, p in module.named_parameters()}
+    first = held_out_parts(module, pairs)
+    train(module, pairs, 15)
+    last = held_out_parts(module, pairs)
+    assert last["loss"] < first["loss"] - 0.05  # NCE has a floor: its teacher is close to uniform here
+    assert all(part.isfinite() and part.ndim == 0 for part in last.values())
+    if name in BASELINES[:-1]:  # CL leaves the likelihood of wrong rationales alone
+        margins = [parts["positive_logprob"] - parts["negative_logprob"] for parts in (first, last)]
+        assert margins[1] > margins[0] + 0.05
+    moved = {n for n, p in module.named_parameters() if not torch.equal(p, before[n])}
+    own = f".{POSITIVE if name == 'nat' else STUDENT}."
+    assert moved == {n for n in before if own in n or (name == "nat" and n.startswith("units."))}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_gradient_checkpointing_changes_no_gradient(
+    make_stage: Any, make_batch: Any, randomise: Callable[..., None], name: str
+) -> None:
+    found = []
+    for checkpointing in (False, True):
+        module = make_stage(name, gradient_checkpointing=checkpointing)
+        randomise(p for p in module.parameters() if p.requires_grad)
+        torch.manual_seed(1)  # of dropout, which comes back as it was
+        module.training_step(make_batch(), 0).backward()
+        found.append({n: p.grad for n, p in module.named_parameters() if p.grad is not None})
+        layers = module.adapters.base.get_decoder().layers
+        assert {layer.gradient_checkpointing for layer in layers} == {checkpointing}
+    assert all(gradient.abs().max() > 0 for gradient in found[0].values())
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_ddp_leaves_the_constants_of_the_base_alone(make_stage: Any) -> None:
+    module = make_stage("negative")
+    ignored = set(module._ddp_params_and_buffers_to_ignore)
+    assert ignored == {name for name, _ in module.named_buffers()}
+    assert not ignored & {name for name, _ in module.named_parameters()}
+
+
+def test_nat_without_a_negative_half_is_refused(tiny_student: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        NATModel(student=str(tiny_student)).configure_model()
+    assert caught.value.field == "model.negative"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_checkpoints_hold_what_trains_and_no_more(make_stage: Any, randomise: Any, tmp_path: Path, name: str) -> None:
+    module = make_stage(name)
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    randomise(trained.values())
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["state_dict"].keys() == trained.keys()
+    torch.save(checkpoint, tmp_path / "checkpoint")
+    payload = sum(p.numel() * 4 for p in trained.values())
+    assert payload < (tmp_path / "checkpoint").stat().st_size < payload + 800 * (len(trained) + 5)
+    again = make_stage(name)
+    again.on_load_checkpoint(checkpoint)
+    again.load_state_dict(checkpoint["state_dict"], strict=again.strict_loading)
+    assert all(torch.equal(p, trained[n]) for n, p in again.named_parameters() if n in trained)
+
+
+def test_foreign_checkpoints_are_refused(make_stage: Any) -> None:
+    module = make_stage("negative")
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    for other in (make_stage("negative", lora=LoraSettings(r=5)), make_stage("nat")):
+        with pytest.raises(InputError, match="does not fit this stage"):
+            other.on_load_checkpoint(checkpoint)
+    with pytest.raises(InputError, match="another base"):
+        module.on_load_checkpoint({**checkpoint, "base": {**checkpoint["base"], "shapes": "0" * 16}})
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_a_stage_writes_it_can_go_on_from(make_stage: Any, make_batch: Any, tmp_path: Path, name: str) -> None:
+    module, batch = make_stage(name), make_batch()
+    train(module, batch, 2)
+    module.write_adapter(tmp_path)
+    again = make_stage(name, adapter=str(tmp_path), **({"negative": None} if name == "nat" else {}))
+    assert held_out_parts(again, batch)["loss"] == held_out_parts(module, batch)["loss"]
+    names = [{n for n, p in m.named_parameters() if p.requires_grad} for m in (module, again)]
+    assert names[0] == names[1]
+    train(again, batch, 1)
+
+
+@pytest.mark.parametrize("name", ["negative", "nat", "nce"])
+def test_fit_trains_with_dropout_and_resumes(make_stage: Any, make_batch: Any, tmp_path: Path, name: str) -> None:
+    batch, adapter = make_batch(), POSITIVE if name == "nat" else STUDENT
+    make_stage(name).write_adapter(tmp_path)
+    module = make_stage(name, adapter=str(tmp_path), **({"negative": None} if name == "nat" else {}))
+    assert module.adapters.head  # its check at the first use is a forward pass, which the hook would see
+    dropping: list[bool] = []
+
+    def watch(layer: Any, args: Any, output: Any) -> None:
+        if layer.active_adapters == [adapter]:
+            dropping.append(layer.lora_dropout[adapter].training)
+
+    next(iter(module.adapters.lora_layers(adapter).values())).register_forward_hook(watch)
+    trainer = quiet_trainer(tmp_path, max_steps=2, limit_val_batches=1, val_check_interval=1)
+    trainer.fit(module, loader(batch, batch), loader(batch))
+    assert dropping == [True, False, True, False], "train, validate, train, validate"
+    trainer.save_checkpoint(tmp_path / "checkpoint")
+    again = make_stage(name)
+    resumed = quiet_trainer(tmp_path, max_steps=3, limit_val_batches=0)
+    resumed.fit(again, loader(batch, batch), ckpt_path=tmp_path / "checkpoint")
+    assert resumed.global_step == 3
+
+
+@pytest.mark.parametrize("name", ["negative", "nat", "nce"])
+def test_questions_are_answered(make_stage: Any, tmp_path: Path, name: str) -> None:
+    module = make_stage(name, sampling=SamplingSettings(samples=3, max_new_tokens=4))
+    ids = torch.arange(4, 14).reshape(2, 5)
+    questions = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "questions": [{"id": "a"}, {"id": "b"}]}
+    questions |= {"eos_token_id": 2, "pad_token_id": 0}
+    outputs: list[Any] = []
+    listener = L.pytorch.callbacks.LambdaCallback(on_predict_batch_end=lambda *args: outputs.append(args[2]))
+    quiet_trainer(tmp_path, listener).predict(module, loader(questions), return_predictions=False)
+    assert [(s.question_index, s.k) for s in outputs[0]] == [(q, k) for q in range(2) for k in range(3)]
+    quiet_trainer(tmp_path).test(module, loader(questions))
+    greedy = [module.eval().test_step(questions, 0) for _ in range(2)]
+    assert greedy[0] == greedy[1]
+    assert len(greedy[0]) == 2
