@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.losses.ranking import RANKING_LOSSES
+from lightning_modules.components.losses.ranking import RANKING_LOSSES, pairwise
 from lightning_modules.components.losses.targets import is_filler
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings
 from lightning_modules.components.ranking.ranker import Ranker, load_ranker
@@ -26,7 +27,8 @@ class RankModel(TrainableModule):
         backbone: What reads the text and what of it trains: `DecoderSettings` (default: the embedded student) or
             `EncoderSettings`. With `trained`, only where its base differs from the one it was trained with.
         trained: Directory of a trained ranker, to validate, to predict with or to go on training.
-        loss: `pairwise`, (1 − s_pos)³ + s_neg⁷, or `binary_cross_entropy`.
+        loss: `pairwise`, (1 − s_pos)^a + s_neg^b, or `binary_cross_entropy`.
+        exponents: a and b of `pairwise`. The reference names 3 and 7 and uses 3 for both.
         head_layers: Residual layers of the head; a trained ranker brings its own.
         optimizer: Optimizer of what trains (reference: lr 2e-5, the whole encoder).
         schedule: Learning-rate schedule after the warm-up: constant, linear or cosine (reference: cosine).
@@ -38,6 +40,7 @@ class RankModel(TrainableModule):
         backbone: BackboneSettings | None = None,
         trained: str | None = None,
         loss: Literal["pairwise", "binary_cross_entropy"] = "pairwise",
+        exponents: tuple[float, float] = (3, 7),
         head_layers: int = 2,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5),
         schedule: str = "cosine",
@@ -46,7 +49,7 @@ class RankModel(TrainableModule):
         super().__init__(optimizer, schedule, warmup_steps)
         self.backbone_settings = backbone
         self.trained = trained
-        self.loss = RANKING_LOSSES[loss]
+        self.loss = partial(pairwise, exponents=exponents) if loss == "pairwise" else RANKING_LOSSES[loss]
         self.head_layers = head_layers
         self.ranker: Ranker | None = None
         self.pairwise_accuracy = MeanMetric()

@@ -188,9 +188,14 @@ def test_papers_values(stage: str, warmup: int, instantiate: Instantiate, llama_
     data, trainer, lora = made.datamodule, made.trainer, module.lora
     assert (lora.r, lora.alpha, lora.dropout, list(lora.target_modules)) == (8, 16, 0.05, ["q_proj", "v_proj"])
     optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
-    assert (type(optimizer), optimizer.defaults["lr"]) == (torch.optim.AdamW, 3e-4)
-    assert (module.schedule, module.warmup_steps) == ("constant", warmup)
-    assert (trainer.max_epochs, data.batch_size * trainer.num_devices) == (20, 128)
+    assert (type(optimizer), optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (
+        torch.optim.AdamW,
+        3e-4,
+        0,
+    )
+    assert (module.schedule, module.warmup_steps, trainer.gradient_clip_val) == ("linear", warmup, 1.0)
+    assert (trainer.max_epochs, data.batch_size * trainer.num_devices) == (20, 8 if stage == "nce" else 128)
+    assert (data.validation_fraction, module.sampling.max_new_tokens) == (0, 1024)
     assert (data.max_characters, data.loss_on_prompt) == (1200 if stage == "nce" else 1600, True)
     if stage == "nat":
         units = module.unit_settings
@@ -209,6 +214,17 @@ def test_papers_values(stage: str, warmup: int, instantiate: Instantiate, llama_
     assert {p.dtype for p in trained} == {torch.float32}
     in_units = 2 * 32 * 4 * 128 * 4096 if stage == "nat" else 0
     assert sum(p.numel() for p in trained) == 2 * 32 * 8 * (4096 + 4096) + in_units
+
+
+def test_papers_ranker(instantiate: Callable[..., LightningCLI]) -> None:
+    made = instantiate(*layers(REPOSITORY / "configs/paper/rank.yaml"))
+    module: Any = made.model
+    data, trainer = made.datamodule, made.trainer
+    assert (module.backbone_settings.path, module.loss.keywords) == ("google/flan-t5-xl", {"exponents": (3, 3)})
+    optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (2e-5, 1e-5)
+    assert (module.schedule, trainer.max_epochs, trainer.gradient_clip_val) == ("cosine", 5, None)
+    assert (data.batch_size, data.pairs_per_question, data.max_length, data.drop_longer) == (1, 1, 512, True)
 
 
 def write_negative(directory: Path) -> None:

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pairwise(positive: Tensor, negative: Tensor, pairs: float | None = None) -> Tensor:
-    """(1 − σ(l_pos))³ + σ(l_neg)⁷, mean over pairs."""
-    loss = (1 - positive.sigmoid()) ** 3 + negative.sigmoid() ** 7  # [P]
+def pairwise(
+    positive: Tensor, negative: Tensor, pairs: float | None = None, exponents: tuple[float, float] = (3, 7)
+) -> Tensor:
+    """(1 − σ(l_pos))^a + σ(l_neg)^b, mean over pairs; (a, b) = `exponents`."""
+    loss = (1 - positive.sigmoid()) ** exponents[0] + negative.sigmoid() ** exponents[1]  # [P]
     return loss.sum() / (pairs or max(1, len(loss)))
 
 

@@ -22,6 +22,11 @@ def test_losses_by_hand() -> None:
         assert loss(right, wrong, 1.5).item() == pytest.approx(2 * expected[name], abs=1e-13)  # half a step's pairs
 
 
+def test_the_exponents_are_options() -> None:
+    right, wrong = torch.tensor([0.0], dtype=torch.float64), torch.tensor([math.log(3)], dtype=torch.float64)
+    assert pairwise(right, wrong, exponents=(3, 3)).item() == pytest.approx(0.5**3 + 0.75**3, abs=1e-15)
+
+
 def test_losses_at_their_limits() -> None:
     certain = torch.full((3,), 1e4)
     assert pairwise(certain, -certain) == 0
