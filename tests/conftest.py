@@ -39,13 +39,16 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face directory: a random LLaMA of 2 layers with grouped-query attention, and a tokenizer of 320 pieces.
-
-    All tests of a session share it: do not write into it.
-    """
+    """The directory of the tiny student, shared by all tests of a session: do not write into it."""
     directory = tmp_path_factory.mktemp("tiny_student")
     write_tiny_student(directory)
     return directory
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Works in a temporary directory."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -30,17 +30,11 @@ THREE_EPOCHS = "--trainer.max_epochs 3 --data.batch_size 4 --trainer.accumulate_
 
 @dataclass
 class Case:
-    """A command and what it must make, whatever happens to it.
+    """A command and what it must make, whatever happens to it."""
 
-    Attributes:
-        name: As `--only` takes it.
-        words: Makes the command line for a directory.
-        patterns: The files of that directory that count.
-    """
-
-    name: str
-    words: Callable[[Path], list[str]]
-    patterns: tuple[str, ...]
+    name: str  # as `--only` takes it
+    words: Callable[[Path], list[str]]  # makes the command line for a directory
+    patterns: tuple[str, ...]  # the files of that directory that count
 
 
 def cases(home: Path) -> list[Case]:
@@ -69,7 +63,6 @@ def cases(home: Path) -> list[Case]:
 
 
 def write_inputs(home: Path) -> None:
-    """Writes the student, the data and the configs."""
     write_tiny_student(home / "student")
     write_positive(home / "train.jsonl", 11)
     write_positive(home / "validation.jsonl", 3, 1)
@@ -79,7 +72,6 @@ def write_inputs(home: Path) -> None:
 
 
 def fit(home: Path, config: str, more: str, root: Path) -> list[str]:
-    """Three epochs of 6 batches with dropout, two batches a step."""
     options = (
         f"{NOTED} --data.train {home}/train.jsonl --data.validation {home}/validation.jsonl {THREE_EPOCHS} {more} "
         "--model.lora.dropout 0.3 --model.warmup_steps 2 --model.optimizer.init_args.lr 0.01"
@@ -88,13 +80,11 @@ def fit(home: Path, config: str, more: str, root: Path) -> list[str]:
 
 
 def fit_rank(home: Path, root: Path) -> list[str]:
-    """Three epochs of M_rank with dropout, two batches a step."""
     options = f"{NOTED} --data.train {home}/both.jsonl --data.validation_fraction 0.2 {THREE_EPOCHS}"
     return stage_words("fit", "rank", home / "student", root, options)
 
 
 def predict(home: Path, root: Path) -> list[str]:
-    """Three samples to each of twelve questions, two questions a batch."""
     options = (
         f"--trainer.logger false --model.adapter {home}/neg/adapter --data.questions {home}/questions.jsonl "
         "--data.question_batch_size 2 --model.sampling.samples 3 --model.sampling.max_new_tokens 12"
@@ -103,10 +93,7 @@ def predict(home: Path, root: Path) -> list[str]:
 
 
 def collecting(home: Path) -> Case:
-    """Thirty questions, three samples each, from an endpoint of each directory's own.
-
-    It numbers the samples of a question as it is paid for them: one that was lost or paid twice leaves a gap.
-    """
+    """Thirty questions from an endpoint that numbers samples: one that was lost or paid twice leaves a gap."""
     asked, addresses = write_asked(home / "asked.jsonl", 30), {}
     more = "--endpoint.concurrency 4 --sampling.n 3 --sampling.max_tokens 64 --prices.prompt 1 --prices.completion 2"
 

@@ -2,10 +2,8 @@
 
     python -m tests.faults [--points 20] [--seed 0] [--only fit-neg,predict]        (make faults)
 
-Each case is a command on tiny data. A trial repeats it, killing it one to three times, until it ends by itself. Then
-every file that matters must hold the same bytes as the undisturbed run's, and every loss of every process must be the
-same to the last bit. Samples are the exception: killed within a batch, `predict` decodes the rest of it beside other
-questions, and matrix products round differently. All else of a sample must be the same, `logprob` within `ROUNDING`.
+Every file that matters and every loss must be the same to the last bit, but for the `logprob` of samples: killed within
+a batch, `predict` decodes the rest of it beside other questions, and matrix products round differently.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Two hosts on one machine: network namespaces, joined by a veth pair and by nothing else.
-
-They share the file system, as the machines of a cluster do. A host that vanishes (`vanish`) says no goodbye: its link
-goes down first, so that no connection is closed, and then its processes are killed.
-"""
+"""Two hosts on one machine: network namespaces, joined by a veth pair and the file system alone."""
 
 from __future__ import annotations
 
@@ -38,7 +34,7 @@ class Host:
         _ip("-n", self.name, "link", "set", device, state)
 
     def vanish(self, process: int) -> None:
-        """Pulls the cable, then kills a process group."""
+        """Pulls the cable, so that no connection is closed, then kills a process group."""
         self.set(self.link, "down")
         os.killpg(process, signal.SIGKILL)
         os.waitpid(process, 0)

@@ -1,7 +1,4 @@
-"""Callbacks that stop a run where a test wants it stopped, and note what it trained on.
-
-`after` counts the batches (or validations) of this process; `rank` is the process that acts.
-"""
+"""Callbacks that stop a run after so many batches (or validations) of a process, and note what it trained on."""
 
 from __future__ import annotations
 
@@ -52,10 +49,7 @@ class KillValidation(_Countdown):
 
 
 class KillPrediction(_Countdown):
-    """Stops `predict` as Ctrl-C does.
-
-    `by_signal` sends SIGTERM instead, before the last of the batches: its first question is the last to be written.
-    """
+    """Stops `predict` as Ctrl-C does, or `by_signal` before the last batch, whose first question is still written."""
 
     def __init__(self, after: int, by_signal: bool = False) -> None:
         super().__init__(after)

@@ -9,9 +9,10 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from dust2gold import cli
 from tests.records import rationale, write_positive
@@ -20,14 +21,9 @@ from tests.words import REPOSITORY, stage_words
 Fit = Callable[..., list[str]]
 Complaint = Callable[..., str]
 Patch = pytest.MonkeyPatch
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("elsewhere")]
 
 NEG = str(REPOSITORY / "configs/neg.yaml")
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -62,9 +58,7 @@ LONG = json.dumps(rationale(3, rationale="1+1=2 " * 200).to_json())
         pytest.param(f"{GOOD}\n{LONG}".encode(), ":2: field 'rationale': 'q3/0' has ", id="longer than the context"),
     ],
 )
-def test_damaged_training_file(
-    fit: Fit, complaint: Complaint, tmp_path: Path, content: bytes | None, says: str
-) -> None:
+def test_damaged_training(fit: Fit, complaint: Complaint, tmp_path: Path, content: bytes | None, says: str) -> None:
     file = tmp_path / "negative.jsonl"
     if content is not None:
         file.write_bytes(content)
@@ -130,50 +124,35 @@ def test_debug_shows_the_traceback() -> None:
 
 def test_a_file_where_the_run_should_be(fit: Fit, complaint: Complaint, tmp_path: Path) -> None:
     (tmp_path / "run").touch()
-    said = complaint(*fit(write_positive(tmp_path / "p.jsonl", 4)))
-    assert str(tmp_path / "run") in said
+    assert str(tmp_path / "run") in complaint(*fit(write_positive(tmp_path / "p.jsonl", 4)))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
-def test_system_errors_become_messages(
-    fit: Fit, complaint: Complaint, tmp_path: Path, monkeypatch: Patch, number: int
-) -> None:
-    import torch
-
+def test_system_error_messages(fit: Fit, complaint: Complaint, tmp_path: Path, monkeypatch: Patch, number: int) -> None:
     words = fit(write_positive(tmp_path / "p.jsonl", 4))
     assert cli.main(words) == 0
-    before = adapter(tmp_path)
-
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise OSError(number, os.strerror(number), str(tmp_path / "run/checkpoints/last.ckpt"))
-
-    monkeypatch.setattr(torch, "save", fail)
+    before, last = adapter(tmp_path), str(tmp_path / "run/checkpoints/last.ckpt")
+    monkeypatch.setattr(torch, "save", Mock(side_effect=OSError(number, os.strerror(number), last)))
     said = complaint(*words, "--trainer.callbacks+=RunCheckpoint", "--trainer.callbacks.every_n_train_steps=1")
     assert os.strerror(number) in said
-    assert str(tmp_path / "run/checkpoints/last.ckpt") in said
+    assert last in said
     assert adapter(tmp_path) == before
 
 
 def test_other_system_errors_are_bugs_of_ours(monkeypatch: Patch) -> None:
-    def fail(words: list[str]) -> int:
-        raise OSError(errno.EBADF, "Bad file descriptor")
-
-    monkeypatch.setattr(cli, "dispatch", fail)
+    monkeypatch.setattr(cli, "dispatch", Mock(side_effect=OSError(errno.EBADF, "Bad file descriptor")))
     with pytest.raises(OSError, match="Bad file descriptor"):
         cli.main(["fit"])
 
 
 @contextlib.contextmanager
 def small_disk(size: int) -> Iterator[None]:
-    """Limits how long a file may grow: the nearest thing to a full disk that needs no rights.
-
-    Lifted before pytest writes a word: its own output may go to a file longer than that.
-    """
+    """Limits how long a file may grow: the nearest thing to a full disk that needs no rights."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
-    finally:
+    finally:  # before pytest writes: its own output may go to a longer file
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 

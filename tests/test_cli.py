@@ -9,16 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
 
 from dust2gold import cli
+from tests.words import REPOSITORY
 
 Capture = pytest.CaptureFixture[str]
-REPOSITORY = Path(__file__).parents[1]
-SHARED = {"__init__", "arguments", "resumption", "stage_defaults"}
-"""Modules beside the commands that are none."""
+SHARED = {"__init__", "arguments", "resumption", "stage_defaults"}  # modules beside the commands that are none
 OWN_VERBS = [verb for verb in cli.VERBS if verb not in cli.TRAINER_VERBS]
 HEAVY = ("torch", "lightning", "transformers", "peft", "sympy", "matplotlib", "torchmetrics", "openai")
 
@@ -148,9 +148,6 @@ def test_our_packages_come_before_the_users(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    def interrupted(words: list[str]) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "dispatch", interrupted)
+    monkeypatch.setattr(cli, "dispatch", Mock(side_effect=KeyboardInterrupt))
     assert cli.main(["fit"]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,12 +41,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return work
 
 
-def trainer_of(words: list[str]) -> dict[str, object]:
+def trainer_of(words: list[str]) -> Any:
     """The Trainer's settings by our own parser, and those that only a GPU could instantiate left as they are."""
-    parsed = parse(words[words.index("cli.py") + 1 :])
-    assert parsed is not None
-    trainer: dict[str, object] = parsed.config["fit"]["trainer"].as_dict()
-    return trainer
+    parsed: Any = parse(words[words.index("cli.py") + 1 :])
+    return parsed.config["fit"]["trainer"].as_dict()
 
 
 @pytest.mark.parametrize("given", [{}, {"NODES": "3", "GPUS": "4", "NODE_RANK": "2", "MASTER_ADDR": "host0"}])
@@ -64,13 +63,9 @@ def test_torchrun(run: Run, given: dict[str, str]) -> None:
 
 SCRIPT = SLURM.read_text(encoding="utf-8")
 ASKED = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", SCRIPT, re.MULTILINE))
-IN_A_JOB = {
-    "SLURM_NNODES": ASKED["nodes"],
-    "SLURM_NTASKS_PER_NODE": ASKED["ntasks-per-node"],
-    "SLURM_CPUS_PER_TASK": ASKED["cpus-per-task"],
-    "SLURM_JOB_ID": "77",
-}
-"""What SLURM would put into the environment of the script."""
+# What SLURM would put into the environment of the script.
+IN_A_JOB = {f"SLURM_{name.upper().replace('-', '_')}": ASKED[name] for name in ("ntasks-per-node", "cpus-per-task")}
+IN_A_JOB |= {"SLURM_NNODES": ASKED["nodes"], "SLURM_JOB_ID": "77"}
 
 
 @pytest.mark.parametrize("nodes", [ASKED["nodes"], "1"], ids=["as it stands", "--nodes=1"])
@@ -86,10 +81,8 @@ def test_slurm_starts_a_task_per_gpu(run: Run, nodes: str) -> None:
 def test_slurm_sends_the_signal_to_the_tasks_in_time() -> None:
     assert len(ASKED) == SCRIPT.count("\n#SBATCH")
     name, _, seconds = ASKED["signal"].partition("@")  # with "B:" the batch script alone would hear of it
-    assert name == "USR1"
+    assert (name, ASKED["open-mode"], "requeue" in ASKED) == ("USR1", "append", True)
     assert int(seconds) >= 120
-    assert "requeue" in ASKED
-    assert ASKED["open-mode"] == "append"
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (137, False), (138, True), (143, True)])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.components.records.records import write_rationales
+from datamodules.components.records.records import Rationale, write_rationales
 from tests import faults
 from tests.fault_cases import Case
 from tests.records import rationale
@@ -37,24 +37,19 @@ def test_killed_commands_lose_nothing(cases: str, points: int) -> None:
 def test_what_differs_from_the_undisturbed_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of samples the `logprob` may differ, by its rounding."""
     sample = rationale(0, 0, logprob=-12.5)
-    for root, record in {
-        "whole": sample,
-        "rounded": replace(sample, logprob=-12.500001),
-        "far": replace(sample, logprob=-12.6),
-        "turned": replace(sample, rationale="Another one."),
-        "other": sample,
-    }.items():
+    records: dict[str, tuple[Rationale, list[str]]] = {
+        "whole": (sample, []),
+        "rounded": (replace(sample, logprob=-12.500001), []),
+        "far": (replace(sample, logprob=-12.6), ["logprob of samples.jsonl differs by 1.0e-01"]),
+        "turned": (replace(sample, rationale="Another one."), ["samples.jsonl differs"]),
+        "other": (sample, ["1 losses differ, the first at . train 0:1"]),
+    }
+    for root, (record, _) in records.items():
         write_rationales(tmp_path / root / "samples.jsonl", [record])
         losses = "train 0:0 0x1p+0\ntrain 0:1 0x1p+1\n" + "train 0:1 0x1p+2\n" * (root == "other")
         (tmp_path / root / "losses.txt").write_text(losses, encoding="utf-8")
     monkeypatch.setattr(faults, "finish", lambda words, home: 0)
     case = Case("predict", lambda root: [], ("samples.jsonl",))
     expected = faults.contents(tmp_path / "whole", case.patterns)
-    for root, says in {
-        "whole": [],
-        "rounded": [],
-        "far": ["logprob of samples.jsonl differs by 1.0e-01"],
-        "turned": ["samples.jsonl differs"],
-        "other": ["1 losses differ, the first at . train 0:1"],
-    }.items():
+    for root, (_, says) in records.items():
         assert faults.compared(case, tmp_path / root, tmp_path, expected, tmp_path / "whole") == says

@@ -1,8 +1,4 @@
-"""A disk that fills up and one that turns read-only: a real one, where this process may mount it.
-
-Every verb writes on a tmpfs. Filled to the last blocks, it must end with exit code 1 and two lines that say so, and
-leave what was there; with room again, the same command must do its work.
-"""
+"""Every verb on a tmpfs that fills up or turns read-only: an error that says so, and with room again it works."""
 
 from __future__ import annotations
 

@@ -38,14 +38,9 @@ values = st.recursive(
     max_leaves=6,
 )
 
+TDG = {"question": "Problem: 1+1?", "answer": "\\boxed{2}", "type": "Algebra", "level": "Level 1"}
 ROWS: dict[str, dict[str, Any]] = {
-    "tdg": {
-        "question": "Problem: 1+1?",
-        "answer": "\\boxed{2}",
-        "type": "Algebra",
-        "level": "Level 1",
-        "generated_answer": ["\\boxed{2}", "\\boxed{3}"],
-    },
+    "tdg": {**TDG, "generated_answer": ["\\boxed{2}", "\\boxed{3}"]},
     "math": {"problem": "1+1?", "solution": "\\boxed{2}", "level": "Level 1", "type": "Algebra"},
     "gsm8k": {"question": "1+1?", "answer": "so\n#### 2"},
     "asdiv": {"body": "1.", "question": "How?", "answer": "2 (nuts)", "solution_type": "Sum", "formula": "1+1=2"},
@@ -53,17 +48,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "multiarith": {"question": "1+1?", "final_ans": "2"},
     "records": rationale(0).to_json(),
 }
-RUN: dict[str, Any] = {
-    "run": "runs/t",
-    "student": "a b",
-    "samples": 4,
-    "slips": 0.5,
-    "tables": True,
-    "test_limit": None,
-    "rank_data": ["a", "b"],
-    "test_data": "c",
-    "teacher_data": "d",
-}
+RUN: dict[str, Any] = {"run": "runs/t", "student": "a b", "samples": 4, "slips": 0.5, "tables": True}
+RUN |= {"test_limit": None, "rank_data": ["a", "b"], "test_data": "c", "teacher_data": "d"}
 SHOT = {"question": "1?", "rationale": "\\boxed{1}"}
 PROMPT: dict[str, Any] = {"instructions": "Solve in \\boxed{}.", "ask": "Problem: {question}", "shots": [SHOT]}
 NAMED = dict.fromkeys(("method", "dataset", "question_id", "subject", "level"), "x")

@@ -1,8 +1,4 @@
-"""Ids and names that were made to get out: of the run directory, of a terminal's line, of a table's cell.
-
-Every verb works in `<outside>/a/b/work` on records whose names are all hostile. Whatever it makes of them, nothing else
-below `<outside>` may appear, change or go, no error but ours may come, and no control sequence may be printed.
-"""
+"""Hostile ids and names: nothing outside the work directory changes, no control sequence is printed."""
 
 from __future__ import annotations
 
@@ -188,14 +184,9 @@ def test_collect(wall: Wall, call: Call, monkeypatch: pytest.MonkeyPatch) -> Non
         server.script = [endpoint.Misbehaviour(change=hostile)] * len(wall.names)
 
         def collect(words: str, output: str = "out", model: str = "m", code: int | None = None) -> None:
-            settings = {
-                "input": "asked.jsonl",
-                "output": output,
-                "prompt": "prompt.yaml",
-                "sampling": {"n": 1},
-                "endpoint": {"model": model, "base_url": server.base_url, "timeout": 10},
-            }
-            Path("c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+            ask = {"model": model, "base_url": server.base_url, "timeout": 10}
+            settings = {"input": "asked.jsonl", "output": output, "prompt": "prompt.yaml", "sampling": {"n": 1}}
+            Path("c.yaml").write_text(yaml.safe_dump({**settings, "endpoint": ask}), encoding="utf-8")
             call(f"collect --config c.yaml {words}", code=code)
 
         for model in ("m", wall.names[0], "nul\x00nul", CLEAR):
@@ -246,10 +237,8 @@ def test_links_in_the_place_of_files_that_grow(wall: Wall, call: Call, tiny_stud
 def test_a_checkpoint_cannot_have_other_files_removed(wall: Wall, call: Call, tiny_student: Path) -> None:
     """Lightning removes the checkpoint that a new one replaces, by the path that the old one holds."""
     write_rationales(Path("train.jsonl"), written([f"q{k}" for k in range(6)]))
-    more = (
-        "--data.train train.jsonl --data.batch_size 2 --trainer.callbacks+=callbacks.checkpoints.RunCheckpoint "
-        "--trainer.callbacks.every_n_train_steps=1 --trainer.callbacks.save_top_k=1"
-    )
+    more = "--data.train train.jsonl --data.batch_size 2 --trainer.callbacks+=callbacks.checkpoints.RunCheckpoint"
+    more += " --trainer.callbacks.every_n_train_steps=1 --trainer.callbacks.save_top_k=1"
     words = stage_words("fit", "neg", tiny_student, "run", more)
     call("", *words, "--trainer.max_epochs", "1", code=0)
     last = Path("run/checkpoints/last.ckpt")

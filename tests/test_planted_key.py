@@ -16,6 +16,8 @@ from tests.own_stages import write_stages
 from tests.records import write_asked
 from tests.words import REPOSITORY, collect_words, stage_words
 
+Patch = pytest.MonkeyPatch
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 Capture = pytest.CaptureFixture[str]
 
@@ -46,9 +48,7 @@ def commands(student: Path, questions: str, collect: str) -> list[Stage]:
     ]
 
 
-def test_no_file_of_a_run_holds_the_key(
-    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
-) -> None:
+def test_no_file_of_a_run_holds_the_key(tiny_student: Path, tmp_path: Path, monkeypatch: Patch, capfd: Capture) -> None:
     for name in ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, KEY)
 
@@ -86,8 +86,6 @@ class KeyLogger(CSVLogger):
 
 LOGGER = f"{__name__}.KeyLogger"
 IN_ONE = f"{{class_path: {LOGGER}, init_args: {{save_dir: DIR, api_key: {KEY}}}}}"
-
-
 IN_THREE = ["--trainer.logger", LOGGER, "--trainer.logger.save_dir", "DIR"]
 WORDS = {
     "word": [*IN_THREE, "--trainer.logger.api_key", KEY],
@@ -101,7 +99,7 @@ WORDS = {
 @pytest.mark.parametrize("how", WORDS)
 @pytest.mark.parametrize("verb", ["fit", "run"])
 def test_a_key_in_an_option_is_refused(
-    how: str, verb: str, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+    how: str, verb: str, tiny_student: Path, tmp_path: Path, monkeypatch: Patch, capfd: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(REPOSITORY)

@@ -16,12 +16,12 @@ import pytest
 from safetensors.torch import load_file
 
 from callbacks.checkpoint_files import read_checkpoint
-from datamodules.components.records.records import Rationale, read_rationales, write_questions, write_rationales
+from datamodules.components.records.records import write_questions, write_rationales
 from dust2gold import cli
 from tests.forks import log_of
 from tests.records import question, rationale, write_asked
 from tests.together import free_port, together
-from tests.weights import distance
+from tests.weights import check_same_but_for_rounding, distance
 from tests.words import CPU, REPOSITORY, stage_words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -137,10 +137,7 @@ def check_halves(root: Path, kind: str, of: int) -> None:
 
 
 def test_two_processes_train_what_one_does_with_ragged_ends(project: Project) -> None:
-    """11 batches of single rows in steps of 2; one validation row, which the second process has no share of.
-
-    The two read what one of them has encoded.
-    """
+    """11 single rows in steps of 2, encoded by one process; the second has no share of the one validation row."""
     train, validation = project.rationales("ragged", "wrong", 6, 11), project.rationales("one", "wrong", 1, 1)
     more = f"--data.batch_size 1 --data.validation {validation} --data.train {train}"
     project.run(project.fit("neg", "one", ONE, more))
@@ -151,10 +148,7 @@ def test_two_processes_train_what_one_does_with_ragged_ends(project: Project) ->
 
 
 def test_the_alarm_takes_both_processes_where_one_repeats_a_row(project: Project) -> None:
-    """5 batches of single rows an epoch: the second process repeats one, and its windows must fill with the first's.
-
-    A process that looked at a full window alone would wait for the other: 30 seconds, then it is an error.
-    """
+    """A process that looked at a full window alone would wait for the other: 30 seconds, then it is an error."""
     train = project.rationales("ragged", "both", 2, 5)
     more = f"--data.batch_size 1 --data.train {train} --trainer.max_epochs 8"
     strategy = "--trainer.strategy lightning.pytorch.strategies.DDPStrategy --trainer.strategy.init_args.timeout"
@@ -206,9 +200,7 @@ def test_processes_of_torchrun_that_would_each_train_alone(project: Project) -> 
     ("first", "then"),
     [(ONE, TWO), pytest.param(TWO, ONE, marks=pytest.mark.slow), pytest.param((2, 2), (1, 4), marks=pytest.mark.slow)],
 )
-def test_going_on_in_steps_of_the_same_size_is_the_undisturbed_run(
-    project: Project, first: tuple[int, int], then: tuple[int, int]
-) -> None:
+def test_going_on_in_steps_of_the_same_size(project: Project, first: tuple[int, int], then: tuple[int, int]) -> None:
     project.run(project.fit("neg", "whole", first), first[0])
     project.stop("run", first, first[1])
     project.run(project.fit("neg", "run", then), then[0])
@@ -255,18 +247,6 @@ def test_a_checkpoint_that_one_machine_cannot_see(project: Project) -> None:
 # Sampling, grading, scoring, voting.
 
 
-def check_same_samples(one: Path, other: Path) -> list[Rationale]:
-    """To the bit, but for what rounds differently beside other questions; returns the samples."""
-    expected, found = list(read_rationales(one)), list(read_rationales(other))
-    assert [replace(r, logprob=None, score=None) for r in expected] == [
-        replace(r, logprob=None, score=None) for r in found
-    ]
-    for field in ("logprob", "score"):
-        wanted = [getattr(record, field) for record in expected]
-        assert [getattr(record, field) for record in found] == pytest.approx(wanted, abs=1e-5)
-    return expected
-
-
 def check_same_answers(one: Path, other: Path) -> None:
     for name in ("predictions.jsonl", "metrics.json"):
         assert (one / name).read_text(encoding="utf-8") == (other / name).read_text(encoding="utf-8")
@@ -287,7 +267,7 @@ def test_samples_and_answers_are_the_same(project: Project, questions: int) -> N
         for verb in ("test", "predict"):
             project.run(able.ask(verb, f"{processes}/{verb}", processes, questions, more), processes)
     one, two = project.home / "1", project.home / "2"
-    samples = check_same_samples(one / "predict/samples.jsonl", two / "predict/samples.jsonl")
+    samples = check_same_but_for_rounding(one / "predict/samples.jsonl", two / "predict/samples.jsonl", 1e-5)
     check_same_answers(one / "test", two / "test")
     assert len(samples) == 3 * questions
     if questions == 7:
@@ -309,7 +289,8 @@ def test_scores_and_votes_are_the_same(project: Project, questions: int) -> None
         vote = f"test --config {REPOSITORY}/configs/vote.yaml --data.batch_size 2 --data.samples {one}/scored.jsonl"
         where = f"{CPU} {on(processes)} --trainer.default_root_dir {root}/votes"
         project.run([*vote.split(), *where.split()], processes)
-    assert len(check_same_samples(one / "scored.jsonl", two / "scored.jsonl")) == 4 * questions
+    scored = check_same_but_for_rounding(one / "scored.jsonl", two / "scored.jsonl", 1e-5)
+    assert len(scored) == 4 * questions
     check_same_answers(one / "votes", two / "votes")
     if questions > 1:
         check_halves(two, "answered", 4 * questions)
@@ -324,5 +305,6 @@ def test_predict_goes_on_with_another_number_of_processes(project: Project, befo
     assert not (project.home / "run/samples.jsonl").exists()
     project.run(project.ask("predict", "run", after, 9), after)
     assert f"resuming: {before} of 9 questions" in project.said("run")
-    check_same_samples(project.home / "whole/samples.jsonl", project.home / "run/samples.jsonl")
+    whole, run = (project.home / root / "samples.jsonl" for root in ("whole", "run"))
+    check_same_but_for_rounding(whole, run, 1e-5)
     assert not list((project.home / "run").glob("*.part-*"))

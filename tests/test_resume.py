@@ -76,21 +76,11 @@ def fit(tiny_student: Path, tmp_path: Path) -> Fit:
     write_rationales(Path(both), [rationale(q, k) for q in range(11) for k in range(4)])
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
 
-    def run(
-        root: str,
-        stage: str,
-        *callbacks: L.Callback,
-        seed: int = 0,
-        every: int = 2,
-        options: dict[str, Any] | None = None,
-        **trainer: Any,
-    ) -> Log:
-        log = Log()
-        data: L.LightningDataModule
+    def run(root: str, stage: str, *callbacks: L.Callback, seed: int = 0, every: int = 2, **trainer: Any) -> Log:
+        log, options = Log(), {"batch_size": 4, **trainer.pop("options", {})}
+        data: L.LightningDataModule = RationaleDataModule(student, train, validation, **options)
         if stage == "rank":
             data = PairDataModule(student, both, validation=both, pairs_per_question=2, batch_size=4)
-        else:
-            data = RationaleDataModule(student, train, validation, **{"batch_size": 4, **(options or {})})
         made = L.Trainer(
             **{"accelerator": "cpu", "num_sanity_val_steps": 0, "max_epochs": 3, **quiet, **trainer},
             default_root_dir=tmp_path / root,

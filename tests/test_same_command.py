@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,18 @@ from datamodules.components.records.records import read_rationales, write_ration
 from dust2gold import cli
 from dust2gold.core.errors import InputError
 from tests.records import rationale, write_asked, write_positive
-from tests.weights import check_same, weights
+from tests.weights import check_same, check_same_but_for_rounding, weights
+from tests.words import CPU, REPOSITORY, stage_words
+
+Patch = pytest.MonkeyPatch
 
 Killed = Callable[..., None]
 Capture = pytest.CaptureFixture[str]
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("elsewhere")]
 
-REPOSITORY = Path(__file__).parents[1]
 NEG = f"--config {REPOSITORY}/configs/neg.yaml"
-HERE = (
-    "--trainer.accelerator cpu --trainer.logger false --without_callbacks [LearningRateMonitor] "
-    "--trainer.enable_progress_bar false"
-)
+HERE = f"{CPU} --trainer.logger false --without_callbacks [LearningRateMonitor]"
 Words = Callable[..., list[str]]
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -112,9 +105,7 @@ def test_a_finished_run_begins_anew(words: Words, tmp_path: Path, capsys: Captur
 
 
 @pytest.mark.parametrize("change", ["file", pytest.param("none", marks=pytest.mark.slow)])
-def test_another_run_begins_anew_and_keeps_the_checkpoint(
-    words: Words, killed: Killed, tmp_path: Path, capsys: Capture, change: str
-) -> None:
+def test_another_run_begins_anew(words: Words, killed: Killed, tmp_path: Path, capsys: Capture, change: str) -> None:
     killed("run")
     before = (tmp_path / "run/checkpoints/last.ckpt").read_bytes()
     command = words("run", *(["--ckpt_path", "none"] if change == "none" else []))
@@ -129,12 +120,16 @@ def test_another_run_begins_anew_and_keeps_the_checkpoint(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
-def test_signals_save_and_stop(
-    words: Words, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
-) -> None:
-    job = {"NTASKS": "1", "JOB_ID": "7", "JOB_NAME": "job", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
-    for name, value in job.items():  # where Lightning would save in the middle of a step, and requeue by itself
-        monkeypatch.setenv(f"SLURM_{name}", value)
+def test_signals(words: Words, tmp_path: Path, capsys: Capture, monkeypatch: Patch, number: signal.Signals) -> None:
+    for name in (
+        "NTASKS=1",
+        "JOB_ID=7",
+        "JOB_NAME=job",
+        "PROCID=0",
+        "LOCALID=0",
+        "NODEID=0",
+    ):  # where Lightning would save in the middle of a step, and requeue by itself
+        monkeypatch.setenv(*f"SLURM_{name}".split("="))
     stop = ["--trainer.callbacks+=tests.interruptions.Signal", f"--trainer.callbacks.number={int(number)}"]
     more = ["--trainer.accumulate_grad_batches", "2", "--trainer.max_epochs", "4"]
     with pytest.raises(SystemExit) as stopped:
@@ -180,12 +175,8 @@ def test_two_processes_stop_together_and_go_on(words: Words, tmp_path: Path) -> 
     check_same(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    "how", [*(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "empty")), "a bit"]
-)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
-    words: Words, killed: Killed, tmp_path: Path, capsys: Capture, how: str
-) -> None:
+@pytest.mark.parametrize("how", ["a bit", *(pytest.param(h, marks=pytest.mark.slow) for h in ("truncated", "empty"))])
+def test_a_damaged_checkpoint(words: Words, killed: Killed, tmp_path: Path, capsys: Capture, how: str) -> None:
     killed("run")
     last = tmp_path / "run/checkpoints/last.ckpt"
     whole = last.read_bytes()
@@ -222,13 +213,9 @@ def test_samples_of_another_checkpoint_are_not_gone_on_with(words: Words, tmp_pa
 
 def test_a_ranker_is_validated_by_its_checkpoint_alone(tiny_student: Path, tmp_path: Path) -> None:
     write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(3) for k in range(2)])
-    words = (
-        f"--config {REPOSITORY}/configs/rank.yaml --model.backbone.init_args.student {tiny_student} "
-        f"--data.train {tmp_path}/both.jsonl --data.validation {tmp_path}/both.jsonl --trainer.max_epochs 1 "
-        f"--trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.default_root_dir {tmp_path}/rank"
-    ).split()
-    assert cli.main(["fit", *words]) == 0
-    assert cli.main(["validate", *words, "--ckpt_path", "last"]) == 0
+    data = f"--data.train {tmp_path}/both.jsonl --data.validation {tmp_path}/both.jsonl --trainer.max_epochs 1"
+    for verb, more in (("fit", ""), ("validate", "--ckpt_path last")):
+        assert cli.main(stage_words(verb, "rank", tiny_student, tmp_path / "rank", f"{data} {more}")) == 0
 
 
 class Payload:
@@ -247,8 +234,7 @@ def test_a_pickled_payload_is_refused(words: Words, killed: Killed, tmp_path: Pa
     torch.save({**read_checkpoint(last), "more": Payload(tmp_path / "touched")}, last)
     for more in ([], ["--ckpt_path", "last"], ["--ckpt_path", str(last)]):
         assert cli.main(words("run", *more)) == 1
-        problem = f"error: {last}: the checkpoint holds more than tensors and plain values"
-        assert problem in capsys.readouterr().err
+        assert f"{last}: the checkpoint holds more than tensors and plain values" in capsys.readouterr().err
     predict = f"predict {NEG} --data.questions {write_asked(tmp_path / 'q.jsonl')} --trainer.logger false".split()
     assert cli.main([*predict, "--ckpt_path", str(last)]) == 1
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Payload(tmp_path / "touched")))
@@ -283,7 +269,4 @@ def test_predict_goes_on(tiny_student: Path, tmp_path: Path, capsys: Capture, by
     assert predict("killed") == 0
     done = 3 if by_signal else 4  # the signal is heard after a question, Ctrl-C comes after a batch
     assert f"resuming: {done} of 6 questions" in capsys.readouterr().out
-    killed, whole = (list(read_rationales(tmp_path / root / "samples.jsonl")) for root in ("killed", "whole"))
-    assert [replace(record, logprob=None) for record in killed] == [replace(record, logprob=None) for record in whole]
-    # Decoded beside other questions, matrix products round differently.
-    assert [record.logprob for record in killed] == pytest.approx([record.logprob for record in whole], abs=1e-4)
+    check_same_but_for_rounding(tmp_path / "whole/samples.jsonl", tmp_path / "killed/samples.jsonl")

@@ -20,6 +20,8 @@ from tests.together import end_monitors, together
 from tests.weights import check_same
 from tests.words import CPU, REPOSITORY, stage_words
 
+Capture = pytest.CaptureFixture[str]
+
 REASON = why_not()
 pytestmark = [
     pytest.mark.slow,
@@ -85,9 +87,7 @@ def test_two_hosts_are_two_processes(hosts: list[Host], words: Words, tmp_path: 
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_host_that_vanishes_and_comes_back(
-    hosts: list[Host], words: Words, tmp_path: Path, capfd: pytest.CaptureFixture[str], lost: int
-) -> None:
+def test_a_host_that_vanishes(hosts: list[Host], words: Words, tmp_path: Path, capfd: Capture, lost: int) -> None:
     logs, stands = tmp_path / "logs", tmp_path / "stands"
     finish(hosts, words("whole"), logs)
     stand = f"--trainer.callbacks.rank={lost} --trainer.callbacks.file={stands} --trainer.callbacks.after=9"

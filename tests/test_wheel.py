@@ -18,9 +18,7 @@ from tests.words import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
-NOT_SOURCE = shutil.ignore_patterns(
-    ".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "models", "lightning_logs"
-)
+NOT_SOURCE = shutil.ignore_patterns(*".* __pycache__ *.egg-info build dist runs models lightning_logs".split())
 
 
 def run(*command: str | Path, cwd: Path) -> str:

@@ -30,16 +30,9 @@ def together(work: Callable[[], int | None], home: Path, processes: int = 2) -> 
 
 def _placed(work: Callable[[], int | None], rank: int, processes: int, port: int) -> Callable[[], int | None]:
     def placed() -> int | None:
-        os.environ.update(
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-            WORLD_SIZE=str(processes),
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            LOCAL_WORLD_SIZE=str(processes),
-            GROUP_RANK="0",
-            TORCHELASTIC_RUN_ID="test",
-        )
+        os.environ.update(dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)), GROUP_RANK="0", TORCHELASTIC_RUN_ID="test")
+        os.environ.update(dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes)))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         return work()
 
     return placed

@@ -47,9 +47,7 @@ def test(make_trainer: Any, tiny_student: Path, tmp_path: Path) -> Callable[...,
     return run
 
 
-def test_metrics_and_rows_are_what_the_report_reads(
-    test: Callable[..., dict[str, float]], tmp_path: Path, events: Any
-) -> None:
+def test_metrics_and_rows_of_the_report(test: Callable[..., dict[str, float]], tmp_path: Path, events: Any) -> None:
     metrics = test({"q0", "q2", "q4", "q3"})  # 4 Algebra questions of level 1, 3 Geometry ones of level 2
     expected = {"": 4 / 7, "/subject/Algebra": 3 / 4, "/level/Level 1": 3 / 4}
     expected |= {"/subject/Geometry": 1 / 3, "/level/Level 2": 1 / 3}

@@ -16,12 +16,8 @@ from dust2gold.core.errors import InputError
 ENTRY = b"PK\x01\x02"  # begins a record's entry in the archive's directory
 ATTRIBUTES, NAME = 38, 46  # places in it
 
-CHECKPOINT: dict[str, Any] = {
-    "pytorch-lightning_version": "2.6.6",
-    "global_step": 3,
-    "loops": {},
-    "state_dict": {f"w{k}": torch.arange(8.0) + k for k in range(3)},
-}
+CHECKPOINT: dict[str, Any] = {"pytorch-lightning_version": "2.6.6", "global_step": 3, "loops": {}}
+CHECKPOINT["state_dict"] = {f"w{k}": torch.arange(8.0) + k for k in range(3)}
 
 
 @pytest.fixture

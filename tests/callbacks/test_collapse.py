@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from lightning_modules.components.losses.negatives import NegativeTraining
 from lightning_modules.positive_negative import PositiveNegativeModel
 from tests.callbacks.conftest import OneWeight
 from tests.lightning_modules.steps import loader
+
+Capture = pytest.CaptureFixture[str]
 
 
 class Scripted(OneWeight):
@@ -47,9 +50,7 @@ def test_means_are_over_tokens_of_a_window(make_trainer: Any, events: Any) -> No
         ([-3.0, -3.4, -2.0, None, -2.4], []),
     ],
 )
-def test_it_warns_of_a_fall_and_then_not_for_a_while(
-    make_trainer: Any, capsys: pytest.CaptureFixture[str], values: list[float | None], warnings: list[str]
-) -> None:
+def test_warns_of_a_fall(make_trainer: Any, capsys: Capture, values: list[float | None], warnings: list[str]) -> None:
     batches = [[] if value is None else [value] for value in values]
     make_trainer(CollapseAlarm(1, 0.5, every=10, stop=None), max_epochs=1).fit(Scripted(), loader(*batches))
     found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("collapse:")]
@@ -57,9 +58,7 @@ def test_it_warns_of_a_fall_and_then_not_for_a_while(
     assert all(part in line for part, line in zip(warnings, found, strict=True))
 
 
-def test_a_resumed_run_remembers_the_best(
-    make_trainer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_resumed_run_remembers_the_best(make_trainer: Any, tmp_path: Path, capsys: Capture) -> None:
     trainer = make_trainer(CollapseAlarm(window=1), max_epochs=1)
     trainer.fit(Scripted(), loader([-1.0]))
     trainer.save_checkpoint(tmp_path / "checkpoint")
@@ -69,20 +68,14 @@ def test_a_resumed_run_remembers_the_best(
 
 
 @pytest.mark.parametrize(("weight", "collapses"), [(0.05, False), (20.0, True)])
-def test_negative_training_collapses_by_a_large_weight(
-    make_trainer: Any, capsys: pytest.CaptureFixture[str], weight: float, collapses: bool
-) -> None:
+def test_a_large_weight_collapses(make_trainer: Any, capsys: Capture, weight: float, collapses: bool) -> None:
     torch.manual_seed(0)
     ids = torch.randint(3, 300, (8, 12))
     ids[1::2, :-1] = ids[::2, :-1]  # a wrong rationale shares most of its tokens with a right one
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     batch |= {"positive": torch.arange(8) % 2 == 0, "ids": [str(row) for row in range(8)]}  # type: ignore[dict-item]
-    module = PositiveNegativeModel(
-        NegativeTraining(weight),
-        student="embedded",
-        lora=LoraSettings(r=4),
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
-    )
+    small: dict[str, Any] = {"lora": LoraSettings(r=4), "optimizer": partial(torch.optim.AdamW, lr=1e-2)}
+    module = PositiveNegativeModel(NegativeTraining(weight), student="embedded", **small)
     trainer = make_trainer(CollapseAlarm(window=5, stop=None), max_epochs=1, limit_val_batches=0, logger=False)
     trainer.fit(module, loader(*[batch] * 30))
     assert ("collapse:" in capsys.readouterr().err) == collapses

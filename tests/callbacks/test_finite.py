@@ -18,10 +18,9 @@ from dust2gold import cli
 from dust2gold.core.errors import InputError
 from tests.lightning_modules.steps import loader, quiet_trainer
 from tests.records import write_positive
+from tests.words import stage_words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-NEG = str(Path(__file__).parents[2] / "configs/neg.yaml")
 
 
 class Line(L.LightningModule):
@@ -54,9 +53,7 @@ def batches(*values: float) -> Any:
         (False, math.inf, True, "the loss became inf"),  # fp16, which scales losses
     ],
 )
-def test_stops_before_the_weights_are_spoilt(
-    tmp_path: Path, root: bool, bad: float, scaled: bool, problem: str
-) -> None:
+def test_stops_before_weights_are_spoilt(tmp_path: Path, root: bool, bad: float, scaled: bool, problem: str) -> None:
     module, values = Line(root), [1.0, 2.0, 3.0, bad, 1.0, 1.0]
     plugins = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))] if scaled else []
     options: dict[str, Any] = {"max_epochs": 1, "accumulate_grad_batches": 2, "plugins": plugins}
@@ -95,15 +92,11 @@ class Spoil(L.Callback):
             next(p for p in pl_module.parameters() if p.requires_grad).data[0, 0] = math.nan
 
 
-def test_a_stage_keeps_its_best_adapter(
-    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    words = ["fit", "--config", NEG, "--model.student", str(tiny_student), "--data.tokenizer", str(tiny_student)]
-    words += ["--data.train", write_positive(tmp_path / "p.jsonl", 8), "--data.batch_size", "8"]
-    words += ["--data.validation", write_positive(tmp_path / "v.jsonl", 2), "--trainer.max_epochs", "3"]
-    words += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-    words += ["--trainer.default_root_dir", str(tmp_path / "run")]
+@pytest.mark.usefixtures("elsewhere")
+def test_a_stage_keeps_its_best_adapter(tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, validation = write_positive(tmp_path / "p.jsonl", 8), write_positive(tmp_path / "v.jsonl", 2)
+    more = f"--data.train {train} --data.batch_size 8 --data.validation {validation} --trainer.max_epochs 3"
+    words = stage_words("fit", "neg", tiny_student, tmp_path / "run", more)
     assert cli.main([*words, "--trainer.callbacks+=tests.callbacks.test_finite.Spoil"]) == 1
     said = capsys.readouterr().err
     assert f"error: {tmp_path}/run/stopped/step-2.pt: stopped at step 2, at q" in said

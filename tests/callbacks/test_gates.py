@@ -81,9 +81,7 @@ def no_hooks(module: NATModel) -> bool:
     return not any(child._forward_hooks for child in module.modules())
 
 
-def test_gates_of_the_first_validation_batch(
-    nat: NATModel, data: RationaleDataModule, make_trainer: Any, events: Any
-) -> None:
+def test_gates_of_the_first_batch(nat: NATModel, data: RationaleDataModule, make_trainer: Any, events: Any) -> None:
     make_trainer(GateMonitor()).validate(nat, data, verbose=False)
     assert no_hooks(nat)
     first = next(iter(data.val_dataloader()))
@@ -102,9 +100,7 @@ def test_gates_of_the_first_validation_batch(
     assert mean.value == pytest.approx(overall, abs=1e-4)
 
 
-def test_nothing_happens_without_a_logger_or_gates(
-    nat: NATModel, student_model: Any, data: RationaleDataModule, make_trainer: Any, events: Any
-) -> None:
+def test_no_gates(nat: NATModel, student_model: Any, data: RationaleDataModule, make_trainer: Any, events: Any) -> None:
     monitor = GateMonitor()
     make_trainer(monitor, logger=False).validate(nat, data, verbose=False)
     make_trainer(monitor).validate(student_model(), data, verbose=False)

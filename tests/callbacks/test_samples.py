@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,9 @@ from lightning_modules.components.sampling.sampler import Sample
 from lightning_modules.components.sampling.settings import SamplingSettings
 from tests.lightning_modules.steps import quiet_trainer
 from tests.records import question, write_asked
+from tests.weights import check_same_but_for_rounding
+
+Capture = pytest.CaptureFixture[str]
 
 PART = "run/samples.part-0.jsonl"
 ASIDE = "run/aside-1.jsonl"
@@ -32,7 +35,7 @@ ALL = {f"q{number}" for number in range(6)}
 
 
 class Stop(BaseException):
-    """Ends a run as a signal would: no hook of Lightning's gets to tidy up."""
+    """Ends a run as a signal would."""
 
 
 class Interrupter(L.Callback):
@@ -65,25 +68,14 @@ def predict(student_model: Any, tiny_student: Path, tmp_path: Path) -> Predict:
     """Samples for 6 questions in batches of 2; returns the questions that were sampled."""
     write_asked(tmp_path / "q.jsonl", 6)
 
-    def run(
-        stop_after: int | None = None,
-        questions: int | None = None,
-        root: str = "run",
-        limit: int | None = None,
-        batch_size: int = 2,
-        **sampling: Any,
-    ) -> list[str]:
-        model = student_model(sampling=SamplingSettings(**{"samples": 2, "max_new_tokens": 6, **sampling}))
-        file = str(tmp_path / "q.jsonl")
-        data = RationaleDataModule(
-            str(tiny_student), questions=file, question_batch_size=batch_size, limit_questions=limit
-        )
+    def run(stop_after: int | None = None, questions: int | None = None, root: str = "run", **more: Any) -> list[str]:
+        asked = {"question_batch_size": more.pop("batch_size", 2), "limit_questions": more.pop("limit", None)}
+        model = student_model(sampling=SamplingSettings(**{"samples": 2, "max_new_tokens": 6, **more}))
+        data = RationaleDataModule(str(tiny_student), questions=str(tmp_path / "q.jsonl"), **asked)
         interrupter = Interrupter(stop_after, questions)
-        try:
+        with contextlib.suppress(Stop):
             trainer = quiet_trainer(tmp_path / root, SampleWriter(), interrupter)
             trainer.predict(model, data, return_predictions=False)
-        except Stop:
-            pass
         return interrupter.sampled
 
     return run
@@ -93,16 +85,7 @@ def samples(root: Path) -> list[Rationale]:
     return list(read_rationales(root / "samples.jsonl"))
 
 
-def check_same_but_for_rounding(tmp_path: Path) -> None:
-    """Batched with other questions, matrix products round differently."""
-    one, other = samples(tmp_path / "run"), samples(tmp_path / "undisturbed")
-    assert [replace(record, logprob=None) for record in one] == [replace(record, logprob=None) for record in other]
-    assert [record.logprob for record in one] == pytest.approx([record.logprob for record in other], abs=1e-4)
-
-
-def test_a_question_is_written_when_it_is_done_not_when_its_batch_is(
-    predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_question_is_written_when_it_is_done(predict: Predict, tmp_path: Path, capsys: Capture) -> None:
     predict(questions=3, batch_size=6, rows=4)
     predict(batch_size=6, rows=7)  # the samples do not depend on the rows
     assert "resuming: 3 of 6 questions" in capsys.readouterr().out
@@ -125,10 +108,7 @@ def test_samples_are_graded_records_in_order(predict: Predict, tiny_student: Pat
 
 
 @pytest.mark.parametrize("of", ["adapter", "checkpoints/last.ckpt"])
-def test_the_writer_is_the_run_that_trained_it_not_its_stage(
-    student_model: Any, tiny_student: Path, tmp_path: Path, of: str
-) -> None:
-    """CoT KD is trained as M_neg is, on other files."""
+def test_the_writer_is_the_run_that_trained_it(student_model: Any, tiny_student: Path, tmp_path: Path, of: str) -> None:
     trained, given = student_model(), tmp_path / "cot-kd" / of
     trained.configure_model()
     checkpoint = of != "adapter"
@@ -146,7 +126,7 @@ def test_the_writer_is_the_run_that_trained_it_not_its_stage(
     assert {record.writer for record in samples(tmp_path / "samples")} == {"cot-kd"}
 
 
-def test_interrupted_run_goes_on(predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupted_run_goes_on(predict: Predict, tmp_path: Path, capsys: Capture) -> None:
     predict(root="undisturbed")
     parts = [predict(stop_after=1), predict(stop_after=1)]
     assert not (tmp_path / "run" / "samples.jsonl").exists()
@@ -154,15 +134,12 @@ def test_interrupted_run_goes_on(predict: Predict, tmp_path: Path, capsys: pytes
     assert [len(part) for part in parts] == [2, 2, 2, 0]
     assert {name for part in parts for name in part} == ALL
     assert "resuming: 4 of 6 questions" in capsys.readouterr().out
-    one, other = ((tmp_path / root / "samples.jsonl").read_bytes() for root in ("run", "undisturbed"))
-    assert one == other
+    assert (tmp_path / "run/samples.jsonl").read_bytes() == (tmp_path / "undisturbed/samples.jsonl").read_bytes()
     assert not list((tmp_path / "run").glob("*part*"))
 
 
 @pytest.mark.parametrize("change", ["quantization", "random_weights", "precision", "student"])
-def test_samples_of_other_numbers_are_other_samples(
-    student_model: Any, tiny_student: Path, tmp_path: Path, change: str
-) -> None:
+def test_other_numbers_are_other_samples(student_model: Any, tiny_student: Path, tmp_path: Path, change: str) -> None:
     student = tmp_path / "student"
     shutil.copytree(tiny_student, student)
     data = RationaleDataModule(str(tiny_student), questions=write_asked(tmp_path / "q.jsonl", 1))
@@ -181,24 +158,17 @@ def test_samples_of_other_numbers_are_other_samples(
     assert origin_of(trainer, model, "negative").made.key != before
 
 
-@pytest.mark.parametrize(
-    ("change", "count"),
-    [
-        ("sampling.seed", 6),
-        ("sampling.temperature", 6),
-        ("sampling.samples", 6),
-        ("sampling.max_new_tokens", 6),
-        ("questions", 7),
-        ("prompts", 6),
-        ("version of torch", 6),
-        ("its first line is damaged", 6),
-    ],
-)
-def test_a_part_made_otherwise_is_kept_aside(
-    predict: Predict, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, change: str, count: int
+SAMPLING = {"seed": 1, "temperature": 0.9, "samples": 3, "max_new_tokens": 5}
+MADE_OTHERWISE = [f"sampling.{name}" for name in SAMPLING]
+MADE_OTHERWISE += ["questions", "prompts", "version of torch", "its first line is damaged"]
+
+
+@pytest.mark.parametrize("change", MADE_OTHERWISE)
+def test_a_part_made_otherwise(
+    predict: Predict, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     predict(stop_after=2)
-    part, sampling = tmp_path / PART, {}
+    part, sampling, count = tmp_path / PART, {}, 7 if change == "questions" else 6
     if change == "questions":
         write_asked(tmp_path / "q.jsonl", 7)
     elif change == "prompts":
@@ -210,7 +180,7 @@ def test_a_part_made_otherwise_is_kept_aside(
         part.write_bytes(b"\xff\xfe nothing\nmore\n")
     else:
         name = change.removeprefix("sampling.")
-        sampling = {name: {"seed": 1, "temperature": 0.9, "samples": 3, "max_new_tokens": 5}[name]}
+        sampling = {name: SAMPLING[name]}
     before = part.read_bytes()
     assert len(predict(**sampling)) == count
     assert (tmp_path / ASIDE).read_bytes() == before
@@ -235,9 +205,7 @@ def test_a_smaller_limit_keeps_what_it_asks_for(predict: Predict, tmp_path: Path
     ],
     ids=["torn", "split", "many", "another id"],
 )
-def test_of_a_damaged_part_the_whole_samples_are_used(
-    predict: Predict, tmp_path: Path, capsys: Any, line: int, damage: Callable[[bytes], bytes], warning: str
-) -> None:
+def test_a_damaged_part(predict: Predict, tmp_path: Path, capsys: Any, line: int, damage: Any, warning: str) -> None:
     predict(root="undisturbed")
     sampled = predict(stop_after=1)
     part = tmp_path / PART
@@ -253,12 +221,10 @@ def test_of_a_damaged_part_the_whole_samples_are_used(
     assert f"warning: {part}: {warning}" in said if warning else "damaged" not in said
     if warning.endswith(": "):
         assert (tmp_path / ASIDE).read_bytes() == before
-    check_same_but_for_rounding(tmp_path)
+    check_same_but_for_rounding(tmp_path / "run/samples.jsonl", tmp_path / "undisturbed/samples.jsonl")
 
 
-def test_a_sample_damaged_meanwhile_is_an_error_that_the_same_command_mends(
-    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sample_damaged_meanwhile(predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was read at the beginning is whole, so it can only have happened since."""
     part, join = tmp_path / PART, SampleWriter._join
 
@@ -286,7 +252,6 @@ def test_samples_that_stand_in_two_parts_are_not_sampled_again(predict: Predict,
 
 
 def test_a_second_command_at_the_same_file_is_refused(predict: Predict, tmp_path: Path) -> None:
-    """Each would remove the other's parts, and both would end well with samples missing."""
     predict(stop_after=1)
     other = take(tmp_path / "run" / ".samples.lock")
     assert other is not None

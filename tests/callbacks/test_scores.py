@@ -40,9 +40,7 @@ def data(tiny_student: Path) -> Any:
     return lambda **kwargs: PairDataModule(str(tiny_student), **{"score_batch_size": 4, "batch_size": 3, **kwargs})
 
 
-def test_scored_file_keeps_records_and_order(
-    model: RankModel, make_trainer: Any, samples: str, data: Any, tmp_path: Path
-) -> None:
+def test_records_and_order_stay(model: RankModel, make_trainer: Any, samples: str, data: Any, tmp_path: Path) -> None:
     make_trainer(ScoreWriter()).predict(model, data(predict=samples), return_predictions=False)
     before, after = list(read_rationales(Path(samples))), list(read_rationales(tmp_path / "run" / "scored.jsonl"))
     assert [replace(record, score=None) for record in after] == before
@@ -54,9 +52,7 @@ def test_scored_file_keeps_records_and_order(
     assert {record.id: record.score for record in after} == pytest.approx(alone, abs=1e-6)
 
 
-def test_every_record_is_scored_whatever_limit_training_had(
-    model: RankModel, make_trainer: Any, samples: str, data: Any, tmp_path: Path
-) -> None:
+def test_no_limit_drops_a_record(model: RankModel, make_trainer: Any, samples: str, data: Any, tmp_path: Path) -> None:
     limited, output = data(predict=samples, max_length=40, drop_longer=True), tmp_path / "elsewhere" / "scores.jsonl"
     make_trainer(ScoreWriter(str(output))).predict(model, limited, return_predictions=False)
     scores = [record.score for record in read_rationales(output)]
@@ -64,9 +60,7 @@ def test_every_record_is_scored_whatever_limit_training_had(
     assert None not in scores
 
 
-def test_scores_are_written_whole_or_not_at_all(
-    model: RankModel, make_trainer: Any, samples: str, data: Any, tmp_path: Path
-) -> None:
+def test_written_whole_or_not(model: RankModel, make_trainer: Any, samples: str, data: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     writer = ScoreWriter(str(tmp_path / "file" / "scored.jsonl"))
     with pytest.raises(InputError, match=r"cannot write.*\n.*choose another output"):
@@ -74,16 +68,12 @@ def test_scores_are_written_whole_or_not_at_all(
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_ranker_that_nobody_trained_does_not_score(
-    make_trainer: Any, samples: str, data: Any, tiny_student: Path
-) -> None:
+def test_an_untrained_ranker_does_not_score(make_trainer: Any, samples: str, data: Any, tiny_student: Path) -> None:
     with pytest.raises(InputError, match=r"model\.trained.*no trained ranker"):
         make_trainer().predict(RankModel(DecoderSettings(str(tiny_student))), data(predict=samples))
 
 
-def test_monitor_logs_means_and_histograms_by_verdict(
-    model: RankModel, make_trainer: Any, samples: str, data: Any, events: Any
-) -> None:
+def test_monitor_logs_by_verdict(model: RankModel, make_trainer: Any, samples: str, data: Any, events: Any) -> None:
     pairs = data(train=samples, validation=samples)
     make_trainer(ScoreMonitor()).validate(model, pairs, verbose=False)
     with torch.no_grad():

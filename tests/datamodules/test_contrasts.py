@@ -1,5 +1,3 @@
-"""Groups of right and wrong rationales: what a batch holds, that epochs differ, that ranks and resumed runs agree."""
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,3 @@
-"""Pairs for M_rank: which rationales meet, what a batch holds, and that a resumed epoch goes on where it stopped."""
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The DataModule of the decoder stages: the batch contract of docs/formats.md, splits, and what it refuses."""
+"""The DataModule of the decoder stages: the batches of docs/formats.md. Damaged lines: tests/test_bad_input.py."""
 
 from __future__ import annotations
 
@@ -37,9 +37,6 @@ def fitted(student: str, train: str | list[str], **kwargs: Any) -> RationaleData
     return data
 
 
-# Training batches.
-
-
 def test_eos_stays_a_target_when_it_pads(student: str, positive: str, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(student)
     tokenizer.pad_token = tokenizer.eos_token
@@ -65,9 +62,8 @@ def test_every_layout_trains_on_the_same_targets(
     keys = {"input_ids", "attention_mask", "labels", "positive", "ids", "step"}
     for batch in data.train_dataloader():
         assert batch.keys() == keys | ({"position_ids", "segments"} if "packing" in options else set())
-        assert {(batch[name].dtype, batch[name].shape) for name in ("input_ids", "attention_mask", "labels")} == {
-            (torch.int64, batch["input_ids"].shape)
-        }
+        forms = {(batch[name].dtype, batch[name].shape) for name in ("input_ids", "attention_mask", "labels")}
+        assert forms == {(torch.int64, batch["input_ids"].shape)}
         assert batch["positive"].tolist() == [by_id[name].positive for name in batch["ids"]]
         rows = torch.arange(len(batch["labels"]))[:, None].masked_fill(batch["attention_mask"] == 0, -1)  # [B, T]
         counts = {"all": (0, 0), "positive": (0, 0), "negative": (0, 0)}
@@ -107,9 +103,6 @@ def test_pinning_keeps_a_batch(student: str, positive: str, monkeypatch: pytest.
     assert all(torch.equal(there[n], v) if torch.is_tensor(v) else there[n] == v for n, v in batch.items())
 
 
-# Splits.
-
-
 def test_several_files_train_together(student: str, tmp_path: Path) -> None:
     write_rationales(tmp_path / "negative.jsonl", [rationale(q, 1) for q in range(5)])
     data = fitted(student, [write_positive(tmp_path / "positive.jsonl", 3, 1), str(tmp_path / "negative.jsonl")])
@@ -122,9 +115,6 @@ def test_validation_files_take_the_place_of_the_split(student: str, tmp_path: Pa
     data = fitted(student, train, validation=validation, validation_fraction=0.9, eval_batch_size=2)
     assert (len(data.train_examples), len(data.validation_examples)) == (12, 3)
     assert [len(batch["ids"]) for batch in data.val_dataloader()] == [2, 1]
-
-
-# Questions.
 
 
 def test_question_batch_contract(student: str, tmp_path: Path) -> None:
@@ -155,9 +145,6 @@ def test_questions_are_limited_and_left_out(student: str, tmp_path: Path) -> Non
     assert list(data.predict_dataloader()) == []
 
 
-# What is refused; damaged lines: tests/test_bad_input.py.
-
-
 @pytest.mark.parametrize(
     ("stage", "options", "message"),
     [
@@ -172,8 +159,6 @@ def test_what_cannot_be_used(
     student: str, positive: str, tmp_path: Path, stage: str, options: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "empty").touch()
-    given: dict[str, Any] = {
-        name: str(tmp_path / value) if isinstance(value, str) else value for name, value in options.items()
-    }
+    given: dict[str, Any] = {n: str(tmp_path / v) if isinstance(v, str) else v for n, v in options.items()}
     with pytest.raises(InputError, match=f"(?s){message}"):
         RationaleDataModule(student, **given).setup(stage)

@@ -1,7 +1,4 @@
-"""The resume position: kept for the same split of a step, converted for another one, refused for another size of step.
-
-`tests/test_resume.py` and `tests/test_processes.py` resume whole runs.
-"""
+"""The resume position: kept for the same split of a step, converted for another one, refused for another step size."""
 
 from __future__ import annotations
 

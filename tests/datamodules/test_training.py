@@ -1,12 +1,9 @@
-"""What the DataModules of training share: their options, their tables, what they leave out."""
-
 from __future__ import annotations
 
 import inspect
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -19,6 +16,7 @@ from datamodules.pairs import PairDataModule
 from datamodules.rationales import RationaleDataModule
 from datamodules.training import TrainingDataModule
 from dust2gold.core.errors import InputError
+from tests.lightning_modules.steps import quiet_trainer
 from tests.records import rationale
 
 STAGES: list[type[TrainingDataModule]] = [RationaleDataModule, ContrastDataModule, PairDataModule]
@@ -54,10 +52,8 @@ def test_options_are_shared_and_documented_once() -> None:
 def test_all_stages_map_one_set_of_tables(files: list[str], tiny_student: Path, tmp_path: Path) -> None:
     found = []
     for stage in STAGES:  # whoever comes first makes them for all
-        modules = [
-            stage(str(tiny_student), files, max_characters=300, encoded=encoded)
-            for encoded in (None, str(tmp_path / "encoded"))
-        ]
+        kept = None, str(tmp_path / "encoded")
+        modules = [stage(str(tiny_student), files, max_characters=300, encoded=encoded) for encoded in kept]
         for data in modules:
             data.allow_ungradable = True
             data.setup("fit")
@@ -133,12 +129,10 @@ class Recorder(BoringModel):
 def test_a_run_resumed_mid_epoch_sees_the_batches_it_has_not_seen(
     stage: type[TrainingDataModule], make: Any, tmp_path: Path
 ) -> None:
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-
     def fit(checkpoint: Path | None = None) -> list[list[list[int]]]:
         data = make(stage, batch_size=4)
         saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
-        trainer = L.Trainer(max_epochs=3, callbacks=[saver], use_distributed_sampler=False, **quiet)  # type: ignore[arg-type]
+        trainer = quiet_trainer(tmp_path, saver, max_epochs=3, enable_checkpointing=True)
         model = Recorder()
         model.seen = []
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=False)

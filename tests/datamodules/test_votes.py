@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 
@@ -17,6 +16,7 @@ from datamodules.components.records.records import Question, Rationale, rational
 from datamodules.votes import VoteDataModule
 from dust2gold.core.errors import InputError
 from lightning_modules.vote import VotingModel
+from tests.lightning_modules.steps import quiet_trainer
 
 
 def question(name: str, gold: str, subject: str = "Algebra") -> Question:
@@ -90,9 +90,8 @@ def rows_of(directory: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def voted(directory: Path, arguments: dict[str, Any]) -> None:
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = L.Trainer(accelerator="cpu", default_root_dir=directory, callbacks=[PredictionWriter()], **quiet)
-    trainer.test(VotingModel(), VoteDataModule(batch_size=2, **arguments), verbose=False)
+    data = VoteDataModule(batch_size=2, **arguments)
+    quiet_trainer(directory, PredictionWriter()).test(VotingModel(), data, verbose=False)
 
 
 def test_a_test_from_end_to_end(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
 from lightning_modules.base import StudentModule
 from lightning_modules.cl import CLModel
@@ -130,6 +131,19 @@ def nat_directory(
     directory = tmp_path_factory.mktemp("nat")
     save_nat(stack, units, directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny random encoders as Hugging Face directories, dropout on. Shared: do not write into them."""
+    root = tmp_path_factory.mktemp("encoders")
+    sizes: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    torch.manual_seed(0)
+    bert = BertConfig(vocab_size=320, hidden_size=32, max_position_embeddings=64, **sizes)
+    BertModel(bert).save_pretrained(root / "bert")
+    t5 = T5Config(vocab_size=320, d_model=24, d_kv=6, d_ff=48, num_layers=2, num_heads=4)
+    T5ForConditionalGeneration(t5).save_pretrained(root / "t5")
+    return {"bert": root / "bert", "t5": root / "t5"}
 
 
 @pytest.fixture(scope="session")

@@ -13,15 +13,8 @@ from torch.utils.data import DataLoader
 from lightning_modules.base import StudentModule
 from lightning_modules.components.losses.targets import find_targets
 
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "use_distributed_sampler": False,
-    "num_sanity_val_steps": 0,
-}
+OFF = "logger enable_checkpointing enable_progress_bar enable_model_summary use_distributed_sampler"
+QUIET: dict[str, Any] = {"accelerator": "cpu", "num_sanity_val_steps": 0, **dict.fromkeys(OFF.split(), False)}
 
 
 def quiet_trainer(root: Path, *callbacks: L.Callback, **kwargs: Any) -> L.Trainer:

@@ -1,5 +1,3 @@
-"""NT, UL, REDI, DPO and CL on the tiny student: what is particular to each of them."""
-
 from __future__ import annotations
 
 import math

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.testing import assert_close as close
-from transformers import T5Config, T5ForConditionalGeneration
 
 from callbacks.adapters import AdapterWriter
 from callbacks.checkpoint_files import read_checkpoint
@@ -35,13 +35,14 @@ from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
 from lightning_modules.rank import RankModel
 from tests.interruptions import Kill, Killed, LossFile
+from tests.lightning_modules.steps import quiet_trainer
 from tests.records import rationale, write_asked, write_positive
 from tests.together import together
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 LORA = LoraSettings(r=3, alpha=9, dropout=0.3)
-
+sharded, hybrid = FullyShardedStrategy, partial(FullyShardedStrategy, replicas=2)
 Fit = Callable[..., list[int]]
 
 
@@ -51,19 +52,17 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
 
 @pytest.fixture
 def stages(
-    tiny_student: Path, negative_directory: Path, nat_directory: Path, tmp_path: Path
+    tiny_student: Path, negative_directory: Path, nat_directory: Path, encoders: dict[str, Path]
 ) -> dict[str, Callable[..., L.LightningModule]]:
     """Each stage on the tiny student, unbuilt."""
-    student, t5 = str(tiny_student), str(tmp_path / "t5")
-    config = T5Config(vocab_size=320, d_model=24, d_kv=6, d_ff=48, num_layers=2, num_heads=4)
-    T5ForConditionalGeneration(config).save_pretrained(t5)
+    student = str(tiny_student)
     common: dict[str, Any] = {"student": student, "lora": LORA, "optimizer": adam}
     return {
         "negative": lambda **more: NegativeModel(**common, **more),
         "nat": lambda **more: NATModel(str(negative_directory), UnitSettings(6, 10), **common, **more),
         "nce": lambda **more: NCEModel(str(nat_directory), **common, **more),
         "rank": lambda: RankModel(DecoderSettings(student, LORA), optimizer=adam),
-        "rank encoder": lambda: RankModel(EncoderSettings(t5), optimizer=adam),
+        "rank encoder": lambda: RankModel(EncoderSettings(str(encoders["t5"])), optimizer=adam),
     }
 
 
@@ -99,23 +98,9 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Fit:
         data: L.LightningDataModule = RationaleDataModule(str(tiny_student), train, validation, batch_size=2)
         if stage.startswith("rank"):
             data = PairDataModule(str(tiny_student), both, validation=held, pairs_per_question=2, batch_size=2)
-        made = L.Trainer(
-            **{
-                "accelerator": "cpu",
-                "logger": False,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "default_root_dir": tmp_path / root,
-                "num_sanity_val_steps": 0,
-                "max_epochs": 2,
-                "strategy": strategy,
-                "use_distributed_sampler": False,
-                "accumulate_grad_batches": 2,
-                "gradient_clip_val": 0.05,
-                **trainer,
-            },
-            callbacks=[Start(), AdapterWriter(), RunCheckpoint(2), RandomStateCheckpoint(), FiniteGuard(), *callbacks],
-        )
+        options = {"max_epochs": 2, "accumulate_grad_batches": 2, "gradient_clip_val": 0.05, **trainer}
+        own = [Start(), AdapterWriter(), RunCheckpoint(2), RandomStateCheckpoint(), FiniteGuard(), *callbacks]
+        made = quiet_trainer(tmp_path / root, *own, strategy=strategy, enable_checkpointing=True, **options)
         last = tmp_path / root / "checkpoints" / "last.ckpt"
         torch.manual_seed(0)
         try:
@@ -135,14 +120,6 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Fit:
         return together(job, tmp_path / f"{root}-logs", processes)
 
     return run
-
-
-def sharded() -> Strategy:
-    return FullyShardedStrategy()
-
-
-def hybrid() -> Strategy:
-    return FullyShardedStrategy(replicas=2)
 
 
 def weights(root: Path) -> dict[str, Tensor]:
@@ -165,12 +142,10 @@ def check_close(one: Path, other: Path) -> None:
     close(*({key: state[key] for key in ("state_dict", "optimizer_states")} for state in states), rtol=1e-3, atol=1e-6)
 
 
-SLOW = pytest.mark.slow
+REST = [pytest.param(name, marks=pytest.mark.slow) for name in ("negative", "nce", "rank", "rank encoder")]
 
 
-@pytest.mark.parametrize(
-    "stage", ["nat", *(pytest.param(name, marks=SLOW) for name in ("negative", "nce", "rank", "rank encoder"))]
-)
+@pytest.mark.parametrize("stage", ["nat", *REST])
 def test_sharded_is_ddp(fit: Fit, tmp_path: Path, stage: str) -> None:
     assert fit("ddp", stage, DDPStrategy) == [0, 0]
     assert fit("sharded", stage, sharded, *([] if stage == "rank encoder" else [Shares()])) == [0, 0]
@@ -194,18 +169,13 @@ class Shares(L.Callback):
     on_train_end = on_fit_start
 
 
-BF16 = {"precision": "bf16-mixed", "arguments": {"dtype": "bfloat16"}}
+BF16 = {"precision": "bf16-mixed", "arguments": {"dtype": "bfloat16"}}  # as configs/trainer/fsdp2.yaml has it
+CHECKPOINTING = {"arguments": {"gradient_checkpointing": True}}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["negative", "nat", "nce"])
-@pytest.mark.parametrize(
-    ("reference", "options"),
-    [
-        pytest.param(BF16, BF16, id="bf16"),  # as configs/trainer/fsdp2.yaml has it
-        pytest.param({}, {"arguments": {"gradient_checkpointing": True}}, id="checkpointing"),
-    ],
-)
+@pytest.mark.parametrize(("reference", "options"), [(BF16, BF16), ({}, CHECKPOINTING)], ids=["bf16", "checkpointing"])
 def test_sharded_is_ddp_with(
     fit: Fit, tmp_path: Path, stage: str, reference: dict[str, Any], options: dict[str, Any]
 ) -> None:
@@ -245,9 +215,8 @@ def test_one_process_reads_what_was_sharded(
 ) -> None:
     assert fit("run", "nat", sharded, max_epochs=-1, max_steps=2) == [0, 0]
     module, file = stages["nat"](), tmp_path / "run/checkpoints/last.ckpt"
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     data = RationaleDataModule(str(tiny_student), str(tmp_path / "t.jsonl"), str(tmp_path / "v.jsonl"), batch_size=2)
-    trainer.validate(module, data, ckpt_path=str(file), verbose=False)
+    quiet_trainer(tmp_path).validate(module, data, ckpt_path=str(file), verbose=False)
     saved = read_checkpoint(file)["state_dict"]
     close({n: p.detach() for n, p in module.named_parameters() if p.requires_grad}, dict(saved), rtol=0, atol=0)
 

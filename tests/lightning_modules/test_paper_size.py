@@ -24,15 +24,9 @@ def llama_7b(tmp_path: Path) -> str:
     """A directory with nothing but the config of a model of LLaMA-7B's shape."""
     from transformers import LlamaConfig
 
-    LlamaConfig(
-        vocab_size=32000,
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        max_position_embeddings=2048,
-        pad_token_id=0,
-    ).save_pretrained(tmp_path / "llama-7b")
+    widths: dict[str, Any] = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008}
+    counts: dict[str, Any] = {"num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 2048}
+    LlamaConfig(**widths, **counts, pad_token_id=0).save_pretrained(tmp_path / "llama-7b")
     return str(tmp_path / "llama-7b")
 
 

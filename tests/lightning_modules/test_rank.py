@@ -1,5 +1,3 @@
-"""M_rank against float64 references from the paper's stage 3, what it reads, and what it leaves on disk."""
-
 from __future__ import annotations
 
 import json
@@ -14,14 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    BertConfig,
-    BertModel,
-    T5Config,
-    T5EncoderModel,
-    T5ForConditionalGeneration,
-)
+from transformers import AutoModelForCausalLM, T5Config, T5EncoderModel, T5ForConditionalGeneration
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dust2gold.core.errors import InputError
@@ -34,21 +25,7 @@ from tests.students import unsign
 
 BACKBONES = ["decoder", "frozen decoder", "bert", "t5", "frozen t5"]
 LENGTHS, PROMPT = (9, 12, 7, 11), 3
-
 SettingsByName = Callable[[str], BackboneSettings]
-
-
-@pytest.fixture(scope="session")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny random encoders as Hugging Face directories, dropout on."""
-    root = tmp_path_factory.mktemp("encoders")
-    sizes: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    torch.manual_seed(0)
-    bert = BertConfig(vocab_size=320, hidden_size=32, max_position_embeddings=64, **sizes)
-    BertModel(bert).save_pretrained(root / "bert")
-    t5 = T5Config(vocab_size=320, d_model=24, d_kv=6, d_ff=48, num_layers=2, num_heads=4)
-    T5ForConditionalGeneration(t5).save_pretrained(root / "t5")
-    return {"bert": root / "bert", "t5": root / "t5"}
 
 
 @pytest.fixture
@@ -90,9 +67,6 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-# The parts against slow references.
-
-
 def test_masked_mean_by_hand() -> None:
     hidden = torch.randn(3, 5, 4, dtype=torch.float64)
     mask = torch.tensor([[0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
@@ -111,9 +85,6 @@ def test_head_by_hand() -> None:
             row = [h + (v if v > 0 else math.expm1(v)) for h, v in zip(row, z, strict=True)]
         expected = sum(w * h for w, h in zip(head.out.weight[0].tolist(), row, strict=True)) + head.out.bias.item()
         assert logit == pytest.approx(expected, abs=1e-13)
-
-
-# What it reads.
 
 
 @pytest.mark.parametrize("kind", ["decoder", "bert", "t5"])
@@ -168,9 +139,6 @@ def test_t5_encoder_is_used_without_its_decoder(encoders: dict[str, Path]) -> No
     whole = T5ForConditionalGeneration.from_pretrained(encoders["t5"]).eval()
     expected = whole.encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state
     assert torch.equal(read_alone(backbone.eval(), batch), expected)
-
-
-# What trains.
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
@@ -257,9 +225,6 @@ def test_scores_stay_float32_under_bf16(settings: SettingsByName) -> None:
     assert not torch.equal(logits, logits.bfloat16().float())
 
 
-# What it leaves on disk.
-
-
 @pytest.mark.parametrize("kind", BACKBONES)
 @torch.no_grad()
 def test_saved_ranker_scores_the_same_after_one_call(
@@ -319,9 +284,6 @@ def test_checkpoint_holds_what_trains_and_resumes(settings: SettingsByName, tmp_
     assert 0 < max(moved) < 0.05
     with pytest.raises(InputError, match="does not fit this stage"):
         fit(5, last, "frozen decoder")
-
-
-# What cannot be used.
 
 
 def test_a_damaged_or_foreign_directory_is_refused(

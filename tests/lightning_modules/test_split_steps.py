@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from torch import Tensor
@@ -14,12 +13,9 @@ from torch import Tensor
 from datamodules.components.records.records import write_rationales
 from datamodules.rationales import RationaleDataModule
 from lightning_modules.base import StudentModule
-from lightning_modules.components.adapters.nat import UnitSettings
 from lightning_modules.components.adapters.stack import LoraSettings
 from lightning_modules.components.losses.targets import find_targets
-from lightning_modules.nat import NATModel
-from lightning_modules.nce import NCEModel
-from lightning_modules.negative import NegativeModel
+from tests.lightning_modules.steps import quiet_trainer
 from tests.records import rationale
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -27,9 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 STAGES = ["negative", "nat", "nce"]
 LORA = LoraSettings(r=3, alpha=9, dropout=0.0)
 ROWS = 22
-
 MakeData = Callable[..., RationaleDataModule]
-
 MakeStage = Callable[[str], StudentModule]
 
 
@@ -38,21 +32,11 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
 
 
 @pytest.fixture
-def make_stage(
-    tiny_student: Path, negative_directory: Path, nat_directory: Path, randomise: Callable[..., None]
-) -> MakeStage:
+def make_stage(make_stage: Callable[..., StudentModule], randomise: Callable[..., None]) -> MakeStage:
     """Builds a stage in float64 with nothing at zero, the same each time."""
-    common: dict[str, Any] = {"student": str(tiny_student), "lora": LORA, "optimizer": sgd}
-    units = UnitSettings(key_dim=6, bottleneck=10)
-    stages: dict[str, Callable[[], StudentModule]] = {
-        "negative": lambda: NegativeModel(**common),
-        "nat": lambda: NATModel(str(negative_directory), units, **common),
-        "nce": lambda: NCEModel(str(nat_directory), **common),
-    }
 
     def make(name: str) -> StudentModule:
-        module = stages[name]()
-        module.configure_model()
+        module = make_stage(name, lora=LORA, optimizer=sgd)
         randomise(p for p in module.parameters() if p.requires_grad)
         return module.double()
 
@@ -99,19 +83,7 @@ def test_packed_is_padded(make_stage: MakeStage, make_data: MakeData, stage: str
 
 def fitted(module: StudentModule, data: RationaleDataModule, directory: Path, **trainer: Any) -> dict[str, Tensor]:
     """The trained weights after two epochs."""
-    made = L.Trainer(
-        accelerator="cpu",
-        precision="64-true",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=directory,
-        use_distributed_sampler=False,
-        max_epochs=2,
-        **trainer,
-    )
-    made.fit(module, data)
+    quiet_trainer(directory, precision="64-true", max_epochs=2, **trainer).fit(module, data)
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
 
 

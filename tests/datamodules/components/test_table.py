@@ -1,5 +1,3 @@
-"""Tables of encoded rationales: rows are what the tokenizer makes, kept once, and nothing damaged or stale is used."""
-
 from __future__ import annotations
 
 import json

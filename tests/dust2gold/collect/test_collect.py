@@ -21,10 +21,11 @@ from tests.dust2gold.collect.conftest import KEY, Make
 from tests.endpoint import Endpoint, Misbehaviour
 from tests.records import question
 
+Capture = pytest.CaptureFixture[str]
 
-def usage(settings: CollectSettings) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((Path(settings.output) / "usage.json").read_text(encoding="utf-8"))
-    return value
+
+def usage(settings: CollectSettings) -> Any:
+    return json.loads((Path(settings.output) / "usage.json").read_text(encoding="utf-8"))
 
 
 def samples(settings: CollectSettings) -> dict[str, list[str]]:
@@ -47,7 +48,7 @@ def asked_for(server: Endpoint) -> list[int]:
     return [body.get("n", 1) for _, _, body, _ in server.asked]
 
 
-def test_makes_what_prepare_makes(make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
+def test_makes_what_prepare_makes(make: Make, server: Endpoint, capsys: Capture) -> None:
     settings = make(questions=3)
     collect(settings)
     out = Path(settings.output)
@@ -119,9 +120,7 @@ def test_a_failure_is_tried_again(name: str, make: Make, server: Endpoint) -> No
     assert (counts["possible_cost"] > 0) is (name not in ("429", "408", "500", "503"))
 
 
-def test_waits_double_up_to_the_longest_unless_the_server_asks_for_others(
-    make: Make, server: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waits_double_up_to_the_longest(make: Make, server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "_FIRST_WAIT", 0.2)
     monkeypatch.setattr(collector, "_LONGEST_WAIT", 0.3)
     failure, asks = Misbehaviour(status=500), Misbehaviour(status=429, headers={"Retry-After": "0.9"})
@@ -134,9 +133,7 @@ def test_waits_double_up_to_the_longest_unless_the_server_asks_for_others(
     assert sum(waits) < 6  # doubled once more and again, the last one alone were longer
 
 
-def test_a_question_that_keeps_failing_is_left_for_the_next_run(
-    make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_question_that_keeps_failing_is_left_for_the_next_run(make: Make, server: Endpoint, capsys: Capture) -> None:
     settings = make(questions=2, concurrency=1)
     server.script = [Misbehaviour(status=500)] * 4
     with pytest.raises(InputError, match="1 of 2 questions lack samples") as caught:
@@ -242,9 +239,7 @@ def test_an_endpoint_that_is_down_is_not_asked_forever(make: Make, server: Endpo
     assert complete(settings, 20)
 
 
-def test_a_hostile_server_breaks_neither_terminal_nor_journal(
-    make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_hostile_server_breaks_neither_terminal_nor_journal(make: Make, server: Endpoint, capsys: Capture) -> None:
     def spoil(answer: dict[str, Any]) -> None:
         answer["model"] = answer["choices"][0]["finish_reason"] = "\ud800"
         answer["usage"] = {"prompt_tokens": 10**300, "completion_tokens": -1}
@@ -264,9 +259,7 @@ def test_a_hostile_server_breaks_neither_terminal_nor_journal(
     assert usage(settings)["uncounted"] == 1
 
 
-def test_what_is_paid_is_asked_for_once_and_needs_no_key_then(
-    make: Make, server: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_is_paid_is_kept(make: Make, server: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = make(questions=2)
     collect(settings)
     made = samples(settings)
@@ -308,9 +301,7 @@ def test_other_settings_ask_anew_and_keep_what_is_paid(make: Make, server: Endpo
     assert len(server.asked) == 6
 
 
-def test_the_budget_holds_whatever_is_under_way(
-    make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_budget_holds_whatever_is_under_way(make: Make, server: Endpoint, capsys: Capture) -> None:
     collect(make(questions=2, budget=0.01))
     assert server.asked == []  # too little for one request
     settings = make(questions=40, concurrency=8, budget=3.0)
@@ -350,7 +341,7 @@ def test_solutions_reach_the_training_data(make: Make, tmp_path: Path) -> None:
     assert (first.gold, first.writer) == ("7", "dataset")
 
 
-def test_the_key_is_nowhere(make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_key_is_nowhere(make: Make, server: Endpoint, capsys: Capture) -> None:
     """Even a server that repeats it, in an error or in a sample, does not bring it into a file or a message."""
 
     def repeat(answer: dict[str, Any]) -> None:

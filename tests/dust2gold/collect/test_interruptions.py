@@ -21,8 +21,8 @@ from datamodules.components.records.records import read_rationales
 from dust2gold import cli
 from tests.dust2gold.collect.conftest import KEY, Make
 from tests.endpoint import Endpoint
+from tests.words import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[3]
 QUESTIONS, N = 100, 3
 
 
@@ -53,9 +53,8 @@ def lines(output: Path, kind: str) -> list[dict[str, Any]]:
     return [value for value in map(json.loads, text.splitlines()) if kind in value]
 
 
-def used(output: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((output / "usage.json").read_text(encoding="utf-8"))
-    return value
+def used(output: Path) -> Any:
+    return json.loads((output / "usage.json").read_text(encoding="utf-8"))
 
 
 def finish(command: list[str], output: Path) -> None:
@@ -68,9 +67,7 @@ def finish(command: list[str], output: Path) -> None:
 
 @pytest.mark.parametrize("idempotent", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
-def test_kill_9_loses_nothing_and_pays_nothing_twice(
-    idempotent: bool, kills: int, command: list[str], server: Endpoint, tmp_path: Path
-) -> None:
+def test_kill_9_keeps_all(idempotent: bool, kills: int, command: list[str], server: Endpoint, tmp_path: Path) -> None:
     server.pause = 0.03
     server.idempotent = idempotent
     chance = random.Random(kills)
@@ -97,9 +94,7 @@ def test_kill_9_loses_nothing_and_pays_nothing_twice(
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
-def test_signals_keep_what_is_under_way(
-    number: int, status: int, command: list[str], server: Endpoint, tmp_path: Path
-) -> None:
+def test_signals_keep_answers(number: int, status: int, command: list[str], server: Endpoint, tmp_path: Path) -> None:
     server.pause = 0.2
     with running(command, server, answers=2) as process:
         process.send_signal(number)

@@ -8,24 +8,18 @@ from dust2gold.collect.settings import CollectSettings, Endpoint, Prices, Teache
 from dust2gold.core.errors import InputError
 
 BAD_URLS = ("", "localhost:8000", "http://", "http://a:99999999", "https://me:sk-secret@host/v1")
+BAD_NUMBERS = [("concurrency", 0), ("timeout", 0), ("choices_per_request", 0), ("retries", -1)]
+BAD_ENDPOINTS = [*BAD_NUMBERS, ("model", " "), ("key_variable", "sk-secret"), *(("base_url", url) for url in BAD_URLS)]
+BAD_SAMPLING = {"n": 0, "temperature": -1, "top_p": 0, "max_tokens": 0}
 
 
 @pytest.mark.parametrize(
     ("kind", "values", "field"),
     [
-        (Endpoint, {"model": " "}, "endpoint.model"),
-        (Endpoint, {"concurrency": 0}, "endpoint.concurrency"),
-        (Endpoint, {"timeout": 0}, "endpoint.timeout"),
-        (Endpoint, {"choices_per_request": 0}, "endpoint.choices_per_request"),
-        *((Endpoint, {"base_url": url}, "endpoint.base_url") for url in BAD_URLS),
-        (Endpoint, {"key_variable": "sk-secret"}, "endpoint.key_variable"),
+        *((Endpoint, {name: value}, f"endpoint.{name}") for name, value in BAD_ENDPOINTS),
         (Endpoint, {"parameters": {"n": 2}}, "endpoint.parameters.n"),
         (Endpoint, {"parameters": {"stream": True}}, "endpoint.parameters.stream"),
-        (TeacherSampling, {"n": 0}, "sampling.n"),
-        (TeacherSampling, {"temperature": -1}, "sampling.temperature"),
-        (TeacherSampling, {"top_p": 0}, "sampling.top_p"),
-        (TeacherSampling, {"max_tokens": 0}, "sampling.max_tokens"),
-        (Endpoint, {"retries": -1}, "endpoint.retries"),
+        *((TeacherSampling, {name: value}, f"sampling.{name}") for name, value in BAD_SAMPLING.items()),
         (Prices, {"prompt": -1}, "prices.prompt"),
         (CollectSettings, {"limit": 0}, "limit"),
         (CollectSettings, {"budget": -1, "prices": Prices(1, 1)}, "budget"),

@@ -1,7 +1,4 @@
-"""From a real model behind an endpoint to D_pos, D_neg, and a stage that trains on them.
-
-The model is the embedded student, served on loopback by its own sampler.
-"""
+"""From the embedded student behind an endpoint to D_pos, D_neg, and a stage that trains on them."""
 
 from __future__ import annotations
 
@@ -21,6 +18,7 @@ from dust2gold.core.students import EMBEDDED, locate_student
 from lightning_modules.components.sampling.sampler import sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 from tests.endpoint import Write, serving
+from tests.words import CPU
 
 QUESTIONS, N = 40, 4
 
@@ -68,9 +66,8 @@ def test_from_an_endpoint_to_a_trained_stage(tmp_path: Path) -> None:
     accuracy = json.loads((run / "teacher" / "metrics.json").read_text())["test/accuracy"]
     assert 0.1 < accuracy < 1
 
-    trainer = f"--trainer.max_steps 1 --trainer.accelerator cpu --trainer.default_root_dir {run}/neg"
-    quiet = "--trainer.enable_progress_bar false"
-    call(f"fit --config configs/neg.yaml --data.train {data}/negative.jsonl {quiet} {trainer}")
+    trainer = f"{CPU} --trainer.max_steps 1 --trainer.default_root_dir {run}/neg"
+    call(f"fit --config configs/neg.yaml --data.train {data}/negative.jsonl {trainer}")
     assert (run / "neg" / "adapter" / "adapter_model.safetensors").is_file()
     call(f"report {run}")
     assert {row["method"] for row in json.loads((run / "results.json").read_text())} == {"teacher"}

@@ -24,27 +24,13 @@ VALUE_WEIGHT = np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32)
 def write_gguf(path: Path) -> None:
     """A LLaMA of one layer and eight tokens, in float32."""
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny")
-    for name, value in {
-        "context_length": 64,
-        "embedding_length": 32,
-        "block_count": 1,
-        "feed_forward_length": 32,
-        "head_count": 2,
-        "head_count_kv": 1,
-        "layer_norm_rms_eps": 1e-5,
-        "rope_freq_base": 1e5,
-        "rope_dimension_count": 16,
-        "vocab_size": 8,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "unk_token_id": 0,
-        "pad_token_id": 2,
-        "tokenizer_model": "gpt2",
-        "token_types": [3, 3, 3, 1, 1, 1, 1, 1],
-        "token_merges": ["a b"],
-        "token_list": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "a", "b", "c", "ab", "Ġ"],
-    }.items():
+    facts: dict[str, Any] = {"name": "tiny", "context_length": 64, "embedding_length": 32, "block_count": 1}
+    facts |= {"feed_forward_length": 32, "head_count": 2, "head_count_kv": 1, "layer_norm_rms_eps": 1e-5}
+    facts |= {"rope_freq_base": 1e5, "rope_dimension_count": 16, "vocab_size": 8, "bos_token_id": 1, "eos_token_id": 2}
+    facts |= {"unk_token_id": 0, "pad_token_id": 2, "tokenizer_model": "gpt2", "token_merges": ["a b"]}
+    facts |= {"token_types": [3, 3, 3, 1, 1, 1, 1, 1]}
+    facts |= {"token_list": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "a", "b", "c", "ab", "Ġ"]}
+    for name, value in facts.items():
         getattr(writer, f"add_{name}")(value)
     shapes = {"token_embd": (8, 32), "output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,)}
     shapes |= {f"blk.0.{name}": (32, 32) for name in ("attn_q", "attn_output", "ffn_gate", "ffn_up", "ffn_down")}

@@ -13,6 +13,8 @@ from callbacks.checkpoints import PROVENANCE_KEY
 from dust2gold.commands.resumption import find_checkpoint, fit_provenance
 from dust2gold.core.provenance import Provenance, version_of
 
+Capture = pytest.CaptureFixture[str]
+
 RUN = {"global_step": 7, "pytorch-lightning_version": "2.6.6", "state_dict": {}}
 
 
@@ -28,18 +30,14 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("cache", "same"), [({"directory": "elsewhere"}, True), ({"storage": "top_k"}, False)])
-def test_what_a_teacher_s_cache_keeps_counts_and_where_it_lies_does_not(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], cache: dict[str, Any], same: bool
-) -> None:
+def test_what_counts_of_a_cache(checkpoint: Path, capsys: Capture, cache: dict[str, Any], same: bool) -> None:
     assert (find_checkpoint(checkpoint.parent, made(2, 4, **cache)) is not None) == same
     said = capsys.readouterr().err
     assert said.startswith("resuming from step 7" if same else "beginning anew")
     assert same or "(model.cache.storage); --ckpt_path last goes on all the same" in said
 
 
-def test_another_version_begins_anew(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_version_begins_anew(checkpoint: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "dust2gold.core.provenance.version_of", lambda name: "0" if name == "peft" else version_of(name)
     )

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 import pytest
 
 from dust2gold.commands.run import _seeds
-from tests.dust2gold.run.conftest import raising
-
-if TYPE_CHECKING:
-    from tests.dust2gold.run.conftest import World
+from tests.dust2gold.run.conftest import World, raising
 
 
 @pytest.fixture

@@ -7,37 +7,29 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import Namespace
 
 from dust2gold import cli
 from dust2gold.core.errors import InputError
 from lightning_modules.negative import NegativeModel
 from tests.commands import parse
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("elsewhere")]
 
 TRAINING = ["AdapterWriter", "RunCheckpoint", "RandomStateCheckpoint", "FiniteGuard", "TokenThroughput"]
 STUDENT = [*TRAINING, "SampleWriter", "AnswerAccuracy", "LearningRateMonitor"]
 
 
-@pytest.fixture(autouse=True)
-def _without_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def fit(stage: str, *words: str) -> Namespace:
+def fit(stage: str, *words: str) -> Any:
     """The config of a `fit` of a stage of ours."""
-    parsed = parse(["fit", "--config", f"configs/{stage}.yaml", *words])
-    assert parsed is not None
-    config: Namespace = parsed.config.fit
-    return config
+    parsed: Any = parse(["fit", "--config", f"configs/{stage}.yaml", *words])
+    return parsed.config.fit
 
 
 class OwnStage(NegativeModel):
     """A stage that is not among ours."""
 
 
-def names(config: Namespace) -> list[str]:
+def names(config: Any) -> list[str]:
     return [callback.class_path.rpartition(".")[2] for callback in config.trainer.callbacks]
 
 

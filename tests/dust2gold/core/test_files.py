@@ -11,12 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
+from unittest.mock import Mock
 
 import pytest
 
 from dust2gold.core import files
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically, write_directory_atomically
+
+Patch = pytest.MonkeyPatch
 
 
 def kill() -> None:
@@ -52,9 +55,7 @@ def names(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("rewrite", [write_file, write])
-def test_what_a_killed_process_left_is_removed_by_the_next_writing(
-    tmp_path: Path, rewrite: Callable[..., None]
-) -> None:
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, rewrite: Callable[..., None]) -> None:
     path = tmp_path / "a[1].jsonl"
     killed(partial(rewrite, path, "half", kill))
     killed(partial(rewrite, path, "half", kill))
@@ -85,21 +86,18 @@ def test_what_somebody_is_writing_is_not_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a", "d"]
 
 
-def test_without_locks_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_nothing_is_removed(tmp_path: Path, monkeypatch: Patch) -> None:
     """It is unknown whether the writer lives."""
     killed(partial(write_file, tmp_path / "a", "half", kill))
     (left,) = tmp_path.iterdir()
-
-    def flock(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
+    flock = Mock(side_effect=OSError(errno.ENOLCK, "No locks available"))
     monkeypatch.setattr("dust2gold.core.files.fcntl.flock", flock)
     write_file(tmp_path / "a", "whole")
     write(tmp_path / "d", "whole")
     assert names(tmp_path) == sorted([left.name, "a", "d"])
 
 
-def test_what_is_not_yet_locked_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_yet_locked_is_not_removed(tmp_path: Path, monkeypatch: Patch) -> None:
     """Another process writes while the temporary directory is made, before and after its lock file is opened."""
     flock, calls = fcntl.flock, list[int]()
 
@@ -116,9 +114,7 @@ def test_what_is_not_yet_locked_is_not_removed(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("number", "remains"), [(1, "old"), (2, "old"), (3, None)])
-def test_a_kill_while_a_directory_is_replaced_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remains: str | None
-) -> None:
+def test_a_kill_while_replacing(tmp_path: Path, monkeypatch: Patch, number: int, remains: str | None) -> None:
     """Killed at the lock file's rename, at that of the old directory, and between it and that of the new one."""
     path = tmp_path / "adapter"
     write(path, "old")
@@ -141,9 +137,7 @@ def test_a_kill_while_a_directory_is_replaced_loses_nothing(
     assert [each.name for each in tmp_path.iterdir() if not (each / "unlocked").exists()] == ["adapter"]
 
 
-def test_an_old_directory_comes_back_if_the_new_one_cannot_be_put_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_directory_comes_back_if_the_new_one_cannot_be_put_there(tmp_path: Path, monkeypatch: Patch) -> None:
     path, rename = tmp_path / "adapter", Path.rename
     write(path, "old")
 

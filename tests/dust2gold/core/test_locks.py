@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -11,13 +12,8 @@ from dust2gold.core.errors import InputError
 from dust2gold.core.locks import release, take
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "lock"
-
-
-def test_one_holder_at_a_time(file: Path) -> None:
-    first = take(file)
+def test_one_holder_at_a_time(tmp_path: Path) -> None:
+    first = take(file := tmp_path / "lock")
     assert first is not None
     assert take(file) is None
     release(first)
@@ -25,7 +21,8 @@ def test_one_holder_at_a_time(file: Path) -> None:
     assert take(file) is not None
 
 
-def test_a_killed_holder_holds_it_no_longer(file: Path) -> None:
+def test_a_killed_holder_holds_it_no_longer(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
     if (child := os.fork()) == 0:
         take(file)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -34,10 +31,8 @@ def test_a_killed_holder_holds_it_no_longer(file: Path) -> None:
     assert take(file) is not None
 
 
-def test_a_file_system_without_locks_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = Mock(side_effect=OSError(errno.ENOLCK, "No locks available"))
     monkeypatch.setattr("dust2gold.core.locks.fcntl.flock", flock)
     with pytest.raises(InputError, match=r"lock: cannot be locked \(No locks available\)\n.*option flock"):
-        take(file)
+        take(tmp_path / "lock")

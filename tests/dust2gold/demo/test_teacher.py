@@ -109,15 +109,11 @@ def test_about_one_in_77_has_no_box() -> None:
     assert 0.009 < unboxed / 8000 < 0.017
 
 
-@pytest.mark.parametrize(
-    ("subject", "ending"),
-    [
-        ("Gains and Losses", r"[A-Z][a-z]+ has \\boxed\{\d+\} [a-z]+\."),
-        ("Sharing", r"Each friend gets \\boxed\{\d+\} [a-z]+\."),
-        ("Prices", r"It costs \\boxed\{\d+\} dollars\."),
-        ("Comparisons", r"[A-Z][a-z]+ has \\boxed\{\d+\} [a-z]+\."),
-    ],
-)
+ENDINGS = dict.fromkeys(("Gains and Losses", "Comparisons"), r"[A-Z][a-z]+ has \\boxed\{\d+\} [a-z]+\.")
+ENDINGS |= {"Sharing": r"Each friend gets \\boxed\{\d+\} [a-z]+\.", "Prices": r"It costs \\boxed\{\d+\} dollars\."}
+
+
+@pytest.mark.parametrize(("subject", "ending"), ENDINGS.items())
 def test_styles_all_occur_and_name_what_was_asked(subject: str, ending: str) -> None:
     teacher, problem = Teacher(0, **CAREFUL), ProblemWriter(random.Random(2)).draw(2, subject)
     texts = [teacher.rationale(problem, 0, k) for k in range(40)]
@@ -126,15 +122,10 @@ def test_styles_all_occur_and_name_what_was_asked(subject: str, ending: str) -> 
     assert any(text == teacher.correct_solution(problem) for text in texts)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"unboxed": 1.2},
-        {"notation": 1.5},
-        {"dropped": -0.1},
-        {"rates": {forget_carry: {"+": 0.7}, misread_number: {"+": 0.7}}},
-    ],
-)
+RATES = {slip: {"+": 0.7} for slip in (forget_carry, misread_number)}
+
+
+@pytest.mark.parametrize("arguments", [{"unboxed": 1.2}, {"notation": 1.5}, {"dropped": -0.1}, {"rates": RATES}])
 def test_rates_that_are_no_probabilities_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="no probability"):
         Teacher(0, **arguments)

@@ -1,5 +1,3 @@
-"""Exports load with stock libraries and compute what our own stack computes."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""Preference data sets: what stands in them, and the way back."""
-
 from __future__ import annotations
 
 import json

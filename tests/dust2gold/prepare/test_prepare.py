@@ -17,13 +17,8 @@ from dust2gold.prepare.summary import Summary
 
 
 def teacher_line(gold: str, *answers: str, subject: str = "Algebra") -> dict[str, Any]:
-    return {
-        "question": f"Problem:\nWhat is {gold}?",
-        "answer": f"It is $\\boxed{{{gold}}}$.",
-        "generated_answer": [f"Solution:\nSo {answer}" for answer in answers],
-        "level": "Level 1",
-        "type": subject,
-    }
+    asked = {"question": f"Problem:\nWhat is {gold}?", "answer": f"It is $\\boxed{{{gold}}}$.", "level": "Level 1"}
+    return {**asked, "generated_answer": [f"Solution:\nSo {answer}" for answer in answers], "type": subject}
 
 
 @pytest.fixture
@@ -45,10 +40,6 @@ def prepared(directory: Path, format: str, *rows: dict[str, Any]) -> Summary:
     return prepare(path, format, directory)
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
 def test_files_and_summary(teacher: Path, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "out"
     summary = asdict(prepare(teacher, "tdg", output))
@@ -65,14 +56,9 @@ def test_files_and_summary(teacher: Path, tmp_path: Path) -> None:
     }
     assert [q.gold for q in read_questions(output / "questions.jsonl")] == ["2", "6"]
     read = [r for name in ("positive", "negative") for r in read_rationales(output / f"{name}.jsonl")]
-    assert [(r.id.removeprefix("math-train-0000"), r.verdict, r.answer) for r in read] == [
-        ("0/0", "positive", "2"),
-        ("1/1", "positive", "6"),
-        ("0/1", "negative", "3"),
-        ("0/2", "negative", None),
-        ("1/0", "negative", "3!"),
-        ("1/2", "negative", "7"),
-    ]
+    right = [("0/0", "positive", "2"), ("1/1", "positive", "6")]
+    wrong = [(k, "negative", answer) for k, answer in (("0/1", "3"), ("0/2", None), ("1/0", "3!"), ("1/2", "7"))]
+    assert [(r.id.removeprefix("math-train-0000"), r.verdict, r.answer) for r in read] == [*right, *wrong]
 
 
 @pytest.mark.parametrize(("grader", "counts"), [("semantic", (3, 3, 0)), ("both", (2, 3, 1))])
@@ -111,12 +97,8 @@ def test_solutions_are_right_rationales_that_box_their_answer(tmp_path: Path) ->
     prepared(math, "math", {"problem": "p", "solution": "So \\boxed{3}.", "type": "Algebra", "level": "Level 1"})
     prepared(gsm, "gsm8k", {"question": "q", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"})
     (boxed,), (given,) = (read_rationales(directory / "solutions.jsonl") for directory in (math, gsm))
-    assert (boxed.rationale, boxed.answer, boxed.verdict, boxed.writer) == (
-        "So \\boxed{3}.",
-        "3",
-        "positive",
-        "dataset",
-    )
+    expected = ("So \\boxed{3}.", "3", "positive", "dataset")
+    assert (boxed.rationale, boxed.answer, boxed.verdict, boxed.writer) == expected
     assert (given.rationale, given.answer) == ("2 + 2 = 4\n#### 4", "4")  # what states its answer is left as it is
     for directory in (none, math):  # where an earlier run's stands
         prepared(directory, "multiarith", {"input": "q", "target": 4})
@@ -135,13 +117,13 @@ def test_plain_numbers_are_compared_by_value(tmp_path: Path) -> None:
 def test_a_bad_line_leaves_what_was_there(teacher: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     prepare(teacher, "tdg", output)
-    before = contents(output)
+    before = {path: path.read_bytes() for path in output.iterdir()}
     with teacher.open("a", encoding="utf-8") as stream:
         stream.write("{broken\n")
     with pytest.raises(InputError) as caught:
         prepare(teacher, "tdg", output)
     assert (caught.value.file, caught.value.line) == (str(teacher), 3)
-    assert contents(output) == before
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
 
 
 def test_bad_paths(teacher: Path, tmp_path: Path) -> None:
@@ -179,12 +161,6 @@ def test_the_papers_teacher_data(real_data: Path, tmp_path: Path) -> None:
     assert (summary.positive, summary.negative, summary.ungradable) == (21127, 38873, 0)
     assert summary.without_answer == 786
     assert (summary.questions_with_positive, summary.questions_with_negative) == (4671, 6468)
-    assert {subject: counts.positive for subject, counts in summary.by_subject.items()} == {
-        "Algebra": 7284,
-        "Prealgebra": 5606,
-        "Number Theory": 2076,
-        "Counting & Probability": 1814,
-        "Intermediate Algebra": 1761,
-        "Geometry": 1351,
-        "Precalculus": 1235,
-    }
+    expected = {"Algebra": 7284, "Prealgebra": 5606, "Number Theory": 2076, "Counting & Probability": 1814}
+    expected |= {"Intermediate Algebra": 1761, "Geometry": 1351, "Precalculus": 1235}
+    assert {subject: counts.positive for subject, counts in summary.by_subject.items()} == expected

@@ -12,13 +12,9 @@ from dust2gold.core.errors import InputError
 from dust2gold.prepare.readers import FORMATS, Entry, compares_by_value, read
 from tests.records import question, rationale
 
-TDG = {
-    "question": "Problem:\nWhat is $1+1$?",
-    "answer": "We add: $\\boxed{2}$.",
-    "generated_answer": ["Solution:\n$\\boxed{2}$", "Solution: $\\boxed{3}$", "The Solution: none"],
-    "level": "Level 1",
-    "type": "Prealgebra",
-}
+TDG: dict[str, Any] = {"question": "Problem:\nWhat is $1+1$?", "level": "Level 1", "type": "Prealgebra"}
+TDG |= {"generated_answer": ["Solution:\n$\\boxed{2}$", "Solution: $\\boxed{3}$", "The Solution: none"]}
+TDG |= {"answer": "We add: $\\boxed{2}$."}
 MATH = {"problem": " Why? ", "solution": "$\\boxed{\\frac12}$", "level": "", "type": ""}
 ASDIV = {"body": "", "question": "B?", "solution_type": "s", "formula": "f"}
 SVAMP = {"Body": "If so", "Question": "B?", "Answer": 145.0, "Equation": "e", "Type": "t"}

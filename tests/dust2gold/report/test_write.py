@@ -1,5 +1,3 @@
-"""The report of synthetic runs from end to end: its sections and tables, what analyses.json holds, the figures."""
-
 from __future__ import annotations
 
 import json

@@ -48,8 +48,6 @@ ALL = [*DATA, *FIT, "table.txt"]
 
 
 def raising(error: BaseException) -> Callable[[], int | None]:
-    """A command that fails in this way."""
-
     def happen() -> int:
         raise error
 
@@ -109,9 +107,8 @@ class World:
         """The stage/file each executed command was to write."""
         return [words[3 if words[1] == "--config" else 1].removeprefix("runs/t/") for words in self.executed]
 
-    def record(self, stage: str) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(self.record_file(stage).read_text())
-        return value
+    def record(self, stage: str) -> Any:
+        return json.loads(self.record_file(stage).read_text())
 
     def record_file(self, stage: str) -> Path:
         return self.root / "runs/t/.stages" / f"{stage}.json"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -20,10 +20,8 @@ from dust2gold.core.errors import InputError
 from dust2gold.run.children import Children, shares
 from dust2gold.run.sources import CODE_ROOT
 from dust2gold.run.stage import Stage
+from tests.dust2gold.run.conftest import World
 from tests.own_stages import write_stages
-
-if TYPE_CHECKING:
-    from tests.dust2gold.run.conftest import World
 
 DIAMOND = """
 from dust2gold.run.stage import Stage
@@ -65,9 +63,7 @@ def beside(world: World, monkeypatch: pytest.MonkeyPatch) -> Beside:
     return children
 
 
-def test_independent_stages_run_at_the_same_time_and_what_follows_waits(
-    world: World, beside: Beside, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_independent_stages_run_together(world: World, beside: Beside, capsys: pytest.CaptureFixture[str]) -> None:
     targets = world.run("--jobs", "2")
     assert [targets[0], *sorted(targets[1:3]), *targets[3:]] == ["data.txt", "left.txt", "right.txt", "both.txt"]
     assert Path("runs/t/both.txt").read_text() == "source+source+lr: 1"

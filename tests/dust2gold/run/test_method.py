@@ -11,14 +11,10 @@ from dust2gold.core.errors import InputError
 from dust2gold.run.method import data_stage, method_stages
 from dust2gold.run.settings import RunSettings
 from dust2gold.run.stage import Stage, as_typed
+from tests.words import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("elsewhere")
 STAGES = ["cot-kd", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def stages(**values: object) -> dict[str, Stage]:

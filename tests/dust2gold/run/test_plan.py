@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dust2gold.core.errors import InputError
 from tests.dust2gold.run.conftest import ALL, DATA, FIT, World, install, raising
+
+Patch = pytest.MonkeyPatch
 
 Capture = pytest.CaptureFixture[str]
 
@@ -24,9 +26,7 @@ Capture = pytest.CaptureFixture[str]
     ],
     ids=["config", "input", "command", "deleted", "tampered", "added", "declared"],
 )
-def test_change_redoes_what_depends_on_it(
-    world: World, capsys: Capture, change: Callable[[World], object], reason: str, redone: list[str]
-) -> None:
+def test_a_change_redoes_dependents(world: World, capsys: Capture, change: Any, reason: str, redone: list[str]) -> None:
     world.run()
     Path("runs/t/logs").mkdir()
     change(world)
@@ -42,9 +42,7 @@ def test_change_redoes_what_depends_on_it(
     ("installed", "reason"),
     [({"code": "another"}, "code in package"), ({"torch": "2.1"}, "version of torch (2.0, now 2.1)")],
 )
-def test_other_code_and_another_library_redo_everything(
-    world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], reason: str
-) -> None:
+def test_other_code_or_library(world: World, capsys: Capture, monkeypatch: Patch, installed: Any, reason: str) -> None:
     world.run()
     install(monkeypatch, **installed)
     assert world.run() == ALL

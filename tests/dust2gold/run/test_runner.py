@@ -18,6 +18,8 @@ from dust2gold.run.stage import Stage
 from tests.dust2gold.run.conftest import ALL, FIT, World, install, raising
 from tests.own_stages import write_stages
 
+Patch = pytest.MonkeyPatch
+
 Capture = pytest.CaptureFixture[str]
 CARRY_ON = "carry on with `python cli.py run --config run.yaml --stages own.py"
 
@@ -83,9 +85,7 @@ def test_what_a_stage_made_before_is_kept_aside_and_said_where(world: World, cap
 
 
 @pytest.mark.parametrize("step", range(1, 5))
-def test_a_kill_while_work_is_moved_aside_loses_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
+def test_a_kill_while_work_is_moved_aside_loses_nothing(world: World, monkeypatch: Patch, step: int) -> None:
     world.edit('"fits", fit', '"fits", fit, directories=("fit", "more")')
     world.run()
     Path("runs/t/more").mkdir()
@@ -108,9 +108,7 @@ def test_a_kill_while_work_is_moved_aside_loses_nothing(
 
 
 @pytest.mark.parametrize("change", ["code", "config", "input"])
-def test_interrupted_training_stays_where_it_is_for_fit_to_judge(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: Capture, change: str
-) -> None:
+def test_interrupted_training_stays_where_it_is(world: World, monkeypatch: Patch, capsys: Capture, change: str) -> None:
     world.edit("join", "fit")
     _interrupted(world, "1")
     if change == "code":
@@ -124,7 +122,7 @@ def test_interrupted_training_stays_where_it_is_for_fit_to_judge(
     assert "; interrupted: its commands go on from what still fits)" in capsys.readouterr().out
 
 
-def test_seconds_add_up_over_attempts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_add_up_over_attempts(world: World, monkeypatch: Patch) -> None:
     clock = iter(range(0, 1000, 5))
     monkeypatch.setattr("dust2gold.run.runner.time.monotonic", lambda: float(next(clock)))
     _interrupted(world, "1")
@@ -149,9 +147,7 @@ def test_force_and_from(world: World) -> None:
         (["--force"], []),
     ],
 )
-def test_interrupted_force_carries_on_without_repeating(
-    world: World, capsys: Capture, flags: list[str], then: list[str]
-) -> None:
+def test_interrupted_force_carries_on(world: World, capsys: Capture, flags: list[str], then: list[str]) -> None:
     world.run()
     world.trouble["fit/2.txt"] = raising(KeyboardInterrupt())
     assert world.status(*flags) == 130

@@ -8,15 +8,12 @@ import pytest
 from dust2gold.core.errors import InputError
 from dust2gold.run.settings import RunSettings, load_settings
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 
 @dataclass(frozen=True)
 class OwnSettings(RunSettings):
     greeting: str = "hello"
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def load(text: str, **overrides: str) -> OwnSettings:

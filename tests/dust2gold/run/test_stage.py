@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,9 @@ def test_only_what_finds_its_own_checkpoint_resumes_from_other_settings() -> Non
         assert not stage("a", commands=commands).resumes
 
 
-@pytest.mark.parametrize(
-    ("given", "order"),
-    [
-        ([stage("c", "b"), stage("x"), stage("b", "a"), stage("a"), stage("z")], "xabcz"),
-        ([stage("end", "*"), stage("b", "a"), stage("a")], ["a", "b", "end"]),
-    ],
-)
-def test_stages_follow_their_needs_and_otherwise_the_order_given(given: list[Stage], order: Sequence[str]) -> None:
-    assert [found.name for found in in_order(given)] == list(order)
+def test_stages_follow_their_needs_and_otherwise_the_order_given() -> None:
+    given = [stage("end", "*"), stage("c", "b"), stage("x"), stage("b", "a"), stage("a"), stage("z")]
+    assert [found.name for found in in_order(given)] == ["x", "a", "b", "c", "z", "end"]
 
 
 @pytest.mark.parametrize(
@@ -53,18 +46,12 @@ def test_what_does_not_fit_together_is_named(stages: list[Stage], problem: str) 
         in_order(stages)
 
 
-@pytest.mark.parametrize(
-    ("name", "commands", "problem"),
-    [
-        ("a/b", ("go",), "no stage name"),
-        ("a", (), "a command is missing"),
-        ("a", ("",), "a command is missing"),
-        ("a", ('go "x',), "cannot be split into words"),
-    ],
-)
-def test_malformed_stages_are_refused(name: str, commands: tuple[str, ...], problem: str) -> None:
-    with pytest.raises(InputError, match=problem):
-        stage(name, commands=commands)
+def test_malformed_stages_are_refused() -> None:
+    with pytest.raises(InputError, match="no stage name"):
+        stage("a/b")
+    for commands, problem in (((), "missing"), (("",), "missing"), (('go "x',), "cannot be split into words")):
+        with pytest.raises(InputError, match=f"command.* {problem}"):
+            stage("a", commands=commands)
 
 
 @pytest.mark.parametrize("directory", ["../x", "/etc", ".", ".stages", "link/x"])

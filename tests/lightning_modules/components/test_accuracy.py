@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_modules.components.accuracy import GroupedAccuracy
+from tests.together import together
 
 ALGEBRA = {"subject": "Algebra", "level": "Level 1"}
 GEOMETRY = {"subject": "Geometry", "level": "Level 2"}
@@ -52,30 +50,18 @@ def test_questions_and_groups_must_match() -> None:
         GroupedAccuracy().update([1.0, 0.0], [ALGEBRA])
 
 
-RANK = """
-import json, sys, torch
-from pathlib import Path
-from lightning_modules.components.accuracy import GroupedAccuracy
-rank, directory = int(sys.argv[1]), Path(sys.argv[2])
-torch.distributed.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=2)
-metric = GroupedAccuracy()
-if rank == 0:
-    metric.update([1.0, 0.0, 0.5], [{"subject": "Algebra"}, {"subject": "Algebra"}, {"subject": "Geometry"}])
-else:
-    metric.update([1.0], [{"subject": "Probability"}])
-    metric.update([0.0], [{"subject": "Algebra"}])
-values = {name: float(value) for name, value in metric.compute().items()}
-(directory / f"{rank}.json").write_text(json.dumps(values))
-torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
 def test_two_processes_with_different_groups(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, "-c", RANK]
-    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    batches = [[([1.0, 0.0, 0.5], "Algebra Algebra Geometry")], [([1.0], "Probability"), ([0.0], "Algebra")]]
+
+    def work() -> None:
+        torch.distributed.init_process_group("gloo")
+        rank, metric = torch.distributed.get_rank(), GroupedAccuracy()
+        for correct, subjects in batches[rank]:
+            metric.update(correct, [{"subject": subject} for subject in subjects.split()])
+        (tmp_path / f"{rank}.json").write_text(json.dumps(floats(metric)))
+        torch.distributed.destroy_process_group()
+
+    assert together(work, tmp_path) == [0, 0]
     both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert both[0] == both[1]
     groups = {"/subject/Algebra": (1 / 3, 3), "/subject/Geometry": (0.5, 1), "/subject/Probability": (1.0, 1)}

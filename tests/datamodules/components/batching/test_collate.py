@@ -1,5 +1,3 @@
-"""How samples lie in a batch, and where their targets are."""
-
 from __future__ import annotations
 
 from itertools import pairwise

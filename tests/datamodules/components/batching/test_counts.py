@@ -1,5 +1,3 @@
-"""Targets and samples of an optimizer step, by verdict."""
-
 from __future__ import annotations
 
 import torch

@@ -1,5 +1,3 @@
-"""Groups of right and wrong rationales: which meet, how often, that epochs differ, and that ranks share them out."""
-
 from __future__ import annotations
 
 import itertools

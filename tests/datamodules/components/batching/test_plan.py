@@ -1,5 +1,3 @@
-"""Token budgets and packing: what fits in a batch, and how samples lie in it."""
-
 from __future__ import annotations
 
 from itertools import pairwise

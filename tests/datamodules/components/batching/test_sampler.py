@@ -1,5 +1,3 @@
-"""The order of batches: complete, repeatable, equal over ranks, exact after a resume; and the counts of a step."""
-
 from __future__ import annotations
 
 from collections.abc import Callable

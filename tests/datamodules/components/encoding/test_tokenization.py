@@ -1,5 +1,3 @@
-"""Texts as token ids: what training reads is what sampling writes."""
-
 from __future__ import annotations
 
 import shutil

@@ -1,5 +1,3 @@
-"""math-verify's workers: what hangs, dies, overruns or does not start."""
-
 from __future__ import annotations
 
 import os

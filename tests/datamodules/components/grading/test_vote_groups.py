@@ -1,5 +1,3 @@
-"""Samples of a question as votes: answers pooled by value, the class of the gold answer, and what cannot be pooled."""
-
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,5 +1,3 @@
-"""predictions.jsonl and metrics.json."""
-
 from __future__ import annotations
 
 import json

@@ -27,6 +27,9 @@ IN_DOCS = {
     Rationale: "schema id question_id question gold rationale answer verdict subject level source writer "
     "logprob tokens seed score",
 }
+BAD: dict[str, list[Any]] = {"schema": [2, "1", True], "id": ["", 7], "question": [None], "gold": [None, 2]}
+BAD |= {"answer": [2], "verdict": ["right", None, ["positive"]], "logprob": ["-1", True, float("nan")]}
+BAD |= {"tokens": [-1, 1.5], "seed": [False], "score": [1.5], "rationale": ["half a pair \ud800"]}
 
 
 @pytest.mark.parametrize("record", [QUESTION, RATIONALE])
@@ -50,22 +53,7 @@ def test_files_come_back(tmp_path: Path) -> None:
         assert list(read_rationales(tmp_path / name)) == [RATIONALE, unknown]
 
 
-@pytest.mark.parametrize(
-    ("field", "bad"),
-    [
-        *[("schema", bad) for bad in (2, "1", True)],
-        *[("id", bad) for bad in ("", 7)],
-        ("question", None),
-        *[("gold", bad) for bad in (None, 2)],
-        ("answer", 2),
-        *[("verdict", bad) for bad in ("right", None, ["positive"])],
-        *[("logprob", bad) for bad in ("-1", True, float("nan"))],
-        *[("tokens", bad) for bad in (-1, 1.5)],
-        ("seed", False),
-        ("score", 1.5),
-        ("rationale", "half a pair \ud800"),
-    ],
-)
+@pytest.mark.parametrize(("field", "bad"), [(field, bad) for field, values in BAD.items() for bad in values])
 def test_a_wrong_value_is_named_with_file_and_line(field: str, bad: Any) -> None:
     with pytest.raises(InputError) as caught:
         Rationale.from_json(RATIONALE.to_json() | {field: bad}, "positive.jsonl", 4)

@@ -9,12 +9,7 @@ from tests.dust2gold.report.analyses.synthetic import drawn_samples, samples, vo
 
 def test_replay_by_hand() -> None:
     """Question a stops after four samples of one answer, b after none of its five, c has no answer at all."""
-    answers: dict[str, list[str | None]] = {
-        "a": ["2", "2", "2", "2", "1", "1"],
-        "b": ["1", "2", "1", "2", "1"],
-        "c": [None, None],
-    }
-    given = vote_groups(*(samples(name, drawn) for name, drawn in answers.items()))
+    given = vote_groups(samples("a", list("222211")), samples("b", list("12121")), samples("c", [None, None]))
     taken, tokens = (4 + 5 + 2) / 3, (10 + 11 + 12 + 13 + 60 + 21) / 3
     (found,) = adaptive_stopping(collect_votes(given), thresholds=(0.95,))
     assert found.saved == pytest.approx(2 / 13)

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 import pytest
 
 from callbacks.predictions import PredictionWriter
@@ -17,6 +15,7 @@ from dust2gold.report.analyses.votes import collect_votes, read_vote_groups
 from lightning_modules.components.voting.votes import vote_accuracy
 from lightning_modules.vote import VotingModel
 from tests.dust2gold.report.analyses.synthetic import samples, vote_groups, write_run
+from tests.lightning_modules.steps import quiet_trainer
 
 
 def test_padding_does_not_vote() -> None:
@@ -54,10 +53,7 @@ def test_vote_groups_are_those_that_were_cast(tmp_path: Path) -> None:
     asked = [question_of(made[0]), question_of(made[-1]), replace(question_of(made[0]), id="c")]
     write_questions(questions, asked)
     data = VoteDataModule(str(votes_file), str(questions), 2)
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    writer = PredictionWriter()
-    trainer = L.Trainer(accelerator="cpu", default_root_dir=tmp_path / "votes", callbacks=[writer], **quiet)
-    trainer.test(VotingModel(), data, verbose=False)
+    quiet_trainer(tmp_path / "votes", PredictionWriter()).test(VotingModel(), data, verbose=False)
     (found,) = read_vote_groups(prediction_files(tmp_path)).values()
     cast = [(group.question.id, list(group.answers), group.gold) for group in data.vote_groups]
     assert [(group.question.id, list(group.answers), group.gold) for group in found] == cast

@@ -1,5 +1,3 @@
-"""What counts as the same base."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,7 +15,6 @@ from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.stack import load_base
 
 DTYPES = ["float32", "bfloat16", "float16"]
-
 MakeIdentity = Callable[..., BaseIdentity]
 
 

@@ -55,7 +55,6 @@ def test_a_fresh_nat_is_the_base(
 def test_a_trained_nat_comes_back_bit_for_bit(
     new_stack: Any,
     negative_directory: Path,
-    tiny_student: Path,
     randomise: Any,
     make_batch: Any,
     logits_of: Any,
@@ -73,7 +72,7 @@ def test_a_trained_nat_comes_back_bit_for_bit(
     assert {f.name for f in tmp_path.iterdir()} == {POSITIVE, NEGATIVE, UNITS_FILE, ADAPTER_MANIFEST}
     manifest = read_manifest(tmp_path)
     assert (manifest["kind"], UnitSettings(**manifest["units"])) == ("nat", settings)
-    for opened in (open_nat(tmp_path), open_nat(tmp_path, str(tiny_student))):
+    for opened in (open_nat(tmp_path), open_nat(tmp_path, stack.student)):
         assert torch.equal(stock_logits(opened.model, batch), expected)
         assert not any(p.requires_grad for p in opened.parameters())
     (tmp_path / "again").mkdir()
@@ -94,20 +93,15 @@ def test_a_nat_that_trains_on_trains_its_own_half_and_the_units(new_stack: Any, 
 
 @pytest.mark.parametrize("half", [POSITIVE, NEGATIVE])
 def test_both_halves_are_stock_adapters(
-    new_stack: Any,
-    nat_directory: Path,
-    negative_directory: Path,
-    tiny_student: Path,
-    make_batch: Any,
-    logits_of: Any,
-    half: str,
+    new_stack: Any, nat_directory: Path, negative_directory: Path, make_batch: Any, logits_of: Any, half: str
 ) -> None:
     batch, stack = make_batch(), new_stack()
     load_nat(stack, nat_directory)
     for layer in stack.lora_layers(POSITIVE).values():
         layer.lora_variant.clear()  # the positive half as plain LoRA
     stack.activate(half, trainable=False)
-    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_student), nat_directory / half).eval()
+    base = AutoModelForCausalLM.from_pretrained(stack.student)
+    stock = PeftModel.from_pretrained(base, nat_directory / half).eval()
     assert torch.equal(stock_logits(stock, batch), logits_of(stack.eval(), batch))
     if half == NEGATIVE:
         assert (nat_directory / half / WEIGHTS).read_bytes() == (negative_directory / WEIGHTS).read_bytes()

@@ -1,5 +1,3 @@
-"""Which decoders keep packed samples apart, which can be sampled, and what is said of the others."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,12 +19,7 @@ GPT: dict[str, Any] = {"vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "
 SMALL = {**GPT, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
 SHAPE: dict[str, Any] = {**SMALL, "intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 16}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
-LINEAR = {
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-}
+DELTA = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
 WINDOW = {**SHAPE, "sliding_window": 8}
 APART: dict[str, dict[str, Any]] = {
     "llama": SHAPE,
@@ -40,7 +33,7 @@ APART: dict[str, dict[str, Any]] = {
 }
 RECURRENT: dict[str, dict[str, Any]] = {
     "mamba": {**GPT, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
-    "qwen3_next": {**SHAPE, **EXPERTS, **LINEAR, "shared_expert_intermediate_size": 32},
+    "qwen3_next": {**SHAPE, **EXPERTS, **DELTA, "shared_expert_intermediate_size": 32},
     "lfm2": {**SHAPE, "layer_types": ["conv", "full_attention"] * 2},
     "falcon_h1": {**SHAPE, "mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16},
 }

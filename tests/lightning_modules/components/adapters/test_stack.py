@@ -252,20 +252,11 @@ def test_unknown_dtype_and_unreachable_hub(tiny_student: Path) -> None:
         load_base("nobody/nothing")
 
 
-class Payload:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.file,)
-
-
 def test_a_base_that_is_a_pickle_is_refused(tiny_student: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_student, tmp_path / "base")
     (tmp_path / "base/model.safetensors").unlink()
-    torch.save({"model.norm.weight": Payload(tmp_path / "touched")}, tmp_path / "base/pytorch_model.bin")
+    toucher = type("Toucher", (), {"__reduce__": lambda self: (Path.touch, (tmp_path / "touched",))})()
+    torch.save({"model.norm.weight": toucher}, tmp_path / "base/pytorch_model.bin")
     with pytest.raises(InputError, match="more than tensors"):
         load_base(str(tmp_path / "base"))
     assert not (tmp_path / "touched").exists()

@@ -12,7 +12,6 @@ from lightning_modules.components.distillation.cache import Columns, SampleCache
 
 KEYS = [bytes([n]) * 16 for n in range(6)]
 LAYOUT = {"numbers": torch.empty(0, 3, dtype=torch.float16), "tokens": torch.empty(0, dtype=torch.uint16)}
-
 OpenCache = Callable[..., SampleCache]
 
 

@@ -118,17 +118,9 @@ def test_merging_is_refused_with_the_reason(nat: tuple[AdapterStack, nn.ModuleDi
 def test_decoding_with_a_cache_equals_the_full_forward(nat: tuple[AdapterStack, nn.ModuleDict]) -> None:
     model: Any = nat[0].eval().model
     prompt = torch.arange(5, 11)[None]
-    output = model.generate(
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=8,
-        do_sample=False,
-        eos_token_id=-1,
-        pad_token_id=0,
-        output_logits=True,
-        return_dict_in_generate=True,
-        use_cache=True,
-    )
+    length = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0, "use_cache": True}
+    result = {"output_logits": True, "return_dict_in_generate": True}
+    output = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **length, **result)
     full = nat[0](output.sequences, torch.ones_like(output.sequences))
     torch.testing.assert_close(torch.stack(output.logits, 1).double(), full[:, 5:-1], rtol=1e-5, atol=1e-5)
 

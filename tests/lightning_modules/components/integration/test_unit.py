@@ -15,14 +15,11 @@ from lightning_modules.components.integration.unit import Half, IntegrationUnit,
 from tests.lightning_modules import paper
 
 SCALES = {"positive": 2.0, "negative": 0.5}
+Pair = tuple[int, int]
 
 
 def random_case(
-    lead: tuple[int, ...] = (2, 3),
-    widths: tuple[int, int] = (5, 4),
-    ranks: tuple[int, int] = (2, 3),
-    seed: int = 0,
-    **unit_options: Any,
+    lead: tuple[int, ...] = (2, 3), widths: Pair = (5, 4), ranks: Pair = (2, 3), seed: int = 0, **unit_options: Any
 ) -> tuple[IntegrationUnit, dict[str, Tensor]]:
     """A float64 unit without zeros in it, and leaves: x, W₀, b, A_i and B_i of both branches."""
     generator = torch.Generator().manual_seed(seed)
@@ -69,23 +66,16 @@ def gradients(out: Tensor, unit: nn.Module, leaves: dict[str, Tensor]) -> dict[s
     lead=st.sampled_from([(3,), (2, 3), (1, 1), (2, 1, 2)]),
     widths=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     ranks=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    delta=st.booleans(),
-    attention=st.booleans(),
+    options=st.fixed_dictionaries({"delta": st.booleans(), "attention": st.booleans()}),
     with_base=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_forward_and_all_gradients_equal_the_paper(
-    lead: tuple[int, ...],
-    widths: tuple[int, int],
-    ranks: tuple[int, int],
-    delta: bool,
-    attention: bool,
-    with_base: bool,
-    seed: int,
+    lead: tuple[int, ...], widths: Pair, ranks: Pair, options: dict[str, bool], with_base: bool, seed: int
 ) -> None:
-    unit, leaves = random_case(lead, widths, ranks, seed, delta=delta, attention=attention)
+    unit, leaves = random_case(lead, widths, ranks, seed, **options)
     expected, (actual, alpha) = run_paper(unit, leaves), run_unit(unit, leaves, with_base)
-    assert (alpha is None) is not attention
+    assert (alpha is None) is not options["attention"]
     paper.assert_exact(actual, expected)
     paper.assert_exact(gradients(actual, unit, leaves), gradients(expected, unit, leaves))
     with torch.no_grad():

@@ -1,5 +1,3 @@
-"""CL's InfoNCE against its formula written out in plain Python, and at its limits."""
-
 from __future__ import annotations
 
 import math

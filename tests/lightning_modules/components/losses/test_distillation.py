@@ -81,17 +81,10 @@ def test_all_losses_equal_the_paper(
     ce = paper.cross_entropy(student, labels.tolist())
     kd = paper.distillation(nat, student, labels.tolist(), temperature)
     beta = paper.calibration(negative, nat, labels.tolist())
-    expected = {
-        "loss": paper.negative_calibrated(ce, kd, beta, mix),
-        "cross_entropy": ce,
-        "distillation": math.fsum(kd) / len(kd),
-        "beta": beta,
-        "kd": kd,
-    }
-    paper.assert_exact(
-        all_parts(models, labels, mix, temperature),
-        {name: torch.tensor(value, dtype=torch.float64) for name, value in expected.items()},
-    )
+    parts = {"cross_entropy": ce, "distillation": math.fsum(kd) / len(kd), "beta": beta, "kd": kd}
+    expected = {"loss": paper.negative_calibrated(ce, kd, beta, mix), **parts}
+    exact = {name: torch.tensor(value, dtype=torch.float64) for name, value in expected.items()}
+    paper.assert_exact(all_parts(models, labels, mix, temperature), exact)
 
 
 def test_micro_batches_with_the_counts_of_the_step_add_up_to_it(case: tuple[list[Tensor], Tensor]) -> None:

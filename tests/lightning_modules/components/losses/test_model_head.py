@@ -1,5 +1,3 @@
-"""Which head a model gets, and that both say what the model's own logits say."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -26,15 +24,8 @@ from lightning_modules.components.losses.output_head import CHUNK_BYTES, Head, O
 from tests.lightning_modules.components.losses.cases import gradient_of, normal
 
 V = 50
-SHAPE: dict[str, Any] = {
-    "vocab_size": V,
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
+SHAPE: dict[str, Any] = {"vocab_size": V, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0}
 GPT: dict[str, Any] = {"vocab_size": V, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 32}
 CONFIGS: dict[str, tuple[Any, type[Head]]] = {
     "llama": (LlamaConfig(**SHAPE), OutputHead),

@@ -1,5 +1,3 @@
-"""NT, UL and REDI against their formulas written out in plain Python, and at their limits."""
-
 from __future__ import annotations
 
 import math
@@ -19,12 +17,8 @@ LENGTHS, VERDICTS = [3, 2, 4, 1, 2], [True, False, False, True, False]
 
 
 def losses(weight: float = 0.3) -> dict[str, Objective]:
-    return {
-        "nt": NegativeTraining(weight),
-        "ul-sequence": Unlikelihood(weight),
-        "ul-token": Unlikelihood(weight, "token"),
-        "redi": REDI(weight),
-    }
+    likelihoods = {"ul-sequence": Unlikelihood(weight), "ul-token": Unlikelihood(weight, "token")}
+    return {"nt": NegativeTraining(weight), **likelihoods, "redi": REDI(weight)}
 
 
 def reference(name: str, rows: list[list[float]], verdicts: list[bool], weight: float) -> float:

@@ -86,8 +86,11 @@ def test_half_precision_weights_are_reduced_in_float32(dtype: torch.dtype) -> No
     torch.testing.assert_close(gradient_of(actual, half).double(), gradient_of(expected, exact), rtol=eps, atol=2 * eps)
 
 
-def half_precision_products(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    """What a GPU does under autocast: factors rounded to `dtype`, products summed in float32."""
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_tokens_logit_and_the_partition_see_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """As a GPU computes under autocast: factors rounded to `dtype`, products summed in float32."""
 
     def product(products: Any, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
         assert left.dtype == right.dtype == dtype
@@ -95,13 +98,6 @@ def half_precision_products(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype)
 
     monkeypatch.setattr("lightning_modules.components.losses.output_head._product_dtype", lambda weight, hidden: dtype)
     monkeypatch.setattr("lightning_modules.components.losses.output_head._Products._product", product)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_tokens_logit_and_the_partition_see_the_same_weights(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
-) -> None:
-    half_precision_products(monkeypatch, dtype)
     weight, hidden = normal(V, 64, seed=1).float() / 4, normal(N, 64).float()
     hidden[0] = 8 * weight[0]  # a learnt token: log P(y) near 0 from below
     logits = hidden.to(dtype).double() @ weight.to(dtype).double().T

@@ -1,5 +1,3 @@
-"""DPO against its formula written out in plain Python, and at its limits."""
-
 from __future__ import annotations
 
 import math

@@ -16,21 +16,9 @@ from lightning_modules.components.sampling.sampler import Sample, sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 
 VOCABULARY, PAD, EOS, CONTEXT = 40, 0, 2, 64
-
-
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": CONTEXT,
-    "pad_token_id": PAD,
-    "bos_token_id": 1,
-    "eos_token_id": EOS,
-    "initializer_range": 0.3,
-}
+SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": EOS}
+SIZES |= {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "initializer_range": 0.3}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
 
 
 def tiny_llama() -> Any:
@@ -68,9 +56,8 @@ def run(
 def test_greedy_equals_generate(model: Any) -> None:
     ids, mask, _ = prompts()
     settings = SamplingSettings(temperature=0, max_new_tokens=12)
-    expected = model.generate(
-        input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=12, eos_token_id=EOS, pad_token_id=PAD
-    )[:, ids.shape[1] :]
+    options = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": EOS, "pad_token_id": PAD}
+    expected = model.generate(input_ids=ids, attention_mask=mask, **options)[:, ids.shape[1] :]
     for row, got in zip(expected.tolist(), run(model, settings), strict=True):
         assert got.token_ids == (row[: row.index(EOS)] if EOS in row else row)
         assert got.finished == (EOS in row)

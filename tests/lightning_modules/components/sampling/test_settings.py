@@ -1,24 +1,17 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.sampling.settings import SamplingSettings
 
+BAD: dict[str, list[float]] = {"samples": [0], "max_new_tokens": [0], "rows": [0], "top_p": [0.0, 1.5]}
+BAD |= {"temperature": [-0.1, math.nan, math.inf]}
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("samples", 0),
-        ("max_new_tokens", 0),
-        ("rows", 0),
-        ("temperature", -0.1),
-        ("temperature", float("nan")),
-        ("temperature", float("inf")),
-        ("top_p", 0.0),
-        ("top_p", 1.5),
-    ],
-)
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in BAD.items() for value in values])
 def test_settings_name_the_wrong_field(field: str, value: float) -> None:
     with pytest.raises(InputError) as caught:
         SamplingSettings(**{field: value})  # type: ignore[arg-type]
