@@ -1,7 +1,5 @@
 """Command lines, parsed as the verb would parse them, and not run."""
 
-from __future__ import annotations
-
 import lightning as L
 
 from dust2gold import cli

@@ -1,7 +1,5 @@
 """What all tests share: an offline machine with few threads, a tiny student, the real data where there is any."""
 
-from __future__ import annotations
-
 import gc
 import os
 from collections.abc import Callable

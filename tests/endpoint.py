@@ -1,7 +1,5 @@
 """An OpenAI-compatible server on loopback that can misbehave, and remembers what it was asked and paid for."""
 
-from __future__ import annotations
-
 import json
 import re
 import threading

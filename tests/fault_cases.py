@@ -1,7 +1,5 @@
 """What `tests.faults` kills: commands on tiny data, and the files they must make whatever happens to them."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import signal

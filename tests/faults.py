@@ -6,8 +6,6 @@ Every file that matters and every loss must be the same to the last bit, but for
 a batch, `predict` decodes the rest of it beside other questions, and matrix products round differently.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import random

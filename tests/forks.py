@@ -1,7 +1,5 @@
 """Command lines in processes forked from this one, which has loaded all libraries and computed nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

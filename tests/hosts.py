@@ -1,7 +1,5 @@
 """Two hosts on one machine: network namespaces, joined by a veth pair and the file system alone."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

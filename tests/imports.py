@@ -1,7 +1,5 @@
 """What a source file imports."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Callbacks that stop a run after so many batches (or validations) of a process, and note what it trained on."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

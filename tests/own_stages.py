@@ -1,7 +1,5 @@
 """A file for `run --stages` with the stages of a test."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dust2gold.run.stage import Stage

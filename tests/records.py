@@ -1,7 +1,5 @@
 """Records and files for tests: word problems with one sum each, short enough for the tiny student's context."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

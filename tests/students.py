@@ -1,7 +1,5 @@
 """The student of the tests, and adapters without checksums."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The picture of docs/architecture.md against the imports of the code: who may import whom, and no circles."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a user sees of a mistake: two lines on stderr that name file, line, field and the way out; no traceback."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

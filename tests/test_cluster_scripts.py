@@ -1,7 +1,5 @@
 """The scripts of docs/cluster do what they say: run with stand-ins for torchrun and SLURM that note what is asked."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

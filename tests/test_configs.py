@@ -1,7 +1,5 @@
 """Every YAML under configs/ makes what it says: stages and overlays are instantiated, runs' commands parsed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """The whole method in small, on the embedded student, a few steps a stage: the demo, twice, and the paper's tables."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

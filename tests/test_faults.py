@@ -1,7 +1,5 @@
 """`make faults`, shortened: commands killed at random points make what undisturbed ones make."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace

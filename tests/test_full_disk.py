@@ -1,7 +1,5 @@
 """Every verb on a tmpfs that fills up or turns read-only: an error that says so, and with room again it works."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os

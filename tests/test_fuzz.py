@@ -1,7 +1,5 @@
 """Hostile input: whatever a file or a model says, it is read, or refused with one of our errors, and in time."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

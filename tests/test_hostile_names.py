@@ -1,7 +1,5 @@
 """Hostile ids and names: nothing outside the work directory changes, no control sequence is printed."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Every source file has a test file of its name in the same place of `tests/`, or stands here with where it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]

@@ -1,7 +1,5 @@
 """A key in the environment, which an endpoint repeats, and one in an option: in no file of a run, nor printed."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Two processes make what one makes with twice the accumulation: losses, weights, samples, scores, votes, metrics."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """A killed run goes on bit-exactly: the same batches, the same weights, the same best adapter."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The same command again, after a kill, a signal or damage: what `fit` goes on from, and what it says."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

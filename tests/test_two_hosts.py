@@ -1,7 +1,5 @@
 """Two hosts are one; one that vanishes ends the other, and both go on when it is back."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

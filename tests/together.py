@@ -1,7 +1,5 @@
 """Runs a function in several processes that form a group as torchrun would start them, forked from this one."""
 
-from __future__ import annotations
-
 import os
 import socket
 import threading

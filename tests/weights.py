@@ -1,7 +1,5 @@
 """Compares runs: the tensors of their adapter directories, and their samples."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The command lines of tests: a stage's verb on the CPU, and `collect`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from benchmarks.students import SHAPES, build_student, flops_per_token, sharing_weights
 
 

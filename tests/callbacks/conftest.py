@@ -1,7 +1,5 @@
 """What the tests of the callbacks share: a Trainer without frills, and a way to read TensorBoard's files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """AnswerAccuracy: greedy answers graded, counted by group, and written for the report."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

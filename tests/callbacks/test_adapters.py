@@ -1,7 +1,5 @@
 """Which adapter lies where when a run ends, is resumed, or fails to write."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

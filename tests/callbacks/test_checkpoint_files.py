@@ -1,7 +1,5 @@
 """Reading checkpoints: whatever bit of one is flipped, what is read is what was written, or it is called damaged."""
 
-from __future__ import annotations
-
 import random
 import struct
 from pathlib import Path

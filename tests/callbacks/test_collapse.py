@@ -1,7 +1,5 @@
 """The alarm rings when right rationales become unlikely in training, and only then."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from pathlib import Path

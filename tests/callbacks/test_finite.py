@@ -1,7 +1,5 @@
 """Training stops at a NaN: ids named, batches saved for replay, weights and the best adapter as they were."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

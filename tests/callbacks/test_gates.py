@@ -1,7 +1,5 @@
 """GateMonitor against α_neg computed by hand from what enters and leaves a layer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, cast
 

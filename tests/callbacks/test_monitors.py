@@ -1,7 +1,5 @@
 """Throughput, β and rationales as TensorBoard shows them."""
 
-from __future__ import annotations
-
 import time
 from types import SimpleNamespace
 from typing import Any

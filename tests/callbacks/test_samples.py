@@ -1,7 +1,5 @@
 """SampleWriter: what `predict` leaves, and how an interrupted run goes on."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

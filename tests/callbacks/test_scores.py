@@ -1,7 +1,5 @@
 """The scores of M_rank on their way to the votes (scored.jsonl) and to TensorBoard."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the tests of the DataModules share: files of both verdicts, and DataModules that have read them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

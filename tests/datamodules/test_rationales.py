@@ -1,7 +1,5 @@
 """The DataModule of the decoder stages: the batches of docs/formats.md. Damaged lines: tests/test_bad_input.py."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

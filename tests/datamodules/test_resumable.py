@@ -1,7 +1,5 @@
 """The resume position: kept for the same split of a step, converted for another one, refused for another step size."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Votes on samples, from files to tables; in two processes and by configs/vote.yaml: tests/test_processes.py."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

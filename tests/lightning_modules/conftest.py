@@ -1,7 +1,5 @@
 """What the tests of the decoder stages share: batches, and trained-looking adapters on the tiny student."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any

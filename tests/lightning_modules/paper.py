@@ -1,7 +1,5 @@
 """The paper in float64, slowly and word for word: what the fast forms are held against. Imports none of the losses."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

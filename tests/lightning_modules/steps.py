@@ -1,7 +1,5 @@
 """A stage in a quiet Trainer, and outside one: its losses on a batch without dropout, a few optimizer steps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

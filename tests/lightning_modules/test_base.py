@@ -1,7 +1,5 @@
 """What holds for every stage that trains a decoder: what moves, what is saved, what resumes, what is answered."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

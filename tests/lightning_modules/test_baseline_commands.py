@@ -1,7 +1,5 @@
 """Each baseline by its own config through the command line: trained, its adapter written, the questions answered."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

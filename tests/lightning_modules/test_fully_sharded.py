@@ -1,7 +1,5 @@
 """FSDP2 on two processes is DDP on two processes: weights, losses, checkpoints and adapters."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The example of docs/method.md, "Add a loss of your own", exactly as it stands there."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from pathlib import Path

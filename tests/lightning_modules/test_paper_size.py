@@ -1,7 +1,5 @@
 """The stages on a student of the paper's size, on the meta device: nothing is allocated, everything is built."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

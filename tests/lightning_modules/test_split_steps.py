@@ -1,7 +1,5 @@
 """However an optimizer step is cut into batches, rows and ranks, its gradient is the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

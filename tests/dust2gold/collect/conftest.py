@@ -1,7 +1,5 @@
 """An endpoint, questions and settings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

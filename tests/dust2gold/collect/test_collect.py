@@ -1,7 +1,5 @@
 """Collecting from a server on loopback that misbehaves in every way a server can."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Collecting in a process of its own that is killed, terminated and interrupted."""
 
-from __future__ import annotations
-
 import json
 import random
 import signal

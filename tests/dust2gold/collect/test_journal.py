@@ -1,7 +1,5 @@
 """The journal: what was cut off, damaged, locked or does not fit, and what its lines add up to."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """A large model as a row of the report: graded and written like a student's test."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From the embedded student behind an endpoint to D_pos, D_neg, and a stage that trains on them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading

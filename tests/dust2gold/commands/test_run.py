@@ -1,7 +1,5 @@
 """`run --seeds` on the copying stages of conftest.py, to which a seed and a stage that reports are added."""
 
-from __future__ import annotations
-
 import argparse
 
 import pytest

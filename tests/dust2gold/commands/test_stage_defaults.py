@@ -1,7 +1,5 @@
 """What stages have without saying so."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """jsonargparse's messages in two lines; what users see of their mistakes is in tests/test_bad_input.py."""
 
-from __future__ import annotations
-
 from dust2gold.core.config_errors import explained
 
 

@@ -1,7 +1,5 @@
 """Where configs are found, and what is said of those that cannot be read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

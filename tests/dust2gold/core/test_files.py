@@ -1,7 +1,5 @@
 """Files and directories that are written whole or not at all, by processes that are killed in the middle."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import itertools

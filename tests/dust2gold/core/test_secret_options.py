@@ -1,7 +1,5 @@
 """Which options hold a key by their names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

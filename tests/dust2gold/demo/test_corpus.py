@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import re
 
 from dust2gold.demo.corpus import documents

@@ -1,7 +1,5 @@
 """Every generated problem must be consistent: the text, the steps and the answer tell the same story."""
 
-from __future__ import annotations
-
 import random
 import re
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The teacher's rationales, read back from their text by an independent parser."""
 
-from __future__ import annotations
-
 import random
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """A run directory as `run` leaves it: trained adapters of the tiny student, a summary and results."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The neighbours themselves take what we export: TRL trains on it, lm-evaluation-harness scores it as we do."""
 
-from __future__ import annotations
-
 import json
 import socket
 import subprocess

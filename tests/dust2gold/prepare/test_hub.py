@@ -1,7 +1,5 @@
 """`prepare --input hub:...` on a local directory that `datasets` loads, and without a network."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands that write files do not destroy what they read, nor what was made of another file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

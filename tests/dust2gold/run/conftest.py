@@ -1,7 +1,5 @@
 """Three stages in a temporary directory, run through the real verb with commands that only copy text."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The method's stages as command lines, and a user's own beside them (examples/own_stage.py)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

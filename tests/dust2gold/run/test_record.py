@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from dust2gold.run.record import duration

@@ -1,7 +1,5 @@
 """What of our code each verb rests on, as its imports say."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

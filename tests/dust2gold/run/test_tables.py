@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from dust2gold.run.settings import RunSettings
 from dust2gold.run.stage import in_order
 from dust2gold.run.tables import PUBLISHERS, run_stages

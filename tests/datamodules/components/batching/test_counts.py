@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import torch
 
 from datamodules.components.batching.counts import count_targets, step_counts

@@ -1,7 +1,5 @@
 """Answers as text: the MATH convention, answers of equal value, and the gold answers of the published data sets."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterator

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from datamodules.components.grading.grader import StringGrader
 
 

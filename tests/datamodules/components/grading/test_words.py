@@ -1,7 +1,5 @@
 """Words against formulas, in `canonical` and in what math-verify parses."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """A finished run made of invented records: predictions of several methods, and scored samples that were voted with."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from dust2gold.report.analyses.methods import method_order
 
 

@@ -1,7 +1,5 @@
 """A base in 8 or 4 bits: adapters train on it in float32, sample from it, and go on on the original weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """Batches, log-probabilities and hidden states for the tests of losses."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

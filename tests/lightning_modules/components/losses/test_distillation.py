@@ -1,7 +1,5 @@
 """NCE's loss, with cross-entropy and the output head below it, against the paper in float64 and at its limits."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

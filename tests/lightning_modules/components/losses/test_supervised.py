@@ -1,7 +1,5 @@
 """Cross-entropy is held against the paper in test_distillation.py; here, its share of the right rationales."""
 
-from __future__ import annotations
-
 import torch
 
 from lightning_modules.components.losses.supervised import cross_entropy, positive_cross_entropy

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import torch
 
 from lightning_modules.components.losses.targets import IGNORE, Denominators, at_targets, find_targets, sample_sums

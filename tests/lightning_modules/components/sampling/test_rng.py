@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import torch
 
 from lightning_modules.components.sampling.rng import draw_tokens, sample_seed, uniform_block
