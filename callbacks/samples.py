@@ -87,7 +87,7 @@ class SampleWriter(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Joins the parts into the output, in the order of the questions, and removes them."""
         if stage == "predict" and self._stream is not None:
-            self._join(trainer, self._stream)
+            self._join(trainer, self._stream, pl_module.sampling.samples)  # type: ignore[union-attr]  # a decoder stage
         self._release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -124,7 +124,7 @@ class SampleWriter(L.Callback):
                 file.unlink()
         return set(whole)
 
-    def _join(self, trainer: L.Trainer, stream: IO[Any]) -> None:
+    def _join(self, trainer: L.Trainer, stream: IO[Any], samples: int) -> None:
         stream.close()
         self._stream = None
         trainer.strategy.barrier("samples written")
@@ -133,6 +133,14 @@ class SampleWriter(L.Callback):
         order = {question: number for number, question in enumerate(self._origin.prompts)}
         records = [record for part in self._parts() for record in SamplePart.read(part, self._origin).whole()]
         unique = {record.id: record for record in records}
+        expected = [rationale_id(question, k) for question in order for k in range(samples)]
+        missing = [name for name in expected if name not in unique]
+        if missing and trainer.limit_predict_batches == 1.0:  # a part was removed, or is not seen from here
+            raise InputError(
+                f"{len(missing):,} of {len(expected):,} samples are missing, e.g. {missing[0]}: not joined",
+                file=self._path,
+                remedy="run the same command again: it samples them; put the directory where all processes see it",
+            )
         ordered = sorted(unique.values(), key=lambda r: (order[r.question_id], int(r.id.rsplit("/", 1)[1])))
         write_rationales(self._path, ordered)
         for file in self._parts():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datamodules.components.records.records import Rationale, read_rationales, write_rationales
+from dust2gold.core.errors import InputError
 from dust2gold.core.files import keep_inputs
 
 
@@ -14,12 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `augment`."""
     parser.add_argument("--positive", type=Path, required=True, metavar="FILE", help="D_pos, e.g. data/positive.jsonl")
     parser.add_argument("--samples", type=Path, required=True, metavar="FILE", help="the student's samples, graded")
+    parser.add_argument("--uneven", action="store_true", help="take samples of which some questions have fewer")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
 
 
 def main(args: argparse.Namespace) -> int:
     """Writes the joined file and says what came from where."""
     keep_inputs([args.positive, args.samples], [args.output])
+    counts = Counter(sample.question_id for sample in read_rationales(args.samples))
+    most = max(counts.values(), default=0)
+    if few := [question for question, count in counts.items() if count < most and not args.uneven]:
+        problem = f"{len(few):,} of {len(counts):,} questions have fewer than {most} samples, e.g. '{few[0]}'"
+        remedy = "let predict finish: the same command goes on; or give --uneven"
+        raise InputError(problem, file=args.samples, remedy=remedy)
     teacher = sum(1 for _ in read_rationales(args.positive))
     joined = write_rationales(args.output, augmented(read_rationales(args.positive), read_rationales(args.samples)))
     print(f"{teacher:,} rationales of D_pos and {joined - teacher:,} of the student's own, in {args.output}")

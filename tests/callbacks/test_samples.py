@@ -222,18 +222,31 @@ def test_a_damaged_part(predict: Predict, tmp_path: Path, capsys: Any, line: int
     check_same_but_for_rounding(tmp_path / "run/samples.jsonl", tmp_path / "undisturbed/samples.jsonl")
 
 
-def test_a_sample_damaged_meanwhile(predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        (True, r"samples\.part-0\.jsonl:2: damaged line\n  run the same command again"),
+        (
+            False,
+            r"samples\.jsonl: 1 of 12 samples are missing, e\.g\. q\d/\d: not joined\n  run the same command again",
+        ),
+    ],
+    ids=["damaged", "missing"],
+)
+def test_a_sample_lost_meanwhile(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool, message: str
+) -> None:
     """What was read at the beginning is whole, so it can only have happened since."""
     part, join = tmp_path / PART, SampleWriter._join
 
-    def damage(writer: SampleWriter, trainer: L.Trainer, stream: Any) -> None:
+    def damage(writer: SampleWriter, trainer: L.Trainer, stream: Any, samples: int) -> None:
         stream.close()
         first, hit, *others = part.read_bytes().splitlines(keepends=True)
-        part.write_bytes(b"".join([first, hit[:25] + b"\n", *others]))
-        join(writer, trainer, stream)
+        part.write_bytes(b"".join([first, *([hit[:25] + b"\n"] if damaged else []), *others]))
+        join(writer, trainer, stream, samples)
 
     monkeypatch.setattr(SampleWriter, "_join", damage)
-    with pytest.raises(InputError, match=r"samples\.part-0\.jsonl:2: damaged line\n  run the same command again"):
+    with pytest.raises(InputError, match=message):
         predict()
     assert not (tmp_path / "run" / "samples.jsonl").exists()
     monkeypatch.setattr(SampleWriter, "_join", join)

@@ -32,6 +32,10 @@ def test_the_verb_writes_the_file_and_counts(tmp_path: Path, capsys: pytest.Capt
     assert cli.main(words) == 0
     assert [record.id for record in read_rationales(output)] == ["q0/0", "q1/0", "q0/2", "q0/4"]
     assert "2 rationales of D_pos and 2 of the student's own" in capsys.readouterr().out
+    write_rationales(samples, [rationale(0, k, writer="nat") for k in range(5)] + [rationale(1, 0, writer="nat")])
+    assert cli.main(words) == 1
+    assert "1 of 2 questions have fewer than 5 samples, e.g. 'q1'" in capsys.readouterr().err
+    assert cli.main([*words, "--uneven"]) == 0
     samples.write_text("{}\n", encoding="utf-8")
     before = output.read_bytes()
     assert cli.main(words) == 1
