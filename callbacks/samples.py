@@ -84,10 +84,10 @@ class SampleWriter(L.Callback):
         if batch_idx == 0:
             show_rationales(trainer, "samples", self._grader.records(outputs[:SHOWN], batch))
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Joins the parts into the output, in the order of the questions, and removes them."""
         if stage == "predict" and self._stream is not None:
-            self._join(trainer, self._stream, pl_module.sampling.samples)  # type: ignore[union-attr]  # a decoder stage
+            self._join(trainer, self._stream, pl_module.sampling.samples)
         self._release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

@@ -79,6 +79,7 @@ class StudentModule(TrainableModule):
         self.sampling = sampling
         self.stack: AdapterStack | None = None
         self.sample_listeners: list[SampleListener] = []
+        self._has_trained = False
 
     @abstractmethod
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
@@ -166,9 +167,14 @@ class StudentModule(TrainableModule):
             return 1  # its sums are divided by the counts of the whole step already
         return 0 if is_filler(batch) else self.weight_of(part, targets)
 
+    def on_fit_end(self) -> None:
+        """Remembers that something was trained."""
+        self._has_trained = True
+
     def on_test_start(self) -> None:
         """Prints a note if nothing was trained; no error, because the base model is a legitimate baseline."""
-        if self.adapter is None and self.trainer.ckpt_path is None and self.trainer.is_global_zero:
+        trained = self._has_trained or self.adapter is not None or self.trainer.ckpt_path is not None
+        if not trained and self.trainer.is_global_zero:
             print("no --model.adapter: the base model answers, as it was before any training", file=sys.stderr)
 
     on_predict_start = on_test_start

@@ -133,7 +133,9 @@ def test_fit_trains_with_dropout_and_resumes(make_stage: Any, make_batch: Any, t
 
 
 @pytest.mark.parametrize("name", ["negative", "nat", "nce"])
-def test_questions_are_answered(make_stage: Any, tmp_path: Path, name: str) -> None:
+def test_questions_are_answered(
+    make_stage: Any, make_batch: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     module = make_stage(name, sampling=SamplingSettings(samples=3, max_new_tokens=4))
     ids = torch.arange(4, 14).reshape(2, 5)
     questions = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "questions": [{"id": "a"}, {"id": "b"}]}
@@ -142,7 +144,12 @@ def test_questions_are_answered(make_stage: Any, tmp_path: Path, name: str) -> N
     listener = L.pytorch.callbacks.LambdaCallback(on_predict_batch_end=lambda *args: outputs.append(args[2]))
     quiet_trainer(tmp_path, listener).predict(module, loader(questions), return_predictions=False)
     assert [(s.question_index, s.k) for s in outputs[0]] == [(q, k) for q in range(2) for k in range(3)]
+    untrained = "the base model answers, as it was before any training"
     quiet_trainer(tmp_path).test(module, loader(questions))
+    assert untrained in capsys.readouterr().err
     greedy = [module.eval().test_step(questions, 0) for _ in range(2)]
     assert greedy[0] == greedy[1]
     assert len(greedy[0]) == 2
+    (trainer := quiet_trainer(tmp_path, max_steps=1)).fit(module, loader(make_batch()))
+    trainer.test(module, loader(questions))
+    assert untrained not in capsys.readouterr().err

@@ -25,6 +25,7 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.students import locate_student
@@ -154,7 +155,10 @@ class AdapterStack(nn.Module):
         for target in settings.target_modules:
             if not any(path.endswith(f".{target}") for path in layers):
                 problem = f"the student has no layer '{target}' that LoRA could adapt"
-                remedy = "name linear layers of this model, e.g. q_proj, v_proj"
+                found = [
+                    path for path, m in self.base.get_decoder().named_modules() if isinstance(m, (nn.Linear, Conv1D))
+                ]
+                remedy = f"its linear layers are {', '.join(sorted({path.rpartition('.')[2] for path in found}))}"
                 raise InputError(problem, field="lora.target_modules", remedy=remedy)
         try:
             self._inject(name, settings.peft())

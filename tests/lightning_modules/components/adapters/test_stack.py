@@ -212,7 +212,9 @@ def test_an_adapter_that_is_no_lora_is_refused(new_stack: Any, tiny_student: Pat
     ],
 )
 def test_settings_that_do_not_fit_the_student_are_refused(new_stack: Any, changes: dict[str, Any], field: str) -> None:
-    problem = {"lora.target_modules": "no layer 'c_attn'", "lora": "cannot put a LoRA on the student"}[field]
+    linear = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    missing = f"no layer 'c_attn' that LoRA could adapt\n  its linear layers are {linear}"
+    problem = {"lora.target_modules": missing, "lora": "cannot put a LoRA on the student"}[field]
     with pytest.raises(InputError, match=problem) as caught:
         new_stack().add("one", LoraSettings(**changes))
     assert caught.value.field == field
