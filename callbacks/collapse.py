@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.finite import stopping
 from dust2gold.core.errors import InputError
-from lightning_modules.components.losses.targets import is_filler
+from lightning_modules.components.losses.targets import is_padding
 
 
 class CollapseAlarm(L.Callback):
@@ -60,9 +60,9 @@ class CollapseAlarm(L.Callback):
         positive: Tensor | None = getattr(pl_module, "last_positive", None)
         if positive is None:
             return
-        # A filler batch counts as one without right rationales, so that the windows of all processes fill at the same
+        # A padding batch counts as one without right rationales, so that the windows of all processes fill at the same
         # batch, where they communicate.
-        positive = positive[:0] if is_filler(batch) else positive
+        positive = positive[:0] if is_padding(batch) else positive
         self._sums.append(torch.stack([positive.double().sum(), positive.new_tensor(len(positive)).double()]))
         if len(self._sums) == self.window:
             total, count = torch.stack(self._sums).sum(0).tolist()  # waits for the GPU, once a window

@@ -62,7 +62,7 @@ class PairDataModule(TrainingDataModule):
         if stage == "predict":
             self._read_records()
 
-    def usable(self, examples: Examples, file: Path) -> Examples:
+    def gradable(self, examples: Examples, file: Path) -> Examples:
         """The file's right and wrong rationales; says how many ungradable ones it leaves out."""
         ungradable = examples.ungradable  # [n]
         if ungradable.any():

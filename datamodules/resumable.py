@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.components.batching.groups import Group
-from datamodules.components.batching.sampler import Batch, Planned, TrainingSampler, ValidationSampler
+from datamodules.components.batching.sampler import Batch, BatchDataset, TrainingSampler, ValidationSampler
 from datamodules.components.table import Example, Examples
 from dust2gold.core.errors import InputError
 
@@ -78,13 +78,13 @@ class ResumableDataModule(L.LightningDataModule):
             now: The same of this run.
         """
         assert self.trainer is not None
-        share = before[0] * before[1]
-        if share != now[0] * now[1]:
+        per_step = before[0] * before[1]
+        if per_step != now[0] * now[1]:
             raise InputError(
-                f"the checkpoint was made by {before[0]} process(es) accumulating {before[1]} batch(es), {share} an"
+                f"the checkpoint was made by {before[0]} process(es) accumulating {before[1]} batch(es), {per_step} an"
                 f" optimizer step; here are {now[0]} accumulating {now[1]}, {now[0] * now[1]} a step",
                 field="trainer.accumulate_grad_batches",
-                remedy=f"go on with processes × accumulated batches = {share}, or start anew with --ckpt_path none",
+                remedy=f"go on with processes × accumulated batches = {per_step}, or start anew with --ckpt_path none",
             )
         if self.trainer.limit_train_batches != 1.0:
             raise InputError(
@@ -94,7 +94,7 @@ class ResumableDataModule(L.LightningDataModule):
 
         def counted_now(batch: int) -> int:
             done = batch * before[0]  # of all ranks
-            return (done - (done % share if done % now[0] else 0)) // now[0]
+            return (done - (done % per_step if done % now[0] else 0)) // now[0]
 
         self._state = {**self._state, "batch": counted_now(self._state["batch"]), "split": now}
         checkpoint = self.trainer._checkpoint_connector._loaded_checkpoint
@@ -122,7 +122,7 @@ class ResumableDataModule(L.LightningDataModule):
 
     def training_loader(self, examples: Examples, sampler: TrainingSampler, collate: Collate) -> DataLoader[Any]:
         """Training batches in a sampler's order, resumed, each with the `step` counts of its optimizer step."""
-        return self.loader(Planned(examples), self.resumed(sampler), partial(_collate_with_step, collate))
+        return self.loader(BatchDataset(examples), self.resumed(sampler), partial(_collate_with_step, collate))
 
     def validation_loader(
         self,
@@ -136,7 +136,7 @@ class ResumableDataModule(L.LightningDataModule):
         """Validation batches, each row once over all ranks, equally many a rank; see `ValidationSampler`."""
         limit = 1.0 if self.trainer is None else self.trainer.limit_val_batches
         sampler = ValidationSampler(lengths, batch_size, *self.rank_of_world(), counts, limit, groups)
-        return self.loader(Planned(examples), sampler, partial(_collate_with_step, collate))
+        return self.loader(BatchDataset(examples), sampler, partial(_collate_with_step, collate))
 
     def loader(self, rows: Any, sampler: Iterable[Any], collate: Any) -> DataLoader[Any]:
         """A loader of a map-style data set by a batch sampler that shards by itself."""

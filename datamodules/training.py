@@ -104,7 +104,7 @@ class TrainingDataModule(ResumableDataModule):
             raise InputError(problem, field="data.validation_fraction", remedy=remedy)
         self.train_examples, self.validation_examples = train, held
 
-    def usable(self, examples: Examples, file: Path) -> Examples:
+    def gradable(self, examples: Examples, file: Path) -> Examples:
         """The rationales of a file whose verdicts this stage can use.
 
         Raises:
@@ -138,7 +138,7 @@ class TrainingDataModule(ResumableDataModule):
         limits = Limits(self.max_length, self.drop_longer, context_of(self.tokenizer_name), self.max_characters)
         parts: list[Examples] = []
         for file in files:
-            examples = self.usable(Examples(open_table(self.tokenizer, file, self.encoded)), file)
+            examples = self.gradable(Examples(open_table(self.tokenizer, file, self.encoded)), file)
             parts.append(limits.apply(examples, file))
             self.require_some(parts[-1], file)
         limits.report()

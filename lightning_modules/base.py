@@ -24,7 +24,7 @@ from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 from lightning_modules.components.integration.unit import IntegrationUnit
-from lightning_modules.components.losses.targets import Targets, at_targets, find_targets, is_filler
+from lightning_modules.components.losses.targets import Targets, at_targets, find_targets, is_padding
 from lightning_modules.components.sampling.cache import can_be_sampled
 from lightning_modules.components.sampling.sampler import Sample, sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
@@ -165,7 +165,7 @@ class StudentModule(TrainableModule):
         """What a batch counts for in the mean of a part of the loss over an optimizer step, or the validation."""
         if "step" in batch and part not in self.own_means:
             return 1  # its sums are divided by the counts of the whole step already
-        return 0 if is_filler(batch) else self.weight_of(part, targets)
+        return 0 if is_padding(batch) else self.weight_of(part, targets)
 
     def on_fit_end(self) -> None:
         """Remembers that something was trained."""

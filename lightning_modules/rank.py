@@ -14,7 +14,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.losses.ranking import RANKING_LOSSES, pairwise
-from lightning_modules.components.losses.targets import is_filler
+from lightning_modules.components.losses.targets import is_padding
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings
 from lightning_modules.components.ranking.ranker import Ranker, load_ranker
 from lightning_modules.trainable import TrainableModule
@@ -100,7 +100,7 @@ class RankModel(TrainableModule):
             The scores [P] of right (`positive`) and wrong (`negative`) rationales, for callbacks.
         """
         rows = self(batch)  # [R]
-        positive, negative = rows[batch["pairs"][:0] if is_filler(batch) else batch["pairs"]].unbind(1)  # [P] each
+        positive, negative = rows[batch["pairs"][:0] if is_padding(batch) else batch["pairs"]].unbind(1)  # [P] each
         pairs, logits = len(positive), torch.cat([positive, negative])  # [2P]
         # Logits, not scores: σ maps distinct large logits to the same float, and they would tie.
         self.pairwise_accuracy.update((positive > negative).float() + (positive == negative).float() / 2)

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 
-from lightning_modules.components.losses.targets import is_filler
+from lightning_modules.components.losses.targets import is_padding
 
 
 class Killed(BaseException):
@@ -116,7 +116,7 @@ class Shares(L.Callback):
     """Appends to `<root>/share-<rank>.jsonl` what this process trained on (epoch and ids), answered or scored (ids)."""
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not is_filler(batch):
+        if not is_padding(batch):
             self._note(trainer, trained=batch.get("ids") or batch["question_ids"], epoch=trainer.current_epoch)
 
     def on_test_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, *args: Any) -> None:

@@ -19,7 +19,7 @@ Step = dict[str, tuple[float, float]]
 
 _GROUPS = ("all", "positive", "negative")
 
-NOTHING: Step = dict.fromkeys(_GROUPS, (math.inf, math.inf))
+NO_TARGETS: Step = dict.fromkeys(_GROUPS, (math.inf, math.inf))
 """Of a batch that only fills a rank's turn, with rows that others have: divided by these its sums, and their gradients,
 are 0."""
 
@@ -40,14 +40,14 @@ def count_targets(tokens: Sequence[int] | Tensor, positive: Sequence[bool] | Ten
     return torch.stack([groups * counted[:, None], groups], dim=-1)
 
 
-def step_counts(counts: Tensor, shares: int) -> Step:
+def step_counts(counts: Tensor, batches: int) -> Step:
     """What each batch of an optimizer step divides its sums by.
 
     Args:
         counts: [n, 3, 2] of all n samples of the step, as `count_targets` made them.
-        shares: Ranks times accumulated batches. Lightning divides each batch's loss by the number of accumulated
+        batches: Ranks times accumulated batches. Lightning divides each batch's loss by the number of accumulated
             batches (in the shorter last window of an epoch too), and DDP averages gradients over the ranks: the step's
-            count over `shares` as the divisor of a batch's sum undoes both.
+            count over `batches` as the divisor of a batch's sum undoes both.
     """
-    totals = (counts.sum(0) / shares).tolist()
+    totals = (counts.sum(0) / batches).tolist()
     return {name: (tokens, samples) for name, (tokens, samples) in zip(_GROUPS, totals, strict=True)}

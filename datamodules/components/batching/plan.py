@@ -30,13 +30,13 @@ class Batching(ABC):
     """Says which rows make a batch and how they lie in it."""
 
     @abstractmethod
-    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
+    def plan(self, lengths: Tensor, generator: torch.Generator, per_step: int) -> list[list[int]]:
         """All batches of an epoch; neighbours are alike in work, so that ranks which share them out wait little.
 
         Args:
             lengths: [n] int64, of each row, in tokens.
             generator: Of the order.
-            share: Batches that make an optimizer step: ranks times accumulated batches.
+            per_step: Batches that make an optimizer step: ranks times accumulated batches.
 
         Raises:
             InputError: If a row is too long for a batch.
@@ -57,12 +57,12 @@ class RowBatches(Batching):
     def __post_init__(self) -> None:
         check_at_least(1, self.rows, "data.batch_size")
 
-    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
+    def plan(self, lengths: Tensor, generator: torch.Generator, per_step: int) -> list[list[int]]:
         """Shuffled rows, sorted by length within each mega-batch, cut into batches."""
         order = torch.randperm(len(lengths), generator=generator)
         return [
             batch.tolist()
-            for chunk in order.split(self.rows * self.mega * share)
+            for chunk in order.split(self.rows * self.mega * per_step)
             for batch in chunk[lengths[chunk].argsort(stable=True)].split(self.rows)
         ]
 
@@ -79,7 +79,7 @@ class TokenBudget(Batching):
     def __post_init__(self) -> None:
         check_at_least(1, self.tokens, "data.tokens_per_batch")
 
-    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
+    def plan(self, lengths: Tensor, generator: torch.Generator, per_step: int) -> list[list[int]]:
         """Rows by ascending length, cut where the next one would exceed the budget."""
         _check_fits(lengths, self.tokens)
         bounds = _bucket_bounds(lengths).clamp_max(self.tokens)
@@ -107,7 +107,7 @@ class Packing(Batching):
         check_at_least(1, self.rows, "data.batch_size")
         check_at_least(1, self.width, "data.max_length")
 
-    def plan(self, lengths: Tensor, generator: torch.Generator, share: int) -> list[list[int]]:
+    def plan(self, lengths: Tensor, generator: torch.Generator, per_step: int) -> list[list[int]]:
         """Packed rows, shuffled and cut into batches, each a list of its samples row by row."""
         _check_fits(lengths, self.width)
         order = _sorted_by(-lengths, generator)

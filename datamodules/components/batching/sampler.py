@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.components.batching.counts import NOTHING, Step, step_counts
+from datamodules.components.batching.counts import NO_TARGETS, Step, step_counts
 from datamodules.components.batching.groups import Group, Grouping, group_counts, group_lengths
 from datamodules.components.batching.plan import Batching, RowBatches, check_at_least
 from datamodules.components.table import Example, Examples
@@ -37,7 +37,7 @@ class TrainingSampler:
     Of `world` × `accumulate` batches that follow one another in the plan, alike in work, becomes an optimizer step; the
     steps are shuffled, and each rank takes every `world`-th batch of a step. So n processes see in each step the rows
     that one process sees with n times the accumulation. Where the number of batches does not divide, the last ones are
-    halved until it does; if nothing is left to halve, some ranks repeat a row that counts for nothing (`NOTHING`).
+    halved until it does; if nothing is left to halve, some ranks repeat a row that counts for nothing (`NO_TARGETS`).
 
     Args:
         lengths: Of each row, in tokens [n].
@@ -69,13 +69,13 @@ class TrainingSampler:
         self.world = world
         self.counts = counts
         self.accumulate = accumulate
-        self.share = world * accumulate
+        self.per_step = world * accumulate
         self.groups: Sequence[Group] | None = None  # what the rows are, where they are groups
         self.epoch = 0
         self._resumed = (0, 0)  # epoch, batches of it that are done
         # Batches of an epoch before any is halved: the same however the steps are split.
-        self.planned = len(batching.plan(self.lengths, self._rng(), self.share)) if len(lengths) else 0
-        self._length = -(-self.planned // self.share) * accumulate
+        self.planned = len(batching.plan(self.lengths, self._rng(), self.per_step)) if len(lengths) else 0
+        self._length = -(-self.planned // self.per_step) * accumulate
         self.limit = min(limit, self._length) if isinstance(limit, int) else int(limit * self._length)
 
     @property
@@ -106,20 +106,22 @@ class TrainingSampler:
             window, batches = batches[: size * self.world], batches[size * self.world :]
             place += size
             counted = torch.tensor([row for batch in window for row in batch], dtype=torch.int64)  # [rows of the step]
-            counts = None if self.counts is None or not len(counted) else step_counts(self.counts[counted], self.share)
+            counts = (
+                None if self.counts is None or not len(counted) else step_counts(self.counts[counted], self.per_step)
+            )
             for rows in window[self.rank :: self.world]:
                 if rows:
                     yield Batch.of(rows, counts, self.groups)
                 else:
-                    yield Batch.of([int(self.lengths.argmin())], NOTHING, self.groups)
+                    yield Batch.of([int(self.lengths.argmin())], NO_TARGETS, self.groups)
 
     def _plan(self) -> list[list[int]]:
-        """All batches of the epoch, step by step; an empty one fills a turn."""
+        """All batches of the epoch, step by step; an empty list is a padding batch."""
         if not len(self.lengths):
             return []
         rng = self._rng()
-        batches = _filled(self.batching.plan(self.lengths, rng, self.share), self.share)
-        steps = torch.arange(len(batches)).view(-1, self.share)  # [steps, share]
+        batches = _with_whole_steps(self.batching.plan(self.lengths, rng, self.per_step), self.per_step)
+        steps = torch.arange(len(batches)).view(-1, self.per_step)  # [steps, per_step]
         order = steps[torch.randperm(len(steps), generator=rng)].flatten()
         return [batches[number] for number in order.tolist()]
 
@@ -197,20 +199,20 @@ class ValidationSampler(EvaluationSampler):
     ) -> None:
         super().__init__(lengths, batch_size, rank, world)
         self._groups = groups
-        turns = min(limit, self._most) if isinstance(limit, int) else int(limit * self._most)
-        used = self._order[: turns * batch_size * world]
-        self._step = None if counts is None or not len(used) else step_counts(counts[used], turns * world)
+        batches = min(limit, self._most) if isinstance(limit, int) else int(limit * self._most)
+        used = self._order[: batches * batch_size * world]
+        self._step = None if counts is None or not len(used) else step_counts(counts[used], batches * world)
 
     def __len__(self) -> int:
         return self._most
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # what `Planned` is asked for
-        filler = Batch.of(self._order[-1:].tolist(), NOTHING, self._groups)
-        turns = [Batch.of(rows, self._step, self._groups) for rows in self._batches if rows]
-        return iter([*turns, *[filler] * (self._most - len(turns))])
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # what `BatchDataset` is asked for
+        padding = Batch.of(self._order[-1:].tolist(), NO_TARGETS, self._groups)
+        own = [Batch.of(rows, self._step, self._groups) for rows in self._batches if rows]
+        return iter([*own, *[padding] * (self._most - len(own))])
 
 
-class Planned:
+class BatchDataset:
     """A data set that is asked for whole batches, and hands on the batch beside its examples."""
 
     def __init__(self, examples: Examples) -> None:
@@ -226,13 +228,13 @@ class Planned:
         return [found[row] for row in batch.rows], batch
 
 
-def _filled(batches: list[list[int]], share: int) -> list[list[int]]:
+def _with_whole_steps(batches: list[list[int]], per_step: int) -> list[list[int]]:
     """Halves batches of the last, incomplete step until it is whole; puts empty ones where all are single rows."""
-    if not (missing := -len(batches) % share):
+    if not (missing := -len(batches) % per_step):
         return batches
-    whole = len(batches) - (share - missing)
+    whole = len(batches) - (per_step - missing)
     last = batches[whole:]
-    while len(last) < share and len(largest := max(last, key=len)) > 1:
+    while len(last) < per_step and len(largest := max(last, key=len)) > 1:
         place, middle = last.index(largest), len(largest) // 2
         last[place : place + 1] = [largest[:middle], largest[middle:]]
-    return [*batches[:whole], *last, *[[]] * (share - len(last))]
+    return [*batches[:whole], *last, *[[]] * (per_step - len(last))]

@@ -36,7 +36,7 @@ class Targets(NamedTuple):
     sample: Tensor  # [N] int64, the number of each target's sample within the batch
     samples: int  # S, how many samples the batch holds: B, or more in packed rows
     positive: Tensor | None  # [S] bool, each sample's verdict; None if the batch has none
-    all: Denominators  # of sums over all samples; infinite in a filler batch (`is_filler`)
+    all: Denominators  # of sums over all samples; infinite in a padding batch (`is_padding`)
     positives: Denominators  # of sums over the positive samples
     negatives: Denominators  # of sums over the others
 
@@ -68,7 +68,7 @@ def _own_counts(sample: Tensor, samples: int, positive: Tensor | None) -> dict[s
     return {"all": (tokens, samples), "positive": right, "negative": (tokens - right[0], samples - right[1])}
 
 
-def is_filler(batch: dict[str, Any]) -> bool:
+def is_padding(batch: dict[str, Any]) -> bool:
     """Whether a batch repeats rows of another one only so that all ranks have equally many; nothing of it counts."""
     return "step" in batch and math.isinf(batch["step"]["all"][1])
 

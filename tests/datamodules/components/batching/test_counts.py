@@ -11,5 +11,5 @@ def test_counts_by_hand() -> None:
         [[4, 1], [0, 0], [4, 1]],
         [[5, 1], [5, 1], [0, 0]],
     ]
-    assert step_counts(counts, shares=1) == {"all": (12, 3), "positive": (8, 2), "negative": (4, 1)}
-    assert step_counts(counts, shares=2) == {"all": (6, 1.5), "positive": (4, 1), "negative": (2, 0.5)}
+    assert step_counts(counts, batches=1) == {"all": (12, 3), "positive": (8, 2), "negative": (4, 1)}
+    assert step_counts(counts, batches=2) == {"all": (6, 1.5), "positive": (4, 1), "negative": (2, 0.5)}

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.components.batching.counts import NOTHING, count_targets
+from datamodules.components.batching.counts import NO_TARGETS, count_targets
 from datamodules.components.batching.plan import Batching, Packing, RowBatches, TokenBudget
 from datamodules.components.batching.sampler import (
     Batch,
+    BatchDataset,
     EvaluationSampler,
-    Planned,
     TrainingSampler,
     ValidationSampler,
 )
@@ -72,7 +72,7 @@ def test_rows_keep_the_order_of_earlier_versions() -> None:
 
 def steps_of(lengths: list[int], batching: Batching, world: int, accumulate: int, number: int) -> list[list[list[int]]]:
     """The optimizer steps of an epoch: the batches of each, over all ranks, that count."""
-    counts, share = count_targets(lengths, [True] * len(lengths)), world * accumulate
+    counts, per_step = count_targets(lengths, [True] * len(lengths)), world * accumulate
     ranks = [TrainingSampler(lengths, batching, 0, rank, world, counts, accumulate) for rank in range(world)]
     for rank in ranks:
         rank.set_epoch(number)
@@ -80,10 +80,10 @@ def steps_of(lengths: list[int], batching: Batching, world: int, accumulate: int
     assert {len(mine) for mine in batches} == {len(ranks[0])}
     assert len(batches[0]) % accumulate == 0
     turns = [batch for turn in zip(*batches, strict=True) for batch in turn]
-    steps = [turns[start : start + share] for start in range(0, len(turns), share)]
-    kept = [[batch.rows for batch in step if batch.step != NOTHING] for step in steps]
+    steps = [turns[start : start + per_step] for start in range(0, len(turns), per_step)]
+    kept = [[batch.rows for batch in step if batch.step != NO_TARGETS] for step in steps]
     for step in kept:  # turns are filled only where nothing is left to halve
-        assert len(step) == share or max(map(len, step)) == 1
+        assert len(step) == per_step or max(map(len, step)) == 1
     return kept
 
 
@@ -159,7 +159,7 @@ def test_validation_ranks_make_equally_many_forwards(lengths: list[int], size: i
     batches = [list(rank) for rank in ranks]
     assert len({len(mine) for mine in batches} | {len(rank) for rank in ranks}) == 1
     assert all(batch.rows for mine in batches for batch in mine)
-    rows = [row for mine in batches for batch in mine if batch.step != NOTHING for row in batch.rows]
+    rows = [row for mine in batches for batch in mine if batch.step != NO_TARGETS for row in batch.rows]
     assert sorted(rows) == list(range(len(lengths)))
 
 
@@ -177,7 +177,7 @@ def test_nothing_to_feed_is_no_batch() -> None:
 def test_step_counts_what_all_ranks_and_accumulated_batches_train_on(
     world: int, accumulate: int, limit: int | float
 ) -> None:
-    rows, share = range(23), world * accumulate
+    rows, per_step = range(23), world * accumulate
     counts = count_targets([10 + row for row in rows], [row % 3 == 0 for row in rows])
     options = {"world": world, "counts": counts, "accumulate": accumulate, "limit": limit}
     lengths = [1 + row for row in rows]
@@ -185,18 +185,18 @@ def test_step_counts_what_all_ranks_and_accumulated_batches_train_on(
     end = limit if isinstance(limit, int) else int(limit * len(ranks[0]))
     for start in range(0, end, accumulate):
         turns = [batch for mine in ranks for batch in mine[start : min(start + accumulate, end)]]
-        window = [batch for batch in turns if batch.step != NOTHING]
+        window = [batch for batch in turns if batch.step != NO_TARGETS]
         together = [row for batch in window for row in batch.rows]
         right = [row for row in together if row % 3 == 0]
         wrong = [row for row in together if row % 3]
         for name, of in {"all": together, "positive": right, "negative": wrong}.items():
-            expected = pytest.approx((sum(10 + row for row in of) / share, len(of) / share))
+            expected = pytest.approx((sum(10 + row for row in of) / per_step, len(of) / per_step))
             assert [batch.step[name] for batch in window] == [expected] * len(window)
 
 
 def test_a_batch_is_fetched_whole_and_each_row_once() -> None:
     letters: Any = SimpleNamespace(take=Mock(side_effect=lambda rows: ["abcd"[row] for row in rows]))
-    planned: Any = Planned(letters)
+    planned: Any = BatchDataset(letters)
     batch = Batch.of([1, 0], None, [(3, 1), (2, 1, 0)])
     assert batch == Batch([2, 1, 0, 3, 1], None, [3, 2])
     assert planned.__getitems__(batch) == (["c", "b", "a", "d", "b"], batch)
