@@ -130,10 +130,9 @@ class SampleWriter(L.Callback):
         trainer.strategy.barrier("samples written")
         if not trainer.is_global_zero:
             return
-        order = {question: number for number, question in enumerate(self._origin.prompts)}
         records = [record for part in self._parts() for record in SamplePart.read(part, self._origin).whole()]
         unique = {record.id: record for record in records}
-        expected = [rationale_id(question, k) for question in order for k in range(samples)]
+        expected = [rationale_id(question, k) for question in self._origin.prompts for k in range(samples)]
         missing = [name for name in expected if name not in unique]
         if missing and trainer.limit_predict_batches == 1.0:  # a part was removed, or is not seen from here
             raise InputError(
@@ -141,7 +140,7 @@ class SampleWriter(L.Callback):
                 file=self._path,
                 remedy="run the same command again: it samples them; put the directory where all processes see it",
             )
-        ordered = sorted(unique.values(), key=lambda r: (order[r.question_id], int(r.id.rsplit("/", 1)[1])))
+        ordered = [unique[name] for name in expected if name in unique]
         write_rationales(self._path, ordered)
         for file in self._parts():
             file.unlink()

@@ -23,16 +23,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Writes the joined file and says what came from where."""
     keep_inputs([args.positive, args.samples], [args.output])
-    counts = Counter(sample.question_id for sample in read_rationales(args.samples))
-    most = max(counts.values(), default=0)
-    if few := [question for question, count in counts.items() if count < most and not args.uneven]:
-        problem = f"{len(few):,} of {len(counts):,} questions have fewer than {most} samples, e.g. '{few[0]}'"
-        remedy = "let predict finish: the same command goes on; or give --uneven"
-        raise InputError(problem, file=args.samples, remedy=remedy)
     teacher = sum(1 for _ in read_rationales(args.positive))
-    joined = write_rationales(args.output, augmented(read_rationales(args.positive), read_rationales(args.samples)))
+    samples = read_rationales(args.samples) if args.uneven else _complete(args.samples)
+    joined = write_rationales(args.output, augmented(read_rationales(args.positive), samples))
     print(f"{teacher:,} rationales of D_pos and {joined - teacher:,} of the student's own, in {args.output}")
     return 0
+
+
+def _complete(file: Path) -> Iterator[Rationale]:
+    """The samples; at their end an InputError if a question has fewer than others, so that no file is written."""
+    counts: Counter[str] = Counter()
+    for sample in read_rationales(file):
+        counts[sample.question_id] += 1
+        yield sample
+    most = max(counts.values(), default=0)
+    if few := [question for question, count in counts.items() if count < most]:
+        problem = f"{len(few):,} of {len(counts):,} questions have fewer than {most} samples, e.g. '{few[0]}'"
+        remedy = "let predict finish: the same command goes on; or give --uneven"
+        raise InputError(problem, file=file, remedy=remedy)
 
 
 def augmented(positive: Iterable[Rationale], samples: Iterable[Rationale]) -> Iterator[Rationale]:

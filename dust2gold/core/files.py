@@ -127,10 +127,10 @@ def set_aside(path: Path) -> Path:
     return path.rename(free_aside(path))
 
 
-def free_aside(path: Path) -> Path:
-    """The path with `aside-<k>` instead of the stem, with the first k that is not in use."""
+def free_aside(path: Path, stem: str = "aside") -> Path:
+    """The path with `<stem>-<k>` instead of its own stem, with the first k that is not in use."""
     number = 1
-    while (aside := path.with_name(f"aside-{number}{path.suffix}")).exists():
+    while (aside := path.with_name(f"{stem}-{number}{path.suffix}")).exists():
         number += 1
     return aside
 

@@ -30,7 +30,9 @@ LIBRARIES = ("lightning", "math-verify", "peft", "sympy", "tokenizers", "torch",
 """The libraries whose versions decide what training, sampling and grading make."""
 
 _INSTALLED = [path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "purelib", "platlib")]
-_OURS = ("callbacks", "datamodules", "dust2gold", "lightning_modules")
+OURS = ("callbacks", "datamodules", "dust2gold", "lightning_modules")
+"""The packages that hold our own code."""
+
 _WHOLE = 64 << 20  # bytes: larger files count by their size and blocks spread over them
 _BLOCK, _BLOCKS = 1 << 16, 256
 
@@ -84,7 +86,7 @@ def own_code(class_paths: Iterable[str]) -> dict[str, str]:
     for module in {path.rpartition(".")[0] for path in class_paths} - {""}:
         top, *rest = module.split(".")
         # Of the first name alone: to look up all of it, Python would import the packages it is in.
-        spec = None if top in _OURS else importlib.util.find_spec(top)
+        spec = None if top in OURS else importlib.util.find_spec(top)
         if spec is None or not spec.has_location or any(Path(str(spec.origin)).is_relative_to(p) for p in _INSTALLED):
             continue
         package = Path(str(spec.origin)).parent.joinpath(*rest)

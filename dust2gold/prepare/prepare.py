@@ -19,7 +19,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -29,7 +29,7 @@ from datamodules.components.grading.answers import extract_answer
 from datamodules.components.grading.semantic import Grader, open_grader
 from datamodules.components.records.records import Question, Rationale, rationale_for
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import keep_inputs, open_text, sha256_of, write_atomically
+from dust2gold.core.files import free_aside, keep_inputs, open_text, sha256_of, write_atomically
 from dust2gold.core.jsonl import count_lines
 from dust2gold.prepare.readers import Entry, compares_by_value, format_named, read
 from dust2gold.prepare.summary import Summary, Tally
@@ -103,7 +103,7 @@ def _keep_earlier(output: Path, identity: dict[str, str]) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return
     if earlier != identity["sha256"]:
-        kept = next(path for k in count(1) if not (path := output / f"earlier-{k}").exists())
+        kept = free_aside(output / "results", "earlier")
         kept.mkdir()
         for name in _FILES:
             if (output / name).exists():

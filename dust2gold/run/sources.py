@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-from dust2gold.core.provenance import LIBRARIES, content_hash, short_hash, version_of
+from dust2gold.core.provenance import LIBRARIES, OURS, content_hash, short_hash, version_of
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
 """The directory that holds `cli.py` and our packages, in a checkout as in an installation."""
 
 _CONFIGURED = ("callbacks", "datamodules", "lightning_modules")
 """Whose classes the configs of the Trainer's verbs name."""
-_OURS = (*_CONFIGURED, "dust2gold")
 _TRAINER_VERBS = ("fit", "validate", "test", "predict")
 _MESSAGES = ("dust2gold/core/config_errors.py", "dust2gold/core/secret_options.py")
 """Modules that word messages, or refuse, and decide nothing."""
@@ -63,7 +62,7 @@ def _reached(verb: str) -> tuple[frozenset[str], frozenset[str]]:
 def _roots(verb: str) -> list[Path]:
     """The module of a verb; of one that has none in dust2gold/commands all of our code."""
     module = CODE_ROOT / "dust2gold" / "commands" / f"{verb.replace('-', '_')}.py"
-    packages: tuple[str, ...] = _OURS
+    packages: tuple[str, ...] = OURS
     if verb in _TRAINER_VERBS:
         module, packages = module.with_name("trainer.py"), _CONFIGURED
     elif module.is_file():
@@ -84,7 +83,7 @@ def _imported(file: Path) -> Iterator[str]:
 def _files_of(name: str) -> list[str]:
     """The files of one of our modules and of the packages it is in; none of another name."""
     parts = name.split(".")
-    if parts[0] not in _OURS:
+    if parts[0] not in OURS:
         return []
     paths = [CODE_ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     paths.append(CODE_ROOT.joinpath(*parts).with_suffix(".py"))
