@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 
+from datamodules.components.grading.notation import in_base, readable, without_unit
+from datamodules.components.grading.numerals import is_unit, spoken_value
 from datamodules.components.grading.words import are_words, folded, is_word
 
 LONGEST_ANSWER = 300
@@ -25,19 +27,18 @@ _NOT_BLANK = re.compile(r"\S")
 
 
 def extract_answer(text: str) -> str | None:
-    r"""The answer that a rationale states, as written: the last box's content, or else what follows the last `####`.
+    r"""The answer that a rationale states, as written: what the last box with content holds, else what follows `####`.
 
-    A box is `\boxed{...}` with balanced braces or `\boxed 5`; `\fbox` counts where there is no `\boxed`. After `####`
-    stands an answer if it is a plain number or the text's last line: Markdown's headings begin in the same way.
+    A box is `\boxed{...}` with balanced braces or `\boxed 5`; `\fbox` counts where there is no `\boxed`. After the last
+    `####` stands an answer if it is a plain number or the text's last line: Markdown's headings begin in the same way.
 
     Returns:
         The answer without surrounding blanks ("" for an empty box), or None: no box, or one that never closes.
     """
-    inside = _after_last_box(text)
-    if inside is None:
+    box = _last_box(text)
+    if box is None:
         return _after_hashes(text)
-    content = _braced(text, inside) if _opens_brace(text, inside) else _unbraced(text, inside)
-    return None if content is None else content.strip()
+    return box[0] or _after_hashes(text) or box[0]
 
 
 def gold_answer(solution: str) -> str:
@@ -48,22 +49,36 @@ def gold_answer(solution: str) -> str:
     wrong, 7 of them unjustly. As written the gold answer equals no string either, which gives the paper's counts, while
     `canonical` and math-verify do read `\boxed 9`, and math-verify finds `\boxed{}` unreadable.
     """
-    answer = extract_answer(solution)
+    answer, box = extract_answer(solution), _last_box(solution)
     if answer is None:
         return ""
-    inside = _after_last_box(solution)
-    if inside is None or (answer and _opens_brace(solution, inside)):
+    if box is None or box[0] != answer or (answer and box[1]):
         return answer
     return rf"\boxed {answer}" if answer else r"\boxed{}"
 
 
-def _after_last_box(text: str) -> int | None:
-    r"""The position after the last `\boxed`, or after the last `\fbox` of a text without `\boxed`."""
+def _last_box(text: str) -> tuple[str | None, bool] | None:
+    """What the last box holds that is not empty (None if it never closes), and whether it has braces. None: no box."""
     for command in ("\\boxed", "\\fbox"):
-        start = text.rfind(command)
-        if start >= 0:
-            return start + len(command)
+        last, start = None, text.rfind(command)
+        while start >= 0:
+            box = _content(text, start + len(command))
+            if box[0] != "":
+                return box
+            last, start = last or box, text.rfind(command, 0, start)
+        if last is not None:
+            return last
     return None
+
+
+def _content(text: str, start: int) -> tuple[str | None, bool]:
+    r"""What a box holds whose command ends at `start`, None if its braces never close; and whether it has braces."""
+    first = _NOT_BLANK.search(text, start)
+    if first is not None and first[0] == "{":
+        content = _braced(text, start)
+        return (None if content is None else content.strip()), True
+    content = _unbraced(text, start)  # `\boxed 5`; but in "write it in \boxed form" the command is only mentioned
+    return ("" if are_words(content) and not any(map(str.isdigit, content)) else content), False
 
 
 def _after_hashes(text: str) -> str | None:
@@ -71,11 +86,6 @@ def _after_hashes(text: str) -> str | None:
     line, _, below = rest.partition("\n")
     stated = mark and (not below.strip() or plain_number(line) is not None)
     return line.strip() if stated else None
-
-
-def _opens_brace(text: str, start: int) -> bool:
-    first = _NOT_BLANK.search(text, start)
-    return first is not None and first[0] == "{"
 
 
 def _braced(text: str, start: int) -> str | None:
@@ -173,13 +183,18 @@ _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?"
 _NUMBER = re.compile(rf"([-+]?)[$€£]?([-+]?)({_DIGITS})%?")
 _INTEGER = r"(-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+))"
 _FRACTION = re.compile(rf"(-?)(?:([0-9]+)\s*)??\\[dt]?frac\{{\s*{_INTEGER}\s*\}}\{{\s*{_INTEGER}\s*\}}")
-_RATIO = re.compile(rf"(-?)\(?(?:([0-9]+) +)?{_INTEGER}/{_INTEGER}\)?")
+_RATIO = re.compile(rf"(-?)\(?(?:([0-9]+)(?: and)? +)?{_INTEGER}/{_INTEGER}\)?")
+_REPEATING = re.compile(r"(-?)([0-9]*)\.([0-9]*)\\overline\{?([0-9]+)\}?")
+_SCIENTIFIC = re.compile(
+    r"(?:(-?[0-9]+(?:\.[0-9]+)?) *\\(?:times|cdot) *)?10\^\{?(-?[0-9]{1,2})\}?"
+    r"|(-?[0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,2})"
+)
 _SEPARATOR = re.compile(r"\{,\}|\\,|\\!|,\\!|\\ |~")
 _UNIT = re.compile(
     r"(?<=[0-9.})])(?:\s*\\(?:text|mathrm|mbox)\{\s*([A-Za-z /]+)\}|\s+([A-Za-z]{2,}(?:[ /][A-Za-z]+)*))"
     r"(?:\^\{?[23]\}?)?\.?$"
 )
-_MULTIPLIERS = frozenset({"pi", "sqrt", "hundred", "thousand", "million", "billion", "trillion", "dozen", "am", "pm"})
+_TEXT = re.compile(r"\\(?:text|mbox|textnormal)\{([^{}]*)\}")
 _HEAD = re.compile(r"[A-Za-z]{1,2}\s*=\s*(?=[^=]*$)")
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}")
 
@@ -196,15 +211,25 @@ def canonical(answer: str) -> str:
     text = answer.strip()
     if len(text) > LONGEST_ANSWER:
         return text
-    text = _unwrapped(text)
-    value = _value(text)
-    while value is None and not are_words(text) and (shorter := _unwrapped(normalise(text))) != text:
+    text = _unwrapped(readable(text))
+    value = _written_value(text)
+    while value is None and not are_words(text) and (shorter := _unwrapped(_reduced(text))) != text:
         text = shorter
-        value = _value(text)
+        value = _written_value(text)
     if value is not None:
         return str(value)
+    if (number := in_base(text)) is not None:
+        return "_".join(number)
     short = folded(text) if are_words(text) else text
     return text if short == text else canonical(short)  # again, for "the 6" is a number
+
+
+def _reduced(text: str) -> str:
+    r"""The MATH convention's normal form, which takes any `\text{ ...}` for a unit: here only units go."""
+    words = _TEXT.sub(r" \1 ", text)
+    text = " ".join(words.split()) if "\\text" in text and are_words(words) else without_unit(text)
+    text = re.sub(r"(?<=[0-9]),\s+(?=[0-9]{3}(?![0-9]))", ";", text)  # "1, 200" is no number
+    return normalise(text.replace("\\text{ ", "\\text{"))
 
 
 def same_value(answer: str, gold: str) -> bool:
@@ -231,7 +256,7 @@ def _value(text: str) -> Fraction | None:
     unit = _UNIT.search(text)
     if unit:
         words = re.split("[ /]+", re.sub("/[hls]$", "", (unit[1] or unit[2]).strip()))  # "km/h", "g/l", "m/s"
-        if not _MULTIPLIERS.intersection(map(str.lower, words)) and (unit[1] or any(map(is_word, words))):
+        if is_unit(words) and (unit[1] or any(map(is_word, words))):
             text = text[: unit.start()]
     fraction = _FRACTION.fullmatch(text) or _RATIO.fullmatch(text)
     if fraction:
@@ -240,6 +265,20 @@ def _value(text: str) -> Fraction | None:
     if not number or (number[1] and number[2]) or not any(character.isdigit() for character in number[3]):
         return None
     return Fraction(number[1] + number[2] + number[3].replace(",", "").rstrip("."))
+
+
+def _written_value(text: str) -> Fraction | None:
+    r"""As `_value`, and of numbers written as `2 \times 10^3`, `1e5`, `0.1\overline{6}` or in words."""
+    value = _value(text)
+    if value is not None:
+        return value
+    if (power := _SCIENTIFIC.fullmatch(text)) is not None:
+        return Fraction(power[1] or power[3] or 1) * Fraction(10) ** int(power[2] or power[4])
+    if (digits := _REPEATING.fullmatch(text)) is not None:
+        sign, whole, fixed, period = digits.groups()
+        repeated = int(whole + fixed + period) - int("0" + whole + fixed)
+        return int(sign + "1") * Fraction(repeated, (10 ** len(period) - 1) * 10 ** len(fixed))
+    return spoken_value(_TEXT.sub(r"\1", text))
 
 
 def _fraction(sign: str, whole: str | None, over: str, under: str) -> Fraction | None:

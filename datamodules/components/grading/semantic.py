@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,14 +18,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import get_args
 
-from datamodules.components.grading.answers import LONGEST_ANSWER, same_value
+from datamodules.components.grading.answers import LONGEST_ANSWER
 from datamodules.components.grading.grader import Grade, StringGrader
+from datamodules.components.grading.guards import GUARDS, are_equal
 from datamodules.components.grading.verifier import Outcome, Pair, Verifier
 from datamodules.components.records.records import Verdict
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_in_place
 
-_INTEGER = re.compile(r"-?[0-9]+")
 _OUTCOMES: dict[str, Outcome] = {outcome: outcome for outcome in get_args(Outcome)}
 
 
@@ -34,14 +33,15 @@ class OutcomeCache(dict[Pair, Outcome]):
     """What math-verify said of each (gold, answer) pair, in memory and, if `path` is given, in a JSON-lines file.
 
     The file grows with every batch, so that an interrupted run loses little; a line that was cut off is skipped, with a
-    warning. Outcomes of another version of math-verify do not count, nor do overruns of a shorter time limit. A line:
+    warning. Outcomes of another version of math-verify or of our guards do not count, nor do overruns of a shorter
+    time limit. A line:
 
-        {"math_verify": "0.9.0", "seconds": 5.0, "gold": "40320", "answer": "8!", "outcome": "equal"}
+        {"math_verify": "0.9.0", "guards": 1, "seconds": 5.0, "gold": "40320", "answer": "8!", "outcome": "equal"}
     """
 
     def __init__(self, path: Path | None, time_limit: float) -> None:
         self.path = path
-        self._origin = {"math_verify": version("math-verify"), "seconds": time_limit}
+        self._origin = {"math_verify": version("math-verify"), "guards": GUARDS, "seconds": time_limit}
         self._torn = False
         super().__init__(self._load(path) if path is not None and path.exists() else {})
 
@@ -51,7 +51,7 @@ class OutcomeCache(dict[Pair, Outcome]):
             for line in lines:
                 try:
                     known = json.loads(line)
-                    current = known["math_verify"] == self._origin["math_verify"]
+                    current = known["math_verify"] == self._origin["math_verify"] and known.get("guards") == GUARDS
                     if current and (known["outcome"] != "time limit" or known["seconds"] >= self._origin["seconds"]):
                         yield (str(known["gold"]), str(known["answer"])), _OUTCOMES[known["outcome"]]
                 except (ValueError, KeyError, TypeError, RecursionError):
@@ -98,6 +98,8 @@ class SemanticGrader:
 
     verdicts: Mapping[Outcome, Verdict] = MappingProxyType({"equal": "positive", "different": "negative"})
     """What becomes of a rationale that the string comparison rejected; other outcomes make it ungradable."""
+    contradicted: Verdict = "negative"
+    """What becomes of one that it accepted although the answers differ in value, as `guards.are_equal` sees it."""
 
     def __init__(
         self, by_value: bool = False, workers: int | None = None, time_limit: float = 5.0, cache: Path | None = None
@@ -116,8 +118,13 @@ class SemanticGrader:
         grades = self._strings.grade_many(pairs)
         rejected: dict[Pair, list[int]] = defaultdict(list)
         for index, ((_, gold), (verdict, answer)) in enumerate(zip(pairs, grades, strict=True)):
-            if verdict == "negative" and answer and max(len(answer), len(gold)) <= LONGEST_ANSWER:
+            if not answer or max(len(answer), len(gold)) > LONGEST_ANSWER:
+                continue
+            if verdict == "negative":
                 rejected[gold, answer].append(index)
+            elif verdict == "positive" and answer != gold and are_equal(gold, answer) is False:
+                grades[index] = self.contradicted, answer  # the convention reads no further than 8:34 in "8:34 a.m."
+                self.reasons["the graders disagree"] += self.contradicted == "ungradable"
         for pair, outcome in self._outcomes(list(rejected)):
             for index in rejected[pair]:
                 grades[index] = self._verdict(outcome), grades[index][1]
@@ -133,10 +140,8 @@ class SemanticGrader:
         """Yields (pair, outcome): of plain numbers and from the cache, then as math-verify's workers reply."""
         unknown = []
         for pair in pairs:
-            if same_value(*pair):  # also "12 apples", in which math-verify reads a product of letters
-                yield pair, "equal"
-            elif _INTEGER.fullmatch(pair[0]) and _INTEGER.fullmatch(pair[1]):  # a third of the pairs, so not asked
-                yield pair, "different"
+            if (equal := are_equal(*pair)) is not None:
+                yield pair, "equal" if equal else "different"
             elif (known := self._cache.get(pair)) is not None:
                 yield pair, known
             else:
@@ -158,6 +163,7 @@ class BothGrader(SemanticGrader):
     """Positive or negative where string comparison and math-verify agree; where they do not, ungradable."""
 
     verdicts = MappingProxyType({"different": "negative"})
+    contradicted: Verdict = "ungradable"
 
 
 Grader = StringGrader | SemanticGrader

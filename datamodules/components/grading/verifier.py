@@ -17,7 +17,6 @@ import importlib.util
 import logging
 import multiprocessing
 import os
-import re
 import resource
 import signal
 import time
@@ -28,7 +27,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
-from datamodules.components.grading.words import variables
+from datamodules.components.grading.guards import as_asked, is_whole
 from dust2gold.core.errors import InputError
 
 Pair = tuple[str, str]
@@ -157,7 +156,7 @@ def _serve(connection: Connection, time_limit: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ValueError, OSError):  # the hard limit is lower already
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    compare = _load_comparison()
+    compare = load_comparison()
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         connection.send(None)
         while True:
@@ -168,7 +167,7 @@ def _serve(connection: Connection, time_limit: float) -> None:
                 connection.send(outcome)
 
 
-def _load_comparison() -> Callable[[str, str], Outcome]:
+def load_comparison() -> Callable[[str, str], Outcome]:
     """The comparison by math-verify, whose import takes a second or two."""
     from math_verify import parse, verify  # type: ignore[import-untyped]
 
@@ -180,13 +179,12 @@ def _load_comparison() -> Callable[[str, str], Outcome]:
         return parse(f"${latex}$", parsing_timeout=None)
 
     def compare(gold: str, answer: str) -> Outcome:
+        gold, answer = as_asked(gold), as_asked(answer)
         if not parsed(gold):
             return "unreadable gold"
         if not verify(parsed(gold), parsed(answer), timeout_seconds=None):
             return "different"
-        # A parse may stop half-way: it takes "2 + ab" for 2. What it could not parse at all it compares as text.
-        expressions = [each for each in parsed(answer) if not isinstance(each, str)] or parsed(answer)
-        read = {letter for each in expressions for letter in re.findall("[a-z]", str(each).casefold())}
-        return "different" if variables(answer.rpartition("=")[2]) - read - variables(gold) else "equal"
+        whole = is_whole(answer, parsed(answer), gold) and is_whole(gold, parsed(gold), answer)
+        return "equal" if whole else "different"
 
     return compare

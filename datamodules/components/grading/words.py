@@ -10,6 +10,7 @@ import re
 _ARTICLE = re.compile(r"(?:the|(an?)) (?=([^ ]+))")
 _NUMERAL = re.compile(r"[-+]?[0-9][0-9:.,]*(?:st|nd|rd|th|[ap]\.?m\.?)?[.,:]?", re.IGNORECASE)
 _TIME = re.compile(r"(?:[0-9]|^)[ap]\.m\.?$|[0-9][ap]m$", re.IGNORECASE)
+_FULL_HOUR = re.compile(r"(?<=[0-9]):00(?=\s*[ap]\.?m)")
 _LETTERS = re.compile(r"([A-Za-z]+)(?:['\u2019][A-Za-z]*)?[.,:]?|[ap]\.m\.?", re.IGNORECASE)
 _VOWEL = re.compile("[aeiouy]")
 _BETWEEN_WORDS = re.compile(r"[^a-z0-9:.,-]|[.,-](?![0-9])")
@@ -53,7 +54,7 @@ def folded(words: str) -> str:
     article = _ARTICLE.match(words)
     if article and (not article[1] or (is_word(article[2]) and article[2] not in ("and", "or"))):  # "a bc" is a product
         words = words[article.end() :]
-    return _BETWEEN_WORDS.sub("", words)
+    return _BETWEEN_WORDS.sub("", _FULL_HOUR.sub("", words))
 
 
 def variables(latex: str) -> set[str]:

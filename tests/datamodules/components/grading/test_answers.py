@@ -142,7 +142,7 @@ def test_answers_of_equal_value_pool(value: str, answers: str) -> None:
 @pytest.mark.parametrize(
     "apart",
     [
-        r"2 | 2x | 2\pi | 2 pi | 2 million | (1,2) | 12,34 | 1.2.3 | 6:10 | 6 p.m. | \frac{2}{0} | 1/3 | 0.333",
+        r"2 | 2x | 2\pi | 2 million | (1,2) | 12,34 | 1.2.3 | 6:10 | 6 p.m. | \frac{2}{0} | 1/3 | 0.333",
         r"6 | 6th | 6:30 | 6 p.m. | 6 a.m. | -6 | 6 million | 1.5 million | 15 million | 6 \frac{3}{2}"
         r" | 6/0 | 6x | 6\pi | (6)(7) | 6 dozen | Sam | Samuel | 6^2 | 6cm",
     ],
