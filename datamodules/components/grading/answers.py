@@ -204,9 +204,11 @@ def canonical(answer: str) -> str:
 
     Plain numbers (thousands separators, a currency sign, a percent sign or a unit, trailing zeros, negative zero),
     fractions of integers and mixed numbers become exact rationals: "1,000", "1000.0" and "1000 apples" give "1000";
-    "\frac{2}{4}" and "0.5" give "1/2". A percent sign is dropped, as the MATH convention does: "50\%" is "50". Words
-    lose their case, their first article and their punctuation: "\text{Yes}" and "yes." are "yes", "3:30 p.m." is
-    "3:30pm". Everything else is brought to the MATH convention's normal form. Idempotent.
+    "\frac{2}{4}" and "0.5" give "1/2"; so do numbers in words ("two dozen" is "24") and repeating decimals. A percent
+    sign is dropped, as the MATH convention does: "50\%" is "50". Styles and colours are dropped, an inequality of one
+    variable is its interval ("x \le 3" is "(-\infty,3]"), a number keeps its base ("52_{8}" is "52_8"). Words lose
+    their case, their first article and their punctuation: "\text{Yes}" and "yes." are "yes", "3:30 p.m." is "3:30pm".
+    Everything else is brought to the MATH convention's normal form. Idempotent.
     """
     text = answer.strip()
     if len(text) > LONGEST_ANSWER:
