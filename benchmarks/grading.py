@@ -20,7 +20,7 @@ from contextlib import closing
 from pathlib import Path
 
 from benchmarks.harness import Target, arguments, begin, finish, show
-from datamodules.components.grading.answers import extract_answer
+from datamodules.components.grading.extraction import extract_answer
 from datamodules.components.grading.grader import Grade, StringGrader
 from datamodules.components.grading.semantic import SemanticGrader
 from dust2gold.prepare.readers import read

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.components.grading.answers import extract_answer
+from datamodules.components.grading.extraction import extract_answer
 from dust2gold.core.configs import find_config, read_yaml
 from dust2gold.core.errors import InputError
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from datamodules.components.grading.grader import StringGrader
 from datamodules.components.grading.semantic import open_grader
 from datamodules.components.records.predictions import accuracies, prediction, write_metrics, write_predictions
 from datamodules.components.records.records import Question, rationale_for, write_rationales
@@ -55,7 +56,8 @@ def write_evaluation(settings: CollectSettings, answered: Sequence[Answered]) ->
     method = settings.method or settings.endpoint.model
     records = [rationale_for(question, 0, choices[0].text, "teacher") for question, choices in answered]
     by_value = compares_by_value(Path(settings.input), settings.format)
-    with open_grader(settings.grader, by_value=by_value, cache=output / "math-verify.jsonl") as grader:
+    strings = StringGrader(by_value)
+    with open_grader(settings.grader, strings, cache=output / "math-verify.jsonl") as grader:
         grades = grader.grade_many([(record.rationale, record.gold) for record in records])
     graded = [replace(r, verdict=verdict, answer=answer) for r, (verdict, answer) in zip(records, grades, strict=True)]
     rows = [prediction(record, method) for record in graded]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import re
 from pathlib import Path
 
 from datamodules.components.grading.semantic import GRADERS
@@ -39,12 +40,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="string: the paper's labels (default); semantic: math-verify for what the string comparison rejects; "
         "both: keep only what the two agree on",
     )
+    add(
+        "--answer-pattern",
+        type=_pattern,
+        metavar="REGEX",
+        help="how rationales state their answers: its first group, or all of it; looked for before a box, #### and, "
+        'where gold answers are plain numbers, "the answer is"',
+    )
     add("--source", metavar="NAME", help="name of the data set in ids and tables (default: the format's)")
     add("--limit", type=positive, metavar="N", help="read only the first N questions")
     add("--samples", type=positive, metavar="N", help="take only the first N rationales of each question")
     add("--workers", type=positive, metavar="N", help="math-verify processes (default: one a core)")
     limit = "seconds of processor time for one answer; past it the rationale is ungradable (default: %(default)s)"
     add("--time-limit", type=_seconds, default=5.0, metavar="S", help=limit)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no regular expression ({error})") from error
 
 
 def _seconds(text: str) -> float:
@@ -67,6 +82,7 @@ def main(args: argparse.Namespace) -> int:
         workers=args.workers,
         time_limit=args.time_limit,
         max_samples=args.samples,
+        answer_pattern=args.answer_pattern,
     )
     print_summary(summary)
     return 0

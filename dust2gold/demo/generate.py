@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.components.grading.answers import canonical, extract_answer
+from datamodules.components.grading.answers import canonical
+from datamodules.components.grading.extraction import extract_answer
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
 from dust2gold.core.jsonl import write_json_lines

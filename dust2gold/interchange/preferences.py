@@ -19,7 +19,7 @@ import pyarrow
 from pyarrow import parquet
 
 from datamodules.components.encoding.prompts import prompt
-from datamodules.components.grading.answers import extract_answer
+from datamodules.components.grading.extraction import extract_answer
 from datamodules.components.records.records import Question, Rationale, Verdict, is_text, rationale_for, rationale_id
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.files import write_bytes_atomically

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -25,9 +26,10 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from datamodules.components.grading.answers import extract_answer
+from datamodules.components.grading.extraction import extract_answer
+from datamodules.components.grading.grader import StringGrader
 from datamodules.components.grading.semantic import Grader, open_grader
-from datamodules.components.records.records import Question, Rationale, rationale_for
+from datamodules.components.records.records import Question, Rationale, Verdict, rationale_for
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import free_aside, keep_inputs, open_text, sha256_of, write_atomically
 from dust2gold.core.jsonl import count_lines
@@ -51,6 +53,7 @@ def prepare(
     workers: int | None = None,
     time_limit: float = 5.0,
     max_samples: int | None = None,
+    answer_pattern: re.Pattern[str] | None = None,
 ) -> Summary:
     """Reads a data set, grades its rationales and writes them by verdict into the directory `output`.
 
@@ -64,6 +67,7 @@ def prepare(
         workers: math-verify processes; the number of usable cores if None.
         time_limit: Seconds of processor time math-verify has for one answer.
         max_samples: Take only this many rationales of each question, the first ones.
+        answer_pattern: How else rationales state their answers, see `stated_answer`.
 
     Raises:
         InputError: If the input is not as the format wants it or holds no question, or the output cannot be written.
@@ -79,7 +83,10 @@ def prepare(
     # The bar counts the input's lines; with a limit nobody knows how many those are.
     bar = tqdm(total=count_lines(input) if limit is None else None, desc=f"prepare {input.name}", unit=" lines")
     cache = output / "math-verify.jsonl"
-    with bar, open_grader(grader, by_value=by_value, workers=workers, time_limit=time_limit, cache=cache) as judge:
+    # In the paper no box counts as wrong. Where none was asked for, it would make right answers D_neg.
+    unstated: Verdict = "ungradable" if by_value or answer_pattern is not None else "negative"
+    strings = StringGrader(by_value, unstated, answer_pattern)
+    with bar, open_grader(grader, strings, workers=workers, time_limit=time_limit, cache=cache) as judge:
         with _Outputs(output) as outputs:
             while batch := list(islice(entries, _BATCH)):
                 for question, rationales in _graded(batch, judge):

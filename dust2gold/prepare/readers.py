@@ -13,7 +13,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.components.grading.answers import are_plain, gold_answer, plain_number
+from datamodules.components.grading.answers import are_plain, plain_number
+from datamodules.components.grading.extraction import gold_answer
 from datamodules.components.records.records import Question, Rationale, is_text, question_of, rationale_for
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
@@ -90,13 +91,18 @@ def _question(question: str, gold: str, solution: str = "", subject: str = "", l
     return Question("", question, gold, solution, subject, level, "")
 
 
+def _solved(question: str, solution: str, subject: str, level: str) -> Question:
+    gold = gold_answer(solution)
+    return _question(question, gold, "" if gold == solution else solution, subject, level)  # it may hold that alone
+
+
 def _tdg(row: Row) -> tuple[Question, list[str]]:
     """The paper's teacher data: MATH's training questions with several samples each."""
     solution = row.text("answer")
     text = _without(_PROBLEM_HEAD, row.text("question"))
     if not text:
         raise row.error("question", "is empty")
-    question = _question(text, gold_answer(solution), solution, row.text("type"), row.text("level"))
+    question = _solved(text, solution, row.text("type"), row.text("level"))
     return question, [_without(_SOLUTION_HEAD, sample) for sample in row.texts("generated_answer")]
 
 
@@ -108,7 +114,7 @@ def _without(head: re.Pattern[str], text: str) -> str:
 def _math(row: Row) -> tuple[Question, list[str]]:
     """MATH (Hendrycks et al. 2021)."""
     solution = row.text("solution")
-    return _question(row.filled("problem"), gold_answer(solution), solution, row.text("type"), row.text("level")), []
+    return _solved(row.filled("problem"), solution, row.text("type"), row.text("level")), []
 
 
 def _gsm8k(row: Row) -> tuple[Question, list[str]]:
@@ -152,12 +158,13 @@ class Format:
 
     source: str  # the data set's name when the user gives none; "" for records, which bring their own
     row: RowReader | None  # reads one line; None for records, which are read by their schema
-    by_value: bool | None  # whether gold answers are plain numbers, compared by value; None: look (see `are_plain`)
+    by_value: bool | None  # whether gold answers are plain numbers, compared by value; None: look
+    solution: str = ""  # the field of the solutions whose boxes tell, where `by_value` is None
 
 
 FORMATS: dict[str, Format] = {
-    "tdg": Format("math-train", _tdg, by_value=False),
-    "math": Format("math", _math, by_value=False),
+    "tdg": Format("math-train", _tdg, by_value=None, solution="answer"),
+    "math": Format("math", _math, by_value=None, solution="solution"),
     "gsm8k": Format("gsm8k", _gsm8k, by_value=True),
     "asdiv": Format("asdiv", _asdiv, by_value=True),
     "svamp": Format("svamp", _svamp, by_value=True),
@@ -186,10 +193,16 @@ def format_named(name: str) -> Format:
 
 
 def compares_by_value(path: Path, format: str) -> bool:
-    """Whether the answers to this file are compared by value rather than by the MATH convention; see `are_plain`."""
-    by_value = format_named(format).by_value
-    if by_value is not None:
-        return by_value
+    """Whether the answers to this file are compared by value rather than by the MATH convention.
+
+    Files in MATH's formats are, if none of their solutions has a box: GSM8K's questions in the layout of the paper's
+    teacher file, say. Of records the gold answers tell, see `are_plain`.
+    """
+    how = format_named(format)
+    if how.by_value is not None:
+        return how.by_value
+    if how.solution:
+        return not any("\\boxed" in str(value.get(how.solution)) for _, value in read_json_lines(path))
     return are_plain(str(value.get("gold", "")) for _, value in read_json_lines(path))
 
 

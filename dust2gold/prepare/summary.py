@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from datamodules.components.records.records import VERDICTS, Question, Rationale, Verdict
 from dust2gold.core.text import visible
+
+_DRAWN = 8
+"""Random samples that are shown."""
+_WIDEST = 40
+"""Characters of a text in their table."""
+_MANY = 0.2
+"""Share of samples without an answer above which something is wrong with how answers are looked for."""
 
 
 @dataclass(slots=True)
@@ -39,6 +47,8 @@ class Summary:
     questions_with_positive: int = 0
     questions_with_negative: int = 0
     by_subject: dict[str, Counts] = field(default_factory=dict)  # in alphabetical order
+    drawn: list[tuple[str, str | None, str, Verdict]] = field(default_factory=list)
+    """Of a few random samples: id, answer, gold answer, verdict."""
 
 
 class Tally:
@@ -53,6 +63,7 @@ class Tally:
         self.ids_repeat = ids_repeat
         self._verdicts: dict[str, frozenset[Verdict]] = {}
         self._sources: set[str] = set()
+        self._random = random.Random(0)
 
     def add(self, question: Question, rationales: list[Rationale]) -> bool:
         """Counts an entry; returns whether its question is new."""
@@ -68,10 +79,19 @@ class Tally:
             counts.positive += verdicts["positive"]
             counts.negative += verdicts["negative"]
             counts.ungradable += verdicts["ungradable"]
+        for seen, rationale in enumerate(rationales, start=self.summary.samples - len(rationales)):
+            self._draw(seen, rationale)
         self.summary.without_answer += sum(rationale.answer is None for rationale in rationales)
         self.summary.questions_with_positive += "positive" in verdicts and "positive" not in before
         self.summary.questions_with_negative += "negative" in verdicts and "negative" not in before
         return is_new
+
+    def _draw(self, seen: int, rationale: Rationale) -> None:
+        """Keeps a few samples, each with the same chance, after so many others (Vitter's algorithm R)."""
+        place = seen if seen < _DRAWN else self._random.randrange(seen + 1)
+        if place < _DRAWN:
+            row = (rationale.id, rationale.answer, rationale.gold, rationale.verdict)
+            self.summary.drawn[place : place + 1] = [row]
 
     def finished(self, ungradable_because: Mapping[str, int]) -> Summary:
         """The summary, with its subjects in order, the names of the sources, and the grader's reasons."""
@@ -109,5 +129,25 @@ def _remarks(summary: Summary) -> Iterator[str]:
     if summary.ungradable_because:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in summary.ungradable_because.items())
         yield f"ungradable, kept out of training: {reasons}"
-    if summary.grader == "string":
+    if summary.grader == "string" and summary.compares == "strings":
         yield "string grading: a rationale without a boxed answer counts as negative, as in the paper"
+    if summary.without_answer > _MANY * summary.samples:
+        fate = "are ungradable" if "no answer stated" in summary.ungradable_because else "count as wrong, in D_neg"
+        yield (
+            f"WARNING: {summary.without_answer:,} of {summary.samples:,} samples state no answer that could be found, "
+            f"and {fate}: look at some, and say with --answer-pattern how they state it"
+        )
+    yield from ("", "some samples, drawn at random:")
+    rows = [(verdict, answer or "(none)", gold, name) for name, answer, gold, verdict in summary.drawn]
+    yield from _aligned([("verdict", "answer", "gold", "id"), *(tuple(map(_short, row)) for row in rows)])
+
+
+def _short(text: str) -> str:
+    text = visible(text)
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,4 +1,4 @@
-r"""Answers as text: where a rationale states its answer, and when two answers are the same.
+r"""Answers as text: when two are the same.
 
 Three notions of "the same", from the paper's own to the most lenient that needs no algebra:
 
@@ -21,87 +21,6 @@ from datamodules.components.grading.words import are_words, folded, is_word
 
 LONGEST_ANSWER = 300
 """Longer answers (characters) are no numbers and not worth algebra: they are compared as they stand."""
-
-_BRACE = re.compile(r"[{}]")
-_NOT_BLANK = re.compile(r"\S")
-
-
-def extract_answer(text: str) -> str | None:
-    r"""The answer that a rationale states, as written: what the last box with content holds, else what follows `####`.
-
-    A box is `\boxed{...}` with balanced braces or `\boxed 5`; `\fbox` counts where there is no `\boxed`. After the last
-    `####` stands an answer if it is a plain number or the text's last line: Markdown's headings begin in the same way.
-
-    Returns:
-        The answer without surrounding blanks ("" for an empty box), or None: no box, or one that never closes.
-    """
-    box = _last_box(text)
-    if box is None:
-        return _after_hashes(text)
-    return box[0] or _after_hashes(text) or box[0]
-
-
-def gold_answer(solution: str) -> str:
-    r"""The gold answer of a data set's own solution; "" if it states none.
-
-    A box that is empty or has no braces is kept as written. MATH's 7,500 training solutions hold two of each
-    (`\boxed{}`, `\boxed 9`). The reference implementation finds no gold answer there and counts all 32 samples as
-    wrong, 7 of them unjustly. As written the gold answer equals no string either, which gives the paper's counts, while
-    `canonical` and math-verify do read `\boxed 9`, and math-verify finds `\boxed{}` unreadable.
-    """
-    answer, box = extract_answer(solution), _last_box(solution)
-    if answer is None:
-        return ""
-    if box is None or box[0] != answer or (answer and box[1]):
-        return answer
-    return rf"\boxed {answer}" if answer else r"\boxed{}"
-
-
-def _last_box(text: str) -> tuple[str | None, bool] | None:
-    """What the last box holds that is not empty (None if it never closes), and whether it has braces. None: no box."""
-    for command in ("\\boxed", "\\fbox"):
-        last, start = None, text.rfind(command)
-        while start >= 0:
-            box = _content(text, start + len(command))
-            if box[0] != "":
-                return box
-            last, start = last or box, text.rfind(command, 0, start)
-        if last is not None:
-            return last
-    return None
-
-
-def _content(text: str, start: int) -> tuple[str | None, bool]:
-    r"""What a box holds whose command ends at `start`, None if its braces never close; and whether it has braces."""
-    first = _NOT_BLANK.search(text, start)
-    if first is not None and first[0] == "{":
-        content = _braced(text, start)
-        return (None if content is None else content.strip()), True
-    content = _unbraced(text, start)  # `\boxed 5`; but in "write it in \boxed form" the command is only mentioned
-    return ("" if are_words(content) and not any(map(str.isdigit, content)) else content), False
-
-
-def _after_hashes(text: str) -> str | None:
-    _, mark, rest = text.rpartition("####")
-    line, _, below = rest.partition("\n")
-    stated = mark and (not below.strip() or plain_number(line) is not None)
-    return line.strip() if stated else None
-
-
-def _braced(text: str, start: int) -> str | None:
-    """What the next braces after `start` enclose; None if they never close."""
-    depth = 0
-    opening = text.index("{", start)
-    for brace in _BRACE.finditer(text, opening):
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return text[opening + 1 : brace.start()]
-    return None
-
-
-def _unbraced(text: str, start: int) -> str:
-    r"""What `\boxed 5` boxes: all up to the end of the formula or the line."""
-    return re.split(r"[$\n]", text[start:], maxsplit=1)[0].strip().rstrip(".,;")
 
 
 # The MATH convention. The order of the steps is part of it.

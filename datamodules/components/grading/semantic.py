@@ -87,7 +87,7 @@ class SemanticGrader:
     negative.
 
     Args:
-        by_value: As for `StringGrader`.
+        strings: The string comparison.
         workers: math-verify processes; the number of usable cores if None. They start with the first answer to compare.
         time_limit: Seconds of processor time for one answer.
         cache: JSON-lines file to keep math-verify's replies in; None: in memory only.
@@ -102,9 +102,13 @@ class SemanticGrader:
     """What becomes of one that it accepted although the answers differ in value, as `guards.are_equal` sees it."""
 
     def __init__(
-        self, by_value: bool = False, workers: int | None = None, time_limit: float = 5.0, cache: Path | None = None
+        self,
+        strings: StringGrader | None = None,
+        workers: int | None = None,
+        time_limit: float = 5.0,
+        cache: Path | None = None,
     ) -> None:
-        self._strings = StringGrader(by_value)
+        self._strings = strings or StringGrader()
         self._verifier = Verifier(workers, time_limit)
         self._cache = OutcomeCache(cache, time_limit)
 
@@ -124,7 +128,8 @@ class SemanticGrader:
                 rejected[gold, answer].append(index)
             elif verdict == "positive" and answer != gold and are_equal(gold, answer) is False:
                 grades[index] = self.contradicted, answer  # the convention reads no further than 8:34 in "8:34 a.m."
-                self.reasons["the graders disagree"] += self.contradicted == "ungradable"
+                if self.contradicted == "ungradable":
+                    self.reasons["the graders disagree"] += 1
         for pair, outcome in self._outcomes(list(rejected)):
             for index in rejected[pair]:
                 grades[index] = self._verdict(outcome), grades[index][1]
@@ -172,14 +177,19 @@ GRADERS = ("string", "semantic", "both")
 
 @contextlib.contextmanager
 def open_grader(
-    name: str, *, by_value: bool = False, workers: int | None = None, time_limit: float = 5.0, cache: Path | None = None
+    name: str,
+    strings: StringGrader | None = None,
+    *,
+    workers: int | None = None,
+    time_limit: float = 5.0,
+    cache: Path | None = None,
 ) -> Iterator[Grader]:
     """Yields the grader of this name and ends its worker processes afterwards; arguments as for `SemanticGrader`."""
     if name not in GRADERS:
         raise InputError(f"unknown grader '{name}'", field="--grader", remedy=f"choose one of {', '.join(GRADERS)}")
     if name == "string":
-        yield StringGrader(by_value)
+        yield strings or StringGrader()
         return
-    made = (SemanticGrader if name == "semantic" else BothGrader)(by_value, workers, time_limit, cache)
+    made = (SemanticGrader if name == "semantic" else BothGrader)(strings, workers, time_limit, cache)
     with contextlib.closing(made) as grader:
         yield grader

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.components.grading.answers import gold_answer
+from datamodules.components.grading.extraction import gold_answer
 from datamodules.components.grading.grader import StringGrader
 from dust2gold.commands.generate import add_arguments, main
 from dust2gold.core.errors import InputError

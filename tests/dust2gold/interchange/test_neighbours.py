@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.components.grading.answers import extract_answer
+from datamodules.components.grading.extraction import extract_answer
 from datamodules.components.records.records import read_questions, write_rationales
 from dust2gold import cli
 from dust2gold.core.jsonl import read_json_lines

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import time
 import tracemalloc
 from dataclasses import asdict
@@ -41,10 +42,12 @@ def prepared(directory: Path, format: str, *rows: dict[str, Any]) -> Summary:
 def test_files_and_summary(teacher: Path, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "out"
     summary = asdict(prepare(teacher, "tdg", output))
+    kept = json.loads((output / "summary.json").read_text())
+    assert [tuple(row) for row in kept.pop("drawn")] == summary.pop("drawn")
     names = "negative.jsonl positive.jsonl questions.jsonl solutions.jsonl summary.json".split()
     assert sorted(path.name for path in output.iterdir()) == names
     half = {"questions": 1, "samples": 3, "positive": 1, "negative": 2, "ungradable": 0}
-    assert summary == json.loads((output / "summary.json").read_text())
+    assert summary == kept
     assert summary == {
         **{"grader": "string", "source": "math-train", "compares": "strings"},
         **{"questions": 2, "samples": 6, "positive": 2, "negative": 4, "ungradable": 0, "ungradable_because": {}},
@@ -79,11 +82,13 @@ def test_limit_samples_and_source(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_records_of_several_files_put_together_are_graded_anew(teacher: Path, tmp_path: Path) -> None:
+    teacher.write_text(teacher.read_text().replace("no box", r"\\boxed{5}"))
     first, joined = asdict(prepare(teacher, "tdg", tmp_path / "first")), tmp_path / "all.jsonl"
     texts = [(tmp_path / "first" / f"{name}.jsonl").read_text() for name in ("positive", "negative")]
     joined.write_text("".join(texts).replace('"verdict": "negative"', '"verdict": "positive"'))
     again = asdict(prepare(joined, "records", tmp_path / "again"))
-    assert again == {**first, "input": again["input"], "compares": "values"}  # by the gold answers, which are plain
+    by_value = {"compares": "values", "drawn": again["drawn"]}  # by the gold answers, which are plain
+    assert again == {**first, "input": again["input"], **by_value}
     for name in ("positive", "negative"):
         files = [tmp_path / directory / f"{name}.jsonl" for directory in ("first", "again")]
         before, after = (sorted(read_rationales(file), key=lambda r: r.id) for file in files)
@@ -162,3 +167,23 @@ def test_the_papers_teacher_data(real_data: Path, tmp_path: Path) -> None:
     expected = {"Algebra": 7284, "Prealgebra": 5606, "Number Theory": 2076, "Counting & Probability": 1814}
     expected |= {"Intermediate Algebra": 1761, "Geometry": 1351, "Precalculus": 1235}
     assert {subject: counts.positive for subject, counts in summary.by_subject.items()} == expected
+
+
+@pytest.mark.parametrize("gold", ["#### 18", "18", "They are 9 + 9.\n#### 18"])
+@pytest.mark.parametrize("grader", ["string", "semantic", "both"])
+def test_right_answers_are_no_negatives_for_want_of_a_box(gold: str, grader: str, tmp_path: Path) -> None:
+    row = {**teacher_line("0", "the answer is 18.", "Answer: 19", "I give up"), "answer": gold}
+    path = tmp_path / "teacher.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    summary = prepare(path, "tdg", tmp_path / "out", grader)
+    assert (summary.positive, summary.negative, summary.ungradable_because) == (1, 1, {"no answer stated": 1})
+    assert {(answer, verdict) for _, answer, _, verdict in summary.drawn} == {
+        ("18", "positive"),
+        ("19", "negative"),
+        (None, "ungradable"),
+    }
+
+
+def test_a_pattern_finds_answers_to_boxed_questions(teacher: Path, tmp_path: Path) -> None:
+    summary = prepare(teacher, "tdg", tmp_path / "out", answer_pattern=re.compile(r"So (no) box"))
+    assert (summary.positive, summary.negative, summary.without_answer) == (2, 4, 0)

@@ -10,15 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datamodules.components.grading.answers import (
-    are_plain,
-    canonical,
-    extract_answer,
-    gold_answer,
-    normalise,
-    plain_number,
-    string_equal,
-)
+from datamodules.components.grading.answers import are_plain, canonical, normalise, plain_number, string_equal
+from datamodules.components.grading.extraction import extract_answer, gold_answer
 from datamodules.components.grading.grader import StringGrader
 from datamodules.components.records.records import Question
 from dust2gold.prepare.readers import read
@@ -35,38 +28,6 @@ PIECES = listed(
     "|",
 )
 latex = st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(max_size=20)
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (r"So $\boxed{5}$.", "5"),
-        (r"First \boxed{1}, then \boxed{2}", "2"),
-        (r"\boxed{\frac{1}{\sqrt{2}}} and {more}", r"\frac{1}{\sqrt{2}}"),
-        (r"\boxed{ \{1, 2\} }", r"\{1, 2\}"),
-        (r"\boxed {17}", "17"),
-        (r"our answer is $\boxed 5$.", "5"),
-        ("our answer is \\boxed 5.\nDone", "5"),
-        (r"\fbox{7}", "7"),
-        (r"\boxed{6} and \fbox{7}", "6"),
-        *[(text, "") for text in (r"\boxed{}", r"\boxed")],
-        *[(text, None) for text in (r"\boxed{5", r"\boxed{5}, or \boxed{6", "no box", "")],
-        ("steps\n#### 1,080\n", "1,080"),
-        ("#### 3\n#### 4", "4"),
-        ("It is\n#### 42\n\nDone.", "42"),
-        ("It is\n#### x + 1 \n", "x + 1"),
-        ("### Plan\n#### Step 3: add\n1 + 2 = 3", None),
-        ("#### 3, so \\boxed{4}", "4"),
-    ],
-)
-def test_extract_answer(text: str, answer: str | None) -> None:
-    assert extract_answer(text) == answer
-
-
-def test_gold_answer() -> None:
-    golds = {r"\boxed{\frac12}": r"\frac12", "#### 18": "18", "nothing": "", r"$\boxed 9$.": r"\boxed 9"}
-    golds[r"\boxed{}"] = r"\boxed{}"
-    assert {solution: gold_answer(solution) for solution in golds} == golds
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import pytest
+
 from datamodules.components.grading.grader import StringGrader
 
 
@@ -19,3 +21,9 @@ def test_by_value_grades_plain_numbers_right_and_the_paper_does_not() -> None:
         assert StringGrader(by_value=True).grade(rf"\boxed{{{answer}}}", "1000")[0] == "positive"
         assert StringGrader().grade(rf"\boxed{{{answer}}}", "1000")[0] == "negative"
     assert StringGrader(by_value=True).grade("#### 1001", "1000")[0] == "negative"
+
+
+@pytest.mark.parametrize(("answer", "right"), [("(B)", True), ("B. 12", True), ("(C)", False), ("A B", False)])
+def test_a_letter_is_a_choice(answer: str, right: bool) -> None:
+    grade = StringGrader(by_value=True).grade(f"The answer is {answer}.", "B")
+    assert grade[0] == ("positive" if right else "negative")
