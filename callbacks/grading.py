@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
-from datamodules.components.grading.grader import StringGrader
 from datamodules.components.records.records import Question, Rationale, rationale_for
 from lightning_modules.components.sampling.sampler import Sample
 
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 class SampleGrader:
     """Decodes and grades the samples of a batch.
 
-    Data sets whose gold answers hold no LaTeX are compared by value ("1,000" is "1000"), the others by MATH's strings.
+    Data sets whose gold answers hold no LaTeX are compared by value ("1,000" is "1000"), the others by MATH's strings;
+    see `grader_for`.
 
     Args:
         trainer: Its DataModule holds the tokenizer and the questions.
@@ -28,7 +28,7 @@ class SampleGrader:
     def __init__(self, trainer: L.Trainer, writer: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.tokenizer: PreTrainedTokenizerBase = data.tokenizer
-        self.grader = StringGrader(by_value=data.plain_golds)
+        self.grader = data.grader
         self.writer = writer
 
     def records(self, samples: list[Sample], batch: dict[str, Any]) -> list[Rationale]:

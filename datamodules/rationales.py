@@ -14,7 +14,7 @@ from datamodules.components.batching.counts import count_targets
 from datamodules.components.batching.plan import Batching, RowBatches, choose_batching
 from datamodules.components.batching.sampler import Batch, EvaluationSampler, TrainingSampler
 from datamodules.components.encoding.tokenization import context_of, encode, pad_with_mask
-from datamodules.components.grading.answers import are_plain
+from datamodules.components.grading.grader import StringGrader, grader_for
 from datamodules.components.limits import Limits
 from datamodules.components.records.records import Question, numbered_questions
 from datamodules.components.table import Example, Examples
@@ -58,7 +58,7 @@ class RationaleDataModule(TrainingDataModule):
         self.packing = packing
         self.loss_on_prompt = loss_on_prompt
         self.questions: list[tuple[Question, Tensor]] = []
-        self.plain_golds = False
+        self.grader = StringGrader()  # of the answers to `questions`
         self._excluded: set[str] = set()
 
     def setup(self, stage: str) -> None:
@@ -107,7 +107,7 @@ class RationaleDataModule(TrainingDataModule):
             remedy = "give --data.questions FILE (questions.jsonl)"
             raise InputError("no questions", field="data.questions", remedy=remedy)
         questions = list(numbered_questions(self.question_file))
-        self.plain_golds = are_plain(question.gold for _, question in questions)
+        self.grader = grader_for(question for _, question in questions)
         questions = questions[: self.limit_questions]
         if not questions:
             raise InputError("holds no question", file=self.question_file, remedy="check the output of prepare")

@@ -56,7 +56,7 @@ def write_evaluation(settings: CollectSettings, answered: Sequence[Answered]) ->
     method = settings.method or settings.endpoint.model
     records = [rationale_for(question, 0, choices[0].text, "teacher") for question, choices in answered]
     by_value = compares_by_value(Path(settings.input), settings.format)
-    strings = StringGrader(by_value)
+    strings = StringGrader(by_value, stated=by_value)
     with open_grader(settings.grader, strings, cache=output / "math-verify.jsonl") as grader:
         grades = grader.grade_many([(record.rationale, record.gold) for record in records])
     graded = [replace(r, verdict=verdict, answer=answer) for r, (verdict, answer) in zip(records, grades, strict=True)]

@@ -15,17 +15,17 @@ from pathlib import Path
 import yaml
 
 from datamodules.components.encoding.prompts import prompt
-from datamodules.components.grading.answers import are_plain
+from datamodules.components.grading.grader import grader_for
 from datamodules.components.records.records import read_questions, write_questions
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_directory_atomically
 
 _GRADE = '''\
-"""The metric of this task: whether the last boxed answer is the gold one, as dust2gold's `test` decides."""
+"""The metric of this task: whether the answer is the gold one, as dust2gold's `test` decides."""
 
 from datamodules.components.grading.grader import StringGrader
 
-_GRADER = StringGrader(by_value={by_value})
+_GRADER = StringGrader(by_value={grader.by_value}, stated={grader.stated})
 
 
 def process_results(doc, results):
@@ -47,7 +47,7 @@ def export_task(questions: Path, output: Path, name: str, max_new_tokens: int) -
     asked = list(read_questions(questions))
     if not asked:
         raise InputError("holds no question", file=questions, remedy="check the output of prepare")
-    by_value = are_plain(question.gold for question in asked)
+    grader = grader_for(asked)
     before, after = (part.replace("{", "{{ '{' }}") for part in prompt("\0").split("\0"))
     task = {
         "task": name,
@@ -64,7 +64,7 @@ def export_task(questions: Path, output: Path, name: str, max_new_tokens: int) -
     metric = f"process_results: !function {name}_grade.process_results\n"  # a tag of the harness's own
     with write_directory_atomically(output) as directory:
         write_questions(directory / "questions.jsonl", asked)
-        (directory / f"{name}_grade.py").write_text(_GRADE.format(by_value=by_value), encoding="utf-8")
+        (directory / f"{name}_grade.py").write_text(_GRADE.format(grader=grader), encoding="utf-8")
         text = yaml.safe_dump(task, sort_keys=False, allow_unicode=True)
         (directory / f"{name}.yaml").write_text(text + metric, encoding="utf-8")
     return output

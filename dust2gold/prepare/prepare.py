@@ -85,7 +85,7 @@ def prepare(
     cache = output / "math-verify.jsonl"
     # In the paper no box counts as wrong. Where none was asked for, it would make right answers D_neg.
     unstated: Verdict = "ungradable" if by_value or answer_pattern is not None else "negative"
-    strings = StringGrader(by_value, unstated, answer_pattern)
+    strings = StringGrader(by_value, by_value, unstated, answer_pattern)
     with bar, open_grader(grader, strings, workers=workers, time_limit=time_limit, cache=cache) as judge:
         with _Outputs(output) as outputs:
             while batch := list(islice(entries, _BATCH)):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from datamodules.components.grading.answers import same_value, string_equal
+from datamodules.components.grading.answers import are_plain, same_value, string_equal
 from datamodules.components.grading.extraction import extract_answer, stated_answer
-from datamodules.components.records.records import Verdict
+from datamodules.components.records.records import Question, Verdict
 
 _CHOICE = re.compile(r"\(([A-Za-z])\)|([A-Z])(?:[.:)]|$)")
 """A letter of multiple choice: "(B)", "B", "B. 12"."""
@@ -26,25 +26,31 @@ class StringGrader:
     """The MATH convention's string comparison, about 0.02 ms an answer.
 
     Args:
-        by_value: Also accept an answer of the gold answer's value ("1,000" for "1000", "(B) 12" for "B"), and look for
-            it in all the ways that people state one, see `stated_answer`. For data sets of plain numbers and words
-            (GSM8K, SVAMP, ASDiv, MultiArith; see `are_plain`). Off, the labels on MATH are the paper's own.
+        by_value: Also accept an answer of the gold answer's value ("1,000" for "1000", "(B) 12" for "B"). For data sets
+            of plain numbers and words (GSM8K, SVAMP, ASDiv, MultiArith; see `are_plain`). Off, the labels on MATH are
+            the paper's own.
+        stated: Look for an answer in all the ways that people state one, see `stated_answer`; in the paper a box alone
+            counts.
         unstated: Verdict of a rationale that states no answer; "negative" in the paper.
         pattern: How else an answer is stated, see `stated_answer`.
     """
 
     def __init__(
-        self, by_value: bool = False, unstated: Verdict = "negative", pattern: re.Pattern[str] | None = None
+        self,
+        by_value: bool = False,
+        stated: bool = False,
+        unstated: Verdict = "negative",
+        pattern: re.Pattern[str] | None = None,
     ) -> None:
         self.by_value = by_value
+        self.stated = stated or pattern is not None
         self.unstated = unstated
         self.pattern = pattern
         self.reasons: Counter[str] = Counter()  # why rationales were found ungradable so far
 
     def grade(self, rationale: str, gold: str) -> Grade:
         """Grades one rationale; ungradable only where there is no gold answer."""
-        stated = self.by_value or self.pattern is not None
-        answer = stated_answer(rationale, self.pattern) if stated else extract_answer(rationale)
+        answer = stated_answer(rationale, self.pattern) if self.stated else extract_answer(rationale)
         if not gold.strip():
             self.reasons["no gold answer"] += 1
             return "ungradable", answer
@@ -64,3 +70,10 @@ class StringGrader:
         choices = [_CHOICE.match(text) for text in (answer, gold)]
         letters = {(choice[1] or choice[2]).upper() for choice in choices if choice}
         return self.by_value and all(choices) and len(letters) == 1
+
+
+def grader_for(questions: Iterable[Question]) -> StringGrader:
+    """The grader of what a student answers to a data set's questions: as its teacher's answers were graded."""
+    asked = list(questions)
+    by_value = are_plain(question.gold for question in asked)
+    return StringGrader(by_value, stated=by_value and not any("\\boxed" in question.solution for question in asked))
