@@ -14,6 +14,7 @@ import pytest
 from datamodules.components.records.records import read_rationales, write_rationales
 from dust2gold import cli
 from dust2gold.core.errors import InputError
+from dust2gold.report.section import ONE_RUN
 from dust2gold.report.write import report
 from tests.dust2gold.report.analyses.synthetic import predictions, samples, write_predictions, write_run
 
@@ -107,7 +108,7 @@ def test_the_numbers_agree_and_come_in_the_order_of_the_paper(full: Path) -> Non
     start = lines.index("## gsm8k: accuracy in %") + 2
     assert cells([lines[start], lines[start + 2]]) == [["method", "average"], ["nce", "**66.67**"]]
     assert list(found) == [
-        *("levels", "against cot-kd", "generalisation", "overlap", "ranking", "ranking correlation"),
+        *("levels", "against cot-kd", "comparisons", "generalisation", "overlap", "ranking", "ranking correlation"),
         *("accuracy over n", "adaptive stopping", "negatives", "cases"),
     ]
     rows = [row for row in loaded(full / "results.json") if row["dataset"] == "math"]
@@ -121,7 +122,19 @@ def test_the_numbers_agree_and_come_in_the_order_of_the_paper(full: Path) -> Non
     assert [row["sc"], row["asc"]] == pytest.approx([overall["sc"], overall["asc"]])
     assert {row["method"] for row in found["against cot-kd"]} == set(overall) - {"cot-kd"}
     assert all(0 < row["p_value"] <= 1 for row in found["against cot-kd"])
+    assert [(row["method"], row["baseline"]) for row in found["comparisons"]] == [
+        *(("nce", "nat"), ("nat", "nat-no-negatives"), ("ws", "sc"), ("asc", "sc"))
+    ], "there is no kd"
     assert len(found["cases"]) <= 6
+
+
+def test_no_p_value_stands_without_what_it_leaves_out(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(full)]) == 0
+    for text, tables in (((full / "report.md").read_text(), 3), (capsys.readouterr().out, 2)):
+        paragraphs = [part.split("\n") for part in text.split("\n\n")]
+        with_p = [place for place, part in enumerate(paragraphs) if part[0].endswith(" p |")]
+        assert len(with_p) == tables
+        assert all(" ".join(paragraphs[place + 2]) == ONE_RUN for place in with_p)
 
 
 def test_the_same_records_give_the_same_files(tmp_path: Path) -> None:
@@ -186,7 +199,11 @@ def test_a_column_of_zeros_has_no_best_and_gaps_are_shown(tmp_path: Path) -> Non
     ]
     assert headings(lines) == ["math: accuracy in %", "math: questions that two models solve"], "a short report"
     assert not any("Left out" in line or "points over" in line for line in lines)
-    assert set(loaded(tmp_path / "analyses.json")) == {"schema", "overlap"}
+    (compared,) = loaded(tmp_path / "analyses.json")["comparisons"]
+    assert compared["shared"] == 1
+    (shown,) = (row for row in cells(lines) if row[:2] == ["nce", "nat"])
+    assert shown == ["nce", "nat", "1", "+0.00", "0 / 0", "1.000"]
+    assert set(loaded(tmp_path / "analyses.json")) == {"schema", "comparisons", "overlap"}
 
 
 def test_the_terminal_gets_the_tables_and_the_places(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
