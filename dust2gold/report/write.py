@@ -39,9 +39,9 @@ def report(run: Path) -> None:
     section.add("# Results")
     with matplotlib_defaults():
         if seeds := seed_runs(run):
-            rows = {seed: _study(path, samples=False).rows for seed, path in seeds.items()}
-            results = [{"seed": seed, **asdict(row)} for seed, own in rows.items() for row in own]
-            add_seeds(section, rows)
+            runs = {seed: _study(path, samples=False) for seed, path in seeds.items()}
+            results = [{"seed": seed, **asdict(row)} for seed, own in runs.items() for row in own.rows]
+            add_seeds(section, runs)
             section.add(END_OF_TABLES)
         else:
             study = _study(run)

@@ -25,12 +25,12 @@ _BY_LEVEL = (
 )
 _OVERALL = "intervals are Wilson's at 95%; a tie of votes counts as its share."
 _COMPARED = (
-    "`points` is the mean difference per question with its paired 95% interval. `p` is the exact two-sided test of that "
-    "mean over all flips of its questions' signs (McNemar's where answers are right or wrong), uncorrected for many "
-    "tests. `better / worse on` counts questions by the sign alone: a tie that holds an eighth of the right answer counts "
-    "there like a whole one, in the other figures as an eighth."
+    "`points` is the mean difference per question with its paired 95% interval. `p` is the exact two-sided test of "
+    "this mean over all flips of the questions' signs (McNemar's where answers are right or wrong), uncorrected for "
+    "many tests. `better / worse on` counts questions: there a tie that gives an eighth of the right answer counts "
+    "like a whole one, in all other figures as an eighth."
 )
-_COMPARISONS = "what the paper says of its stages: a method against another on the questions that both answered."
+_COMPARISONS = "what the paper claims of its stages: a method against another, on the questions both answered."
 _BASELINE, _PAIRS = f"against {BASELINE}", "comparisons"  # their names in analyses.json
 _GENERALISATION = (
     "accuracy in % on all questions of each test set: a column is a test set, a row a method, the same model in all. "

@@ -1,10 +1,9 @@
 """A method against another on the questions that both answered: mean difference, its interval, a sign-flip test.
 
-If both methods were equally good, each question's difference would have either sign with the same probability. The test
-of the mean difference counts the ways to flip these signs that give one at least as far from 0, all of them: it is exact
-and two-sided. Where answers are right or wrong, differences are ±1 and it is McNemar's exact test (1947), of the
-discordant questions alone. A tie of votes makes `correct` a share such as 1/8, which the test takes for what it is, as
-do the mean and its interval.
+If both methods were equally good, each question's difference might as well have the other sign. The p-value is the
+share of all ways to flip these signs that give a mean difference at least as far from 0: a two-sided, exact test. Where
+answers are right or wrong, differences are ±1 and it is McNemar's exact test (1947). A tie of votes makes `correct` a
+share such as 1/8; mean, interval and test take it for what it is.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ class Comparison:
     """A method against a baseline on the `shared` questions that both answered.
 
     `points` is the mean difference in percentage points, `margin` half the width of its 95% interval (normal, paired by
-    question; None below two questions), `p_value` that of `sign_flip`. `better` and `worse` count the questions on which
-    the method's share of correct is the higher and the lower one, by however little.
+    question; None below two questions), `p_value` that of `sign_flip`. `better` and `worse` count the questions on
+    which the method's `correct` is the higher and the lower one, by however little.
     """
 
     shared: int

@@ -266,3 +266,10 @@ def test_seeds_are_joined(tmp_path: Path) -> None:
     assert (nat["seeds"], nat["low"], nat["high"]) == (3, min(own), max(own))
     assert nat["mean"] == pytest.approx(sum(own) / 3)
     assert (tmp_path / "report" / "seeds-math.png").is_file()
+    paired = loaded(tmp_path / "analyses.json")["differences over seeds"]
+    asc = next(row for row in paired if (row["method"], row["baseline"]) == ("asc", "sc"))
+    mean, margin = asc["points"]["mean"], asc["margin"]
+    overall = {row["method"]: row["accuracy"]["mean"] for row in found if row["subject"] == "all"}
+    assert mean == pytest.approx(100 * (overall["asc"] - overall["sc"]))
+    (shown,) = (row for row in cells(lines) if row[:2] == ["asc", "sc"])
+    assert shown[2:5] == ["3", f"{mean:+.2f}", f"{mean - margin:+.2f} to {mean + margin:+.2f}"]
