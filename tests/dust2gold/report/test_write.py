@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from datamodules.components.records.records import read_rationales, write_rationales
+from datamodules.components.records.records import read_rationales, write_questions, write_rationales
 from dust2gold import cli
 from dust2gold.core.errors import InputError
 from dust2gold.report.section import ONE_RUN
+from dust2gold.report.shown import END_OF_TABLES
 from dust2gold.report.write import report
 from tests.dust2gold.report.analyses.synthetic import predictions, samples, write_predictions, write_run
+from tests.records import question
 
 if TYPE_CHECKING:
     from tests.dust2gold.run.conftest import World
@@ -230,6 +232,29 @@ def test_what_the_models_were_trained_on_and_how_long_it_took(run: Path, world: 
     summary.write_text('{"questions": 1}')
     with pytest.raises(InputError, match=r"summary\.json"):
         report(run)
+
+
+def test_test_questions_of_the_training_set_are_named(run: Path, tmp_path: Path) -> None:
+    """Accuracy stays that of all questions; that without them stands beside it."""
+    for place, texts in {"data": ["What is 1?"], "test": ["what is  $1$?", "What is 2?"], "tests/b": ["3?"]}.items():
+        names, source = ("Algebra0", "Algebra1"), "math" if place == "test" else "d|x"
+        asked = [replace(question(0), id=n, question=t, source=source) for n, t in zip(names, texts, strict=False)]
+        (run / place).mkdir(parents=True)
+        write_questions(run / place / "questions.jsonl", asked)
+    lines = written(run)
+    start = lines.index("## Test questions that stand in the training set") + 2
+    assert start < lines.index(END_OF_TABLES)
+    assert cells(lines[start : start + 4])[2:] == [["math", "Algebra0", "2", "1"], [r"d\|x", "-", "1", "0"]]
+    without = {row[1]: row[2:] for row in cells(lines) if row[0] == "math" and len(row) == 6}
+    assert without == {method: ["4", "50.00", "3", "33.33"] for method in ("cot-kd", "nat")} | {
+        "sc": ["4", "62.50", "3", "66.67"]
+    }
+    leaks = [{"dataset": "math", "questions": 2, "shared": ["Algebra0"]}]
+    leaks.append({"dataset": "d|x", "questions": 1, "shared": []})
+    assert loaded(run / "analyses.json")["leaks"] == leaks
+    run.rename(tmp_path / "seed-0")
+    assert "## Test questions that stand in the training set" in written(tmp_path)
+    assert loaded(tmp_path / "analyses.json")["leaks"] == leaks
 
 
 def test_what_others_write_is_escaped(tmp_path: Path) -> None:
