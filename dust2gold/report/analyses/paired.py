@@ -50,14 +50,15 @@ def sign_flip(gains: Iterable[float]) -> float:
     sizes = Counter(abs(step) for step in steps if step)
     unit = math.gcd(*sizes) or 1
     most = min(sum(step for step in steps if step > 0), -sum(step for step in steps if step < 0)) // unit
-    chances = torch.zeros(most + 1, dtype=torch.float64)  # [min(G, L) + 1], of each H
-    chances[0] = 1
+    chances = torch.ones(1, dtype=torch.float64)  # [H + 1], of each H up to min(G, L)
     for size, n in sorted(sizes.items()):
-        before, chances = chances, torch.zeros_like(chances)
         stride = size // unit
+        before, chances = chances, chances.new_zeros(min(most, len(chances) - 1 + n * stride) + 1)
+        ways = 1  # to choose k of n; whole numbers up to the division, as 2^n is beyond a float from n = 1,024 on
         for k in range(min(n, most // stride) + 1):
-            # Whole numbers up to the last step: 2^n is beyond a float from n = 1,024 on.
-            chances[k * stride :] += math.comb(n, k) / (1 << n) * before[: most + 1 - k * stride]
+            moved = chances[k * stride :][: len(before)]
+            moved += ways / (1 << n) * before[: len(moved)]
+            ways = ways * (n - k) // (k + 1)
     return min(1.0, 2 * float(chances.sum()))
 
 
