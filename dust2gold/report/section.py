@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 FIGURES = "report"
 """The directory of the figures, in the run directory."""
 
+ONE_RUN = (
+    "Intervals and `p` are about the questions of one training run each: how much another training run (another seed, "
+    "another machine) would change is not in them; `run --seeds 0,1,2` measures it."
+)
+"""What stands under every table that has a p-value or an interval of one run."""
+
 _LONGEST_NAME = 100  # of a figure's file; file systems take 255 bytes
 
 NONE = "-"
@@ -60,9 +66,11 @@ class Section:
         self.lines += [*lines, ""]
 
     def add_table(self, heading: Sequence[str], body: Sequence[Sequence[str]], explained: str, texts: int = 1) -> None:
-        """Adds a `table` and how to read it."""
+        """Adds a `table` and how to read it; under one with `p` or intervals also what these leave out."""
         self.add(*table(heading, body, texts))
         self.note(f"How to read it: {explained}")
+        if {"p", "95% interval"}.intersection(heading):
+            self.note(ONE_RUN)
 
     def note(self, text: str) -> None:
         """Adds a wrapped paragraph."""

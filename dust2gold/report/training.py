@@ -1,14 +1,47 @@
-"""What the models were trained on and how long it took."""
+"""What the models were trained on, which test questions are among it, and how long it took."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 from dust2gold.core.text import escape
-from dust2gold.report.section import Section, Study, reading
+from dust2gold.report.analyses.accuracy import tabulate
+from dust2gold.report.analyses.predictions import OVERALL, Prediction
+from dust2gold.report.section import NONE, Section, Study, percent, reading
+from dust2gold.run.leaks import find_leaks
 from dust2gold.run.record import Records, duration
 
 _COUNTS = ("questions", "samples", "positive", "negative", "ungradable")
+
+
+def add_leaks(section: Section, run: Path, predictions: Sequence[Prediction] = ()) -> None:
+    """Adds which test questions stand in the training set, and the accuracies on the others."""
+    leaks = find_leaks(run)
+    section.add_numbers("leaks", leaks)
+    if not leaks:
+        return
+    section.add("## Test questions that stand in the training set")
+    section.add_table(
+        ["test set", "the first of them", "questions", "in the training set"],
+        [[escape(k.dataset), escape(k.first) or NONE, f"{k.questions:,}", f"{len(k.shared):,}"] for k in leaks],
+        "questions that are equal but for case, white space and LaTeX's layout; no paraphrases. The tables of accuracy "
+        "are over all questions.",
+        texts=2,
+    )
+    body = []
+    for leak in leaks:
+        shared, answers = set(leak.shared), [answer for answer in predictions if answer.dataset == leak.dataset]
+        clean = [answer for answer in answers if answer.question_id not in shared]
+        others = {row.method: row for row in tabulate(clean) if row.subject == OVERALL}
+        for row in tabulate(answers) if len(clean) < len(answers) else []:
+            if row.subject == OVERALL and (other := others.get(row.method)):
+                figures = [str(row.n), percent(row.accuracy), str(other.n), percent(other.accuracy)]
+                body.append([escape(leak.dataset), escape(row.method), *figures])
+    if body:
+        heading = ["test set", "method", "questions", "accuracy %", "without them", "accuracy %"]
+        section.add_table(heading, body, "accuracy over all questions, and without those above.", texts=2)
 
 
 def add_data(section: Section, study: Study) -> None:

@@ -22,7 +22,7 @@ from dust2gold.report.analyses.votes import collect_votes, read_vote_groups
 from dust2gold.report.figures import matplotlib_defaults, save
 from dust2gold.report.section import FIGURES, Section, Study
 from dust2gold.report.shown import ANALYSES, END_OF_TABLES, MARKDOWN, RESULTS
-from dust2gold.report.training import add_data, add_time
+from dust2gold.report.training import add_data, add_leaks, add_time
 
 
 def report(run: Path) -> None:
@@ -39,14 +39,16 @@ def report(run: Path) -> None:
     section.add("# Results")
     with matplotlib_defaults():
         if seeds := seed_runs(run):
-            rows = {seed: _study(path, samples=False).rows for seed, path in seeds.items()}
-            results = [{"seed": seed, **asdict(row)} for seed, own in rows.items() for row in own]
-            add_seeds(section, rows)
+            runs = {seed: _study(path, samples=False) for seed, path in seeds.items()}
+            results = [{"seed": seed, **asdict(row)} for seed, own in runs.items() for row in own.rows]
+            add_seeds(section, runs)
+            add_leaks(section, next(iter(seeds.values())))  # the data of all seeds are the same
             section.add(END_OF_TABLES)
         else:
             study = _study(run)
             results = [asdict(row) for row in study.rows]
             add_accuracy(section, study)
+            add_leaks(section, study.run, study.predictions)
             section.add(END_OF_TABLES)
             for add in (add_generalisation, add_overlap, _add_votes, add_negatives, add_cases, add_data, add_time):
                 add(section, study)

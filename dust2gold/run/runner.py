@@ -20,6 +20,7 @@ from dust2gold.core import locks
 from dust2gold.core.errors import InputError
 from dust2gold.core.text import say
 from dust2gold.run.children import Children, shares
+from dust2gold.run.leaks import warn_of_leaks
 from dust2gold.run.plan import ABSENT, Plan
 from dust2gold.run.record import CommandRecord, StageRecord, duration
 from dust2gold.run.stage import Stage, as_typed
@@ -57,6 +58,7 @@ class Runner:
         self._children = children
         self._remaining = list(self.stages)
         self._jobs: dict[Future[None], _Job] = {}
+        self._compared = False  # the test questions with those of training
         self._shares = shares(flags.jobs) if flags.jobs > 1 else []
 
     @property
@@ -168,6 +170,9 @@ class Runner:
             self.skipped.append(stage)
             return None
         say(f"{head} - {decision.action} ({decision.reason})")
+        if stage.students and not self._compared:
+            warn_of_leaks(self.plan.run)
+            self._compared = True
         earlier = self.plan.records.read(stage.name)
         if decision.action == "resume" and earlier is not None:
             return earlier

@@ -56,8 +56,9 @@ def test_metrics_and_rows_of_the_report(test: Callable[..., dict[str, float]], t
         (f"q{number}", float(number in (0, 2, 3, 4))) for number in range(7)
     ]
     question = {"method": "nat", "dataset": "nuts", "question_id": "q3", "subject": "Geometry", "level": "Level 2"}
-    assert lines[3] == {"schema": 1, **question, "correct": 1.0, "answer": "8", "gold": "8"}
-    assert lines[1]["answer"] == "0"
+    written = {"answer": "8", "gold": "8", "rationale": "It is \\boxed{8}."}
+    assert lines[3] == {"schema": 1, **question, "correct": 1.0, **written}
+    assert (lines[1]["answer"], lines[1]["rationale"]) == ("0", "It is \\boxed{0}.")
     assert events().Tags()["tensors"] == [f"test/nat/{row}/text_summary" for row in range(3)]  # of the first batch
 
 

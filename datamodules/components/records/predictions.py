@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def prediction(record: Rationale, method: str) -> Row:
-    """The row of one graded answer."""
+    """The row of one graded answer, with the rationale that explains it."""
     return {
         "method": method,
         "dataset": record.source,
@@ -26,6 +26,7 @@ def prediction(record: Rationale, method: str) -> Row:
         "correct": float(record.verdict == "positive"),
         "answer": record.answer,
         "gold": record.gold,
+        "rationale": record.rationale,
     }
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import Row, tabulate_levels
-from dust2gold.report.analyses.methods import BASELINE, descriptions, method_order
-from dust2gold.report.analyses.paired import Comparison, compare
+from dust2gold.report.analyses.methods import BASELINE, COMPARISONS, descriptions, method_order
+from dust2gold.report.analyses.paired import Comparison, compare, compare_pairs
 from dust2gold.report.analyses.predictions import OVERALL
 from dust2gold.report.figures import intervals_figure
 from dust2gold.report.section import NONE, Section, Study, p_value, short_name, subject_order
@@ -23,14 +23,15 @@ _BY_LEVEL = (
     "the same by the data set's own levels of difficulty, the easiest first; `average` is over all questions. "
     "The best figure of a column is bold."
 )
-_OVERALL = (
-    "intervals are Wilson's at 95%; a tie of votes counts as its share. One training run each: the spread over seeds "
-    "is not in them."
-)
+_OVERALL = "intervals are Wilson's at 95%; a tie of votes counts as its share."
 _COMPARED = (
-    f"`points over {BASELINE}` is the mean difference per question with its paired 95% interval; `p` is McNemar's "
-    "exact test on the questions that the two answer differently (a tie by its sign), uncorrected for many tests."
+    "`points` is the mean difference per question with its paired 95% interval. `p` is the exact two-sided test of "
+    "this mean over all flips of the questions' signs (McNemar's where answers are right or wrong), uncorrected for "
+    "many tests. `better / worse on` counts questions: there a tie that gives an eighth of the right answer counts "
+    "like a whole one, in all other figures as an eighth."
 )
+_COMPARISONS = "what the paper claims of its stages: a method against another, on the questions both answered."
+_BASELINE, _PAIRS = f"against {BASELINE}", "comparisons"  # their names in analyses.json
 _GENERALISATION = (
     "accuracy in % on all questions of each test set: a column is a test set, a row a method, the same model in all. "
     "`-` stands where a method was not tested; the best figure of a column is bold."
@@ -51,6 +52,9 @@ def add_accuracy(section: Section, study: Study) -> None:
             records = [asdict(row) for row in own if row.subject != OVERALL]
             section.numbers.setdefault("levels", []).extend({"level": r.pop("subject"), **r} for r in records)
         _add_overall(section, study, dataset, [row for row in rows if row.subject == OVERALL])
+        _add_comparisons(section, study, dataset)
+    if {_BASELINE, _PAIRS} & section.numbers.keys():
+        section.note(_COMPARED)
     section.add(*descriptions(row.method for row in study.rows))
 
 
@@ -109,13 +113,22 @@ def _add_overall(section: Section, study: Study, dataset: str, rows: Sequence[Ro
         body.append([escape(row.method), *figures, *(_compared(against.get(row.method)) if against else [])])
     section.add(f"### {escape(dataset)}: all questions")
     section.add_table(heading, body, _OVERALL)
-    if against:
-        section.note(_COMPARED)
     for method, found in against.items():
-        section.add_numbers(f"against {BASELINE}", [found], dataset=dataset, method=method)
+        section.add_numbers(_BASELINE, [found], dataset=dataset, method=method)
     ends = [(row.method, row.accuracy, row.ci_low, row.ci_high) for row in rows]
     figure = intervals_figure(f"{dataset}: accuracy with 95% intervals", ends, BASELINE)
     section.add_figure("accuracy", dataset, figure, f"Accuracy on {dataset} by method")
+
+
+def _add_comparisons(section: Section, study: Study, dataset: str) -> None:
+    body = []
+    for (method, baseline), found in compare_pairs(study.predictions, dataset, COMPARISONS).items():
+        body.append([method, baseline, str(found.shared), *_compared(found)])
+        section.add_numbers(_PAIRS, [found], dataset=dataset, method=method, baseline=baseline)
+    if body:
+        section.add(f"### {escape(dataset)}: the paper's comparisons")
+        heading = ["method", "against", "questions", "points", "better / worse on", "p"]
+        section.add_table(heading, body, _COMPARISONS, texts=2)
 
 
 def _compared(found: Comparison | None) -> list[str]:

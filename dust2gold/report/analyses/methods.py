@@ -36,6 +36,9 @@ METHODS = {
 BASELINE = "cot-kd"
 """What the paper measures its stages against: a LoRA on the right rationales alone."""
 
+COMPARISONS = (("nce", "kd"), ("nce", "nat"), ("nat", "nat-no-negatives"), ("ws", "sc"), ("asc", "sc"))
+"""What the paper claims beyond its baseline: a method and what it is better than."""
+
 _FEWER = re.compile(r"nat-negatives-(\d{1,2})")
 _ORDER = {name: place for place, name in enumerate(METHODS)}
 

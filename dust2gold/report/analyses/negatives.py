@@ -93,8 +93,8 @@ def add_negatives(section: Section, study: Study) -> None:
             heading,
             body,
             "each row is NAT with another D_neg behind M_neg, of so many samples; `nat-semantic` grades by value "
-            "instead of by text, which moves mislabelled right answers to D_pos. Points and p (McNemar) are "
-            "against `nat`, paired.",
+            "instead of by text, which moves mislabelled right answers to D_pos. Points and p "
+            "(sign flips) are against `nat`, paired.",
         )
         labels = {FULL: "graded by text", NONE: "CoT KD's LoRA instead of M_neg", SEMANTIC: "graded by value"}
         points: dict[str, list[tuple[int, float, float, float]]] = {label: [] for label in labels.values()}

@@ -46,7 +46,8 @@ def test_writes_what_a_students_test_writes(make: Make, server: Endpoint, tmp_pa
     right = {"q0": 1, "q1": 0, "q2": 1, "q3": 0, "q4": 1, "q1000": 1}
     assert {row["question_id"]: row["correct"] for row in rows} == right
     asked = {"dataset": "nuts", "question_id": "q0", "subject": "Algebra", "level": "Level 1"}
-    assert rows[0] == {"schema": 1, "method": "gpt-test", **asked, "correct": 1.0, "answer": "2", "gold": "2"}
+    written = {"answer": "2", "gold": "2", "rationale": "So it is: \\boxed{2}"}
+    assert rows[0] == {"schema": 1, "method": "gpt-test", **asked, "correct": 1.0, **written}
     assert json.loads((directory / "metrics.json").read_text()) == {
         "test/accuracy": 4 / 6,
         "test/accuracy/level/Level 1": 1.0,

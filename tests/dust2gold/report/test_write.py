@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from datamodules.components.records.records import read_rationales, write_rationales
+from datamodules.components.records.records import read_rationales, write_questions, write_rationales
 from dust2gold import cli
 from dust2gold.core.errors import InputError
+from dust2gold.report.section import ONE_RUN
+from dust2gold.report.shown import END_OF_TABLES
 from dust2gold.report.write import report
 from tests.dust2gold.report.analyses.synthetic import predictions, samples, write_predictions, write_run
+from tests.records import question
 
 if TYPE_CHECKING:
     from tests.dust2gold.run.conftest import World
@@ -107,7 +110,7 @@ def test_the_numbers_agree_and_come_in_the_order_of_the_paper(full: Path) -> Non
     start = lines.index("## gsm8k: accuracy in %") + 2
     assert cells([lines[start], lines[start + 2]]) == [["method", "average"], ["nce", "**66.67**"]]
     assert list(found) == [
-        *("levels", "against cot-kd", "generalisation", "overlap", "ranking", "ranking correlation"),
+        *("levels", "against cot-kd", "comparisons", "generalisation", "overlap", "ranking", "ranking correlation"),
         *("accuracy over n", "adaptive stopping", "negatives", "cases"),
     ]
     rows = [row for row in loaded(full / "results.json") if row["dataset"] == "math"]
@@ -121,7 +124,19 @@ def test_the_numbers_agree_and_come_in_the_order_of_the_paper(full: Path) -> Non
     assert [row["sc"], row["asc"]] == pytest.approx([overall["sc"], overall["asc"]])
     assert {row["method"] for row in found["against cot-kd"]} == set(overall) - {"cot-kd"}
     assert all(0 < row["p_value"] <= 1 for row in found["against cot-kd"])
+    assert [(row["method"], row["baseline"]) for row in found["comparisons"]] == [
+        *(("nce", "nat"), ("nat", "nat-no-negatives"), ("ws", "sc"), ("asc", "sc"))
+    ], "there is no kd"
     assert len(found["cases"]) <= 6
+
+
+def test_no_p_value_stands_without_what_it_leaves_out(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(full)]) == 0
+    for text, tables in (((full / "report.md").read_text(), 3), (capsys.readouterr().out, 2)):
+        paragraphs = [part.split("\n") for part in text.split("\n\n")]
+        with_p = [place for place, part in enumerate(paragraphs) if part[0].endswith(" p |")]
+        assert len(with_p) == tables
+        assert all(" ".join(paragraphs[place + 2]) == ONE_RUN for place in with_p)
 
 
 def test_the_same_records_give_the_same_files(tmp_path: Path) -> None:
@@ -186,7 +201,11 @@ def test_a_column_of_zeros_has_no_best_and_gaps_are_shown(tmp_path: Path) -> Non
     ]
     assert headings(lines) == ["math: accuracy in %", "math: questions that two models solve"], "a short report"
     assert not any("Left out" in line or "points over" in line for line in lines)
-    assert set(loaded(tmp_path / "analyses.json")) == {"schema", "overlap"}
+    (compared,) = loaded(tmp_path / "analyses.json")["comparisons"]
+    assert compared["shared"] == 1
+    (shown,) = (row for row in cells(lines) if row[:2] == ["nce", "nat"])
+    assert shown == ["nce", "nat", "1", "+0.00", "0 / 0", "1.000"]
+    assert set(loaded(tmp_path / "analyses.json")) == {"schema", "comparisons", "overlap"}
 
 
 def test_the_terminal_gets_the_tables_and_the_places(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +232,29 @@ def test_what_the_models_were_trained_on_and_how_long_it_took(run: Path, world: 
     summary.write_text('{"questions": 1}')
     with pytest.raises(InputError, match=r"summary\.json"):
         report(run)
+
+
+def test_test_questions_of_the_training_set_are_named(run: Path, tmp_path: Path) -> None:
+    """Accuracy stays that of all questions; that without them stands beside it."""
+    for place, texts in {"data": ["What is 1?"], "test": ["what is  $1$?", "What is 2?"], "tests/b": ["3?"]}.items():
+        names, source = ("Algebra0", "Algebra1"), "math" if place == "test" else "d|x"
+        asked = [replace(question(0), id=n, question=t, source=source) for n, t in zip(names, texts, strict=False)]
+        (run / place).mkdir(parents=True)
+        write_questions(run / place / "questions.jsonl", asked)
+    lines = written(run)
+    start = lines.index("## Test questions that stand in the training set") + 2
+    assert start < lines.index(END_OF_TABLES)
+    assert cells(lines[start : start + 4])[2:] == [["math", "Algebra0", "2", "1"], [r"d\|x", "-", "1", "0"]]
+    without = {row[1]: row[2:] for row in cells(lines) if row[0] == "math" and len(row) == 6}
+    assert without == {method: ["4", "50.00", "3", "33.33"] for method in ("cot-kd", "nat")} | {
+        "sc": ["4", "62.50", "3", "66.67"]
+    }
+    leaks = [{"dataset": "math", "questions": 2, "shared": ["Algebra0"]}]
+    leaks.append({"dataset": "d|x", "questions": 1, "shared": []})
+    assert loaded(run / "analyses.json")["leaks"] == leaks
+    run.rename(tmp_path / "seed-0")
+    assert "## Test questions that stand in the training set" in written(tmp_path)
+    assert loaded(tmp_path / "analyses.json")["leaks"] == leaks
 
 
 def test_what_others_write_is_escaped(tmp_path: Path) -> None:
@@ -249,3 +291,10 @@ def test_seeds_are_joined(tmp_path: Path) -> None:
     assert (nat["seeds"], nat["low"], nat["high"]) == (3, min(own), max(own))
     assert nat["mean"] == pytest.approx(sum(own) / 3)
     assert (tmp_path / "report" / "seeds-math.png").is_file()
+    paired = loaded(tmp_path / "analyses.json")["differences over seeds"]
+    asc = next(row for row in paired if (row["method"], row["baseline"]) == ("asc", "sc"))
+    mean, margin = asc["points"]["mean"], asc["margin"]
+    overall = {row["method"]: row["accuracy"]["mean"] for row in found if row["subject"] == "all"}
+    assert mean == pytest.approx(100 * (overall["asc"] - overall["sc"]))
+    (shown,) = (row for row in cells(lines) if row[:2] == ["asc", "sc"])
+    assert shown[2:5] == ["3", f"{mean:+.2f}", f"{mean - margin:+.2f} to {mean + margin:+.2f}"]
