@@ -10,7 +10,7 @@ from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import tabulate
 from dust2gold.report.analyses.predictions import OVERALL, Prediction
 from dust2gold.report.section import NONE, Section, Study, percent, reading
-from dust2gold.run.leaks import find_leaks
+from dust2gold.run.leaks import Leak, find_leaks
 from dust2gold.run.record import Records, duration
 
 _COUNTS = ("questions", "samples", "positive", "negative", "ungradable")
@@ -24,15 +24,18 @@ def add_leaks(section: Section, run: Path, predictions: Sequence[Prediction] = (
         return
     section.add("## Test questions that stand in the training set")
     section.add_table(
-        ["test set", "the first of them", "questions", "in the training set"],
-        [[escape(k.dataset), escape(k.first) or NONE, f"{k.questions:,}", f"{len(k.shared):,}"] for k in leaks],
-        "questions that are equal but for case, white space and LaTeX's layout; no paraphrases. The tables of accuracy "
-        "are over all questions.",
+        ["test set", "the first of them", "questions", "in the training set", "but for signs"],
+        [[escape(k.dataset), escape(k.first) or NONE, *_counted(k)] for k in leaks],
+        "questions that are equal but for case, white space and LaTeX's layout; `but for signs`: more that differ from "
+        "one in signs and punctuation alone. No paraphrases. The tables of accuracy are over all questions.",
         texts=2,
     )
     body = []
     for leak in leaks:
-        shared, answers = set(leak.shared), [answer for answer in predictions if answer.dataset == leak.dataset]
+        shared, answers = (
+            {*leak.shared, *leak.alike},
+            [answer for answer in predictions if answer.dataset == leak.dataset],
+        )
         clean = [answer for answer in answers if answer.question_id not in shared]
         others = {row.method: row for row in tabulate(clean) if row.subject == OVERALL}
         for row in tabulate(answers) if len(clean) < len(answers) else []:
@@ -42,6 +45,10 @@ def add_leaks(section: Section, run: Path, predictions: Sequence[Prediction] = (
     if body:
         heading = ["test set", "method", "questions", "accuracy %", "without them", "accuracy %"]
         section.add_table(heading, body, "accuracy over all questions, and without those above.", texts=2)
+
+
+def _counted(leak: Leak) -> list[str]:
+    return [f"{number:,}" for number in (leak.questions, len(leak.shared), len(leak.alike))]
 
 
 def add_data(section: Section, study: Study) -> None:

@@ -14,6 +14,7 @@ _LAYOUT = re.compile(r"(?:\\(?:[,;:!> ]|q?quad\b|left\b|right\b)|[$~\s])+")
 _FRACTION = re.compile(r"\\[dt]frac\b")
 _ONE_IN_BRACES = re.compile(r"\{(\w)\}")
 _BLANK = re.compile(r"(?<!\w) | (?!\w)")
+_SIGNS = re.compile(r"[^\w.]|_")
 _NAMED = 5  # how many ids a message or a table names
 
 
@@ -24,11 +25,13 @@ class Leak:
     dataset: str
     questions: int
     shared: list[str]
+    alike: list[str]  # more that differ from a training question in signs and punctuation alone
 
     @property
     def first(self) -> str:
-        """The first ids."""
-        return ", ".join(self.shared[:_NAMED]) + (", ..." if len(self.shared) > _NAMED else "")
+        """The first ids, of `shared` and then of `alike`."""
+        named = [*self.shared, *self.alike]
+        return ", ".join(named[:_NAMED]) + (", ..." if len(named) > _NAMED else "")
 
 
 def normalised(question: str) -> str:
@@ -56,15 +59,23 @@ def find_leaks(run: Path) -> list[Leak]:
     for file in filter(Path.is_file, files):
         for question in read_questions(file):
             tests.setdefault(question.source, {})[question.id] = normalised(question.question)
-    asked = {text for own in tests.values() for text in own.values()}
-    shared = asked.intersection(normalised(question.question) for question in read_questions(training))
-    return [Leak(name, len(own), [id for id, text in own.items() if text in shared]) for name, own in tests.items()]
+    asked = {_SIGNS.sub("", text) for own in tests.values() for text in own.values()}
+    trained = (normalised(question.question) for question in read_questions(training))
+    found = {text for text in trained if _SIGNS.sub("", text) in asked}
+    letters = {_SIGNS.sub("", text) for text in found}
+    leaks = []
+    for name, own in tests.items():
+        shared = [id for id, text in own.items() if text in found]
+        alike = [id for id, text in own.items() if text not in found and _SIGNS.sub("", text) in letters]
+        leaks.append(Leak(name, len(own), shared, alike))
+    return leaks
 
 
 def warn_of_leaks(run: Path) -> None:
     """Names on stderr the test questions that stand in the training set."""
     for leak in find_leaks(run):
-        if leak.shared:
-            counts = f"{len(leak.shared):,} of {leak.questions:,} questions of {leak.dataset}"
-            named = f"{leak.first}; accuracy on them says nothing about new questions"
-            say(f"warning: {counts} stand in the training set, too: {named}", sys.stderr)
+        if leak.shared or leak.alike:
+            counts = f"{len(leak.shared):,} of {leak.questions:,} questions of {leak.dataset} stand in the training set"
+            more = f"{len(leak.alike):,} more differ from one there in signs or punctuation alone"
+            named = f"{leak.first}; accuracy on them says little about new questions"
+            say(f"warning: {counts}, too, and {more}: {named}", sys.stderr)

@@ -244,13 +244,13 @@ def test_test_questions_of_the_training_set_are_named(run: Path, tmp_path: Path)
     lines = written(run)
     start = lines.index("## Test questions that stand in the training set") + 2
     assert start < lines.index(END_OF_TABLES)
-    assert cells(lines[start : start + 4])[2:] == [["math", "Algebra0", "2", "1"], [r"d\|x", "-", "1", "0"]]
+    assert cells(lines[start : start + 4])[2:] == [["math", "Algebra0", "2", "1", "0"], [r"d\|x", "-", "1", "0", "0"]]
     without = {row[1]: row[2:] for row in cells(lines) if row[0] == "math" and len(row) == 6}
     assert without == {method: ["4", "50.00", "3", "33.33"] for method in ("cot-kd", "nat")} | {
         "sc": ["4", "62.50", "3", "66.67"]
     }
-    leaks = [{"dataset": "math", "questions": 2, "shared": ["Algebra0"]}]
-    leaks.append({"dataset": "d|x", "questions": 1, "shared": []})
+    leaks = [{"dataset": "math", "questions": 2, "shared": ["Algebra0"], "alike": []}]
+    leaks.append({"dataset": "d|x", "questions": 1, "shared": [], "alike": []})
     assert loaded(run / "analyses.json")["leaks"] == leaks
     run.rename(tmp_path / "seed-0")
     assert "## Test questions that stand in the training set" in written(tmp_path)

@@ -51,10 +51,16 @@ def test_each_test_set_of_a_run_is_compared(tmp_path: Path) -> None:
     assert find_leaks(tmp_path) == []
     write(tmp_path, "test", "What is $2$?", "What is 3?", "what  is 2?", source="math")
     assert find_leaks(tmp_path) == [], "there is no training set"
-    write(tmp_path, "data", "What is 2?", "What is 4?")
+    write(tmp_path, "data", "What is 2?", "What is 4?", "What is -6?")
     write(tmp_path, "tests/b", "What is 5?", source="b")
     write(tmp_path, "tests/a", "What is 4?", source="a")
-    assert find_leaks(tmp_path) == [Leak("math", 3, ["q0", "q2"]), Leak("a", 1, ["q0"]), Leak("b", 1, [])]
+    write(tmp_path, "tests/c", "What is 6?", "What is 66?", source="c")
+    assert find_leaks(tmp_path) == [
+        Leak("math", 3, ["q0", "q2"], []),
+        Leak("a", 1, ["q0"], []),
+        Leak("b", 1, [], []),
+        Leak("c", 2, [], ["q0"]),
+    ]
 
 
 def test_run_names_them_before_it_trains(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,15 +79,15 @@ def test_run_names_them_before_it_trains(world: World, capsys: pytest.CaptureFix
     world.trouble = {"source.txt": make_data, "fit/1.txt": train}
     world.fails()
     assert told == [
-        "warning: 9 of 10 questions of nuts stand in the training set, too: q0, q1, q2, q3, q4, ...; "
-        "accuracy on them says nothing about new questions\n"
+        "warning: 9 of 10 questions of nuts stand in the training set, too, and 0 more differ from one there in signs "
+        "or punctuation alone: q0, q1, q2, q3, q4, ...; accuracy on them says little about new questions\n"
     ]
 
 
 def test_the_papers_data(real_data: Path, tmp_path: Path) -> None:
     """Four questions of MATH's test set stand in the teacher's file, none of the other test sets' does.
 
-    Ten have the letters, digits and points of one there, but six of them another sign.
+    Six more have the letters, digits and points of one there, but other signs.
     """
     files = {"data": ("gpt-3.5-turbo-math-train", "tdg"), "test": ("math-test", "math")}
     names = {"gsm8k": "gsm8k-test", "asdiv": "asdiv", "svamp": "svamp", "multiarith": "multiarith"}
@@ -92,6 +98,7 @@ def test_the_papers_data(real_data: Path, tmp_path: Path) -> None:
         write_questions(tmp_path / place / "questions.jsonl", questions)
     math, *others = find_leaks(tmp_path)
     assert (math.questions, [int(name[-5:]) for name in math.shared]) == (5000, [311, 1038, 3023, 4656])
-    assert [leak.shared for leak in others] == [[]] * 4
+    assert [int(name[-5:]) for name in math.alike] == [2121, 2157, 2339, 2432, 2638, 4678]
+    assert [leak.shared + leak.alike for leak in others] == [[]] * 4
     rows = [json.loads(line) for line in (tmp_path / "test/questions.jsonl").read_text().splitlines()]
     assert rows[3023]["question"].startswith("Let $f$ be a linear function for which $f(6) - f(2) = 12.$")
