@@ -74,13 +74,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str | 
 
     Gives for each the ids of the prompt, with BOS where the tokenizer has one, and those of the rationale, with EOS.
 
-    Prompt and rationale are tokenised apart, so that sampling continues exactly the ids that training saw.
+    Prompt and rationale are tokenised apart, so that sampling continues exactly the ids that training saw. A special
+    token's spelling in them is text: `</s>` written by a teacher is no EOS.
     """
     if not texts:  # the tokenizer refuses an empty batch
         return []
     opening = opening_of(tokenizer)
-    prompts = tokenizer([prompt(question) for question, _ in texts], add_special_tokens=False)["input_ids"]
-    rationales = tokenizer([rationale or "" for _, rationale in texts], add_special_tokens=False)["input_ids"]
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    prompts = tokenizer([prompt(question) for question, _ in texts], **options)["input_ids"]
+    rationales = tokenizer([rationale or "" for _, rationale in texts], **options)["input_ids"]
     return [
         ([*opening, *prompt_ids], [] if rationale is None else [*ids, tokenizer.eos_token_id])
         for (_, rationale), prompt_ids, ids in zip(texts, prompts, rationales, strict=True)

@@ -32,6 +32,16 @@ def test_training_reads_one_bos_the_sampling_prompt_the_rationale_and_one_eos(ti
     assert encode(tokenizer, []) == []
 
 
+def test_the_spelling_of_a_special_token_is_text() -> None:
+    tokenizer = load_tokenizer("embedded")
+    special = {*tokenizer.all_special_ids}
+    for spelling in tokenizer.all_special_tokens:
+        ((question, rationale),) = encode(tokenizer, [(f"What is {spelling}?", f"It is {spelling} 5.")])
+        assert special.isdisjoint(question[1:]), "but for BOS"
+        assert special.isdisjoint(rationale[:-1]), "but for EOS"
+        assert tokenizer.decode(rationale[:-1]) == f"It is {spelling} 5."
+
+
 def test_without_bos_and_pad_token(tiny_student: Path, tmp_path: Path) -> None:
     """A tokenizer as many publish it."""
     plain = AutoTokenizer.from_pretrained(tiny_student)
