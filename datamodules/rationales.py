@@ -15,7 +15,7 @@ from datamodules.components.batching.plan import Batching, RowBatches, choose_ba
 from datamodules.components.batching.sampler import Batch, EvaluationSampler, TrainingSampler
 from datamodules.components.encoding.tokenization import context_of, encode, pad_with_mask
 from datamodules.components.grading.answers import are_plain
-from datamodules.components.limits import Limits
+from datamodules.components.limits import AnswerRoom
 from datamodules.components.records.records import Question, numbered_questions
 from datamodules.components.table import Example, Examples
 from datamodules.training import TrainingDataModule
@@ -29,6 +29,8 @@ class RationaleDataModule(TrainingDataModule):
         *args: The first options of `TrainingDataModule`.
         questions: File of questions for `test` and `predict`.
         limit_questions: Use only the first so many questions.
+        max_new_tokens: Tokens that an answer may have, to say which questions leave less in the student's context: they
+            are asked all the same. None: `model.sampling.max_new_tokens`, which the command line fills in.
         question_batch_size: Questions handed to the sampler together in `test` and `predict`; of these it decodes
             `model.sampling.rows` samples at a time, so many questions keep it busy and cost no memory.
         tokens_per_batch: Instead of `batch_size`: as many rationales as keep rows × longest within so many tokens.
@@ -44,6 +46,7 @@ class RationaleDataModule(TrainingDataModule):
         *args: Any,
         questions: str | None = None,
         limit_questions: int | None = None,
+        max_new_tokens: int | None = None,
         question_batch_size: int = 256,
         tokens_per_batch: int | None = None,
         packing: bool = False,
@@ -53,6 +56,7 @@ class RationaleDataModule(TrainingDataModule):
         super().__init__(*args, **kwargs)
         self.question_file = None if questions is None else Path(questions)
         self.limit_questions = limit_questions
+        self.max_new_tokens = max_new_tokens
         self.question_batch_size = question_batch_size
         self.tokens_per_batch = tokens_per_batch
         self.packing = packing
@@ -111,13 +115,13 @@ class RationaleDataModule(TrainingDataModule):
         questions = questions[: self.limit_questions]
         if not questions:
             raise InputError("holds no question", file=self.question_file, remedy="check the output of prepare")
-        limits = Limits(self.max_length, context=context_of(self.tokenizer_name))
+        room = AnswerRoom(context_of(self.tokenizer_name), self.max_new_tokens)
         encodings = encode(self.tokenizer, [(question.question, None) for _, question in questions])
         self.questions = []
         for (line, question), (ids, _) in zip(questions, encodings, strict=True):
-            if (length := len(ids)) > limits.most:
-                raise limits.too_long(question.id, length, self.question_file, line, "question")
+            room.check(question.id, len(ids), self.question_file, line)
             self.questions.append((question, torch.tensor(ids, dtype=torch.int32)))  # [length]
+        room.report()
 
     def _collate(self, batching: Batching, examples: list[Example], batch: Batch) -> dict[str, Any]:
         return {
