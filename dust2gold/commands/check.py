@@ -36,6 +36,7 @@ from lightning_modules.trainable import TrainableModule
 
 _SET_UP = frozenset(TrainerFn)
 _MAKES_DATA = frozenset({"generate", "prepare"})
+_REFUSALS = (InputError, MisconfigurationException)
 
 
 def check(plan: Plan, flags: argparse.Namespace, execute: Execute, runs: int = 1) -> int:
@@ -87,21 +88,23 @@ def _data_stages(stages: Sequence[Stage]) -> list[Stage]:
 
 def _check_command(stage: Stage, words: Sequence[str], stand_ins: StandIns) -> tuple[list[str], int]:
     """Sets up one command and says what it reads; what is wrong with it, and the bytes that it will write."""
-    problem, said, made, size = "", io.StringIO(), "", 0
+    said, reads, size, found = io.StringIO(), "", 0, list[Exception]()
     with _quiet(), contextlib.redirect_stderr(said):
         try:
-            made, size = (command := _SetUp(words, stage, stand_ins)).reads, command.writes
+            command = _SetUp(words, stage, stand_ins)
+            reads, size, found = command.reads, command.writes, command.problems
         except NotMadeError as error:
-            made = str(error)
-        except (InputError, MisconfigurationException) as error:
-            problem = f"stage '{stage.name}', {words[0]}: {error}"
-            if words[0] == "fit":
-                stand_ins.breaks(stage)
-    say(f"{stage.name:<18} {words[0]:<8} {'PROBLEM, see below' if problem else made}")
+            reads = f"not checked: {error}"
+        except _REFUSALS as error:
+            found = [error]
+    if words[0] == "fit" and (found or not size):
+        stand_ins.breaks(stage)
+    reads = "has a problem, see below" if found else reads
+    say(f"{stage.name:<18} {words[0]:<8} {reads}")
     for line in [*stand_ins.news(), *said.getvalue().split("\n")]:
         if line := line.rpartition("\r")[2].strip():  # of a progress bar, nothing
             say(f"    {line}")
-    return [problem] if problem else [], size
+    return [f"stage '{stage.name}', {words[0]}: {error}" for error in found], size
 
 
 class _SetUp(StageCLI):
@@ -110,6 +113,7 @@ class _SetUp(StageCLI):
     Attributes:
         reads: What it will read, in words.
         writes: About how many bytes it will write.
+        problems: What its data and its stage refuse.
     """
 
     def __init__(self, words: Sequence[str], stage: Stage, stand_ins: StandIns) -> None:
@@ -125,17 +129,26 @@ class _SetUp(StageCLI):
         """Sets up DataModule and stage as the Trainer would, the stage on the meta device."""
         self.trainer.state.fn = TrainerFn(subcommand)
         self.datamodule.trainer = self.model.trainer = self.trainer
-        self.reads, self.writes = "its data are made by the run", 0
-        if self._readable:
-            self.datamodule.setup(subcommand)
-            self.reads = _described(self.datamodule, subcommand)
-        self.model.setup(subcommand)
-        with torch.device("meta"):
+        self.reads, self.writes, self.problems = "its data are made by the run", 0, list[Exception]()
+        with self._noting():
+            if self._readable:
+                self.datamodule.setup(subcommand)
+                self.reads = _described(self.datamodule, subcommand)
+        with self._noting(), torch.device("meta"):
+            self.model.setup(subcommand)
             self.model.configure_model()
             if subcommand == "fit" and isinstance(self.model, TrainableModule):
-                _check_optimizer(self.model)
                 self._stand_ins.write_adapter(self.model, Path(self.trainer.default_root_dir))
-        self.writes = bytes_written(self.model, self.datamodule if self._readable else None, subcommand)
+                _check_optimizer(self.model)
+        if not self.problems:
+            self.writes = bytes_written(self.model, self.datamodule if self._readable else None, subcommand)
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except _REFUSALS as error:
+            self.problems.append(error)
 
 
 def _check_optimizer(module: TrainableModule) -> None:

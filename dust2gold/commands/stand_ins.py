@@ -23,7 +23,7 @@ _ADAPTERS = ("adapter", "adapter-last")
 
 
 class NotMadeError(Exception):
-    """A command needs an adapter whose `fit` has a problem."""
+    """A command needs an adapter that will not be made, as a `fit` before it has a problem."""
 
 
 class StandIns:
@@ -49,7 +49,7 @@ class StandIns:
         return news
 
     def breaks(self, stage: Stage) -> None:
-        """Notes that a `fit` of a stage has a problem, so that what needs its adapter is not blamed."""
+        """Notes that a `fit` of a stage has a problem, so that what misses its adapter is not blamed."""
         self._broken += [(self._run / name).resolve() for name in stage.directories]
 
     def write_adapter(self, module: TrainableModule, root: Path) -> None:
@@ -91,9 +91,11 @@ class StandIns:
 
     def _adapter(self, name: str) -> str:
         path = Path(name).resolve()
+        if (place := self._place(path)).is_dir():
+            return str(place)
         if any(path.is_relative_to(directory) for directory in self._broken):
-            raise NotMadeError(f"not checked: it needs {name}, whose `fit` has a problem")
-        return str(place) if (place := self._place(path)).is_dir() else name
+            raise NotMadeError(f"it needs {name}, which is not made: a `fit` before it has a problem")
+        return name
 
     def _is_missing(self, path: Path, own: Sequence[Path]) -> bool:
         """Whether there is no such file yet and a stage is to make it, or the command's own, with these directories."""
