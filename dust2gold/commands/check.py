@@ -60,17 +60,15 @@ def check(plan: Plan, flags: argparse.Namespace, execute: Execute, runs: int = 1
     if only := [stage.name for stage in stages if stage in data]:
         alone = {"only": only, "start": None, "force": False, "jobs": 1, "seeds": ()}
         Runner(plan, argparse.Namespace(**{**vars(flags), **alone}), execute, Children()).run()
-    problems: list[str] = []
-    needed = 0
     with tempfile.TemporaryDirectory(prefix="dust2gold-check-") as room:
-        stand_ins = StandIns(plan, data, Path(room))
+        checker, needed = _Checker(StandIns(plan, data, Path(room))), 0
         for stage in stages:
+            done = plan.decide(stage).action == "skip"
             for words in stage.words:
                 if words[0] in _SET_UP:
-                    found, size = _check_command(stage, words, stand_ins)
-                    problems += found
-                    needed += 0 if plan.decide(stage).action == "skip" else size
-    problems += _check_disk(plan.run, needed * runs)
+                    size = checker.check(stage, words)
+                    needed += 0 if done else size
+    problems = [*checker.problems, *_disk_problems(plan.run, needed * runs)]
     for problem in problems:
         print(problem, file=sys.stderr)
     say(f"problems: {len(problems)}" if problems else "no problem found: it can run")
@@ -86,25 +84,40 @@ def _data_stages(stages: Sequence[Stage]) -> list[Stage]:
     return found
 
 
-def _check_command(stage: Stage, words: Sequence[str], stand_ins: StandIns) -> tuple[list[str], int]:
-    """Sets up one command and says what it reads; what is wrong with it, and the bytes that it will write."""
-    said, reads, size, found = io.StringIO(), "", 0, list[Exception]()
-    with _quiet(), contextlib.redirect_stderr(said):
-        try:
-            command = _SetUp(words, stage, stand_ins)
-            reads, size, found = command.reads, command.writes, command.problems
-        except NotMadeError as error:
-            reads = f"not checked: {error}"
-        except _REFUSALS as error:
-            found = [error]
-    if words[0] == "fit" and (found or not size):
-        stand_ins.breaks(stage)
-    reads = "has a problem, see below" if found else reads
-    say(f"{stage.name:<18} {words[0]:<8} {reads}")
-    for line in [*stand_ins.news(), *said.getvalue().split("\n")]:
-        if line := line.rpartition("\r")[2].strip():  # of a progress bar, nothing
-            say(f"    {line}")
-    return [f"stage '{stage.name}', {words[0]}: {error}" for error in found], size
+class _Checker:
+    """Sets up commands one after another.
+
+    Attributes:
+        problems: What is wrong with them.
+    """
+
+    def __init__(self, stand_ins: StandIns) -> None:
+        self.problems: list[str] = []
+        self._stand_ins = stand_ins
+        self._read: dict[str, Any] = {}  # DataModules by their arguments: many commands read the same
+        self._told: set[str] = set()
+
+    def check(self, stage: Stage, words: Sequence[str]) -> int:
+        """Sets up one command, and says what it reads; returns about how many bytes it will write."""
+        said, reads, size, found = io.StringIO(), "", 0, list[Exception]()
+        with _quiet(), contextlib.redirect_stderr(said):
+            try:
+                command = _SetUp(words, stage, self._stand_ins, self._read)
+                reads, size, found = command.reads, command.writes, command.problems
+            except NotMadeError as error:
+                reads = f"not checked: {error}"
+            except _REFUSALS as error:
+                found = [error]
+        if words[0] == "fit" and (found or not size):
+            self._stand_ins.breaks(stage)
+        say(f"{stage.name:<18} {words[0]:<8} {'has a problem, see below' if found else reads}")
+        for line in [*self._stand_ins.news(), *said.getvalue().split("\n")]:
+            line = line.rpartition("\r")[2].strip()  # of a progress bar, nothing
+            if line and line not in self._told:  # once, and not for every command that reads the same file
+                say(f"    {line}")
+                self._told.add(line)
+        self.problems += [f"stage '{stage.name}', {words[0]}: {error}" for error in found]
+        return size
 
 
 class _SetUp(StageCLI):
@@ -116,8 +129,8 @@ class _SetUp(StageCLI):
         problems: What its data and its stage refuse.
     """
 
-    def __init__(self, words: Sequence[str], stage: Stage, stand_ins: StandIns) -> None:
-        self._stage, self._stand_ins = stage, stand_ins
+    def __init__(self, words: Sequence[str], stage: Stage, stand_ins: StandIns, read: dict[str, Any]) -> None:
+        self._stage, self._stand_ins, self._read = stage, stand_ins, read
         super().__init__(words)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -132,7 +145,7 @@ class _SetUp(StageCLI):
         self.reads, self.writes, self.problems = "its data are made by the run", 0, list[Exception]()
         with self._noting():
             if self._readable:
-                self.datamodule.setup(subcommand)
+                self.datamodule = self._set_up(subcommand)
                 self.reads = _described(self.datamodule, subcommand)
         with self._noting(), torch.device("meta"):
             self.model.setup(subcommand)
@@ -142,6 +155,14 @@ class _SetUp(StageCLI):
                 _check_optimizer(self.model)
         if not self.problems:
             self.writes = bytes_written(self.model, self.datamodule if self._readable else None, subcommand)
+
+    def _set_up(self, subcommand: str) -> Any:
+        """The DataModule, set up, or the same of an earlier command."""
+        key = f"{subcommand} {self.config[subcommand].data}"
+        if key not in self._read:
+            self.datamodule.setup(subcommand)
+            self._read[key] = self.datamodule
+        return self._read[key]
 
     @contextlib.contextmanager
     def _noting(self) -> Iterator[None]:
@@ -172,7 +193,7 @@ def _described(data: Any, verb: str) -> str:
     return f"{len(getattr(data, 'records', None) or getattr(data, 'vote_groups', [])):,} records"
 
 
-def _check_disk(run: Path, needed: int) -> list[str]:
+def _disk_problems(run: Path, needed: int) -> list[str]:
     place = next(path for path in (run.resolve(), *run.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
     say(f"disk: about {needed / 1e9:,.2f} GB will be written, {free / 1e9:,.2f} GB are free")

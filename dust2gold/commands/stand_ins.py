@@ -40,12 +40,11 @@ class StandIns:
         self._made = [plan.run / output for stage in data for output in stage.outputs]
         self._to_be_made = [plan.run / output for stage in plan.stages if stage not in data for output in stage.outputs]
         self._broken: list[Path] = []
-        self._news: dict[str, bool] = {}  # what stands for what, and whether it was told
+        self._news: list[str] = []
 
     def news(self) -> list[str]:
-        """What stands for what, each told once."""
-        news = [text for text, told in self._news.items() if not told]
-        self._news.update(dict.fromkeys(news, True))
+        """What stood for what since this was asked last."""
+        news, self._news = self._news, []
         return news
 
     def breaks(self, stage: Stage) -> None:
@@ -76,12 +75,11 @@ class StandIns:
             missing = [name for name in names if isinstance(name, str) and self._is_missing(Path(name), own)]
             if missing and key in _FILES:
                 most = None if key in _SEVERAL else 1
-                found = [each for name in names for each in (self._others(name)[:most] if name in missing else [name])]
+                others = {name: self._others(name)[:most] for name in missing}
+                found = [each for name in names for each in others.get(name, [name])]
                 options[key] = found if key in _SEVERAL else "".join(found)
-                self._news.setdefault(
-                    f"still to be made: {', '.join(missing)}; read instead: {', '.join(found)}", False
-                )
-            complete = complete and (not missing or bool(key in _FILES and found))
+                self._news += [f"still to be made: {n}; read instead: {', '.join(others[n])}" for n in missing]
+            complete = complete and (not missing or (key in _FILES and all(others.values())))
         if options.get("encoded", "") is None:
             options["encoded"] = str(self._room / "encoded")
         return complete
