@@ -116,7 +116,8 @@ class _Checker:
             if line and line not in self._told:  # once, and not for every command that reads the same file
                 say(f"    {line}")
                 self._told.add(line)
-        self.problems += [f"stage '{stage.name}', {words[0]}: {error}" for error in found]
+        told = [f"stage '{stage.name}', {words[0]}: {error}" for error in found]
+        self.problems += [self._stand_ins.by_own_names(text) for text in told]
         return size
 
 

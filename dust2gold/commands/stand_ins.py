@@ -47,6 +47,10 @@ class StandIns:
         news, self._news = self._news, []
         return news
 
+    def by_own_names(self, text: str) -> str:
+        """A text in which stand-ins are called what they stand for."""
+        return text.replace(str(self._room), "")
+
     def breaks(self, stage: Stage) -> None:
         """Notes that a `fit` of a stage has a problem, so that what misses its adapter is not blamed."""
         self._broken += [(self._run / name).resolve() for name in stage.directories]

@@ -9,13 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast, T5Config
 
 from dust2gold import cli
+from dust2gold.commands.disk import bytes_written
 from dust2gold.run.settings import RunSettings, load_settings
 from dust2gold.run.tables import run_stages
+from lightning_modules.components.sampling.settings import SamplingSettings
+from lightning_modules.nce import NCEModel
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -125,6 +129,33 @@ def test_what_a_training_stage_would_stop_at(
     assert re.search(problem, err)
 
 
+def test_an_adapter_of_another_kind_and_one_that_nobody_makes(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.py").write_text(OWN, encoding="utf-8")
+    assert cli.main([*options, "--config", "configs/paper.yaml", "--stages", "own.py"]) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"'mixed', fit: /.*/runs/it/cot-kd/adapter: no NAT here", err)  # by its own name
+    assert "stage 'mixed', test: runs/it/nobody/adapter: no adapter here" in err
+    assert "problems: 2" in out
+
+
+OWN = """
+from dust2gold.run.method import Commands
+from dust2gold.run.stage import Stage
+from dust2gold.run.tables import run_stages
+
+def stages(settings):
+    make = Commands(settings)
+    commands = (
+        make.fit("nce", make.files("data/positive.jsonl"), f"{make.run}/mixed", "--model.nat runs/it/cot-kd/adapter"),
+        make.test("neg", f"{make.run}/nobody/adapter", f"{make.run}/mixed"),
+    )
+    kept = [stage for stage in run_stages(settings) if stage.name in ("data", "cot-kd")]
+    return [*kept, Stage("mixed", "what does not fit", commands, ("cot-kd",))]
+"""
+
+
 def test_a_question_that_fills_the_context_and_a_full_disk(
     options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +166,21 @@ def test_a_question_that_fills_the_context_and_a_full_disk(
     err = capsys.readouterr().err
     assert err.count("context of 2,048 holds no answer to it") == 5  # cot-kd, neg, nat, nce, and the votes
     assert "disk: runs/it: too little space" in err
+
+
+def test_what_a_command_writes(tiny_student: Path) -> None:
+    examples = SimpleNamespace(targets=lambda loss_on_prompt: torch.tensor([10, 20]))
+    data = SimpleNamespace(questions=[None] * 5, train_examples=examples, loss_on_prompt=False)
+    settings: Any = {"student": str(tiny_student), "sampling": SamplingSettings(samples=4, max_new_tokens=100)}
+    online, cached = (NCEModel(teacher=name, **settings) for name in ("online", "cached"))  # type: ignore[arg-type]
+    with torch.device("meta"):
+        online.configure_model()
+        cached.configure_model()
+    trained = 4 * 2 * 8 * ((32 + 32) + (32 + 16))  # float32; 2 layers of q_proj and v_proj
+    assert bytes_written(online, data, "fit") == 12 * trained  # adapters and checkpoints
+    assert bytes_written(cached, data, "fit") == 12 * trained + 30 * (2 * 32 + 4)  # mean embeddings, divergences
+    assert bytes_written(cached, data, "predict") == 2 * 20 * (4 * 100 + 2000)
+    assert bytes_written(cached, data, "test") == bytes_written(cached, None, "predict") == 0
 
 
 # The paper's own data.
