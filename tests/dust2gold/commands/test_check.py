@@ -172,7 +172,7 @@ def test_what_a_command_writes(tiny_student: Path) -> None:
     examples = SimpleNamespace(targets=lambda loss_on_prompt: torch.tensor([10, 20]))
     data = SimpleNamespace(questions=[None] * 5, train_examples=examples, loss_on_prompt=False)
     settings: Any = {"student": str(tiny_student), "sampling": SamplingSettings(samples=4, max_new_tokens=100)}
-    online, cached = (NCEModel(teacher=name, **settings) for name in ("online", "cached"))  # type: ignore[arg-type]
+    online, cached = (NCEModel(teacher=name, **settings) for name in ("online", "cached"))
     with torch.device("meta"):
         online.configure_model()
         cached.configure_model()
