@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning as L
@@ -16,12 +19,15 @@ from datamodules.pairs import PairDataModule
 from dust2gold.core.errors import InputError
 from lightning_modules.components.accuracy import gather_objects
 
+_NEUTRAL = 0.5
+"""The score of a rationale of whose question none could be scored: neither right nor wrong."""
+
 
 class ScoreWriter(L.Callback):
     """Writes the records that `predict` scored, with `score` filled in, in the order of the input file.
 
-    The file is written at the end, whole or not at all. Where `trainer.limit_predict_batches` leaves records out, they
-    get no score.
+    The file is written at the end, whole or not at all. What is too long to score gets the mean of its question's
+    scores, so that it can vote. Where `trainer.limit_predict_batches` leaves records out, they get no score.
 
     Args:
         output: File to write; relative paths start at the Trainer's `default_root_dir`.
@@ -48,9 +54,20 @@ class ScoreWriter(L.Callback):
             problem = "ScoreWriter needs the records of a PairDataModule"
             raise InputError(problem, field="data", remedy="use configs/rank.yaml")
         if trainer.is_global_zero:
+            count_scored = len(scores)
+            scores |= _means(data, scores)
             path = Path(trainer.default_root_dir) / self.output
             count = write_rationales(path, (replace(r, score=scores.get(r.id)) for r in data.records))
-            print(f"{count:,} samples, {len(scores):,} scored, in {path}")
+            print(f"{count:,} samples, {count_scored:,} scored, in {path}")
+
+
+def _means(data: PairDataModule, scores: Mapping[str, float]) -> dict[str, float]:
+    """For each rationale that was too long to score the mean of its question's scores, or 0.5 where there are none."""
+    by_question: dict[str, list[float]] = defaultdict(list)
+    for record in data.records:
+        if record.id in scores:
+            by_question[record.question_id].append(scores[record.id])
+    return {record.id: fmean(by_question[record.question_id] or [_NEUTRAL]) for record in data.too_long}
 
 
 class ScoreMonitor(L.Callback):

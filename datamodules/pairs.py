@@ -15,7 +15,6 @@ from datamodules.components.batching.groups import QuestionPairs, group_counts, 
 from datamodules.components.batching.plan import check_at_least
 from datamodules.components.batching.sampler import Batch, EvaluationSampler, GroupBatchSampler
 from datamodules.components.encoding.tokenization import context_of, pad, pad_with_mask
-from datamodules.components.limits import Limits
 from datamodules.components.records.records import Rationale, read_rationales
 from datamodules.components.table import Example, Examples, open_table
 from datamodules.training import TrainingDataModule
@@ -30,7 +29,9 @@ class PairDataModule(TrainingDataModule):
 
     Args:
         *args: The first options of `TrainingDataModule`.
-        predict: File of rationales to score (samples.jsonl), of any length that the backbone's context holds.
+        predict: File of rationales to score (samples.jsonl).
+        max_scored_length: Most tokens, prompt included, of a rationale to score; None: what the backbone's context
+            holds. A longer one gets the mean of its question's scores, 0.5 where it has none (reference: 512).
         pairs_per_question: Most pairs drawn from one question, anew each epoch; validation keeps one draw.
         batch_size: Pairs a batch and device. A question's pairs stay together, so that each rationale is read once:
             `batch_size // pairs_per_question` questions a batch, at least one.
@@ -42,6 +43,7 @@ class PairDataModule(TrainingDataModule):
         self,
         *args: Any,
         predict: str | None = None,
+        max_scored_length: int | None = None,
         pairs_per_question: int = 4,
         batch_size: int = 16,
         score_batch_size: int = 64,
@@ -50,9 +52,11 @@ class PairDataModule(TrainingDataModule):
         super().__init__(*args, batch_size=batch_size, allow_ungradable=False, **kwargs)
         check_at_least(1, pairs_per_question, "data.pairs_per_question")
         self.predict_file = None if predict is None else Path(predict)
+        self.max_scored_length = max_scored_length
         self.pairs_per_question = pairs_per_question
         self.score_batch_size = score_batch_size
         self.records: list[Rationale] = []
+        self.too_long: list[Rationale] = []  # of `records`, to score
 
     def setup(self, stage: str) -> None:
         """Reads and encodes what the entry point needs; refuses data in which no question has both verdicts."""
@@ -109,9 +113,18 @@ class PairDataModule(TrainingDataModule):
         self.records = list(read_rationales(self.predict_file, once=True))
         if not self.records:
             raise InputError("holds no rationale", file=self.predict_file, remedy="check the stage that sampled it")
-        # Every sample needs its score to vote: only what the backbone cannot read is refused.
-        limits = Limits(context=context_of(self.tokenizer_name))
-        self._scorable = limits.apply(Examples(open_table(self.tokenizer, self.predict_file)), self.predict_file)
+        examples = Examples(open_table(self.tokenizer, self.predict_file))
+        limits = [each for each in (self.max_scored_length, context_of(self.tokenizer_name)) if each is not None]
+        most = min(limits, default=sys.maxsize)
+        self._scorable = examples.where(examples.lengths <= most)  # its rows are the numbers of their records
+        left = set(range(len(self.records))).difference(self._scorable.rows.tolist())
+        self.too_long = [self.records[number] for number in sorted(left)]
+        if not len(self._scorable):
+            remedy = "raise --data.max_scored_length, or take a backbone with a longer context"
+            raise InputError(f"every rationale has more than {most:,} tokens", file=self.predict_file, remedy=remedy)
+        if left:
+            problem = f"{len(left):,} of {len(self.records):,} rationales have more than {most:,} tokens"
+            print(f"{problem}: each gets the mean of its question's scores, or 0.5", file=sys.stderr)
 
     def _collate(self, rows: list[Example]) -> dict[str, Tensor]:
         masks = [[0] * row.prompt + [1] * (len(row.tokens) - row.prompt) for row in rows]
@@ -131,4 +144,5 @@ class PairDataModule(TrainingDataModule):
 
     def _collate_records(self, numbers: list[int]) -> dict[str, Any]:
         collated = self._collate(self._scorable.take(numbers))
-        return {**collated, "records": [self.records[number].to_json() for number in numbers]}
+        rows = self._scorable.rows[numbers].tolist()
+        return {**collated, "records": [self.records[row].to_json() for row in rows]}

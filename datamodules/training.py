@@ -31,10 +31,10 @@ class TrainingDataModule(ResumableDataModule):
         validation_fraction: Share of the questions of `train` held out, chosen by a hash of their id.
         batch_size: Rationales a training batch and device (paper: 128 over 8 GPUs); with `packing`, rows.
         eval_batch_size: The same of a validation batch; default as `batch_size`.
-        max_length: Most tokens of prompt and rationale together.
+        max_length: Most tokens of prompt and rationale together, in training; no limit on a question to answer.
         drop_longer: Leave out longer rationales, and say how many, instead of refusing.
-        max_characters: Leave out rationales of more characters, question included, and say how many (reference:
-            1,600; NCE 1,200).
+        max_characters: Leave out rationales that have so many characters or more with question and headings, and say
+            how many (reference: 1,600; NCE 1,200).
         allow_ungradable: Train on rationales whose verdict is `ungradable` too.
         encoded: Directory to keep encoded rationales in: encoded once, and from then on mapped into memory by every
             process and run, instead of encoded and held by each.

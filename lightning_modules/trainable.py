@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.base_identity import BaseIdentity
+from lightning_modules.components.adapters.stack import shapes_only
 from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
@@ -30,6 +31,9 @@ class TrainableModule(L.LightningModule):
 
     def __init__(self, optimizer: OptimizerCallable, schedule: str, warmup_steps: int) -> None:
         super().__init__()
+        if schedule not in SCHEDULES:
+            remedy = f"choose one of {', '.join(SCHEDULES)}"
+            raise InputError(f"unknown schedule '{schedule}'", field="model.schedule", remedy=remedy)
         self.strict_loading = False  # checkpoints hold what was trained, never the base
         self.optimizer = optimizer
         self.schedule = schedule
@@ -47,6 +51,8 @@ class TrainableModule(L.LightningModule):
                 field="trainer.strategy",
                 remedy="take lightning_modules.fully_sharded.FullyShardedStrategy, as configs/trainer/fsdp2.yaml does",
             )
+        if shapes_only():  # there are no processes
+            return
         shard_layers(transformer, strategy.mesh)
         for module in modules:  # each as one group; they must be called, their weights not read from outside
             fully_shard(module, mesh=strategy.mesh, reshard_after_forward=True)
@@ -89,9 +95,6 @@ class TrainableModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what trains, with a linear warm-up from 0 and then `schedule` down to 0, step by step."""
-        if self.schedule not in SCHEDULES:
-            remedy = f"choose one of {', '.join(SCHEDULES)}"
-            raise InputError(f"unknown schedule '{self.schedule}'", field="model.schedule", remedy=remedy)
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)

@@ -16,7 +16,15 @@ from dust2gold import cli
 from tests.words import REPOSITORY
 
 Capture = pytest.CaptureFixture[str]
-SHARED = {"__init__", "arguments", "resumption", "stage_defaults"}  # modules beside the commands that are none
+SHARED = {
+    "__init__",
+    "arguments",
+    "check",
+    "disk",
+    "resumption",
+    "stage_defaults",
+    "stand_ins",
+}  # modules beside the commands that are none
 OWN_VERBS = [verb for verb in cli.VERBS if verb not in cli.TRAINER_VERBS]
 HEAVY = ("torch", "lightning", "transformers", "peft", "sympy", "matplotlib", "torchmetrics", "openai")
 

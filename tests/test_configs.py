@@ -195,6 +195,7 @@ def test_papers_values(stage: str, warmup: int, instantiate: Instantiate, llama_
     assert (trainer.max_epochs, data.batch_size * trainer.num_devices) == (20, 8 if stage == "nce" else 128)
     assert (data.validation_fraction, module.sampling.max_new_tokens) == (0, 1024)
     assert (data.max_characters, data.loss_on_prompt) == (1200 if stage == "nce" else 1600, True)
+    assert (data.max_length, data.drop_longer) == (2048, True)
     if stage == "nat":
         units = module.unit_settings
         assert (units.key_dim, units.bottleneck, units.delta) == (128, 128, False)
@@ -223,6 +224,7 @@ def test_papers_ranker(instantiate: Callable[..., LightningCLI]) -> None:
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (2e-5, 1e-5)
     assert (module.schedule, trainer.max_epochs, trainer.gradient_clip_val) == ("cosine", 5, None)
     assert (data.batch_size, data.pairs_per_question, data.max_length, data.drop_longer) == (1, 1, 512, True)
+    assert data.max_scored_length == 512
 
 
 def write_negative(directory: Path) -> None:

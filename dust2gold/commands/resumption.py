@@ -33,6 +33,8 @@ _STEP = "batches an optimizer step"
 _WITHOUT_EFFECT = (
     "encoded",
     "limit_questions",
+    "max_new_tokens",
+    "max_scored_length",
     "model.cache.directory",
     "num_workers",
     "predict",

@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from dust2gold.commands.arguments import names, positive
 from dust2gold.core.errors import InputError
@@ -48,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--from", dest="start", metavar="STAGE", help=start)
     add("--force", action="store_true", help="do stages again though nothing changed; with --only these alone")
     add("--dry-run", action="store_true", help="print what would run, and why, and each command; do nothing")
+    check = (
+        "make the data, then set up every command that trains, tests or predicts, without weights and without a step: "
+        "limits on lengths, adapters' shapes, free disk; all problems are told together"
+    )
+    add("--check", action="store_true", help=check)
     isolate = "run each command in a Python of its own (some seconds more each); training on several devices needs it"
     add("--isolate", action="store_true", help=isolate)
     jobs = (
@@ -82,6 +89,9 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
         # Lightning's DDP starts the other ranks with this process's own command line, which must be the stage's.
         raise InputError("`run` was started again as another rank of a command", remedy="add --isolate to `run`")
     run, plans = _plans(args)
+    if args.check:  # only of the first seed: the others have the same data and sizes
+        check: Any = import_module("dust2gold.commands.check")  # heavy: `--help` need not wait for it
+        return int(check.check(plans[0], args, execute, len(plans)))
     children = Children()
     if args.isolate:
         execute = children.execute

@@ -49,7 +49,7 @@ def import_stages() -> None:
 
 
 def with_defaults(config: Namespace) -> Namespace:
-    """Fills in, in a copy, what depends on the stage: default callbacks, and the tokenizer, which is the student's.
+    """Fills in, in a copy, what depends on the stage: default callbacks, its student's tokenizer, its answers' length.
 
     Raises:
         InputError: If `without_callbacks` names no default callback.
@@ -61,9 +61,10 @@ def with_defaults(config: Namespace) -> Namespace:
     given = config.trainer.callbacks or []
     given = given if isinstance(given, list) else [given]
     config.trainer.callbacks = _with_default_callbacks(model.class_path, given, config.without_callbacks)
-    options = config.get("data.init_args")
+    options, stage = config.get("data.init_args"), model.get("init_args") or {}
+    if options is not None and options.get("max_new_tokens", "") is None:
+        options.max_new_tokens = stage.get("sampling.max_new_tokens")
     if options is not None and options.get("tokenizer", "") is None:
-        stage = model.get("init_args") or {}
         reads = stage.get("backbone.init_args") or stage  # M_rank names its student there
         options.tokenizer = reads.get("student") or reads.get("path") or EMBEDDED
     return config

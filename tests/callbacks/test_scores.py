@@ -58,6 +58,34 @@ def test_no_limit_drops_a_record(model: RankModel, make_trainer: Any, samples: s
     assert None not in scores
 
 
+def test_what_is_too_long_to_score_gets_its_questions_mean(
+    model: RankModel, make_trainer: Any, data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {"rationale": "so " * 300}  # the student's context is 256
+    records = [
+        rationale(q, k, **(long if (q, k) in ((0, 1), (1, 0), (1, 1)) else {})) for q in range(3) for k in range(3)
+    ]
+    write_rationales(tmp_path / "samples.jsonl", records)
+
+    def scored(**options: Any) -> dict[str, Any]:
+        pairs = data(predict=str(tmp_path / "samples.jsonl"), **options)
+        make_trainer(ScoreWriter()).predict(model, pairs, return_predictions=False)
+        after = list(read_rationales(tmp_path / "run" / "scored.jsonl"))
+        assert [replace(record, score=None) for record in after] == records
+        return {record.id: record.score for record in after}
+
+    scores = scored()
+    said = capsys.readouterr()
+    assert "3 of 9 rationales have more than 256 tokens: each gets the mean of its question's scores" in said.err
+    assert "9 samples, 6 scored" in said.out
+    assert scores["q0/1"] == pytest.approx((scores["q0/0"] + scores["q0/2"]) / 2)
+    assert scores["q1/0"] == scores["q1/1"] == scores["q1/2"]
+    write_rationales(tmp_path / "samples.jsonl", records := [rationale(0, 0), rationale(1, 0, **long)])
+    assert scored(max_scored_length=200)["q1/0"] == 0.5  # none of its question's could be scored
+    with pytest.raises(InputError, match="every rationale has more than 3 tokens"):
+        scored(max_scored_length=3)
+
+
 def test_written_whole_or_not(model: RankModel, make_trainer: Any, samples: str, data: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     writer = ScoreWriter(str(tmp_path / "file" / "scored.jsonl"))

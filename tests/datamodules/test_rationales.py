@@ -143,6 +143,22 @@ def test_questions_are_limited_and_left_out(student: str, tmp_path: Path) -> Non
     assert list(data.predict_dataloader()) == []
 
 
+@pytest.mark.parametrize("stage", ["test", "predict"])
+def test_the_training_limit_is_none_on_questions(
+    student: str, tmp_path: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = [question(0, question="How? " * 20), question(1)]
+    write_questions(tmp_path / "q.jsonl", questions)
+    given: Any = {"questions": str(tmp_path / "q.jsonl"), "max_length": 8, "max_new_tokens": 200}
+    data = RationaleDataModule(student, **given)
+    data.setup(stage)
+    assert [each.id for each, _ in data.questions] == ["q0", "q1"]
+    assert "1 questions leave less than 200 tokens for an answer in the context of 256" in capsys.readouterr().err
+    write_questions(tmp_path / "q.jsonl", [question(1), question(0, question="How? " * 200)])
+    with pytest.raises(InputError, match=r"q\.jsonl:2: field 'question': 'q0' has .* context of 256 holds no answer"):
+        RationaleDataModule(student, **given).setup(stage)
+
+
 @pytest.mark.parametrize(
     ("stage", "options", "message"),
     [

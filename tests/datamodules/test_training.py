@@ -39,11 +39,11 @@ def options(stage: type[TrainingDataModule]) -> set[str]:
 
 
 def test_options_are_shared_and_documented_once() -> None:
-    questions = {"questions", "limit_questions", "question_batch_size"}
+    questions = {"questions", "limit_questions", "question_batch_size", "max_new_tokens"}
     assert options(RationaleDataModule) == SHARED | questions | {"tokens_per_batch", "packing", "loss_on_prompt"}
     groups = {"rationales_per_question", "groups_per_question", "right_only"}
     assert options(ContrastDataModule) == SHARED | questions | groups
-    pairs = {"predict", "pairs_per_question", "score_batch_size"}
+    pairs = {"predict", "pairs_per_question", "score_batch_size", "max_scored_length"}
     assert options(PairDataModule) == SHARED - {"allow_ungradable"} | pairs  # RANK's pairs need a verdict
 
 
@@ -72,7 +72,7 @@ def test_every_stage_limits_lengths(
     assert (caught.value.file, caught.value.line, caught.value.field) == (files[1], 10, "rationale")
     data.max_characters = 200
     data.setup("fit")
-    assert "left out 1 rationales of more than 200 characters" in capsys.readouterr().err
+    assert "left out 1 rationales of 200 characters or more, question and headings included" in capsys.readouterr().err
     assert "q3/5" not in {example.id for example in data.train_examples}
 
 

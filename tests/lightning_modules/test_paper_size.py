@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import nn
+from transformers import T5Config
 
-from lightning_modules.base import STUDENT
-from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UNITS_FILE, UnitSettings
-from lightning_modules.components.adapters.stack import AdapterStack
+from dust2gold.core.errors import InputError
+from lightning_modules.base import StudentModule
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
+from lightning_modules.components.ranking.backbones import DecoderSettings, EncoderSettings
+from lightning_modules.components.ranking.ranker import Ranker, load_ranker
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
@@ -28,40 +29,54 @@ def llama_7b(tmp_path: Path) -> str:
     return str(tmp_path / "llama-7b")
 
 
-def write_zeros(stack: AdapterStack, name: str, directory: Path) -> None:
-    """Writes an adapter of a model that stands on the meta device and so has nothing to write."""
-    model: Any = stack.model
-    directory.mkdir(parents=True)
-    model.peft_config[name].save_pretrained(directory)
-    state = get_peft_model_state_dict(model, adapter_name=name)
-    zeros = {key: torch.zeros(value.shape, device="cpu") for key, value in state.items()}
-    save_file(zeros, directory / "adapter_model.safetensors")
-
-
 def count_trained(module: nn.Module) -> int:
     assert all(p.is_meta for p in module.parameters())
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter.*:UserWarning")
 def test_llama_7b_on_the_meta_device(llama_7b: str, tmp_path: Path) -> None:
-    lora, tiny = 64 * 8 * (4096 + 4096), UnitSettings(key_dim=2, bottleneck=2)
+    """Adapters are handed on by their configs alone."""
+    lora = 64 * 8 * (4096 + 4096)
+
+    def written(module: StudentModule, name: str) -> str:
+        (tmp_path / name).mkdir()
+        module.write_adapter(tmp_path / name)
+        assert not list((tmp_path / name).rglob("*.safetensors"))
+        return str(tmp_path / name)
+
     with torch.device("meta"):
-        negative = NegativeModel(student=llama_7b, random_weights=True, dtype="bfloat16")
+        negative = NegativeModel(student=llama_7b, dtype="bfloat16")
         negative.configure_model()
         assert count_trained(negative) == lora
         assert sum(p.numel() for p in negative.parameters()) == 6_738_415_616 + lora
-        write_zeros(negative.adapters, STUDENT, tmp_path / "negative")
-        nat = NATModel(negative=str(tmp_path / "negative"), student=llama_7b, random_weights=True)
+        nat = NATModel(negative=written(negative, "negative"), student=llama_7b)
         nat.configure_model()
         assert count_trained(nat) == lora + 64 * 4 * 128 * 4096
-        small = NATModel(negative=str(tmp_path / "negative"), units=tiny, student=llama_7b, random_weights=True)
-        small.configure_model()
-        write_zeros(small.adapters, POSITIVE, tmp_path / "nat" / POSITIVE)
-        write_zeros(small.adapters, NEGATIVE, tmp_path / "nat" / NEGATIVE)
-        units = {k: torch.zeros(v.shape, device="cpu") for k, v in small.units.state_dict().items()}
-        save_file(units, tmp_path / "nat" / UNITS_FILE)
-        small.adapters.write_manifest(tmp_path / "nat", {"units": {"key_dim": 2, "bottleneck": 2}})
-        nce = NCEModel(nat=str(tmp_path / "nat"), student=llama_7b, random_weights=True)
+        trained = NATModel(adapter=written(nat, "nat"), student=llama_7b)
+        trained.configure_model()
+        assert count_trained(trained) == count_trained(nat)
+        nce = NCEModel(nat=str(tmp_path / "nat"), student=llama_7b)
         nce.configure_model()
         assert count_trained(nce) == lora
+        with pytest.raises(InputError, match="no NAT here"):
+            NCEModel(nat=str(tmp_path / "negative"), student=llama_7b).configure_model()
+        narrow = NegativeModel(student=llama_7b, lora=LoraSettings(target_modules=["q_proj"]))
+        narrow.configure_model()
+        with pytest.raises(InputError, match=r"M_neg does not adapt layer .*v_proj"):
+            NATModel(negative=written(narrow, "narrow"), student=llama_7b).configure_model()
+    with pytest.raises(InputError, match="no adapter here"):  # elsewhere the weights are wanted
+        AdapterStack(load_base("embedded"), "embedded").load("negative", tmp_path / "negative")
+
+
+def test_a_ranker_on_the_meta_device(tmp_path: Path) -> None:
+    T5Config(d_model=8, d_ff=8, num_layers=1, num_heads=1, vocab_size=9).save_pretrained(tmp_path / "t5")
+    with torch.device("meta"):
+        for settings in (DecoderSettings(), EncoderSettings(str(tmp_path / "t5"))):
+            ranker = Ranker(settings)
+            (tmp_path / settings.kind).mkdir()
+            ranker.save(tmp_path / settings.kind)
+            again = load_ranker(tmp_path / settings.kind)
+            assert {n: p.shape for n, p in again.named_parameters()} == {
+                n: p.shape for n, p in ranker.named_parameters()
+            }
+    assert not list(tmp_path.rglob("*.safetensors"))

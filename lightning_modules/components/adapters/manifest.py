@@ -30,13 +30,16 @@ def _signed_files(directory: Path) -> list[tuple[str, Path]]:
     return [(file.relative_to(directory).as_posix(), file) for file in files]
 
 
-def check_files(directory: Path) -> None:
-    """Refuses, with an InputError, a directory that holds no adapter in PEFT's format with safetensors."""
+def check_files(directory: Path, weights: bool = True) -> None:
+    """Refuses, with an InputError, a directory that holds no adapter in PEFT's format with safetensors.
+
+    Without `weights` its config is enough.
+    """
     if (directory / PICKLED_WEIGHTS).is_file() and not (directory / ADAPTER_WEIGHTS).is_file():
         remedy = f"write the adapter as {ADAPTER_WEIGHTS} (save_pretrained does) on a machine you trust"
         problem = "a pickle: reading it could run code, so it is refused"
         raise InputError(problem, file=directory / PICKLED_WEIGHTS, remedy=remedy)
-    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+    for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if weights else (ADAPTER_CONFIG,):
         if not (directory / file).is_file():
             remedy = "give the directory a stage wrote, e.g. runs/demo/neg/adapter"
             raise InputError(f"no adapter here ({file} is missing)", file=directory, remedy=remedy)

@@ -17,7 +17,7 @@ from torch import nn
 
 from dust2gold.core.errors import InputError, reason
 from lightning_modules.components.adapters.manifest import check_weights, read_manifest
-from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base, shapes_only
 from lightning_modules.components.integration.unit import IntegrationUnit, IntegrationVariant
 
 POSITIVE, NEGATIVE = "positive", "negative"
@@ -74,16 +74,17 @@ def load_nat(stack: AdapterStack, directory: str | Path, trainable: bool = False
     """
     directory = Path(directory)
     file = directory / UNITS_FILE
-    if not file.is_file():
+    manifest = read_manifest(directory)
+    if not file.is_file() and not (shapes_only() and manifest.get("kind") == "nat"):
         remedy = "give the directory the NAT stage wrote, e.g. runs/demo/nat/adapter"
         raise InputError(f"no NAT here ({UNITS_FILE} is missing)", file=directory, remedy=remedy)
     stack.load(NEGATIVE, directory / NEGATIVE)
     stack.load(POSITIVE, directory / POSITIVE, trainable=trainable)
-    manifest = read_manifest(directory)
     check_weights(directory, manifest)
     try:
         units = attach_units(stack, UnitSettings(**manifest.get("units", {})))
-        units.load_state_dict(load_file(file))
+        if file.is_file():
+            units.load_state_dict(load_file(file))
     except (OSError, RuntimeError, SafetensorError, TypeError) as error:
         raise InputError(f"damaged or foreign units ({reason(error)})", file=file, remedy="train NAT again") from error
     units.requires_grad_(trainable)
@@ -113,6 +114,7 @@ def save_nat(stack: AdapterStack, units: nn.ModuleDict, directory: Path) -> None
     for name in (POSITIVE, NEGATIVE):
         (directory / name).mkdir()
         stack.save(name, directory / name)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in units.state_dict().items()}
-    save_file(state, directory / UNITS_FILE)
+    if not shapes_only():
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in units.state_dict().items()}
+        save_file(state, directory / UNITS_FILE)
     stack.write_manifest(directory, {"kind": "nat", "units": asdict(settings)})

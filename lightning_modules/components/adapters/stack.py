@@ -31,7 +31,13 @@ from dust2gold.core.errors import InputError, reason
 from dust2gold.core.students import locate_student
 from lightning_modules.components.adapters.base_identity import BaseIdentity, base_of
 from lightning_modules.components.adapters.layer_names import name_layers
-from lightning_modules.components.adapters.manifest import check_files, check_weights, read_manifest, write_manifest
+from lightning_modules.components.adapters.manifest import (
+    ADAPTER_WEIGHTS,
+    check_files,
+    check_weights,
+    read_manifest,
+    write_manifest,
+)
 from lightning_modules.components.adapters.packing import check_packing, hidden_states
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
 from lightning_modules.components.evaluation import evaluating
@@ -69,6 +75,14 @@ class LoraSettings:
         )
 
 
+def shapes_only() -> bool:
+    """Whether models are built on the meta device: they have shapes and no weights, to check what fits what.
+
+    There a base is built from its config, an adapter is written without its weights, and one without weights is read.
+    """
+    return torch.get_default_device().type == "meta"
+
+
 def load_base(
     student: str, dtype: str = "float32", random_weights: bool = False, quantization: Quantization = "none"
 ) -> PreTrainedModel:
@@ -77,7 +91,7 @@ def load_base(
     Args:
         student: `embedded`, a Hugging Face directory or a hub name.
         dtype: Of the frozen weights: float32, bfloat16 or float16.
-        random_weights: Build from the config alone, without reading weights (benchmarks, the meta device).
+        random_weights: Build from the config alone, without reading weights (benchmarks); so it is on the meta device.
         quantization: Of the decoder's linear layers (see `quantization_config`).
     """
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -90,7 +104,7 @@ def load_base(
     if quantized is not None and random_weights:
         raise InputError("random weights are not quantised", field="model.quantization", remedy="leave out one of both")
     try:
-        if random_weights:
+        if random_weights or shapes_only():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
         else:
@@ -181,10 +195,12 @@ class AdapterStack(nn.Module):
             if not isinstance(config, LoraConfig):
                 raise ValueError(f"a LoRA is needed, this is {config.peft_type}")
             config.base_model_name_or_path = None  # `save` writes it; until then PEFT warns of any other spelling
-            weights = load_peft_weights(str(directory), device="cpu")
+            written = (directory / ADAPTER_WEIGHTS).is_file()  # else there are shapes only
+            weights = load_peft_weights(str(directory), device="cpu") if written else {}
             name_layers(config, weights)
             self._inject(name, config)
-            self._fill(name, weights)
+            if written:
+                self._fill(name, weights)
         except Exception as error:
             remedy = "train it again on this student, or name the student it was trained on"
             raise InputError(f"cannot load the adapter ({reason(error)})", file=directory, remedy=remedy) from error
@@ -221,11 +237,14 @@ class AdapterStack(nn.Module):
         config.base_model_name_or_path = self.student
         if isinstance(config, LoraConfig) and isinstance(config.target_modules, set):
             config.target_modules = sorted(config.target_modules)  # a set is written in another order by each process
-        holder = directory / ".saving"
-        peft.save_pretrained(str(holder), selected_adapters=[name], save_embedding_layers=False)
-        for file in (holder / name).iterdir():
-            file.replace(directory / file.name)
-        shutil.rmtree(holder)
+        if shapes_only():
+            config.save_pretrained(str(directory))
+        else:
+            holder = directory / ".saving"
+            peft.save_pretrained(str(holder), selected_adapters=[name], save_embedding_layers=False)
+            for file in (holder / name).iterdir():
+                file.replace(directory / file.name)
+            shutil.rmtree(holder)
         self.write_manifest(directory, {"kind": "lora", **(facts or {})})
 
     def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
@@ -252,7 +271,7 @@ class AdapterStack(nn.Module):
 
     def _check(self, directory: Path) -> None:
         """Refuses what is no adapter, is damaged, or was trained on another base."""
-        check_files(directory)
+        check_files(directory, weights=not shapes_only())
         manifest = read_manifest(directory)
         check_weights(directory, manifest)
         trained_on = base_of(directory, manifest)

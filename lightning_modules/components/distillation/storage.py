@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -22,6 +23,11 @@ class Storage:
 
     def __init__(self, columns: Columns, calibrated: bool) -> None:
         self.columns = {**columns, "divergence": torch.empty(0)} if calibrated else columns
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What a target token takes."""
+        return sum(column.element_size() * math.prod(column.shape[1:]) for column in self.columns.values())
 
     def encode(self, targets: TeacherTargets) -> Columns:
         """The columns of N target tokens; an InputError if a number is too large for the storage."""

@@ -23,7 +23,7 @@ from dust2gold.core.errors import InputError, reason
 from dust2gold.core.students import locate_student
 from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.quantization import Quantization
-from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base, shapes_only
 
 RANK = "rank"
 """Name of the ranker's own LoRA adapter on the decoder."""
@@ -99,7 +99,8 @@ class EncoderBackbone(Backbone):
     def save(self, directory: Path) -> None:
         """Writes `encoder/`, a Hugging Face directory, if the encoder was trained."""
         if self.identity is None:
-            self.model.save_pretrained(directory / ENCODER_DIRECTORY)
+            model = self.model.config if shapes_only() else self.model
+            model.save_pretrained(directory / ENCODER_DIRECTORY)
 
 
 class BackboneSettings(ABC):
@@ -219,7 +220,7 @@ class EncoderSettings(BackboneSettings):
             if config.is_encoder_decoder and not known:
                 raise ValueError(f"transformers has no encoder-only class for {config.model_type}")
             auto: Any = AutoModelForTextEncoding if known else AutoModel
-            if random_weights:
+            if random_weights or shapes_only():
                 return auto.from_config(config, dtype=dtype)  # type: ignore[no-any-return]
             return auto.from_pretrained(path, dtype=dtype, trust_remote_code=False)  # type: ignore[no-any-return]
         except (OSError, ValueError, SafetensorError) as error:

@@ -26,6 +26,7 @@ from lightning_modules.components.adapters.manifest import (
     read_manifest,
     write_manifest,
 )
+from lightning_modules.components.adapters.stack import shapes_only
 from lightning_modules.components.ranking.backbones import BackboneSettings, settings_from_json
 
 HEAD_FILE = "head.safetensors"
@@ -81,8 +82,9 @@ class Ranker(nn.Module):
     def save(self, directory: Path) -> None:
         """Writes the ranker into an empty directory."""
         self.backbone.save(directory)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
-        save_file(state, directory / HEAD_FILE)
+        if not shapes_only():
+            state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
+            save_file(state, directory / HEAD_FILE)
         facts = {
             "kind": "ranker",
             "base": None if self.backbone.identity is None else self.backbone.identity.to_json(),
@@ -120,7 +122,8 @@ def load_ranker(directory: str | Path, settings: BackboneSettings | None = None)
         )
     file = directory / HEAD_FILE
     try:
-        ranker.head.load_state_dict(load_file(file))
+        if file.is_file() or not shapes_only():
+            ranker.head.load_state_dict(load_file(file))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"damaged or missing head ({reason(error)})", file=file, remedy="train RANK again") from error
     return ranker.eval()

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.components.encoding.prompts import prompt
 from datamodules.components.encoding.tokenization import load_tokenizer
-from datamodules.components.limits import Limits
+from datamodules.components.limits import AnswerRoom, Limits
 from datamodules.components.records.records import write_rationales
 from datamodules.components.table import Examples, open_table
 from dust2gold.core.errors import InputError
@@ -18,14 +19,16 @@ def examples(tiny_student: Path, tmp_path: Path) -> Examples:
 
 
 def test_longer_ones_are_left_out_and_counted(examples: Examples, capsys: pytest.CaptureFixture[str]) -> None:
-    lengths, characters = examples.lengths.tolist(), examples.numbers("characters").tolist()
-    limits = Limits(lengths[2], drop_longer=True, max_characters=characters[3])
+    lengths, longest = examples.lengths.tolist(), rationale(4, rationale="so " * 16)
+    whole = len(prompt(longest.question) + longest.rationale)  # the reference keeps what has fewer characters
+    assert len(Limits(max_characters=whole + 1).apply(examples, "f")) == 5
+    limits = Limits(lengths[2], drop_longer=True, max_characters=whole)
     assert [e.id for e in limits.apply(examples, "f")] == ["q0/0", "q1/0", "q2/0"]
     assert (limits.longer, limits.wider) == (1, 1)  # the longest has too many characters: its tokens do not count
     limits.apply(examples, "g")
     limits.report()
     assert capsys.readouterr().err.splitlines() == [
-        f"left out 2 rationales of more than {characters[3]} characters",
+        f"left out 2 rationales of {whole} characters or more, question and headings included",
         f"left out 2 rationales of more than {lengths[2]} tokens",
     ]
 
@@ -41,6 +44,20 @@ def test_the_first_longer_one_is_refused(examples: Examples) -> None:
     limits = Limits(1024, context=8)
     with pytest.raises(InputError, match=r"more than the student's context of 8\n.*longer context"):
         limits.apply(examples, "f")
-    error = limits.too_long("q", 10, "f", 4, "question")  # which is never left out
-    assert (error.line, error.field) == (4, "question")
-    assert error.remedy == "remove this line, or take a student with a longer context"
+
+
+def test_a_question_needs_room_for_an_answer_and_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    for context, wanted, lengths in ((None, 1024, (5000,)), (2048, None, (2047,)), (2048, 1024, (1024,))):
+        room = AnswerRoom(context, wanted)
+        for length in lengths:
+            room.check("q", length, "f", 4)
+        room.report()
+    assert capsys.readouterr().err == ""
+    room = AnswerRoom(2048, 1024)
+    for name, length in {"a": 70, "b": 1314, "c": 1025}.items():
+        room.check(name, length, "f", 4)
+    room.report()
+    said = "2 questions leave less than 1,024 tokens for an answer in the context of 2,048"
+    assert capsys.readouterr().err == f"{said}, where it is cut off (the least: 734 tokens after 'b')\n"
+    with pytest.raises(InputError, match=r"f:4: field 'question': 'd' has 2,048 tokens.*\n.*longer context"):
+        room.check("d", 2048, "f", 4)

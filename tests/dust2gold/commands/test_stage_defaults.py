@@ -76,6 +76,12 @@ def test_the_tokenizer_is_the_students(stage: str, words: list[str], tokenizer: 
     assert fit(stage, *words).data.init_args.tokenizer == tokenizer
 
 
+def test_the_data_know_how_long_an_answer_may_be() -> None:
+    assert fit("nat", "--model.sampling.max_new_tokens", "77").data.init_args.max_new_tokens == 77
+    assert fit("nat", "--data.max_new_tokens", "5").data.init_args.max_new_tokens == 5
+    assert "max_new_tokens" not in fit("rank").data.init_args
+
+
 def test_a_stage_of_ones_own_gets_them_too(capsys: pytest.CaptureFixture[str]) -> None:
     config: dict[str, Any] = {
         "model": {"class_path": f"{__name__}.OwnStage"},
