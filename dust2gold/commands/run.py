@@ -83,8 +83,8 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
         raise InputError("`run` was started again as another rank of a command", remedy="add --isolate to `run`")
     run, plans = _plans(args)
     children = Children()
-    if args.isolate:
-        execute = children.execute
+    runs_here = execute
+    execute = children.execute if args.isolate else lambda words: children.stopped or runs_here(words)
     runners = [Runner(plan, args, execute, children) for plan in plans]
     # A run of some stages only, such as `--only data`, may have nothing to report yet.
     reports = bool(args.seeds) and any("report" in stage.verbs for stage in runners[0].stages)
@@ -100,15 +100,16 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
             say(f"all seeds: {as_typed(['report', str(run)])}")
         return 0
     try:
-        if args.seeds and runners[0].redo:
-            for runner in runners:  # before the first begins: an interrupted `--force` carries on without it
-                runner.ask_anew()
-        for heading, runner in zip_longest(headings, runners):
-            if heading:
-                say(heading)
-            runner.run()
-        if reports and (status := exit_status(execute, ["report", str(run)])):
-            return status
+        with children.signals:
+            if args.seeds and runners[0].redo:
+                for runner in runners:  # before the first begins: an interrupted `--force` carries on without it
+                    runner.ask_anew()
+            for heading, runner in zip_longest(headings, runners):
+                if heading:
+                    say(heading)
+                runner.run()
+            if reports and (status := exit_status(execute, ["report", str(run)])):
+                return status
     except KeyboardInterrupt:
         print(f"\ninterrupted; carry on with `{runners[0].resuming}`", file=sys.stderr)
         return 130
