@@ -62,7 +62,7 @@ def test_wherever_it_arrives(home: Path, tiny_student: Path, verb: str, hook: st
 
 
 def test_run_does_not_go_on_after_a_late_signal(home: Path, tiny_student: Path) -> None:
-    fit = " ".join(words(home, tiny_student, "fit", "teardown", signal.SIGTERM))
+    fit = " ".join(words(home, tiny_student, "fit", "on_train_end", signal.SIGTERM))
     later = "generate --train-questions 3 --test-questions 2 --samples 1 --output {run}/later"
     stages = Stage("fit", "", (fit,), outputs=()), Stage("later", "", (later,), needs=("fit",), outputs=("later",))
     run = ["run", *write_stages(home / "own.py", *stages)]
@@ -84,8 +84,6 @@ def test_listeners_nest_and_restore_in_reverse() -> None:
 
 
 def test_a_signal_that_got_lost_within_ends_the_block() -> None:
-    with pytest.raises(Preempted, match="143"), signals_as_exit():
-        with contextlib.suppress(SystemExit):  # as a library may
+    for lost in (contextlib.suppress(SystemExit), SignalListener()):  # a library may swallow the exception
+        with pytest.raises(Preempted, match="143"), signals_as_exit(), lost:
             os.kill(os.getpid(), signal.SIGTERM)
-        with SignalListener():
-            os.kill(os.getpid(), signal.SIGUSR1)
