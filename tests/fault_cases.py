@@ -14,7 +14,7 @@ from dust2gold.run.stage import Stage
 from tests import endpoint
 from tests.forks import ending, finish, fork, last_words
 from tests.own_stages import write_stages
-from tests.records import rationale, write_asked, write_positive
+from tests.records import rationale, write_asked, write_held, write_positive
 from tests.students import write_tiny_student
 from tests.words import collect_words, stage_words
 
@@ -63,7 +63,7 @@ def cases(home: Path) -> list[Case]:
 def write_inputs(home: Path) -> None:
     write_tiny_student(home / "student")
     write_positive(home / "train.jsonl", 11)
-    write_positive(home / "validation.jsonl", 3, 1)
+    write_held(home / "validation.jsonl", 3, 1)
     write_rationales(home / "both.jsonl", [rationale(q, k) for q in range(11) for k in range(4)])
     write_rationales(home / "raw.jsonl", [rationale(q, k) for q in range(300) for k in range(4)])
     write_asked(home / "questions.jsonl", 12)
