@@ -29,7 +29,7 @@ def fit(tiny_student: Path, tmp_path: Path) -> Fit:
     """The words of a short `fit` of M_neg on the tiny student."""
 
     def words(train: str, *more: str) -> list[str]:
-        options = f"--data.train {train} --data.batch_size 8 --trainer.max_epochs 1"
+        options = f"--data.train {train} --data.verdicts positive --data.batch_size 8 --trainer.max_epochs 1"
         return stage_words("fit", "neg", tiny_student, tmp_path / "run", options, *more)
 
     return words

@@ -40,7 +40,8 @@ def words(tiny_student: Path, tmp_path: Path) -> Words:
     def make(root: str, *more: str) -> list[str]:
         train, validation = write_positive(tmp_path / "t.jsonl", 12), write_held(tmp_path / "v.jsonl", 3, 1)
         return [
-            *f"fit {NEG} --model.student {tiny_student} --data.train {train} --data.validation {validation}".split(),
+            *f"fit {NEG} --model.student {tiny_student} --data.train {train} --data.validation {validation} "
+            "--data.verdicts positive".split(),
             *"--data.batch_size 4 --model.lora.dropout 0.3 --model.warmup_steps 2 --trainer.max_epochs 2".split(),
             *f"--model.optimizer.init_args.lr 0.01 {HERE} --trainer.default_root_dir {tmp_path}/{root}".split(),
             *"--trainer.callbacks+=RunCheckpoint --trainer.callbacks.every_n_train_steps=2".split(),

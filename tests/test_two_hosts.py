@@ -56,7 +56,7 @@ def words(options: str, tiny_student: Path, tmp_path: Path) -> Words:
     def make(root: str, nodes: int = 2, devices: int = 1, more: str = "", trainer: str = "multi_node") -> list[str]:
         (tmp_path / root).mkdir(exist_ok=True)
         where = f"--config {REPOSITORY}/configs/trainer/{trainer}.yaml {options} --data.train {tmp_path}/t.jsonl"
-        where += f" --trainer.num_nodes {nodes} --trainer.devices {devices} {more}"
+        where += f" --data.verdicts positive --trainer.num_nodes {nodes} --trainer.devices {devices} {more}"
         return stage_words("fit", "neg", tiny_student, tmp_path / root, where)
 
     return make

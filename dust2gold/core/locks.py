@@ -63,7 +63,8 @@ def claim(path: Path, who: str, remedy: str) -> IO[Any]:
         InputError: As `take`, or if another process holds it: says which, and the remedy.
         OSError: If it cannot be opened.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # a file: `take` tells
+        path.parent.mkdir(parents=True, exist_ok=True)
     stream = take(path)
     if stream is None:
         holder = path.read_text(encoding="utf-8").strip() or "one that has just begun"

@@ -30,7 +30,8 @@ def words(home: Path, student: Path, verb: str, hook: str, number: int) -> list[
     """A small command that sends itself a signal."""
     data = "--data.questions q.jsonl --model.sampling.max_new_tokens 4 --model.sampling.samples 1"
     if verb == "fit":
-        data = "--data.train t.jsonl --data.validation_fraction 0.5 --without_callbacks [LearningRateMonitor]"
+        data = "--data.train t.jsonl --data.verdicts positive --data.validation_fraction 0.5"
+        data += " --without_callbacks [LearningRateMonitor]"
     stop = f"--trainer.callbacks+=tests.interruptions.SignalAt --trainer.callbacks.hook={hook}"
     more = f"{data} {stop} --trainer.callbacks.number={int(number)} --trainer.logger false"
     return stage_words(verb, "neg", student, home / "run", more)
