@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.components.encoding.tokenization import load_tokenizer
-from datamodules.components.labels import Labels, check_both, check_verdicts
-from datamodules.components.records.records import Rationale, write_rationales
+from datamodules.components.labels import Labels, Verdicts, check_both, check_verdicts
+from datamodules.components.records.records import VERDICTS, Rationale, write_rationales
 from datamodules.components.table import Examples, open_table
 from dust2gold.core.errors import InputError
 from tests.records import rationale
@@ -21,7 +21,7 @@ def files(home: Path, student: Path, **records: list[Rationale]) -> Files:
 
 
 @pytest.mark.parametrize(("wanted", "line"), [("positive", 2), ("negative", 1), ("both", None), (None, None)])
-def test_wrong_verdicts(tmp_path: Path, tiny_student: Path, wanted: str | None, line: int | None) -> None:
+def test_wrong_verdicts(tmp_path: Path, tiny_student: Path, wanted: Verdicts | None, line: int | None) -> None:
     ((file, examples),) = files(tmp_path, tiny_student, mixed=[rationale(1, k) for k in range(4)])
     if line is None:
         check_verdicts(examples, wanted, file)
@@ -34,7 +34,7 @@ def test_wrong_verdicts(tmp_path: Path, tiny_student: Path, wanted: str | None, 
 def test_both_are_needed(tmp_path: Path, tiny_student: Path) -> None:
     ((_, examples),) = files(tmp_path, tiny_student, mixed=[rationale(1, k) for k in range(4)])
     check_both(examples)
-    for verdict, missing in (("positive", "negative"), ("negative", "positive")):
+    for verdict, missing in zip(VERDICTS, VERDICTS[1::-1], strict=False):
         with pytest.raises(InputError, match=f"no {missing} rationale.*\n.*{missing}.jsonl too.*verdicts {verdict}"):
             check_both(examples.where(examples.has_verdict(verdict)))
 
