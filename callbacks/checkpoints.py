@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, is_finished, mark_finished, use_checked_checkpoints
-from callbacks.preemption import Preempted, SignalListener
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import set_aside, sha256_of
 from dust2gold.core.provenance import Provenance
+from dust2gold.core.signals import Preempted, SignalListener
 from lightning_modules.components.accuracy import gather_objects
 
 PROVENANCE_KEY = "provenance"
@@ -63,6 +63,11 @@ class RunCheckpoint(ModelCheckpoint):
         """Restores the signal handlers."""
         self._signals.stop()
         super().teardown(trainer, pl_module, stage)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Restores the signal handlers."""
+        self._signals.stop()
+        super().on_exception(trainer, pl_module, exception)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what Lightning saved, but no path that leaves the directory: it removes what it replaces."""

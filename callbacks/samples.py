@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import signal
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -13,14 +12,13 @@ from typing import IO, Any
 import lightning as L
 
 from callbacks.grading import SampleGrader
-from callbacks.preemption import Preempted
 from callbacks.sample_parts import SampleOrigin, SamplePart
 from callbacks.tensorboard import SHOWN, show_rationales
 from datamodules.components.records.records import Rationale, rationale_id, write_rationales
-from dust2gold.core import locks
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_in_place, write_atomically
 from dust2gold.core.provenance import Provenance, short_hash
+from dust2gold.core.signals import Preempted, SignalListener
 from lightning_modules.components.sampling.sampler import Sample
 
 _OF_A_RUN = frozenset({"adapter", "adapter-last", "checkpoints"})
@@ -31,19 +29,22 @@ class SampleWriter(L.Callback):
     """Grades each question's samples and appends them to a part file per rank; joins the parts at the end.
 
     A part made from the same prompts, adapter and settings is continued; one made from anything else is kept aside.
-    The joined file is in the order of the questions. One command at a time may write a file.
+    The joined file is in the order of the questions. SIGTERM and SIGUSR1 end `predict` after the current question.
 
     Args:
-        output: File to write; relative paths start at the Trainer's `default_root_dir`.
+        output: File to write, in the Trainer's `default_root_dir`, which one command at a time works in.
         writer: Who samples, for the records' field `writer`; default: the run that trained the adapter or checkpoint
             ("cot-kd", "nat", "nce", …), the student where there is none.
     """
 
     def __init__(self, output: str = "samples.jsonl", writer: str | None = None) -> None:
+        if Path(output).is_absolute() or ".." in Path(output).parts:
+            remedy = "give a path within --trainer.default_root_dir"
+            raise InputError(f"'{output}' leads out of that directory", field="SampleWriter.output", remedy=remedy)
         self.output = output
         self.writer = writer
         self._stream: IO[Any] | None = None
-        self._lock: IO[Any] | None = None
+        self._signals = SignalListener()
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Leaves out the questions that an interrupted run has sampled, and begins this rank's part."""
@@ -51,7 +52,12 @@ class SampleWriter(L.Callback):
             return
         self.writer = self.writer or _trained_by(trainer, pl_module)
         self._path = Path(trainer.default_root_dir) / self.output
-        self._take_lock(trainer)
+        if trainer.is_global_zero:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                problem = f"cannot write ({error.strerror})"
+                raise InputError(problem, file=self._path, remedy="choose another output") from error
         self._origin = origin_of(trainer, pl_module, self.writer)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         done = self._resume(pl_module.sampling.samples) if trainer.is_global_zero else set()
@@ -72,6 +78,7 @@ class SampleWriter(L.Callback):
         self._grader = SampleGrader(trainer, self.writer or "")
         self._listener = partial(self._write, trainer)
         pl_module.sample_listeners.append(self._listener)
+        self._signals.listen()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Listens no longer."""
@@ -88,14 +95,14 @@ class SampleWriter(L.Callback):
         """Joins the parts into the output, in the order of the questions, and removes them."""
         if stage == "predict" and self._stream is not None:
             self._join(trainer, self._stream, pl_module.sampling.samples)
-        self._release()
+        self._signals.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Releases the lock."""
-        self._release()
+        """Restores the signal handlers."""
+        self._signals.stop()
 
     def _write(self, trainer: L.Trainer, samples: list[Sample], batch: dict[str, Any]) -> None:
-        """Appends a question's graded samples; after SIGTERM, which Lightning notes and forgets, it stops there."""
+        """Appends a question's graded samples; after a signal it stops there, and so do the processes it started."""
         if self._stream is not None:
             try:
                 self._origin.write(self._stream, self._grader.records(samples, batch))
@@ -103,9 +110,12 @@ class SampleWriter(L.Callback):
             except OSError as error:
                 remedy = "free some space and run the same command again: it goes on from here"
                 raise InputError(f"cannot write ({error.strerror})", file=self._path, remedy=remedy) from error
-        if trainer.received_sigterm:
-            print("SIGTERM: the same command goes on from here", file=sys.stderr)
-            raise Preempted(signal.SIGTERM)
+        if (number := self._signals.received) is not None:
+            stop = Preempted(number)
+            if (launcher := trainer.strategy.launcher) is not None:
+                launcher.kill(number)
+            print(f"{stop.name}: the same command goes on from here", file=sys.stderr)
+            raise stop
 
     def _resume(self, samples: int) -> set[str]:
         """Moves the samples of questions that have all of theirs into rank 0's part; returns the questions' ids."""
@@ -146,26 +156,6 @@ class SampleWriter(L.Callback):
             file.unlink()
         right = sum(record.verdict == "positive" for record in ordered)
         print(f"{len(ordered):,} samples, {right:,} right, in {self._path}")
-
-    def _take_lock(self, trainer: L.Trainer) -> None:
-        """On rank 0 for all: two commands that write here would remove each other's parts."""
-        free = True
-        if trainer.is_global_zero:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._lock = locks.take(self._path.with_name(f".{self._path.stem}.lock"))
-            except OSError as error:
-                problem = f"cannot write ({error.strerror})"
-                raise InputError(problem, file=self._path, remedy="choose another output") from error
-            free = self._lock is not None
-        if not trainer.strategy.broadcast(free):
-            remedy = "wait for it or stop it, or choose another --trainer.default_root_dir"
-            raise InputError("another command is writing it", file=self._path, remedy=remedy)
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            locks.release(self._lock)
-            self._lock = None
 
     def _part(self, rank: int) -> Path:
         return self._path.with_name(f"{self._path.stem}.part-{rank}.jsonl")

@@ -68,7 +68,7 @@ class PairDataModule(TrainingDataModule):
 
     def gradable(self, examples: Examples, file: Path) -> Examples:
         """The file's right and wrong rationales; says how many ungradable ones it leaves out."""
-        ungradable = examples.ungradable  # [n]
+        ungradable = examples.has_verdict("ungradable")  # [n]
         if ungradable.any():
             print(f"{file}: left out {int(ungradable.sum()):,} ungradable rationales", file=sys.stderr)
         return examples.where(~ungradable)

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.components.batching.groups import Grouping
 from datamodules.components.encoding.tokenization import context_of, load_tokenizer
+from datamodules.components.labels import Labels, Verdicts, check_both, check_verdicts
 from datamodules.components.limits import Limits
 from datamodules.components.table import Examples, open_table
 from datamodules.resumable import ResumableDataModule
@@ -35,6 +36,8 @@ class TrainingDataModule(ResumableDataModule):
         drop_longer: Leave out longer rationales, and say how many, instead of refusing.
         max_characters: Leave out rationales that have so many characters or more with question and headings, and say
             how many (reference: 1,600; NCE 1,200).
+        verdicts: What the rationales must be: `positive` (right), `negative`, or `both`, some of each. None: what the
+            stage trains on, which the command line fills in; elsewhere any.
         allow_ungradable: Train on rationales whose verdict is `ungradable` too.
         encoded: Directory to keep encoded rationales in: encoded once, and from then on mapped into memory by every
             process and run, instead of encoded and held by each.
@@ -54,6 +57,7 @@ class TrainingDataModule(ResumableDataModule):
         max_length: int = 1024,
         drop_longer: bool = False,
         max_characters: int | None = None,
+        verdicts: Verdicts | None = None,
         allow_ungradable: bool = False,
         encoded: str | None = None,
         seed: int = 0,
@@ -69,6 +73,7 @@ class TrainingDataModule(ResumableDataModule):
         self.max_length = max_length
         self.drop_longer = drop_longer
         self.max_characters = max_characters
+        self.verdicts = verdicts
         self.allow_ungradable = allow_ungradable
         self.encoded = None if encoded is None else Path(encoded)
         self.train_examples: Examples  # both from `setup` on
@@ -86,7 +91,8 @@ class TrainingDataModule(ResumableDataModule):
         """Reads and encodes what the entry point needs.
 
         Raises:
-            InputError: If a file is missing or damaged, holds nothing to use, or a text is too long.
+            InputError: If a file is missing or damaged, holds nothing to use or rationales of other verdicts than the
+                stage trains on, a rationale comes twice, or a text is too long.
         """
         self.tokenizer = load_tokenizer(self.tokenizer_name)
         if stage not in ("fit", "validate") or hasattr(self, "validation_examples"):
@@ -94,9 +100,13 @@ class TrainingDataModule(ResumableDataModule):
         if not self.train_files:
             remedy = "give --data.train FILES (positive.jsonl, negative.jsonl, …)"
             raise InputError("nothing to train on", field="data.train", remedy=remedy)
-        train = self._read(self.train_files)
+        tables = [(file, self._open(file)) for file in [*self.train_files, *self.validation_files]]
+        self._check_labels(tables)
+        train = self._limited(tables[: len(self.train_files)])
+        if self.verdicts == "both":
+            check_both(train)
         if self.validation_files:
-            held = self._read(self.validation_files)
+            held = self._limited(tables[len(self.train_files) :])
         else:
             train, held = train.split(self.validation_fraction)
         if len(held) and not len(train):
@@ -110,7 +120,7 @@ class TrainingDataModule(ResumableDataModule):
         Raises:
             InputError: If one is ungradable, unless `allow_ungradable`.
         """
-        ungradable = examples.where(examples.ungradable)
+        ungradable = examples.where(examples.has_verdict("ungradable"))
         if len(ungradable) and not self.allow_ungradable:
             problem, line = f"'{ungradable[0].id}' is ungradable", int(ungradable.numbers("line")[0])
             remedy = "train on positive.jsonl or negative.jsonl, or give --data.allow_ungradable true"
@@ -134,12 +144,23 @@ class TrainingDataModule(ResumableDataModule):
                 "holds no rationale to train on", file=file, remedy=too_long if file.stat().st_size else empty
             )
 
-    def _read(self, files: list[Path]) -> Examples:
+    def _open(self, file: Path) -> Examples:
+        return Examples(open_table(self.tokenizer, file, self.encoded))
+
+    def _check_labels(self, files: list[tuple[Path, Examples]]) -> None:
+        for file, examples in files:
+            check_verdicts(examples, self.verdicts, file)
+        labels = Labels(files)
+        labels.check_unique()
+        if self.rank_of_world()[0] == 0:
+            labels.report_contradictions()
+
+    def _limited(self, files: list[tuple[Path, Examples]]) -> Examples:
+        """The rationales of files that may be used, joined."""
         limits = Limits(self.max_length, self.drop_longer, context_of(self.tokenizer_name), self.max_characters)
         parts: list[Examples] = []
-        for file in files:
-            examples = self.gradable(Examples(open_table(self.tokenizer, file, self.encoded)), file)
-            parts.append(limits.apply(examples, file))
+        for file, examples in files:
+            parts.append(limits.apply(self.gradable(examples, file), file))
             self.require_some(parts[-1], file)
         limits.report()
         return Examples.joined(parts)

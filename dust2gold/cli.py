@@ -6,21 +6,18 @@ Each command is a module of `dust2gold.commands`, imported when the command is k
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import importlib.util
 import os
 import select
 import signal
 import sys
-import threading
-from collections.abc import Iterator
 from importlib import import_module, metadata
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from dust2gold.core.errors import InputError
+from dust2gold.core.signals import signals_as_exit
 
 TRAINER_VERBS = {
     "fit": "train a stage",
@@ -158,14 +155,12 @@ def dispatch(words: list[str]) -> int:
     name = words[0]
     if name not in VERBS:
         raise InputError(f"no verb '{name}'", remedy=f"choose one of {', '.join(VERBS)}")
-    command = module_of(name)
-    if name in TRAINER_VERBS:
-        return int(command.main(words))
-    parsed = parse(command, words)
-    if name == "run":  # its commands hear signals, each in its own way
-        return int(command.main(parsed, dispatch))
-    with _sigterm_as_exit():
-        return int(command.main(parsed))
+    with signals_as_exit():
+        command = module_of(name)
+        if name in TRAINER_VERBS:
+            return int(command.main(words))
+        parsed = parse(command, words)
+        return int(command.main(parsed, dispatch) if name == "run" else command.main(parsed))
 
 
 def module_of(verb: str) -> Any:
@@ -181,24 +176,6 @@ def parse(command: Any, words: list[str]) -> Any:
     parser = argparse.ArgumentParser(prog=f"dust2gold {words[0]}", description=VERBS[words[0]])
     command.add_arguments(parser)
     return parser.parse_args(words[1:])
-
-
-@contextlib.contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """Lets SIGTERM end the block as an exception does, so that nothing half written is left; a second one kills."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ class NATModel(StudentModule):
         kwargs: As in `StudentModule`; `adapter` takes a NAT directory.
     """
 
+    verdicts = "positive"
+
     def __init__(self, negative: str | None = None, units: UnitSettings = UnitSettings(), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.negative = negative

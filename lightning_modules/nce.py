@@ -36,6 +36,7 @@ class NCEModel(StudentModule):
         kwargs: As in `StudentModule`.
     """
 
+    verdicts = "positive"
     means_over_samples = frozenset({"distillation", "beta"})
 
     def __init__(

@@ -18,6 +18,8 @@ class NegativeModel(StudentModule):
     D_pos with the student's own right samples self-augmentation.
     """
 
+    verdicts = "negative"
+
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """Cross-entropy, mean over the target tokens of the optimizer step."""
         return {"loss": cross_entropy(self.target_logprobs(batch, targets), targets)}

@@ -35,6 +35,8 @@ class RankModel(TrainableModule):
         warmup_steps: Steps of linear warm-up from 0.
     """
 
+    verdicts = "both"
+
     def __init__(
         self,
         backbone: BackboneSettings | None = None,

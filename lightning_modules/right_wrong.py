@@ -19,6 +19,7 @@ class RightWrongModule(StudentModule):
     rationales.
     """
 
+    verdicts = "both"
     own_means = frozenset({POSITIVE_LOGPROB, NEGATIVE_LOGPROB})
 
     def __init__(self, **kwargs: Any) -> None:

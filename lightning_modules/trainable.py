@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -26,6 +26,8 @@ SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "
 class TrainableModule(L.LightningModule):
     """A module of which a part trains and the rest, the base, is frozen and never saved."""
 
+    verdicts: ClassVar[Literal["positive", "negative", "both"] | None] = None
+    """What it trains on, right or wrong rationales or some of each; None: any. The default of `data.verdicts`."""
     base_name: str  # as the user named it; `configure_model` sets both
     base_identity: BaseIdentity | None  # of the frozen weights; None where there is nothing frozen to check
 

@@ -14,7 +14,7 @@ from dust2gold.run.stage import Stage
 from tests import endpoint
 from tests.forks import ending, finish, fork, last_words
 from tests.own_stages import write_stages
-from tests.records import rationale, write_asked, write_positive
+from tests.records import rationale, write_asked, write_held, write_positive
 from tests.students import write_tiny_student
 from tests.words import collect_words, stage_words
 
@@ -63,7 +63,7 @@ def cases(home: Path) -> list[Case]:
 def write_inputs(home: Path) -> None:
     write_tiny_student(home / "student")
     write_positive(home / "train.jsonl", 11)
-    write_positive(home / "validation.jsonl", 3, 1)
+    write_held(home / "validation.jsonl", 3, 1)
     write_rationales(home / "both.jsonl", [rationale(q, k) for q in range(11) for k in range(4)])
     write_rationales(home / "raw.jsonl", [rationale(q, k) for q in range(300) for k in range(4)])
     write_asked(home / "questions.jsonl", 12)
@@ -72,7 +72,7 @@ def write_inputs(home: Path) -> None:
 def fit(home: Path, config: str, more: str, root: Path) -> list[str]:
     options = (
         f"{NOTED} --data.train {home}/train.jsonl --data.validation {home}/validation.jsonl {THREE_EPOCHS} {more} "
-        "--model.lora.dropout 0.3 --model.warmup_steps 2 --model.optimizer.init_args.lr 0.01"
+        "--data.verdicts positive --model.lora.dropout 0.3 --model.warmup_steps 2 --model.optimizer.init_args.lr 0.01"
     )
     return stage_words("fit", config, home / "student", root, options)
 
@@ -134,9 +134,9 @@ def running(home: Path) -> Case:
         "prepare --input {run}/raw/train.jsonl --format tdg --source t --output {run}/data",
         "prepare --input {run}/raw/test.jsonl --format math --source t --output {run}/test",
     )
-    train = f"{NOTED} --data.train {{run}}/data/positive.jsonl --data.batch_size 4 --data.drop_longer true"
+    train = f"{NOTED} --data.train {{run}}/data/positive.jsonl --data.verdicts positive --data.drop_longer true"
     neg = (
-        stage("fit", "neg", f"{train} --trainer.max_epochs 2"),
+        stage("fit", "neg", f"{train} --data.batch_size 4 --trainer.max_epochs 2"),
         stage("test", "neg", f"{ask} {{run}}/test/questions.jsonl"),
     )
     samples = (stage("predict", "samples", f"{ask} {{run}}/data/questions.jsonl --data.question_batch_size 3"),)

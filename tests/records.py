@@ -25,10 +25,15 @@ def rationale(number: int, k: int = 0, **changes: Any) -> Rationale:
     return replace(Rationale(f"{q.id}/{k}", q.id, q.question, q.gold, text, answer, verdict, *about), **changes)
 
 
-def write_positive(path: Path, questions: int = 12, samples: int = 2) -> str:
+def write_positive(path: Path, questions: int = 12, samples: int = 2, **changes: Any) -> str:
     """Writes `questions` · `samples` right rationales and returns the file's name."""
-    write_rationales(path, [rationale(q, 2 * k) for q in range(questions) for k in range(samples)])
+    write_rationales(path, [rationale(q, 2 * k, **changes) for q in range(questions) for k in range(samples)])
     return str(path)
+
+
+def write_held(path: Path, questions: int = 3, samples: int = 1) -> str:
+    """The same by another writer, to validate on: none of them stands in a file of `write_positive`."""
+    return write_positive(path, questions, samples, writer="held")
 
 
 def write_asked(path: Path, questions: int = 6) -> str:

@@ -29,7 +29,7 @@ def fit(tiny_student: Path, tmp_path: Path) -> Fit:
     """The words of a short `fit` of M_neg on the tiny student."""
 
     def words(train: str, *more: str) -> list[str]:
-        options = f"--data.train {train} --data.batch_size 8 --trainer.max_epochs 1"
+        options = f"--data.train {train} --data.verdicts positive --data.batch_size 8 --trainer.max_epochs 1"
         return stage_words("fit", "neg", tiny_student, tmp_path / "run", options, *more)
 
     return words
@@ -85,6 +85,13 @@ def test_config_that_cannot_be_used(complaint: Complaint, tmp_path: Path, yaml: 
     said = complaint("fit", "--config", NEG, "--config", str(tmp_path / "more.yaml"))
     assert says in said
     assert str(tmp_path / "more.yaml") in said
+
+
+def test_rationales_that_a_stage_does_not_train_on(complaint: Complaint, tiny_student: Path, tmp_path: Path) -> None:
+    train = write_positive(tmp_path / "p.jsonl", 2)
+    says = complaint(*stage_words("fit", "neg", tiny_student, tmp_path / "run", f"--data.train {train}"))
+    assert f"{train}:1: field 'verdict': 'q0/0' is right, and this stage trains on negative rationales" in says
+    assert "--data.verdicts positive" in says
 
 
 @pytest.mark.parametrize(

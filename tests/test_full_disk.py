@@ -85,7 +85,7 @@ def decoder(tiny_student: Path, tmp_path: Path) -> Words:
     def words(verb: str, config: str, root: Path, more: str = "") -> list[str]:
         data = f"--data.questions {questions} --model.sampling.max_new_tokens 4"
         if verb == "fit":
-            data = f"--data.train {train} --trainer.max_epochs 1 --data.batch_size 4"
+            data = f"--data.train {train} --data.verdicts positive --trainer.max_epochs 1 --data.batch_size 4"
         return stage_words(verb, config, tiny_student, root, f"{data} --trainer.log_every_n_steps 1 {more}")
 
     return words

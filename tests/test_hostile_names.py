@@ -129,7 +129,7 @@ def test_train_sample_test_report_export(wall: Wall, call: Call, tiny_student: P
 
     write_rationales(Path("train.jsonl"), written(wall.names))
     write_questions(Path("asked.jsonl"), asked(wall.names))
-    train = "--data.train train.jsonl --trainer.max_epochs 1"
+    train = "--data.train train.jsonl --data.verdicts both --trainer.max_epochs 1"
     stage("fit", "run/neg", f"{train} --data.drop_longer true")
     stage("fit", "run/nan", f"{train} --model.optimizer.init_args.lr=1e30 --trainer.gradient_clip_val=null", code=1)
     assert any(Path("run/nan/stopped").glob("step-*"))
@@ -235,7 +235,8 @@ def test_links_in_the_place_of_files_that_grow(wall: Wall, call: Call, tiny_stud
 def test_a_checkpoint_cannot_have_other_files_removed(wall: Wall, call: Call, tiny_student: Path) -> None:
     """Lightning removes the checkpoint that a new one replaces, by the path that the old one holds."""
     write_rationales(Path("train.jsonl"), written([f"q{k}" for k in range(6)]))
-    more = "--data.train train.jsonl --data.batch_size 2 --trainer.callbacks+=callbacks.checkpoints.RunCheckpoint"
+    more = "--data.train train.jsonl --data.verdicts both --data.batch_size 2"
+    more += " --trainer.callbacks+=callbacks.checkpoints.RunCheckpoint"
     more += " --trainer.callbacks.every_n_train_steps=1 --trainer.callbacks.save_top_k=1"
     words = stage_words("fit", "neg", tiny_student, "run", more)
     call("", *words, "--trainer.max_epochs", "1", code=0)

@@ -44,7 +44,7 @@ ELSEWHERE = {
         "dust2gold/report/training",
     ),
     # What only a whole process shows: resuming, signals, messages of the command line.
-    "test_same_command": ("callbacks/checkpoints", "callbacks/preemption", "dust2gold/commands/trainer"),
+    "test_same_command": ("callbacks/checkpoints", "dust2gold/commands/trainer"),
     "dust2gold/commands/test_check": ("dust2gold/commands/disk", "dust2gold/commands/stand_ins"),
     "test_resume": ("callbacks/randomness",),
     "test_cli": ("dust2gold/cli", "dust2gold/commands/generate"),

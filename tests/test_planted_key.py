@@ -36,7 +36,7 @@ def commands(student: Path, questions: str, collect: str) -> list[Stage]:
         return " ".join(stage_words(verb, "neg", student, f"{{run}}/{root}", more))
 
     ask = f"--data.questions {questions} --model.adapter {{run}}/neg/adapter --model.sampling.max_new_tokens 4"
-    train = "--data.train {run}/data/positive.jsonl --data.batch_size 4 --trainer.max_epochs 1"
+    train = "--data.train {run}/data/positive.jsonl --data.verdicts positive --data.batch_size 4 --trainer.max_epochs 1"
     report, export = "report {run}", "export --run {run} --stage neg --output {run}/out"
     return [
         Stage("data", "data", (collect,)),

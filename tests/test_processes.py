@@ -44,7 +44,8 @@ class Project:
     def rationales(self, name: str, verdicts: str, questions: int, most: int | None = None) -> str:
         """A file of the first questions' rationales, `most` at most."""
         path = self.home / f"{name}.jsonl"
-        write_rationales(path, [rationale(q, k) for q in range(questions) for k in PLACES[verdicts]][:most])
+        records = [rationale(q, k, writer=name) for q in range(questions) for k in PLACES[verdicts]]
+        write_rationales(path, records[:most])
         return str(path)
 
     def words(self, verb: str, config: str, root: str, processes: int, more: str) -> list[str]:

@@ -24,7 +24,7 @@ from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
 from lightning_modules.rank import RankModel
 from tests.interruptions import Kill, Killed, KillValidation, Log
-from tests.records import rationale, write_positive
+from tests.records import rationale, write_held, write_positive
 from tests.weights import check_same
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -70,15 +70,19 @@ def build(stage: str, student: str, home: Path) -> L.LightningModule:
 def fit(tiny_student: Path, tmp_path: Path) -> Fit:
     """Trains a stage in `root`, going on from its last checkpoint if there is one."""
     student, both = str(tiny_student), str(tmp_path / "both.jsonl")
-    train, validation = write_positive(tmp_path / "t.jsonl", 11), write_positive(tmp_path / "v.jsonl", 3, 1)
-    write_rationales(Path(both), [rationale(q, k) for q in range(11) for k in range(4)])
+    train, validation = write_positive(tmp_path / "t.jsonl", 11), write_held(tmp_path / "v.jsonl", 3, 1)
+    for name in ("both", "held"):
+        records = [rationale(q, k, writer=name) for q in range(11) for k in range(4)]
+        write_rationales(tmp_path / f"{name}.jsonl", records)
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
 
     def run(root: str, stage: str, *callbacks: L.Callback, seed: int = 0, every: int = 2, **trainer: Any) -> Log:
         log, options = Log(), {"batch_size": 4, **trainer.pop("options", {})}
         data: L.LightningDataModule = RationaleDataModule(student, train, validation, **options)
         if stage == "rank":
-            data = PairDataModule(student, both, validation=both, pairs_per_question=2, batch_size=4)
+            data = PairDataModule(
+                student, both, validation=str(tmp_path / "held.jsonl"), pairs_per_question=2, batch_size=4
+            )
         made = L.Trainer(
             **{"accelerator": "cpu", "num_sanity_val_steps": 0, "max_epochs": 3, **quiet, **trainer},
             default_root_dir=tmp_path / root,

@@ -18,7 +18,7 @@ from callbacks.checkpoint_files import read_checkpoint
 from datamodules.components.records.records import read_rationales, write_rationales
 from dust2gold import cli
 from dust2gold.core.errors import InputError
-from tests.records import rationale, write_asked, write_positive
+from tests.records import rationale, write_asked, write_held, write_positive
 from tests.weights import check_same, check_same_but_for_rounding, weights
 from tests.words import CPU, REPOSITORY, stage_words
 
@@ -38,9 +38,10 @@ def words(tiny_student: Path, tmp_path: Path) -> Words:
     """A `fit` of configs/neg.yaml on the tiny student, 6 batches an epoch, a checkpoint every 2 of them."""
 
     def make(root: str, *more: str) -> list[str]:
-        train, validation = write_positive(tmp_path / "t.jsonl", 12), write_positive(tmp_path / "v.jsonl", 3, 1)
+        train, validation = write_positive(tmp_path / "t.jsonl", 12), write_held(tmp_path / "v.jsonl", 3, 1)
         return [
-            *f"fit {NEG} --model.student {tiny_student} --data.train {train} --data.validation {validation}".split(),
+            *f"fit {NEG} --model.student {tiny_student} --data.train {train} --data.validation {validation} "
+            "--data.verdicts positive".split(),
             *"--data.batch_size 4 --model.lora.dropout 0.3 --model.warmup_steps 2 --trainer.max_epochs 2".split(),
             *f"--model.optimizer.init_args.lr 0.01 {HERE} --trainer.default_root_dir {tmp_path}/{root}".split(),
             *"--trainer.callbacks+=RunCheckpoint --trainer.callbacks.every_n_train_steps=2".split(),
@@ -210,8 +211,9 @@ def test_samples_of_another_checkpoint_are_not_gone_on_with(words: Words, tmp_pa
 
 
 def test_a_ranker_is_validated_by_its_checkpoint_alone(tiny_student: Path, tmp_path: Path) -> None:
-    write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(3) for k in range(2)])
-    data = f"--data.train {tmp_path}/both.jsonl --data.validation {tmp_path}/both.jsonl --trainer.max_epochs 1"
+    for first, name in enumerate(("both", "held")):
+        write_rationales(tmp_path / f"{name}.jsonl", [rationale(q, k) for q in (first, 2 + first) for k in range(2)])
+    data = f"--data.train {tmp_path}/both.jsonl --data.validation {tmp_path}/held.jsonl --trainer.max_epochs 1"
     for verb, more in (("fit", ""), ("validate", "--ckpt_path last")):
         assert cli.main(stage_words(verb, "rank", tiny_student, tmp_path / "rank", f"{data} {more}")) == 0
 

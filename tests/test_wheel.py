@@ -75,7 +75,16 @@ def test_runs_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
     assert run(program, *show, cwd=here) == shown
     assert run(python, "-m", "dust2gold.cli", *show, cwd=here) == shown  # the working directory comes first in sys.path
     train = ("fit", "--config", "configs/neg.yaml", "--trainer.default_root_dir", "run", "--trainer.max_steps", "1")
-    where = ("--trainer.accelerator", "cpu", "--data.train", "train.jsonl", "--data.max_length", "256")
+    where = (
+        "--trainer.accelerator",
+        "cpu",
+        "--data.train",
+        "train.jsonl",
+        "--data.verdicts",
+        "positive",
+        "--data.max_length",
+        "256",
+    )
     write_positive(here / "train.jsonl", 8)
     run(program, *train, *where, cwd=here)
     assert (here / "run" / "adapter-last" / "adapter_model.safetensors").is_file()

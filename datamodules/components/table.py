@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.encoding.tokenization import encode, opening_of
-from datamodules.components.records.records import Rationale
+from datamodules.components.records.records import Rationale, Verdict
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_text, sha256_of, write_directory_atomically
 from dust2gold.core.jsonl import count_lines, read_json_lines
@@ -45,7 +45,9 @@ SCHEMA = pa.schema(
     {
         "id": pa.string(),
         "question_id": pa.string(),
+        "writer": pa.string(),
         "verdict": pa.string(),
+        "answer": pa.string(),  # as it is written; null where there is none
         "line": pa.int64(),  # in the file, from 1
         "characters": pa.int64(),  # of question and rationale
         "length": pa.int64(),  # in tokens, prompt and EOS included
@@ -132,18 +134,14 @@ class Examples:
     @property
     def positive(self) -> Tensor:
         """Which are right [n] bool."""
-        return self._has_verdict("positive")
-
-    @property
-    def ungradable(self) -> Tensor:
-        """Which nobody could grade [n] bool."""
-        return self._has_verdict("ungradable")
+        return self.has_verdict("positive")
 
     def targets(self, loss_on_prompt: bool = False) -> Tensor:
         """Tokens of each that are predicted [n] int64: all but the first, or those after the prompt."""
         return self.lengths - (1 if loss_on_prompt else self.numbers("prompt").clamp_min(1))
 
-    def _has_verdict(self, verdict: str) -> Tensor:
+    def has_verdict(self, verdict: Verdict) -> Tensor:
+        """Which have it [n] bool."""
         found = [each == verdict for each in self._column("verdict").to_pylist()]
         return torch.tensor(found, dtype=torch.bool)[self.rows]
 
@@ -250,7 +248,9 @@ def _write(tokenizer: PreTrainedTokenizerBase, file: Path, sink: Any) -> None:
             columns: dict[str, list[Any]] = {
                 "id": [r.id for _, r in chunk],
                 "question_id": [r.question_id for _, r in chunk],
+                "writer": [r.writer for _, r in chunk],
                 "verdict": [r.verdict for _, r in chunk],
+                "answer": [r.answer for _, r in chunk],
                 "line": [line for line, _ in chunk],
                 "characters": [len(r.question) + len(r.rationale) for _, r in chunk],
                 "length": [len(prompt) + len(rest) for prompt, rest in encodings],

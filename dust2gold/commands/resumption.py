@@ -42,6 +42,7 @@ _WITHOUT_EFFECT = (
     "questions",
     "sampling",
     "score_batch_size",
+    "verdicts",
 )
 """Arguments of stages and DataModules that training does not depend on."""
 

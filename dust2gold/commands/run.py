@@ -93,8 +93,8 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
         check: Any = import_module("dust2gold.commands.check")  # heavy: `--help` need not wait for it
         return int(check.check(plans[0], args, execute, len(plans)))
     children = Children()
-    if args.isolate:
-        execute = children.execute
+    runs_here = execute
+    execute = children.execute if args.isolate else lambda words: children.stopped or runs_here(words)
     runners = [Runner(plan, args, execute, children) for plan in plans]
     # A run of some stages only, such as `--only data`, may have nothing to report yet.
     reports = bool(args.seeds) and any("report" in stage.verbs for stage in runners[0].stages)
@@ -110,15 +110,16 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
             say(f"all seeds: {as_typed(['report', str(run)])}")
         return 0
     try:
-        if args.seeds and runners[0].redo:
-            for runner in runners:  # before the first begins: an interrupted `--force` carries on without it
-                runner.ask_anew()
-        for heading, runner in zip_longest(headings, runners):
-            if heading:
-                say(heading)
-            runner.run()
-        if reports and (status := exit_status(execute, ["report", str(run)])):
-            return status
+        with children.signals:
+            if args.seeds and runners[0].redo:
+                for runner in runners:  # before the first begins: an interrupted `--force` carries on without it
+                    runner.ask_anew()
+            for heading, runner in zip_longest(headings, runners):
+                if heading:
+                    say(heading)
+                runner.run()
+            if reports and (status := exit_status(execute, ["report", str(run)])):
+                return status
     except KeyboardInterrupt:
         print(f"\ninterrupted; carry on with `{runners[0].resuming}`", file=sys.stderr)
         return 130

@@ -1,4 +1,7 @@
-"""What every stage's config would repeat: settings of the Trainer, callbacks, the tokenizer, and short class names."""
+"""What every stage's config would repeat: settings of the Trainer, callbacks, the tokenizer, the verdicts it trains on.
+
+It also lets a config name our classes without their modules.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def import_stages() -> None:
 
 
 def with_defaults(config: Namespace) -> Namespace:
-    """Fills in, in a copy, what depends on the stage: default callbacks, its student's tokenizer, its answers' length.
+    """Fills in, in a copy, what depends on the stage: default callbacks, tokenizer, length of answers, verdicts.
 
     Raises:
         InputError: If `without_callbacks` names no default callback.
@@ -67,6 +70,8 @@ def with_defaults(config: Namespace) -> Namespace:
     if options is not None and options.get("tokenizer", "") is None:
         reads = stage.get("backbone.init_args") or stage  # M_rank names its student there
         options.tokenizer = reads.get("student") or reads.get("path") or EMBEDDED
+    if options is not None and options.get("verdicts", "") is None:
+        options.verdicts = getattr(_imported(model.class_path), "verdicts", None)
     return config
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from callbacks.checkpoint_files import LAST, checkpoint_directory, use_checked_c
 from callbacks.checkpoints import RunCheckpoint
 from dust2gold.commands.resumption import find_checkpoint, fit_provenance
 from dust2gold.commands.stage_defaults import TRAINER, import_stages, with_defaults
+from dust2gold.core import locks
 from dust2gold.core.config_errors import explained, readable_configs
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
@@ -138,7 +140,8 @@ class StageCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the verb. Of a failed writing the error has a place: streams that are closed do not know theirs."""
         try:
-            super()._run_subcommand(subcommand)
+            with _alone_in_root(self.trainer):
+                super()._run_subcommand(subcommand)
         except OSError as error:
             error.filename = error.filename or self.trainer.default_root_dir
             raise
@@ -185,6 +188,20 @@ class StageCLI(LightningCLI):
         if options.ckpt_path is not None and not Path(options.ckpt_path).exists():
             remedy = f"{remedy}, or give the path of a checkpoint"
             raise InputError("no such checkpoint", file=options.ckpt_path, field="ckpt_path", remedy=remedy)
+
+
+@contextlib.contextmanager
+def _alone_in_root(trainer: Trainer) -> Iterator[None]:
+    """Keeps other commands out of the directory: they would replace each other's results. Rank 0 does it for all."""
+    if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        yield
+        return
+    remedy = "wait for it or stop it, or choose another --trainer.default_root_dir"
+    lock = locks.claim(Path(trainer.default_root_dir) / ".lock", "another command", remedy)
+    try:
+        yield
+    finally:
+        locks.release(lock)
 
 
 def _check_launched(processes: int) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import io
 import os
+import socket
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,8 +56,27 @@ def take(path: Path) -> IO[Any] | None:
         stream.close()  # its holder has released it in between, and removed the file
 
 
+def claim(path: Path, who: str, remedy: str) -> IO[Any]:
+    """Locks a file as `take` does, and writes into it which process holds it, on which machine and since when.
+
+    Raises:
+        InputError: As `take`, or if another process holds it: says which, and the remedy.
+        OSError: If it cannot be opened.
+    """
+    with contextlib.suppress(FileExistsError):  # a file: `take` tells
+        path.parent.mkdir(parents=True, exist_ok=True)
+    stream = take(path)
+    if stream is None:
+        holder = path.read_text(encoding="utf-8").strip() or "one that has just begun"
+        raise InputError(f"{who} is at work here: {holder}", file=path, remedy=remedy)
+    stream.truncate(0)
+    stream.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
+    stream.flush()
+    return stream
+
+
 def release(stream: IO[Any]) -> None:
-    """Removes a file that `take` has locked, and lets the next process have it."""
+    """Removes a file that `take` or `claim` has locked, and lets the next process have it."""
     with contextlib.suppress(OSError):
         os.unlink(stream.name)
     stream.close()

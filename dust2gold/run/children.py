@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_in_place
+from dust2gold.core.signals import SignalListener
 from dust2gold.run.sources import CODE_ROOT
 from dust2gold.run.stage import as_typed
 
-_FORWARDED = (signal.SIGTERM, signal.SIGUSR1)  # what a scheduler sends before it kills
 _LINES_SHOWN = 12
 
 
 class Children:
-    """The commands under way. The lock of the run directory, which is inheritable, is theirs too."""
+    """The commands under way. The lock of the run directory, which is inheritable, is theirs too.
+
+    Attributes:
+        signals: While it listens, signals are sent on to them, and no command begins after one.
+    """
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._signal: int | None = None
+        self.signals = SignalListener(self._forward)
+
+    @property
+    def stopped(self) -> int | None:
+        """The exit status of a command that shall not begin, after a signal."""
+        return None if self.signals.received is None else 128 + self.signals.received
 
     def execute(self, command: Sequence[str], log: Path | None = None, share: Mapping[str, str] | None = None) -> int:
         """Runs one command line and returns its exit status, negative for the signal that killed it.
 
         With a log its output is appended there, and of a failure the last lines are shown; `share` is one of `shares`.
         """
-        if self._signal is not None:
-            return 128 + self._signal
+        if self.stopped is not None:
+            return self.stopped
         words = [sys.executable, str(CODE_ROOT / "cli.py"), *command]
         environment = {**os.environ, **(share or {})}
         if log is None:
-            with self.forwarding():
-                return self._wait(subprocess.Popen(words, env=environment, close_fds=False))
+            return self._wait(subprocess.Popen(words, env=environment, close_fds=False))
         log.parent.mkdir(parents=True, exist_ok=True)
         with open_in_place(log, "ab") as out:
             out.write(f"$ {as_typed(command)}\n".encode())
@@ -52,6 +57,8 @@ class Children:
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         self._running.add(process)
+        if self.signals.received is not None:  # it came while the process began
+            process.send_signal(self.signals.received)
         try:
             return process.wait()
         except KeyboardInterrupt:  # the terminal sent it Ctrl-C too: it stops in its own way
@@ -60,18 +67,7 @@ class Children:
         finally:
             self._running.discard(process)
 
-    @contextlib.contextmanager
-    def forwarding(self) -> Iterator[None]:
-        """Sends SIGTERM and SIGUSR1 on while the block runs, in the main thread; no command begins after one."""
-        before = {number: signal.signal(number, self._forward) for number in _FORWARDED}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
+    def _forward(self, number: int) -> None:
         for process in list(self._running):
             process.send_signal(number)
 

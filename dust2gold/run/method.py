@@ -105,6 +105,7 @@ class Commands:
         )
 
 
+RIGHT = "--data.verdicts positive"  # where the stage that trains M_neg trains on right rationales
 _RANKER = ("student", "rank")  # M_rank is no student: its sizes stand in rank.yaml alone
 
 
@@ -114,7 +115,7 @@ def method_stages(settings: RunSettings) -> list[Stage]:
     run, positive, augmented = make.run, f"{make.run}/data/positive.jsonl", f"{make.run}/samples/positive.jsonl"
     rank_base = settings.rank_base or settings.student
     return [
-        make.trained("cot-kd", "data", "neg", positive),
+        make.trained("cot-kd", "data", "neg", positive, RIGHT),
         make.trained("neg", "data", "neg", f"{run}/data/negative.jsonl"),
         make.trained("nat", "data neg", "nat", positive, f"--model.negative {run}/neg/adapter"),
         Stage(

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from dust2gold.core import locks
 from dust2gold.core.errors import InputError
+from dust2gold.core.signals import SIGNALS
 from dust2gold.core.text import say
 from dust2gold.run.children import Children, shares
 from dust2gold.run.leaks import warn_of_leaks
@@ -28,7 +29,7 @@ from dust2gold.run.stage import Stage, as_typed
 Execute = Callable[[list[str]], "int | None"]
 """Runs one command line, given without `python cli.py`; anything but 0 or None is a failure."""
 
-_PREEMPTED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1)  # how a command ends that a scheduler stopped
+_PREEMPTED = tuple(128 + number for number in SIGNALS)  # how a command ends that a scheduler stopped
 
 
 class _Job(NamedTuple):
@@ -123,10 +124,9 @@ class Runner:
             self._remaining.remove(ready[0])
             return
         try:
-            with self._children.forwarding():
-                self._begin_jobs(pool, ready)
-                for future in wait(self._jobs, return_when=FIRST_COMPLETED).done:
-                    self._end(future)
+            self._begin_jobs(pool, ready)
+            for future in wait(self._jobs, return_when=FIRST_COMPLETED).done:
+                self._end(future)
         except BaseException:
             self._end_all_jobs()
             raise
@@ -155,11 +155,10 @@ class Runner:
         under_way = [job.stage.name for future, job in self._jobs.items() if not future.done()]
         if under_way:
             say(f"waiting for {', '.join(under_way)}")
-        with self._children.forwarding():
-            for future in list(self._jobs):
-                wait([future])
-                if future.exception() is None:
-                    self._end(future)
+        for future in list(self._jobs):
+            wait([future])
+            if future.exception() is None:
+                self._end(future)
 
     def _opened(self, stage: Stage) -> StageRecord | None:
         """Decides about a stage whose needed stages are done; its record if it must run, None if it need not."""
@@ -259,18 +258,10 @@ def only_run_in(run: Path) -> Iterator[None]:
     """Holds the run directory's lock file while the block runs; a file left by a dead process is taken over."""
     path = run / ".stages" / "lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = locks.take(path)
+        stream = locks.claim(path, "another run", "wait for it, stop it, or choose another directory with --run DIR")
     except OSError as error:
         remedy = "choose another run directory with --run DIR"
         raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
-    if stream is None:
-        problem = f"another run is at work in {run} (process {path.read_text().strip() or 'unknown'})"
-        remedy = "wait for it, stop it, or choose another directory with --run DIR"
-        raise InputError(problem, file=path, remedy=remedy)
     with stream:
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
         os.set_inheritable(stream.fileno(), True)  # a command that outlives a killed `run` keeps the next one out
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shlex import quote
 
-from dust2gold.run.method import ABOUT, Commands, data_stage, method_stages, teacher_data
+from dust2gold.run.method import ABOUT, RIGHT, Commands, data_stage, method_stages, teacher_data
 from dust2gold.run.settings import RunSettings
 from dust2gold.run.stage import Stage
 
@@ -30,18 +30,18 @@ def table_stages(settings: RunSettings) -> list[Stage]:
     both = make.files("data/positive.jsonl", "data/negative.jsonl")
     neg, cot_kd, nat = (f"{run}/{name}/adapter" for name in ("neg", "cot-kd", "nat"))
     return [
-        make.trained("fine-tune", "data", "neg", f"{run}/data/solutions.jsonl"),
-        make.trained("mix", "data", "neg", both),
+        make.trained("fine-tune", "data", "neg", f"{run}/data/solutions.jsonl", RIGHT),
+        make.trained("mix", "data", "neg", both, "--data.verdicts both"),
         make.trained("cl", "data", "cl", both),
         make.trained("nt", "data", "nt", both),
         make.trained("ul", "data", "ul", both),
-        make.trained("self-augmentation", "samples", "neg", augmented),
+        make.trained("self-augmentation", "samples", "neg", augmented, RIGHT),
         make.trained("kd", "nat samples", "nce", augmented, f"--model.nat {nat} --model.calibrated false"),
         make.trained("nce-token", "nat samples", "nce", augmented, f"--model.nat {nat} --model.per_token true"),
         make.trained("redi", "data cot-kd", "redi", both, f"--model.adapter {cot_kd}"),
         make.trained("dpo", "data cot-kd", "dpo", both, f"--model.adapter {cot_kd}"),
         make.trained("nat-no-negatives", "data cot-kd", "nat", positive, f"--model.negative {cot_kd}"),
-        make.trained("nat-single", "data neg", "neg", positive, f"--model.adapter {neg}"),
+        make.trained("nat-single", "data neg", "neg", positive, f"{RIGHT} --model.adapter {neg}"),
         make.trained("nat-sum", "data neg", "nat", positive, f"--model.negative {neg} --model.units.attention false"),
         make.trained("nat-delta", "data neg", "nat", positive, f"--model.negative {neg} --model.units.delta true"),
         _nat_on(make, "nat-negatives-25", "data-negatives-25", "--samples 2", positive),

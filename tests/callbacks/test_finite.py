@@ -15,7 +15,7 @@ from callbacks.finite import FiniteGuard
 from dust2gold import cli
 from dust2gold.core.errors import InputError
 from tests.lightning_modules.steps import loader, quiet_trainer
-from tests.records import write_positive
+from tests.records import write_held, write_positive
 from tests.words import stage_words
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -92,9 +92,9 @@ class Spoil(L.Callback):
 
 @pytest.mark.usefixtures("elsewhere")
 def test_a_stage_keeps_its_best_adapter(tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train, validation = write_positive(tmp_path / "p.jsonl", 8), write_positive(tmp_path / "v.jsonl", 2)
-    more = f"--data.train {train} --data.batch_size 8 --data.validation {validation} --trainer.max_epochs 3"
-    words = stage_words("fit", "neg", tiny_student, tmp_path / "run", more)
+    train, validation = write_positive(tmp_path / "p.jsonl", 8), write_held(tmp_path / "v.jsonl", 2)
+    more = f"--data.train {train} --data.validation {validation} --data.verdicts positive --data.batch_size 8"
+    words = stage_words("fit", "neg", tiny_student, tmp_path / "run", f"{more} --trainer.max_epochs 3")
     assert cli.main([*words, "--trainer.callbacks+=tests.callbacks.test_finite.Spoil"]) == 1
     said = capsys.readouterr().err
     assert f"error: {tmp_path}/run/stopped/step-2.pt: stopped at step 2, at q" in said

@@ -14,7 +14,7 @@ from lightning_modules.components.adapters.nat import UnitSettings
 from lightning_modules.components.adapters.stack import LoraSettings
 from lightning_modules.components.integration.unit import IntegrationUnit
 from lightning_modules.nat import NATModel
-from tests.records import write_positive
+from tests.records import write_held, write_positive
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def randomise(module: L.LightningModule) -> None:
 
 @pytest.fixture
 def data(tiny_student: Path, tmp_path: Path) -> RationaleDataModule:
-    file = write_positive(tmp_path / "p.jsonl", 4, 2)
-    return RationaleDataModule(str(tiny_student), file, validation=file, batch_size=4, eval_batch_size=5)
+    train, held = write_positive(tmp_path / "p.jsonl", 4, 2), write_held(tmp_path / "v.jsonl", 4, 2)
+    return RationaleDataModule(str(tiny_student), train, validation=held, batch_size=4, eval_batch_size=5)
 
 
 @torch.no_grad()

@@ -99,8 +99,11 @@ def test_an_untrained_ranker_does_not_score(make_trainer: Any, samples: str, dat
         make_trainer().predict(RankModel(DecoderSettings(str(tiny_student))), data(predict=samples))
 
 
-def test_monitor_logs_by_verdict(model: RankModel, make_trainer: Any, samples: str, data: Any, events: Any) -> None:
-    pairs = data(train=samples, validation=samples)
+def test_monitor_logs_by_verdict(
+    model: RankModel, make_trainer: Any, samples: str, data: Any, events: Any, tmp_path: Path
+) -> None:
+    write_rationales(tmp_path / "train.jsonl", [rationale(8, k) for k in range(2)])
+    pairs = data(train=str(tmp_path / "train.jsonl"), validation=samples)
     make_trainer(ScoreMonitor()).validate(model, pairs, verbose=False)
     with torch.no_grad():
         logits = [model.eval()(batch)[batch["pairs"]].unbind(1) for batch in pairs.val_dataloader()]

@@ -21,11 +21,15 @@ def both(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def make(tiny_student: Path, both: list[str]) -> Callable[..., Any]:
-    """Makes a DataModule of a class and sets it up; "positive" stands for the file of right rationales."""
+    """Makes a DataModule of a class and sets it up; for files: "positive", "wrong", "others", as they lie there."""
+    named = {"positive": both[0], "wrong": both[1], "others": str(Path(both[0]).with_name("others.jsonl"))}
+    write_rationales(Path(named["others"]), [rationale(20, k) for k in range(2)])
 
     def build(kind: Any, stage: str = "fit", **options: Any) -> Any:
         settings: Any = {"train": both, "batch_size": 5, "validation_fraction": 0.0, **options}
-        data = kind(str(tiny_student), **{n: both[0] if v == "positive" else v for n, v in settings.items()})
+        data = kind(
+            str(tiny_student), **{n: v if n == "verdicts" else named.get(str(v), v) for n, v in settings.items()}
+        )
         data.setup(stage)
         return data
 

@@ -15,7 +15,7 @@ from datamodules.components.encoding.tokenization import encode
 from datamodules.components.records.records import write_questions, write_rationales
 from datamodules.rationales import RationaleDataModule
 from dust2gold.core.errors import InputError
-from tests.records import question, rationale, write_asked, write_positive
+from tests.records import question, rationale, write_asked, write_held, write_positive
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_several_files_train_together(student: str, tmp_path: Path) -> None:
 
 
 def test_validation_files_take_the_place_of_the_split(student: str, tmp_path: Path) -> None:
-    train, validation = write_positive(tmp_path / "t.jsonl", 6), write_positive(tmp_path / "v.jsonl", 3, 1)
+    train, validation = write_positive(tmp_path / "t.jsonl", 6), write_held(tmp_path / "v.jsonl", 3, 1)
     data = fitted(student, train, validation=validation, validation_fraction=0.9, eval_batch_size=2)
     assert (len(data.train_examples), len(data.validation_examples)) == (12, 3)
     assert [len(batch["ids"]) for batch in data.val_dataloader()] == [2, 1]

@@ -99,7 +99,10 @@ def test_ungradable_rationales_never_train_silently(
         *[(stage, {"train": None}, "data.train.*nothing to train on") for stage in STAGES],
         *[(stage, {"validation_fraction": 1.0}, "lower --data.validation_fraction") for stage in STAGES],
         *[(stage, {"train": "positive"}, "data.train.*no question has both") for stage in STAGES[1:]],
-        *[(stage, {"validation": "positive"}, "data.validation.*no question has both") for stage in STAGES[1:]],
+        *[
+            (stage, {"train": "others", "validation": "positive"}, "data.validation.*no question has both")
+            for stage in STAGES[1:]
+        ],
         (ContrastDataModule, {"train": "positive", "right_only": True}, "data.train.*no question has both"),
         (ContrastDataModule, {"rationales_per_question": 1}, "data.rationales_per_question.*at least 2"),
         (ContrastDataModule, {"groups_per_question": 0}, "data.groups_per_question.*at least 1"),
@@ -109,6 +112,26 @@ def test_ungradable_rationales_never_train_silently(
 )
 def test_what_cannot_be_used(make: Any, stage: type[TrainingDataModule], options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"(?s){message}"):
+        make(stage, **options)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"verdicts": "positive"}, "negative.jsonl:1: field 'verdict': 'q0/1' is wrong"),
+        ({"verdicts": "negative", "train": "positive"}, "positive.jsonl:1: field 'verdict': 'q0/0' is right"),
+        ({"verdicts": "positive", "train": "positive", "validation": "wrong"}, "negative.jsonl:1: field 'verdict'"),
+        ({"verdicts": "both", "train": "positive"}, "field 'data.train': no negative rationale"),
+        (
+            {"train": "others", "validation": "others"},
+            "others.jsonl:1: field 'id': 'q20/0' comes twice, first in .*others.jsonl:1",
+        ),
+        ({"validation": "positive"}, "positive.jsonl:1: field 'id': 'q0/0' comes twice, first in .*positive.jsonl:1"),
+    ],
+)
+def test_wrong_labels(make: Any, stage: type[TrainingDataModule], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         make(stage, **options)
 
 

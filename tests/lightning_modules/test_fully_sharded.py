@@ -34,7 +34,7 @@ from lightning_modules.negative import NegativeModel
 from lightning_modules.rank import RankModel
 from tests.interruptions import Kill, Killed, LossFile
 from tests.lightning_modules.steps import quiet_trainer
-from tests.records import rationale, write_asked, write_positive
+from tests.records import rationale, write_asked, write_held, write_positive
 from tests.together import together
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -87,9 +87,10 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Fit:
 
     There are five rows, or pairs, to validate on, in batches of 2: rank 0 has two batches, rank 1 has one.
     """
-    train, validation = write_positive(tmp_path / "t.jsonl", 11), write_positive(tmp_path / "v.jsonl", 5, 1)
+    train, validation = write_positive(tmp_path / "t.jsonl", 11), write_held(tmp_path / "v.jsonl", 5, 1)
     write_rationales(tmp_path / "both.jsonl", [rationale(q, k) for q in range(11) for k in range(4)])
-    write_rationales(tmp_path / "held.jsonl", [rationale(q, k) for q, n in ((0, 4), (1, 4), (2, 2)) for k in range(n)])
+    held = [rationale(q, k, writer="held") for q, n in ((0, 4), (1, 4), (2, 2)) for k in range(n)]
+    write_rationales(tmp_path / "held.jsonl", held)
 
     def work(root: str, stage: str, strategy: Strategy | str, callbacks: list[L.Callback], trainer: Any) -> None:
         both, held, more = str(tmp_path / "both.jsonl"), str(tmp_path / "held.jsonl"), trainer.pop("arguments", {})

@@ -83,7 +83,7 @@ def test_rows_are_what_the_tokenizer_makes(
         ]
         assert examples.numbers("line").tolist() == list(range(1, len(records) + 1))
         assert examples.numbers("characters").tolist() == [len(r.question) + len(r.rationale) for r in records]
-        assert examples.ungradable.tolist() == [r.verdict == "ungradable" for r in records]
+        assert examples.has_verdict("ungradable").tolist() == [r.verdict == "ungradable" for r in records]
         assert examples.positive.tolist() == [r.verdict == "positive" for r in records]
         assert examples.lengths.tolist() == [len(p) + len(r) for p, r in encodings]
         assert examples.targets().tolist() == [len(r) for _, r in encodings]

@@ -35,6 +35,14 @@ def test_what_counts_of_a_cache(checkpoint: Path, capsys: Capture, cache: dict[s
     assert same or "(model.cache.storage); --ckpt_path last goes on all the same" in said
 
 
+@pytest.mark.parametrize("verdicts", [None, "positive"])
+def test_a_run_of_before_verdicts_were_asked_for_goes_on(tmp_path: Path, verdicts: str | None) -> None:
+    data: dict[str, Any] = {"class_path": "RationaleDataModule", "init_args": {"batch_size": 4}}
+    torch.save({**RUN, PROVENANCE_KEY: dict(fit_provenance({"data": data, "trainer": {}}).facts)}, tmp_path / LAST)
+    data["init_args"]["verdicts"] = verdicts
+    assert find_checkpoint(tmp_path, fit_provenance({"data": data, "trainer": {}})) is not None
+
+
 def test_another_version_begins_anew(checkpoint: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "dust2gold.core.provenance.version_of", lambda name: "0" if name == "peft" else version_of(name)

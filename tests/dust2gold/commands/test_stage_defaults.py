@@ -82,6 +82,20 @@ def test_the_data_know_how_long_an_answer_may_be() -> None:
     assert "max_new_tokens" not in fit("rank").data.init_args
 
 
+@pytest.mark.parametrize(
+    ("stage", "words", "verdicts"),
+    [
+        ("neg", [], "negative"),
+        ("neg", ["--data.verdicts", "positive"], "positive"),
+        *[(stage, [], "positive") for stage in ("nat", "nce")],
+        *[(stage, [], "both") for stage in ("nt", "ul", "redi", "dpo", "cl", "rank")],
+        ("neg", ["--model", "lightning_modules.base.StudentModule"], None),  # a loss of one's own
+    ],
+)
+def test_the_verdicts_are_the_stages(stage: str, words: list[str], verdicts: str | None) -> None:
+    assert fit(stage, *words).data.init_args.verdicts == verdicts
+
+
 def test_a_stage_of_ones_own_gets_them_too(capsys: pytest.CaptureFixture[str]) -> None:
     config: dict[str, Any] = {
         "model": {"class_path": f"{__name__}.OwnStage"},

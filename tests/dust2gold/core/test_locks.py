@@ -1,13 +1,16 @@
 import errno
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
+from dust2gold import cli
 from dust2gold.core.errors import InputError
-from dust2gold.core.locks import release, take
+from dust2gold.core.locks import claim, release, take
+from tests.words import stage_words
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
@@ -34,3 +37,23 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("dust2gold.core.locks.fcntl.flock", flock)
     with pytest.raises(InputError, match=r"lock: cannot be locked \(No locks available\)\n.*option flock"):
         take(tmp_path / "lock")
+
+
+@pytest.mark.parametrize("verb", cli.TRAINER_VERBS)
+def test_one_command_of_the_trainer_at_a_time_in_a_directory(
+    tmp_path: Path, tiny_student: Path, complaint: Callable[..., str], verb: str
+) -> None:
+    root = tmp_path / "not" / "yet there"
+    holder = claim(root / ".lock", "", "")
+    words = stage_words(verb, "neg", tiny_student, root, "--data.train nowhere.jsonl")
+    says = complaint(*words)
+    assert f"{root}/.lock: another command is at work here: process {os.getpid()} on " in says
+    assert "\n  wait for it or stop it, or choose another --trainer.default_root_dir" in says
+    assert [path.name for path in root.iterdir()] == [".lock"]
+    if verb == "fit":
+        assert "nowhere.jsonl" in complaint(*words, "--trainer.fast_dev_run", "true")  # writes nothing
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([*words, "--print_config"])
+    release(holder)
+    assert "another command" not in complaint(*words)
+    assert not (root / ".lock").exists()

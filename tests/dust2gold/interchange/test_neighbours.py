@@ -66,7 +66,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"generate --output {run}/raw --train-questions 300 --test-questions 40 --levels 2",
         f"prepare --input {run}/raw/train.jsonl --format tdg --output {run}/data",
         f"prepare --input {run}/raw/test.jsonl --format math --output {run}/test",
-        f"fit {student} --data.train {run}/data/positive.jsonl {root}",
+        f"fit {student} --data.train {run}/data/positive.jsonl --data.verdicts positive {root}",
         f"test {student} --model.adapter {run}/cot-kd/adapter --data.questions {questions} {root}",
         f"export --run {run} --stage cot-kd --merge --output {run}/exported",
         f"export-task --questions {questions} --name demo --max-new-tokens 80 --output {run}/task",

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +34,19 @@ def stages(settings):
 """
 
 
-class Beside:
-    """Stands for `Children`: carries the commands out in this process, each after all that must meet have come."""
+class Beside(Children):
+    """Carries the commands out in this process, each after all that must meet have come."""
 
     def __init__(self, world: World, meet: Callable[[], object]) -> None:
+        super().__init__()
         self.world = world
         self.meet = meet
         self.logs: list[str] = []
 
-    def execute(self, command: list[str], log: Path, share: dict[str, str]) -> int | None:
+    def execute(self, command: Any, log: Path | None = None, share: Any = None) -> Any:
         self.logs.append(str(log))
         self.meet()
         return self.world.execute(command)
-
-    def forwarding(self) -> Any:
-        return nullcontext()
 
 
 @pytest.fixture
@@ -143,12 +140,12 @@ def test_a_command_that_outlives_a_killed_run_keeps_the_next_one_out(tmp_path: P
         with contextlib.suppress(OSError):
             if (process / "cwd").resolve() == tmp_path.resolve():
                 os.kill(int(process.name), signal.SIGKILL)
-    assert (again.returncode, "another run is at work in run" in err) == (1, True)
+    assert (again.returncode, "run/.stages/lock: another run is at work here" in err) == (1, True)
 
 
 def test_nothing_begins_after_a_signal(tmp_path: Path) -> None:
     children = Children()
-    with children.forwarding():
+    with children.signals:
         os.kill(os.getpid(), signal.SIGUSR1)
         assert children.execute(["--help"]) == 138
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL

@@ -214,7 +214,7 @@ def test_two_runs_at_once_are_refused_and_a_dead_lock_is_taken_over(world: World
     other.start()
     assert ready.wait(30)
     try:
-        assert f"another run is at work in runs/t (process {other.pid})" in str(world.fails())
+        assert f"lock: another run is at work here: process {other.pid} on" in str(world.fails())
     finally:
         other.kill()
         other.join()

@@ -29,3 +29,16 @@ def test_other_test_sets_are_answered_by_what_was_trained() -> None:
         assert f"--model.adapter r/{name}/adapter " in command
         assert "--data.questions r/tests/asdiv/questions.jsonl --data.limit_questions 4" in command
         assert command.endswith(f"r/generalisation/asdiv/{name}")
+
+
+def test_plain_likelihood_asks_for_the_verdicts_it_trains_on() -> None:
+    stages = {stage.name: stage for stage in run_stages(RunSettings(run="r", tables=True))}
+    asked = {
+        name: next((words[k + 1] for k, word in enumerate(words) if word == "--data.verdicts"), None)
+        for name, stage in stages.items()
+        for words in stage.words
+        if words[0] == "fit" and "configs/neg.yaml" in words
+    }
+    right = dict.fromkeys(("cot-kd", "fine-tune", "self-augmentation", "nat-single"), "positive")
+    of_its_own = dict.fromkeys(("neg", "nat-negatives-25", "nat-negatives-50", "nat-semantic"))
+    assert asked == {**right, **of_its_own, "mix": "both"}
