@@ -106,7 +106,7 @@ def _put_back_and_remove(work: Path, path: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def open_in_place(path: Path, mode: str) -> IO[Any]:
+def open_in_place(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
     """Opens a file to be written in place (`a`, `w`, or `r+b`, which also creates it); text is UTF-8.
 
     Raises:
@@ -119,7 +119,7 @@ def open_in_place(path: Path, mode: str) -> IO[Any]:
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
-    return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
+    return open(path, mode, buffering, encoding=None if "b" in mode else "utf-8", opener=opener)
 
 
 def set_aside(path: Path) -> Path:
