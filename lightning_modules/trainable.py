@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel, get_scheduler
 
-from dust2gold.core.errors import InputError
+from dust2gold.core.errors import InputError, reason
 from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers
 
@@ -92,7 +93,14 @@ class TrainableModule(L.LightningModule):
         if self.schedule not in SCHEDULES:
             remedy = f"choose one of {', '.join(SCHEDULES)}"
             raise InputError(f"unknown schedule '{self.schedule}'", field="model.schedule", remedy=remedy)
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        try:
+            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+            rates = [float(group["lr"]) for group in optimizer.param_groups]
+            if not all(0 < rate < math.inf for rate in rates):
+                raise ValueError(f"lr must be finite and above 0, found {rates[0]}")
+        except (TypeError, ValueError) as error:  # each optimizer has words of its own
+            remedy = "the paper takes AdamW with a learning rate of 3e-4"
+            raise InputError(reason(error), field="model.optimizer", remedy=remedy) from error
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -154,15 +154,20 @@ def as_paths(files: list[str] | str | None) -> list[Path]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Opens a text file for reading as UTF-8 by its name: plain, `.gz` or `.xz`; a missing one is an `InputError`."""
+    """Opens a text file for reading as UTF-8, with or without a BOM, by its name: plain, `.gz` or `.xz`.
+
+    Raises:
+        InputError: If there is none, or what is there is no file.
+    """
     if not path.is_file():
-        problem = "is a directory, not a file" if path.is_dir() else "no such file"
-        raise InputError(problem, file=path, remedy="check the path; relative paths start at the working directory")
-    if path.suffix == ".gz":
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
-    if path.suffix == ".xz":
-        return cast(TextIO, lzma.open(path, "rt", encoding="utf-8"))
-    return path.open(encoding="utf-8")
+        remedy = "check the path; relative paths start at the working directory"
+        if path.is_fifo():
+            remedy = "write it into a file first: inputs are read more than once"
+        kinds = {"directory": path.is_dir, "pipe": path.is_fifo, "socket": path.is_socket, "device": path.exists}
+        kind = next((kind for kind, holds in kinds.items() if holds()), None)
+        raise InputError(f"is a {kind}, not a file" if kind else "no such file", file=path, remedy=remedy)
+    opened = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    return cast(TextIO, opened(path, "rt", encoding="utf-8-sig"))
 
 
 def sha256_of(path: Path) -> str:
