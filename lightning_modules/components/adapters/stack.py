@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.foreign_errors import loading
-from dust2gold.core.students import locate_student
+from dust2gold.core.students import locate_student, public_name
 from lightning_modules.components.adapters.base_identity import BaseIdentity, base_of
 from lightning_modules.components.adapters.layer_names import name_layers
 from lightning_modules.components.adapters.manifest import check_files, check_weights, read_manifest, write_manifest
@@ -215,7 +215,7 @@ class AdapterStack(nn.Module):
         """Writes adapter `name` into an empty directory: PEFT's files and our manifest, with `facts` in it."""
         peft = self._peft()
         config = peft.peft_config[name]
-        config.base_model_name_or_path = self.student
+        config.base_model_name_or_path = public_name(self.student)
         if isinstance(config, LoraConfig) and isinstance(config.target_modules, set):
             config.target_modules = sorted(config.target_modules)  # a set is written in another order by each process
         holder = directory / ".saving"
@@ -227,7 +227,7 @@ class AdapterStack(nn.Module):
 
     def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
         """Writes `dust2gold.json`: the adapter's base, checksums of its weights, and `facts`."""
-        write_manifest(directory, {"student": self.student, "base": self.identity.to_json(), **facts})
+        write_manifest(directory, {"student": public_name(self.student), "base": self.identity.to_json(), **facts})
 
     def _peft(self) -> PeftModel:
         if not isinstance(self.model, PeftModel):
