@@ -19,7 +19,6 @@ from unittest.mock import Mock
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from dust2gold import cli
 from dust2gold.core import jsonl
@@ -292,7 +291,10 @@ def test_a_full_disk_in_the_thread_of_tensorboard(
     fit: Fit, complaint: Complaint, tmp_path: Path, lines: int, monkeypatch: Patch
 ) -> None:
     full = itertools.repeat(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    monkeypatch.setattr(RecordWriter, "write", Mock(side_effect=itertools.chain([None] * lines, full)))
+    monkeypatch.setattr(
+        "tensorboard.summary.writer.record_writer.RecordWriter.write",
+        Mock(side_effect=itertools.chain([None] * lines, full)),
+    )
     said = complaint(*fit(write_positive(tmp_path / "p.jsonl", 4), "--trainer.log_every_n_steps", "1"))
     assert f"{tmp_path}/run: No space left on device" in said
 

@@ -166,8 +166,11 @@ def open_text(path: Path) -> TextIO:
         kinds = {"directory": path.is_dir, "pipe": path.is_fifo, "socket": path.is_socket, "device": path.exists}
         kind = next((kind for kind, holds in kinds.items() if holds()), None)
         raise InputError(f"is a {kind}, not a file" if kind else "no such file", file=path, remedy=remedy)
-    opened = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    return cast(TextIO, opened(path, "rt", encoding="utf-8-sig"))
+    if path.suffix == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig"))
+    if path.suffix == ".xz":
+        return cast(TextIO, lzma.open(path, "rt", encoding="utf-8-sig"))
+    return path.open(encoding="utf-8-sig")
 
 
 def sha256_of(path: Path) -> str:

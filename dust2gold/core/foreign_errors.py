@@ -79,7 +79,7 @@ _KNOWN = (
 )
 
 
-def known_error(error: BaseException) -> InputError | None:
+def known_error(error: Exception) -> InputError | None:
     """What a user is told of an error; None of a fault of ours, whose traceback is wanted."""
     if isinstance(error, InputError):
         return error

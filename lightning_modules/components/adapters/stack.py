@@ -95,9 +95,10 @@ def load_base(
             model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
         else:
             options: dict[str, Any] = {"trust_remote_code": False, "quantization_config": quantized}
-            model, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path, dtype=torch_dtype, output_loading_info=True, **options
             )
+            model, found = loaded
             if absent := sorted(found["missing_keys"]):  # transformers draws them at random
                 raise ValueError(f"{len(absent)} of its weights are missing, e.g. {absent[0]}")
         if getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", 1) < 1:
