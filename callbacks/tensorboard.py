@@ -1,8 +1,9 @@
-"""The run's TensorBoard writer, and rationales shown in it as escaped text."""
+"""The run's TensorBoard writer and its thread, and rationales shown in it as escaped text."""
 
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,15 @@ def writer_of(trainer: L.Trainer) -> SummaryWriter | None:
             writer: SummaryWriter = logger.experiment
             return writer
     return None
+
+
+_other_threads = threading.excepthook
+
+
+def thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A `threading.excepthook` without TensorBoard's thread: its error is raised again at the next line it gets."""
+    if type(failure.thread).__name__ != "_AsyncWriterThread":
+        _other_threads(failure)
 
 
 def show_rationales(trainer: L.Trainer, tag: str, rationales: Iterable[Rationale]) -> None:

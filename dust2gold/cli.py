@@ -6,7 +6,6 @@ Each command is a module of `dust2gold.commands`, imported when the command is k
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib.util
 import os
 import select
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dust2gold.core.errors import InputError
+from dust2gold.core.foreign_errors import known_error
 from dust2gold.core.signals import signals_as_exit
 
 TRAINER_VERBS = {
@@ -43,29 +43,6 @@ VERBS = TRAINER_VERBS | {
 _OWN_PACKAGES = ("callbacks", "datamodules", "lightning_modules")
 """Our import names that a directory of the user's may have too."""
 
-_SPACE = "free some space, then repeat the command: what was written before stays valid"
-_PLACE = "choose a place where you may write, or mend its permissions"
-_OUT_OF_OUR_HANDS = {
-    errno.ENOSPC: _SPACE,
-    errno.EDQUOT: _SPACE,
-    errno.EFBIG: _SPACE,
-    errno.EACCES: _PLACE,
-    errno.EPERM: _PLACE,
-    errno.EROFS: _PLACE,
-    errno.ENOTDIR: "a file stands where a directory is needed: choose another path",
-    errno.EISDIR: "a directory stands where a file is needed: choose another path",
-    errno.ENAMETOOLONG: "no file system takes so long a name: choose a shorter one",
-    errno.EIO: "the disk or the device behind it fails: choose another file, or look into the system's log",
-    errno.ELOOP: "symbolic links that lead back to themselves: mend them, or choose another path",
-}
-"""What to do about the errors of the operating system that may strike any reading or writing, by number."""
-_PATHS = {
-    "embedded null byte": "a path holds a NUL character: choose another one",
-    "Symlink loop": _OUT_OF_OUR_HANDS[errno.ELOOP],
-    "Could not determine home directory": "a path begins with ~ and the name of nobody here: write it out",
-}
-"""What to do about paths that Python itself refuses, by a part of what it says."""
-
 
 def main(args: list[str] | None = None) -> int:
     """Runs a command line, by default that of this process, and returns its exit code."""
@@ -86,7 +63,7 @@ def main(args: list[str] | None = None) -> int:
         print("dust2gold: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except Exception as error:
-        problem = _in_the_users_hands(error)
+        problem = known_error(error)
         if debug or problem is None:
             raise
         print(f"dust2gold: error: {problem}", file=sys.stderr)
@@ -110,18 +87,6 @@ def _nobody_reads() -> bool:
     if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # for what is still to be flushed at exit
     return closed
-
-
-def _in_the_users_hands(error: Exception) -> InputError | None:
-    """What a user is told of an error; None of a fault of ours, whose traceback is wanted."""
-    if isinstance(error, InputError):
-        return error
-    if isinstance(error, OSError) and error.errno in _OUT_OF_OUR_HANDS:
-        return InputError(error.strerror or str(error), file=error.filename, remedy=_OUT_OF_OUR_HANDS[error.errno])
-    for says, remedy in _PATHS.items():  # Python has no kind of error for these
-        if isinstance(error, (ValueError, RuntimeError)) and says in str(error):
-            return InputError(str(error), remedy=remedy)
-    return None
 
 
 def _usage() -> str:

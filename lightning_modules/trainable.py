@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel, get_scheduler
 
-from dust2gold.core.errors import InputError
+from dust2gold.core.errors import InputError, reason
 from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.stack import shapes_only
 from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers
@@ -97,7 +98,14 @@ class TrainableModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what trains, with a linear warm-up from 0 and then `schedule` down to 0, step by step."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        try:
+            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+            rates = [float(group["lr"]) for group in optimizer.param_groups]
+            if not all(0 < rate < math.inf for rate in rates):
+                raise ValueError(f"lr must be finite and above 0, found {rates[0]}")
+        except (TypeError, ValueError) as error:  # each optimizer has words of its own
+            remedy = "the paper takes AdamW with a learning rate of 3e-4"
+            raise InputError(reason(error), field="model.optimizer", remedy=remedy) from error
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _make(self, body: Body, question: str, n: int) -> Body:
         texts = self.server.write(question, n)
         written: list[Body] = [{"text": text} for text in texts]
-        if self.path.endswith("/chat/completions"):
+        if self.path.partition("?")[0].endswith("/chat/completions"):
             written = [{"message": {"role": "assistant", "content": text}} for text in texts]
         choices = [{"index": index, "finish_reason": "stop", **choice} for index, choice in enumerate(written)]
         prompt = json.dumps(body.get("messages") or body["prompt"])

@@ -2,17 +2,26 @@
 
 import contextlib
 import errno
+import gzip
+import itertools
 import json
+import lzma
 import os
 import resource
+import shutil
+import socket
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dust2gold import cli
+from dust2gold.core import jsonl
 from tests.records import rationale, write_positive
 from tests.words import REPOSITORY, stage_words
 
@@ -64,6 +73,128 @@ def test_damaged_training(fit: Fit, complaint: Complaint, tmp_path: Path, conten
     assert said.startswith(f"dust2gold: error: {file}")
     assert says in said
     assert not (tmp_path / "run/adapter").exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory", "socket"])
+def test_what_is_no_file(fit: Fit, complaint: Complaint, tmp_path: Path, kind: str) -> None:
+    there = Path("/dev/zero") if kind == "device" else tmp_path / "there"
+    if kind == "pipe":
+        os.mkfifo(there)
+    elif kind == "directory":
+        there.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(there))
+    prepare = f"prepare --input {there} --format records --output {tmp_path}/out".split()
+    for words in (fit(str(there)), prepare, ["fit", "--config", str(there)]):
+        assert f"{there}: is a {kind}, not a file" in complaint(*words)
+
+
+def test_a_process_substitution(complaint: Complaint, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, GOOD.encode())
+    os.close(write)
+    said = complaint("prepare", "--input", f"/dev/fd/{read}", "--format", "records", "--output", str(tmp_path / "out"))
+    assert "is a pipe, not a file\n  write it into a file first" in said
+    os.close(read)
+
+
+def test_a_byte_order_mark(fit: Fit, tmp_path: Path) -> None:
+    write_positive(train := tmp_path / "p.jsonl", 4)
+    config = f"{{data: {{init_args: {{train: {train}.gz}}}}}}"
+    (tmp_path / "more.yaml").write_text(config, encoding="utf-8-sig")
+    with gzip.open(f"{train}.gz", "wt", encoding="utf-8-sig") as stream:
+        stream.write(train.read_text(encoding="utf-8"))
+    train.unlink()
+    words = fit("unused", "--config", str(tmp_path / "more.yaml"))
+    assert cli.main(words) == 0
+
+
+@pytest.mark.parametrize("opened", [open, gzip.open, lzma.open])
+def test_an_endless_line(opened: Any, complaint: Complaint, tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(jsonl, "_LONGEST", 1 << 20)
+    file = tmp_path / {open: "a.jsonl", gzip.open: "a.jsonl.gz", lzma.open: "a.jsonl.xz"}[opened]
+    with opened(file, "wt") as stream:
+        stream.write(GOOD + "\n")
+        for _ in range(64):
+            stream.write(" " * (1 << 20))
+    tracemalloc.start()
+    said = complaint(*f"prepare --input {file} --format records --output {tmp_path}/out".split())
+    assert f"{file}:2: longer than 1,048,576 characters" in said
+    assert tracemalloc.get_traced_memory()[1] < 48 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("rate", ["-1", "0", "nan", "inf", "-inf", "often"])
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_learning_rates_that_are_none(
+    fit: Fit, complaint: Complaint, tmp_path: Path, rate: str, optimizer: str
+) -> None:
+    words = fit(write_positive(tmp_path / "p.jsonl", 4), "--model.optimizer", optimizer)
+    said = complaint(*words, f"--model.optimizer.init_args.lr={rate}")
+    assert "field 'model.optimizer" in said
+    assert not (tmp_path / "run/adapter").exists()
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
+    def write(file: Path) -> None:
+        change(found := load_file(file))
+        save_file(found, file, metadata={"format": "pt"})
+
+    return write
+
+
+def config(**changes: Any) -> Callable[[Path], object]:
+    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "no JSON": ("config.json", lambda file: file.write_text("{not json")),
+    "a list": ("config.json", lambda file: file.write_text("[]")),
+    "null": ("config.json", lambda file: file.write_text("null")),
+    "no model_type": ("config.json", lambda file: file.write_text("{}")),
+    "an unknown type": ("config.json", config(model_type="nonsense")),
+    "a type that is none": ("config.json", config(model_type=["llama"])),
+    "an encoder": ("config.json", config(model_type="bert")),
+    "heads that do not divide": ("config.json", config(num_attention_heads=7)),
+    "no heads": ("config.json", config(num_attention_heads=0)),
+    "fewer than no heads": ("config.json", config(num_attention_heads=-4)),
+    "no layers": ("config.json", config(num_hidden_layers=-1)),
+    "more layers than weights": ("config.json", config(num_hidden_layers=6)),
+    "another width": ("config.json", config(hidden_size=64, head_dim=None)),
+    "a text for a number": ("config.json", config(vocab_size="many")),
+    "an unknown activation": ("config.json", config(hidden_act="nope")),
+    "unknown positions": ("config.json", config(rope_parameters={"rope_type": "nope", "rope_theta": 1e4})),
+    "no weights": ("model.safetensors", Path.unlink),
+    "empty weights": ("model.safetensors", lambda file: file.write_bytes(b"")),
+    "cut weights": ("model.safetensors", lambda file: os.truncate(file, 5_000)),
+    "a missing tensor": ("model.safetensors", weights(lambda found: found.pop(QUERY))),
+    "a tensor of another shape": ("model.safetensors", weights(lambda found: found.update({QUERY: torch.zeros(3, 3)}))),
+    "a model's weights of another name": ("model.safetensors", weights(lambda found: found.update(a=found.pop(QUERY)))),
+    "no tokenizer": ("tokenizer.json", Path.unlink),
+    "a tokenizer that is no JSON": ("tokenizer.json", lambda file: file.write_text("{")),
+    "a tokenizer without a model": ("tokenizer.json", lambda file: file.write_text("{}")),
+    "a tokenizer's config that is none": ("tokenizer_config.json", lambda file: file.write_text("[]")),
+    "an unknown tokenizer": ("tokenizer_config.json", lambda file: file.write_text('{"tokenizer_class": 3}')),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_student(name: str, complaint: Complaint, tiny_student: Path, tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(tiny_student, student)
+    file, spoil = BROKEN[name]
+    spoil(student / file)
+    train = write_positive(tmp_path / "p.jsonl", 4)
+    said = complaint(*stage_words("fit", "neg", student, tmp_path / "run", f"--data.train {train}"))
+    assert str(student) in said
+
+
+def test_a_token_beyond_the_vocabulary(complaint: Complaint, tiny_student: Path, tmp_path: Path) -> None:
+    train = write_positive(tmp_path / "p.jsonl", 4)
+    words = stage_words("fit", "neg", tiny_student, tmp_path / "run", f"--data.train {train} --data.tokenizer embedded")
+    assert "a token id beyond the student's vocabulary" in complaint(*words)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +290,20 @@ def small_disk(size: int) -> Iterator[None]:
         yield
     finally:  # before pytest writes: its own output may go to a longer file
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_a_full_disk_in_the_thread_of_tensorboard(
+    fit: Fit, complaint: Complaint, tmp_path: Path, lines: int, monkeypatch: Patch
+) -> None:
+    full = itertools.repeat(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    monkeypatch.setattr(
+        "tensorboard.summary.writer.record_writer.RecordWriter.write",
+        Mock(side_effect=itertools.chain([None] * lines, full)),
+    )
+    said = complaint(*fit(write_positive(tmp_path / "p.jsonl", 4), "--trainer.log_every_n_steps", "1"))
+    assert f"{tmp_path}/run: No space left on device" in said
 
 
 @pytest.mark.parametrize(  # config.yaml; TensorBoard's log; weights and checkpoints

@@ -14,15 +14,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
+from urllib.parse import parse_qsl, urljoin, urlsplit
 
-from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from dust2gold.collect.request import Choice, Reply, Request, parse_reply
-from dust2gold.collect.settings import Endpoint
+from dust2gold.collect.settings import Endpoint, check_address
 from dust2gold.core.errors import InputError
 from dust2gold.core.text import visible
 
-_NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
+_NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}
 """httpx's exceptions that mean the request never reached the server, by name: openai decides which httpx it uses."""
 
 _REMEDIES = {
@@ -33,6 +35,9 @@ _REMEDIES = {
     404: "check endpoint.model and endpoint.base_url, which ends in /v1 as a rule",
 }
 _SHOWN = 300  # characters of the server's own message
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_ENVIRONMENT = (*_PROXIES, "no_proxy", "ssl_cert_file", "ssl_cert_dir")
+"""The environment variables that an HTTP client of httpx is made from, in small letters."""
 
 
 class TransientError(Exception):
@@ -52,14 +57,23 @@ class Client:
     """Asks one endpoint. Close it with `aclose`.
 
     Raises:
-        InputError: If the environment holds no key.
+        InputError: If the environment holds no key, or proxies, certificates or an address that cannot be used.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._key = read_key(endpoint.key_variable)
+        address = endpoint.base_url
+        if address is None and (address := os.environ.get("OPENAI_BASE_URL")):
+            check_address(address, "OPENAI_BASE_URL")
+        url = urlsplit(address or "")
         self._client = AsyncOpenAI(
-            api_key=self._key or "none", base_url=endpoint.base_url, timeout=endpoint.timeout, max_retries=0
+            api_key=self._key or "none",
+            base_url=url._replace(query="").geturl() or None,
+            default_query=dict(parse_qsl(url.query)),  # openai would append its paths to it
+            timeout=endpoint.timeout,
+            max_retries=0,
+            http_client=http_client(),
         )
 
     async def aclose(self) -> None:
@@ -106,6 +120,10 @@ class Client:
         said = body.get("message") if isinstance(body, dict) else None
         message = visible(self._without_key(str(said or error.response.text)).encode(errors="replace").decode())
         message = f"HTTP {status}: {message[:_SHOWN]}"
+        if 300 <= status < 400:  # followed, it would carry the prompt to whom nobody chose
+            location = visible(urljoin(str(error.request.url), error.response.headers.get("location", "")))
+            problem = f"the endpoint sends HTTP {status} on to {self._without_key(location)[:_SHOWN]}"
+            return InputError(problem, field="endpoint.base_url", remedy="name the address you mean: none is followed")
         quota = "insufficient_quota" in (error.code, error.type)
         if (status in (408, 409, 429) or status >= 500) and not quota:
             return TransientError(message, retry_after(error.response.headers))
@@ -133,6 +151,32 @@ def read_key(variable: str | None) -> str | None:
     if not (key.isascii() and key.isprintable()):
         raise InputError(f"the environment variable {variable} holds no key", remedy="set it again, to the key alone")
     return key
+
+
+def http_client() -> DefaultAsyncHttpxClient:
+    """An HTTP client that follows no redirect, with the environment's proxies and certificates.
+
+    Raises:
+        InputError: If they cannot be used; their values, which may hold passwords, are not repeated.
+    """
+    given = {name: value for name, value in os.environ.items() if value and name.lower() in _ENVIRONMENT}
+    for name in (name for name in given if name.lower() in _PROXIES):
+        try:
+            url = urlsplit(given[name] if "://" in given[name] else f"http://{given[name]}")
+            usable = url.scheme in ("http", "https", "socks5", "socks5h") and url.hostname and url.port != 0
+        except ValueError:  # no port
+            usable = False
+        if not usable:
+            remedy = f"export {name}=http://HOST:PORT, or unset it"
+            raise InputError(f"the environment variable {name} holds no address of a proxy", remedy=remedy)
+        if url.scheme.startswith("socks") and find_spec("socksio") is None:
+            problem = f"the environment variable {name} names a SOCKS proxy, which needs the package socksio"
+            raise InputError(problem, remedy=f"pip install socksio, or unset {name}")
+    try:
+        return DefaultAsyncHttpxClient(follow_redirects=False)
+    except Exception as error:  # each version of httpx raises others
+        problem = f"no HTTP client can be made from the environment ({type(error).__name__})"
+        raise InputError(problem, remedy=f"mend or unset {' or '.join(given)}") from None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -31,6 +31,7 @@ from typing import Any
 from dust2gold.collect.request import Choice, Reply, Request
 from dust2gold.collect.settings import Prices
 from dust2gold.core.errors import InputError
+from dust2gold.core.files import open_in_place
 from dust2gold.core.locks import hold
 from dust2gold.core.provenance import short_hash
 
@@ -216,7 +217,7 @@ def _locked(path: Path) -> io.FileIO:
     """Opens a journal unbuffered, for reading and appending, and locks it against other processes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = io.FileIO(path, "a+")
+        stream: io.FileIO = open_in_place(path, "ab+", buffering=0)  # type: ignore[assignment]
     except OSError as error:
         remedy = "choose another journal or output directory"
         raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from dust2gold.core.errors import InputError
+from dust2gold.core.secret_options import may_hold_secret
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -26,6 +27,22 @@ def _check_least(least: int, **values: float | None) -> None:
         _check(value is None or least <= value < math.inf, name.replace("__", "."), problem)
 
 
+def check_address(address: str, field: str) -> None:
+    """Checks that an endpoint's address is one, and holds no key: it is repeated in files.
+
+    Raises:
+        InputError: If not, with the `field`; it does not repeat the address.
+    """
+    remedy = "put the key into the environment, see endpoint.key_variable"
+    _check(not may_hold_secret(address), field, "holds more than an address, perhaps a key or a password", remedy)
+    try:
+        url = urlsplit(address)
+        usable = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:  # no port
+        usable = False
+    _check(bool(usable), field, "no http or https address", "as in http://localhost:8000/v1")
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where the model is, and how it wants to be asked.
@@ -33,7 +50,7 @@ class Endpoint:
     Args:
         model: The model's name, as the endpoint knows it.
         base_url: The endpoint up to and including its version, e.g. http://localhost:8000/v1; null: OPENAI_BASE_URL, or
-            else OpenAI's own.
+            else OpenAI's own. It may end in `?api-version=`, and in no other query.
         api: chat: /chat/completions, the prompt as a conversation; completions: /completions, the prompt as one text.
         key_variable: The environment variable that holds the API key; null: the endpoint wants none.
         concurrency: How many requests may be under way at once.
@@ -66,14 +83,8 @@ class Endpoint:
         named = self.key_variable is None or bool(_VARIABLE.fullmatch(self.key_variable))
         remedy = "put the key itself only into the environment: export NAME=..."
         _check(named, "endpoint.key_variable", "no name of an environment variable", remedy)
-        try:
-            url = urlsplit("http://default" if self.base_url is None else self.base_url)
-            secret, usable = "@" in url.netloc, url.scheme in ("http", "https") and url.hostname and url.port != 0
-        except ValueError:  # no port
-            secret, usable = False, False
-        remedy = "put the key into the environment, see key_variable"
-        _check(not secret, "endpoint.base_url", "holds a user name or a password", remedy)
-        _check(bool(usable), "endpoint.base_url", "no http or https address", "as in http://localhost:8000/v1")
+        if self.base_url is not None:
+            check_address(self.base_url, "endpoint.base_url")
         taken = {"model", "messages", "prompt", "n", "temperature", "top_p", "seed", "stop", "stream", self.token_limit}
         known = sorted(taken & self.parameters.keys())
         _check(not known, f"endpoint.parameters.{''.join(known[:1])}", "has a setting of its own, or cannot be chosen")

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any
 from jsonargparse import ArgumentError
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, use_checked_checkpoints
 from callbacks.checkpoints import RunCheckpoint
+from callbacks.tensorboard import thread_failed
 from dust2gold.commands.resumption import find_checkpoint, fit_provenance
 from dust2gold.commands.stage_defaults import TRAINER, import_stages, with_defaults
 from dust2gold.core import locks
@@ -219,10 +220,9 @@ def main(words: list[str]) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
+    threading.excepthook = thread_failed
     try:
         StageCLI(words)
-    except MisconfigurationException as error:
-        raise InputError(str(error).splitlines()[0], remedy=f"see dust2gold {words[0]} --help") from error
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into `exit(1)`
             raise KeyboardInterrupt from error

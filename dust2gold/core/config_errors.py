@@ -114,7 +114,7 @@ def find_option(keys: Sequence[str], words: Sequence[str]) -> tuple[str | None, 
         return None, None
     for name in reversed(config_files(words)):
         waiting = list(keys)
-        for number, line in enumerate(Path(name).read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(Path(name).read_text(encoding="utf-8-sig").splitlines(), 1):
             if waiting and re.match(rf"[\s-]*{re.escape(waiting[0])}\s*:", line):
                 waiting.pop(0)
                 if not waiting:

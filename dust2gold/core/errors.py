@@ -48,5 +48,6 @@ class InputError(Exception):
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error's text, for a message of one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The first line of an error's text, for a message of one line; the second, too, where the first announces it."""
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {more[0].strip()}" if more and first.endswith(":") else first

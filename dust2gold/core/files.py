@@ -106,7 +106,7 @@ def _put_back_and_remove(work: Path, path: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def open_in_place(path: Path, mode: str) -> IO[Any]:
+def open_in_place(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
     """Opens a file to be written in place (`a`, `w`, or `r+b`, which also creates it); text is UTF-8.
 
     Raises:
@@ -119,7 +119,7 @@ def open_in_place(path: Path, mode: str) -> IO[Any]:
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
-    return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
+    return open(path, mode, buffering, encoding=None if "b" in mode else "utf-8", opener=opener)
 
 
 def set_aside(path: Path) -> Path:
@@ -154,15 +154,23 @@ def as_paths(files: list[str] | str | None) -> list[Path]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Opens a text file for reading as UTF-8 by its name: plain, `.gz` or `.xz`; a missing one is an `InputError`."""
+    """Opens a text file for reading as UTF-8, with or without a BOM, by its name: plain, `.gz` or `.xz`.
+
+    Raises:
+        InputError: If there is none, or what is there is no file.
+    """
     if not path.is_file():
-        problem = "is a directory, not a file" if path.is_dir() else "no such file"
-        raise InputError(problem, file=path, remedy="check the path; relative paths start at the working directory")
+        remedy = "check the path; relative paths start at the working directory"
+        if path.is_fifo():
+            remedy = "write it into a file first: inputs are read more than once"
+        kinds = {"directory": path.is_dir, "pipe": path.is_fifo, "socket": path.is_socket, "device": path.exists}
+        kind = next((kind for kind, holds in kinds.items() if holds()), None)
+        raise InputError(f"is a {kind}, not a file" if kind else "no such file", file=path, remedy=remedy)
     if path.suffix == ".gz":
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig"))
     if path.suffix == ".xz":
-        return cast(TextIO, lzma.open(path, "rt", encoding="utf-8"))
-    return path.open(encoding="utf-8")
+        return cast(TextIO, lzma.open(path, "rt", encoding="utf-8-sig"))
+    return path.open(encoding="utf-8-sig")
 
 
 def sha256_of(path: Path) -> str:

@@ -113,7 +113,7 @@ def content_hash(path: Path) -> str | None:
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
             return short_hash([[file.relative_to(path).as_posix(), _file_hash(file)] for file in files])
-        return _file_hash(path) if path.exists() else None
+        return _file_hash(path) if path.is_file() else None  # a pipe could be read only once
     except OSError as error:
         remedy = "check the permissions"
         raise InputError(f"cannot read ({error.strerror or error})", file=path, remedy=remedy) from error

@@ -26,3 +26,9 @@ def locate_student(name: str) -> str:
         remedy = "give a directory made by save_pretrained, a hub name such as owner/model, or 'embedded'"
         raise InputError("no Hugging Face model directory (config.json is missing)", file=name, remedy=remedy)
     return name
+
+
+def public_name(student: str) -> str:
+    """The name to write where others read it: of a directory its last part, since a path tells of this machine."""
+    path = Path(student).expanduser()
+    return path.resolve().name if path.is_dir() or path.is_absolute() or student.startswith(".") else student

@@ -8,16 +8,17 @@ from typing import Any
 
 import yaml
 
-from dust2gold.core.students import EMBEDDED, locate_student
+from dust2gold.core.students import EMBEDDED, locate_student, public_name
 from dust2gold.core.text import code, code_block, escape
 from dust2gold.report.section import Section, reading, table
 
 _TOKENIZER = "from transformers import AutoTokenizer\ntokenizer = AutoTokenizer.from_pretrained(DIR)\n"
 _LOAD = {
     "merged": "from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(DIR)\n",
-    "lora": "from peft import AutoPeftModelForCausalLM\nmodel = AutoPeftModelForCausalLM.from_pretrained(DIR)\n",
+    "lora": "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n"
+    "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), DIR)\n",
     "nat": "from lightning_modules.components.adapters.nat import open_nat  # pip install dust2gold\n"
-    "model = open_nat(DIR).model\n",
+    "model = open_nat(DIR, {base}).model\n",
 }
 _ASK = """\
 prompt = f"Problem:\\n{question}\\nSolution:\\n"
@@ -35,25 +36,30 @@ def model_card(run: Path, stage: str, student: str, form: str) -> str:
     # The hub's name of the library that loads it: of none for NAT, whose units no other knows.
     library = {"merged": "transformers", "lora": "peft", "nat": "other"}[form]
     facts: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation"}
-    if not Path(locate_student(student)).is_dir():  # the hub takes its own names alone
+    on_hub = not Path(locate_student(student)).is_dir()
+    if on_hub:  # which takes its own names alone
         facts["base_model"] = student
+    load = _LOAD[form].format(base=json.dumps(student) if on_hub else "BASE")
     facts["tags"] = ["dust2gold", "distillation", *(["lora"] if form == "lora" else [])]
     section = Section()
     section.add("---", yaml.safe_dump(facts, sort_keys=False).strip(), "---")
     section.add(f"# {escape(stage)}, trained with dust2gold")
     section.add(
         f"{code(stage)} of a dust2gold run ('Turning Dust into Gold', Li et al., AAAI 2024, arXiv 2312.12832) "
-        f"on the base {code(student)}{tiny}."
+        f"on the base {code(public_name(student))}{tiny}."
     )
     section.add("## Use")
-    section.add(*code_block(f"{_TOKENIZER}{_LOAD[form]}{_ASK}", "python"))
+    section.add(*code_block(f"{_TOKENIZER}{load}{_ASK}", "python"))
+    if "BASE" in load:
+        where = "`locate_student('embedded')` of dust2gold.core.students" if student == EMBEDDED else "its directory"
+        section.add(f"BASE is the base {code(public_name(student))}: {where}.")
     section.add(
         "It answers one question at a time, in that prompt. Its chat template makes it of a user's message, so "
         "that chat servers need nothing more."
     )
     _add_data(section, run / "data" / "summary.json")
     _add_results(section, run / "results.json", stage)
-    _add_training(section, run / stage)
+    _add_training(section, run, stage)
     return "\n".join(section.lines).rstrip() + "\n"
 
 
@@ -84,15 +90,34 @@ def _add_results(section: Section, file: Path, stage: str) -> None:
         section.add(*table(["data set", "subject", "questions", "accuracy %", "95% interval"], body, texts=2))
 
 
-def _add_training(section: Section, directory: Path) -> None:
-    """Adds the arguments of stage and data of its last training, as Lightning saved them."""
-    files = directory.glob("lightning_logs/version_*/config.yaml")
+def training_config(stage: Path) -> dict[str, Any] | None:
+    """Seed, stage, data and epochs of a stage's last training, as Lightning saved them; None where there is none."""
+    files = stage.glob("lightning_logs/version_*/config.yaml")
     for file in sorted(files, key=lambda file: (len(file.parent.name), file.parent.name), reverse=True):
         with reading(file):
-            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+            config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
             if config.get("data", {}).get("init_args", {}).get("train"):
                 shown = {name: config.get(name) for name in ("seed_everything", "model", "data")}
-                text = f"{yaml.safe_dump(shown, sort_keys=False)}# max_epochs: {config['trainer']['max_epochs']}"
-                section.add("## Training")
-                section.add(*code_block(text, "yaml"))
-                return
+                return {**shown, "max_epochs": config["trainer"]["max_epochs"]}
+    return None
+
+
+def _add_training(section: Section, run: Path, stage: str) -> None:
+    """Adds the arguments of stage and data of its last training, paths without where they are on this machine."""
+    if config := training_config(run / stage):
+        epochs = config.pop("max_epochs")
+        text = f"{yaml.safe_dump(_without_places(config, run.resolve()), sort_keys=False)}# max_epochs: {epochs}"
+        section.add("## Training")
+        section.add(*code_block(text, "yaml"))
+
+
+def _without_places(value: Any, run: Path) -> Any:
+    """Settings whose paths are of the run, or the last part alone."""
+    if isinstance(value, dict):
+        return {name: _without_places(inner, run) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_places(inner, run) for inner in value]
+    if not isinstance(value, str) or not value.startswith(("/", "~")):
+        return value
+    path = Path(value)
+    return path.relative_to(run).as_posix() if path.is_relative_to(run) else path.name

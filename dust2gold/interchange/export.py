@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from datamodules.components.encoding.prompts import prompt
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_directory_atomically
-from dust2gold.core.students import EMBEDDED, locate_student
-from dust2gold.interchange.card import model_card
+from dust2gold.core.students import public_name
+from dust2gold.interchange.card import model_card, training_config
 from lightning_modules.components.adapters.manifest import (
+    ADAPTER_CONFIG,
     ADAPTER_MANIFEST,
     check_weights,
     read_manifest,
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
 _KINDS = ("lora", "nat")  # of adapters that answer questions, as their manifests state them
 
 
-def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str = "float32") -> Path:
+def export(
+    run: Path, stage: str, output: Path, merge: bool = False, dtype: str = "float32", student: str | None = None
+) -> Path:
     """Writes the best adapter of a run's stage into a new directory `output`, and returns that.
 
-    With `merge` the adapter is folded into the base weights, of `dtype`, and a whole model is written.
+    With `merge` the adapter is folded into the base weights, of `dtype`, and a whole model is written. The `student` is
+    by default the one that the stage was trained with, where it was then.
 
     Raises:
         InputError: If the stage has no adapter or a damaged one, `output` exists, or a NAT is to be merged.
@@ -60,7 +64,7 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
     if output.exists():
         raise InputError("is there already", file=output, field="--output", remedy="name a new directory")
     check_weights(adapter, manifest)
-    student = str(manifest["student"])
+    student = student or _student_of(run / stage) or str(manifest["student"])
     tokenizer = _tokenizer(student)
     card = model_card(run, stage, student, "merged" if merge else kind)
     with write_directory_atomically(output) as directory:
@@ -76,23 +80,26 @@ def export(run: Path, stage: str, output: Path, merge: bool = False, dtype: str 
 
 
 def _write_adapter(adapter: Path, student: str, directory: Path) -> None:
-    """Copies the stock adapter; the embedded base is written as its path."""
+    """Copies the stock adapter."""
     from peft import PeftConfig
 
     shutil.copyfile(adapter / "adapter_model.safetensors", directory / "adapter_model.safetensors")
     config = PeftConfig.from_pretrained(str(adapter))
-    config.base_model_name_or_path = _base_of(student)
+    config.base_model_name_or_path = public_name(student)
     config.inference_mode = True
     config.save_pretrained(str(directory))
-    write_manifest(directory, read_manifest(adapter))
+    write_manifest(directory, {**read_manifest(adapter), "student": public_name(student)})
 
 
 def _write_nat(adapter: Path, student: str, directory: Path) -> None:
-    """Copies both adapters and the units; a base in a local directory is written as its absolute path."""
+    """Copies both adapters and the units, with no path of the base, which older adapters have."""
     shutil.copytree(adapter, directory, dirs_exist_ok=True)
-    if student != EMBEDDED:
-        text = json.dumps({**read_manifest(directory), "student": _base_of(student)}, indent=2) + "\n"
-        (directory / ADAPTER_MANIFEST).write_text(text, encoding="utf-8")
+    for manifest in sorted(directory.rglob(ADAPTER_MANIFEST), reverse=True):  # the whole's signs what its parts hold
+        part = manifest.parent
+        for file in part.glob(ADAPTER_CONFIG):
+            config = {**json.loads(file.read_text(encoding="utf-8")), "base_model_name_or_path": public_name(student)}
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_manifest(part, {**read_manifest(part), "student": public_name(student)})
 
 
 def _write_merged(adapter: Path, student: str, directory: Path, dtype: str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -106,10 +113,11 @@ def _write_merged(adapter: Path, student: str, directory: Path, dtype: str, toke
     merged.save_pretrained(directory)
 
 
-def _base_of(student: str) -> str:
-    """The name or path for `from_pretrained`: a hub name, or the absolute path of a local directory."""
-    located = locate_student(student)
-    return str(Path(located).resolve()) if Path(located).is_dir() else located
+def _student_of(stage: Path) -> str | None:
+    """The student of a stage's last training; None where no log says it."""
+    model = (training_config(stage) or {}).get("model") or {}
+    student = (model.get("init_args") or {}).get("student")
+    return None if student is None else str(student)
 
 
 def _tokenizer(student: str) -> PreTrainedTokenizerBase:

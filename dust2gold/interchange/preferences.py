@@ -22,7 +22,7 @@ from datamodules.components.encoding.prompts import prompt
 from datamodules.components.grading.extraction import extract_answer
 from datamodules.components.records.records import Question, Rationale, Verdict, is_text, rationale_for, rationale_id
 from dust2gold.core.errors import InputError, reason
-from dust2gold.core.files import write_bytes_atomically
+from dust2gold.core.files import open_text, write_bytes_atomically
 from dust2gold.core.jsonl import read_json_lines, write_json_lines
 from dust2gold.prepare.readers import Entry
 
@@ -130,6 +130,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, Row]]:
     if file.suffix != ".parquet":
         yield from read_json_lines(file)
         return
+    open_text(file).close()  # tells of what is no file
     try:
         rows = parquet.read_table(file).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:

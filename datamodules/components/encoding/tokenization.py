@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.components.encoding.prompts import prompt
 from dust2gold.core.errors import InputError, reason
+from dust2gold.core.foreign_errors import loading
 from dust2gold.core.students import locate_student
 
 if TYPE_CHECKING:
@@ -30,12 +31,10 @@ def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase
-    try:
+    remedy = "give the student's directory, a hub name (with network access), or 'embedded'"
+    with loading("the tokenizer", student, remedy, field="data.tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(locate_student(student), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        problem = f"cannot load the tokenizer ({reason(error)})"
-        remedy = "give the student's directory, a hub name (with network access), or 'embedded'"
-        raise InputError(problem, file=student, field="data.tokenizer", remedy=remedy) from error
+        tokenizer("")
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
@@ -57,7 +56,7 @@ def context_of(student: str) -> int | None:
     located = locate_student(student)
     try:
         config = AutoConfig.from_pretrained(located, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers has no kind of error for a config that is none
         if (file := Path(located, "config.json")).is_file():
             problem, remedy = f"cannot be read ({reason(error)})", "mend it, or fetch it again"
             raise InputError(problem, file=file, remedy=remedy) from error

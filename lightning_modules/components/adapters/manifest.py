@@ -62,7 +62,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(file.read_text(encoding="utf-8-sig"))
         if not isinstance(manifest, dict):
             raise ValueError("no object")
     except (ValueError, RecursionError) as error:

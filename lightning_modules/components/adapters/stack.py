@@ -11,7 +11,6 @@ with stack.using("negative"):              # another adapter, no dropout; everyt
 from __future__ import annotations
 
 import contextlib
-import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,12 +22,12 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils import load_peft_weights
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from dust2gold.core.errors import InputError, reason
-from dust2gold.core.students import locate_student
+from dust2gold.core.foreign_errors import loading
+from dust2gold.core.students import locate_student, public_name
 from lightning_modules.components.adapters.base_identity import BaseIdentity, base_of
 from lightning_modules.components.adapters.layer_names import name_layers
 from lightning_modules.components.adapters.manifest import (
@@ -103,20 +102,21 @@ def load_base(
     quantized = quantization_config(quantization, torch_dtype)
     if quantized is not None and random_weights:
         raise InputError("random weights are not quantised", field="model.quantization", remedy="leave out one of both")
-    try:
+    remedy = "give a directory made by save_pretrained, a hub name (with network access), or 'embedded'"
+    with loading("the student", student, remedy):
         if random_weights or shapes_only():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
         else:
             options: dict[str, Any] = {"trust_remote_code": False, "quantization_config": quantized}
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, **options)
-    except pickle.UnpicklingError as error:
-        problem = "the student's weights hold more than tensors: reading them could run code, so they are refused"
-        remedy = "write them as safetensors (save_pretrained does) on a machine you trust"
-        raise InputError(problem, file=student, remedy=remedy) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        remedy = "give a directory made by save_pretrained, a hub name (with network access), or 'embedded'"
-        raise InputError(f"cannot load the student ({reason(error)})", file=student, remedy=remedy) from error
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch_dtype, output_loading_info=True, **options
+            )
+            model, found = loaded
+            if absent := sorted(found["missing_keys"]):  # transformers draws them at random
+                raise ValueError(f"{len(absent)} of its weights are missing, e.g. {absent[0]}")
+        if getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", 1) < 1:
+            raise ValueError("it has no layers")
     model.requires_grad_(False)
     keep_differentiable(model)
     return model  # type: ignore[no-any-return]
@@ -190,7 +190,8 @@ class AdapterStack(nn.Module):
         """
         directory = Path(directory)
         self._check(directory)
-        try:
+        remedy = "train it again on this student, or name the student it was trained on"
+        with loading("the adapter", directory, remedy):
             config = PeftConfig.from_pretrained(str(directory))
             if not isinstance(config, LoraConfig):
                 raise ValueError(f"a LoRA is needed, this is {config.peft_type}")
@@ -201,9 +202,6 @@ class AdapterStack(nn.Module):
             self._inject(name, config)
             if written:
                 self._fill(name, weights)
-        except Exception as error:
-            remedy = "train it again on this student, or name the student it was trained on"
-            raise InputError(f"cannot load the adapter ({reason(error)})", file=directory, remedy=remedy) from error
         self.activate(name, trainable=trainable)
 
     def activate(self, name: str, trainable: bool) -> None:
@@ -234,7 +232,7 @@ class AdapterStack(nn.Module):
         """Writes adapter `name` into an empty directory: PEFT's files and our manifest, with `facts` in it."""
         peft = self._peft()
         config = peft.peft_config[name]
-        config.base_model_name_or_path = self.student
+        config.base_model_name_or_path = public_name(self.student)
         if isinstance(config, LoraConfig) and isinstance(config.target_modules, set):
             config.target_modules = sorted(config.target_modules)  # a set is written in another order by each process
         if shapes_only():
@@ -249,7 +247,7 @@ class AdapterStack(nn.Module):
 
     def write_manifest(self, directory: Path, facts: dict[str, Any]) -> None:
         """Writes `dust2gold.json`: the adapter's base, checksums of its weights, and `facts`."""
-        write_manifest(directory, {"student": self.student, "base": self.identity.to_json(), **facts})
+        write_manifest(directory, {"student": public_name(self.student), "base": self.identity.to_json(), **facts})
 
     def _peft(self) -> PeftModel:
         if not isinstance(self.model, PeftModel):

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dust2gold.core.errors import InputError, reason
+from dust2gold.core.errors import InputError
+from dust2gold.core.foreign_errors import loading
 from dust2gold.core.students import locate_student
 from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.quantization import Quantization
@@ -213,7 +213,8 @@ class EncoderSettings(BackboneSettings):
         if not isinstance(dtype, torch.dtype):
             remedy = "choose one of float32, bfloat16, float16"
             raise InputError(f"unknown dtype '{self.dtype}'", field="dtype", remedy=remedy)
-        try:
+        remedy = "give a directory made by save_pretrained, or a hub name (with network access)"
+        with loading("the encoder", path, remedy):
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             # Not by config.is_encoder_decoder, which is false for the saved encoder of a T5: that is no T5Model either.
             known = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
@@ -223,9 +224,6 @@ class EncoderSettings(BackboneSettings):
             if random_weights or shapes_only():
                 return auto.from_config(config, dtype=dtype)  # type: ignore[no-any-return]
             return auto.from_pretrained(path, dtype=dtype, trust_remote_code=False)  # type: ignore[no-any-return]
-        except (OSError, ValueError, SafetensorError) as error:
-            remedy = "give a directory made by save_pretrained, or a hub name (with network access)"
-            raise InputError(f"cannot load the encoder ({reason(error)})", file=path, remedy=remedy) from error
 
 
 def settings_from_json(value: dict[str, Any]) -> BackboneSettings:

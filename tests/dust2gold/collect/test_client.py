@@ -3,7 +3,9 @@ from email.utils import formatdate
 
 import pytest
 
-from dust2gold.collect.client import read_key, retry_after
+from dust2gold.collect import client
+from dust2gold.collect.client import Client, http_client, read_key, retry_after
+from dust2gold.collect.settings import Endpoint
 from dust2gold.core.errors import InputError
 
 
@@ -30,3 +32,34 @@ def test_keys_no_header_can_hold(value: str, monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        *(
+            ("HTTP_PROXY", value, "HTTP_PROXY holds no address")
+            for value in ("http://", "::::", "ftp://me:pw@x", "://")
+        ),
+        *(("https_proxy", value, "https_proxy holds no") for value in ("http://h:99999", "http://h:pw", "http://[::1")),
+        ("ALL_PROXY", "socks4://me:pw@x:1", "ALL_PROXY holds no address of a proxy"),
+        ("ALL_PROXY", "socks5://me:pw@x:1", "ALL_PROXY names a SOCKS proxy, which needs the package socksio"),
+        ("HTTP_PROXY", "http://me:pw\x7f@x", "InvalidURL"),
+        ("SSL_CERT_FILE", "/nowhere/pw.pem", "FileNotFoundError"),
+    ],
+)
+def test_an_environment_that_no_client_can_use(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "find_spec", lambda package: None)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=says) as caught:
+        http_client()
+    assert name in str(caught.value)
+    assert "pw" not in str(caught.value)
+
+
+def test_an_address_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://host/v1?api-key=sk-secret")
+    with pytest.raises(InputError, match="field 'OPENAI_BASE_URL': holds more than an address"):
+        Client(Endpoint("m"))

@@ -1,5 +1,6 @@
 """Collecting from a server on loopback that misbehaves in every way a server can."""
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -16,7 +17,7 @@ from dust2gold.collect.collect import collect
 from dust2gold.collect.settings import CollectSettings
 from dust2gold.core.errors import InputError
 from tests.dust2gold.collect.conftest import KEY, Make
-from tests.endpoint import Endpoint, Misbehaviour
+from tests.endpoint import Endpoint, Misbehaviour, serving
 from tests.records import question
 
 Capture = pytest.CaptureFixture[str]
@@ -215,6 +216,38 @@ def test_what_no_repetition_mends_stops_at_once(how: Misbehaviour, says: str, ma
     assert complete(settings, 8)
     assert len(server.asked) == 2 + 7
     assert server.most_at_once == 2
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(status: int, make: Make, server: Endpoint) -> None:
+    with serving() as other:
+        server.script = [Misbehaviour(status=status, headers={"Location": f"{other.base_url}/{KEY}"})]
+        with pytest.raises(InputError, match=f"sends HTTP {status} on to {other.base_url}") as caught:
+            collect(settings := make(questions=1))
+        assert other.asked == []
+    assert len(server.asked) == 1
+    assert caught.value.field == "endpoint.base_url"
+    assert KEY not in str(caught.value)
+    assert usage(settings).items() >= {"samples": 0, "failed": 1, "possible_cost": 0}.items()
+
+
+def test_the_version_of_an_api(make: Make, server: Endpoint) -> None:
+    collect(settings := make(questions=1, base_url=f"{server.base_url}?api-version=2024-10-21"))
+    assert server.asked[0][0] == "/v1/chat/completions?api-version=2024-10-21"
+    assert complete(settings, 1)
+
+
+LINKED = ("journal.jsonl", "usage.json", "collected.jsonl", "positive.jsonl", "questions.jsonl", "summary.json")
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_nothing_is_written_through_a_link(name: str, make: Make, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine").write_text("mine", encoding="utf-8")
+    (tmp_path / "out" / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="is a link") if name == "journal.jsonl" else contextlib.nullcontext():
+        collect(make(questions=1, journal=str(tmp_path / "out/journal.jsonl")))
+    assert (tmp_path / "mine").read_text(encoding="utf-8") == "mine"
 
 
 def test_no_connection_and_an_input_that_would_be_overwritten(make: Make, tmp_path: Path) -> None:

@@ -5,9 +5,15 @@ import pytest
 from dust2gold.collect.settings import CollectSettings, Endpoint, Prices, TeacherSampling
 from dust2gold.core.errors import InputError
 
-BAD_URLS = ("", "localhost:8000", "http://", "http://a:99999999", "https://me:sk-secret@host/v1")
+BAD_URLS = ("", "localhost:8000", "http://", "http://a:99999999", "http://[::1/v1")
+SECRET_URLS = ("https://me:sk-secret@host/v1", "https://host/v1?api-key=sk-secret", "https://host/v1#secret")
 BAD_NUMBERS = [("concurrency", 0), ("timeout", 0), ("choices_per_request", 0), ("retries", -1)]
-BAD_ENDPOINTS = [*BAD_NUMBERS, ("model", " "), ("key_variable", "sk-secret"), *(("base_url", url) for url in BAD_URLS)]
+BAD_ENDPOINTS = [
+    *BAD_NUMBERS,
+    ("model", " "),
+    ("key_variable", "sk-secret"),
+    *(("base_url", url) for url in (*BAD_URLS, *SECRET_URLS)),
+]
 BAD_SAMPLING = {"n": 0, "temperature": -1, "top_p": 0, "max_tokens": 0}
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dust2gold.core.errors import InputError
-from dust2gold.core.students import locate_student
+from dust2gold.core.students import locate_student, public_name
 
 
 def test_locate_student(tmp_path: Path, tiny_student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +19,12 @@ def test_locate_student(tmp_path: Path, tiny_student: Path, monkeypatch: pytest.
     for name in ("nowhere", "./owner/model", "owner/model", "a/b/c", str(tmp_path / "none"), "~/none"):
         with pytest.raises(InputError, match=r"config\.json is missing"):
             locate_student(name)
+
+
+def test_public_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models/tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "models")
+    for local in (str(tmp_path / "models/tiny"), "tiny", "./tiny", "../models/tiny/", "/gone/tiny"):
+        assert public_name(local) == "tiny"
+    assert public_name("owner/model") == "owner/model"
+    assert public_name("embedded") == "embedded"

@@ -34,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_student: Path) -> Path:
     for version, train in ((9, "positive.jsonl"), (10, None)):  # fit, then test
         logs = directory / "nce" / "lightning_logs" / f"version_{version}"
         logs.mkdir(parents=True)
-        config = {"seed_everything": 7, "model": {"class_path": "NCEModel"}, "trainer": {"max_epochs": 3}}
+        model = {"class_path": "NCEModel", "init_args": {"student": str(tiny_student), "adapter": f"{directory}/neg"}}
+        config = {"seed_everything": 7, "model": model, "trainer": {"max_epochs": 3}}
         (logs / "config.yaml").write_text(yaml.safe_dump({**config, "data": {"init_args": {"train": train}}}))
     return directory

@@ -15,6 +15,9 @@ def test_card_tells_data_training_and_results(run: Path, tiny_student: Path) -> 
     assert "75.00" not in card  # another method's
     assert r"nuts\|\<b\>" in card
     assert "train: positive.jsonl" in card  # of the fit, not of the test after it
+    assert "adapter: neg\n" in card
+    assert str(run.parent) not in card
+    assert f"student: {tiny_student.name}\n" in card
 
 
 @pytest.mark.parametrize(("form", "library"), [("lora", "peft"), ("merged", "transformers"), ("nat", "other")])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -16,6 +16,7 @@ from dust2gold.interchange.export import export
 from lightning_modules.components.adapters.manifest import read_manifest
 from lightning_modules.components.adapters.nat import open_nat
 from lightning_modules.components.adapters.stack import AdapterStack, load_base
+from tests.students import unsign
 
 QUESTION = "Ann has 3 nuts and finds 5. How many?"
 
@@ -61,23 +62,37 @@ def test_merged_model_has_our_logits(run: Path, tmp_path: Path, ids: Tensor, our
 
 def test_adapter_has_our_logits(run: Path, tmp_path: Path, tiny_student: Path, ids: Tensor, ours: Tensor) -> None:
     directory = export(run, "nce", tmp_path / "adapter")
-    model = AutoPeftModelForCausalLM.from_pretrained(directory).eval()  # finds its base by itself
+    base = AutoModelForCausalLM.from_pretrained(tiny_student)
+    model = PeftModel.from_pretrained(base, directory).eval()
     torch.testing.assert_close(model(ids).logits, ours, rtol=1e-6, atol=1e-6)
     config = json.loads((directory / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(tiny_student)
+    assert config["base_model_name_or_path"] == tiny_student.name
 
 
-def test_nat_is_exported_with_its_units_and_finds_its_base_from_anywhere(
-    copy: Path, tmp_path: Path, tiny_student: Path, monkeypatch: pytest.MonkeyPatch, ids: Tensor
+def test_nat_is_exported_with_its_units(run: Path, tmp_path: Path, tiny_student: Path, ids: Tensor) -> None:
+    here = open_nat(run / "nat" / "adapter", str(tiny_student))
+    directory = export(run, "nat", tmp_path / "nat", student=str(tiny_student))
+    there = open_nat(directory, str(tiny_student))
+    torch.testing.assert_close(there.model(ids).logits, here.model(ids).logits, rtol=0, atol=0)
+
+
+def test_a_student_that_has_moved(copy: Path, tmp_path: Path, tiny_student: Path) -> None:
+    assert "no Hugging Face model directory" in str(refused(copy, "nat", tmp_path / "no"))  # and no log names it
+    export(copy, "nat", tmp_path / "nat", student=str(tiny_student))
+
+
+@pytest.mark.parametrize(("stage", "merge"), [("nce", False), ("nce", True), ("nat", False)])
+@pytest.mark.parametrize("old", [False, True])
+def test_no_path_of_this_machine(
+    copy: Path, tmp_path: Path, tiny_student: Path, stage: str, merge: bool, old: bool
 ) -> None:
-    here = open_nat(copy / "nat" / "adapter")
-    shutil.copytree(tiny_student, tmp_path / "models/tiny")
-    manifest = copy / "nat/adapter/dust2gold.json"
-    manifest.write_text(manifest.read_text().replace(json.dumps(str(tiny_student)), '"models/tiny"'))
-    monkeypatch.chdir(tmp_path)
-    directory = export(Path("run"), "nat", tmp_path / "nat")
-    monkeypatch.chdir("/")
-    torch.testing.assert_close(open_nat(directory).model(ids).logits, here.model(ids).logits, rtol=0, atol=0)
+    if old:  # as adapters were written before
+        for file in copy.rglob("*/adapter/**/*.json"):
+            file.write_text(file.read_text().replace(f'"{tiny_student.name}"', json.dumps(str(tiny_student))))
+        unsign(copy)
+    directory = export(copy, stage, tmp_path / "out", merge, student=str(tiny_student))
+    for file in [*directory.rglob("*"), *([] if old else (copy / stage / "adapter").rglob("*"))]:
+        assert file.is_dir() or str(tiny_student.parent).encode() not in file.read_bytes(), file
 
 
 @pytest.mark.parametrize("stage", ["nce", "nat"])
@@ -91,7 +106,7 @@ def test_a_damaged_adapter_is_not_exported(copy: Path, tmp_path: Path, stage: st
 @pytest.mark.parametrize("stage", ["nce", "nat"])
 def test_an_export_has_its_own_checksums(run: Path, tmp_path: Path, stage: str, tiny_student: Path) -> None:
     """Of its configs, too, though `export` writes an adapter's anew."""
-    directory = export(run, stage, tmp_path / "out")
+    directory = export(run, stage, tmp_path / "out", student=str(tiny_student))
     assert set(read_manifest(directory)["sha256"]) == set(read_manifest(run / stage / "adapter")["sha256"])
     part = directory / "positive" if stage == "nat" else directory
     AdapterStack(load_base(str(tiny_student)), str(tiny_student)).load("any", part)

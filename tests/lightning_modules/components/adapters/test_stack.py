@@ -108,14 +108,14 @@ def test_a_saved_adapter_is_a_stock_one(
     assert torch.equal(logits_of(second.eval(), batch), expected)
     assert {n.split(".")[-2] for n, p in second.named_parameters() if p.requires_grad} == {"any"}
     assert read_manifest(tmp_path) == {
-        "student": str(tiny_student),
+        "student": tiny_student.name,
         "base": stack.identity.to_json(),
         "kind": "lora",
         "sha256": {name: sha256_of(tmp_path / name) for name in (WEIGHTS, "adapter_config.json")},
         "stage": "test",
     }
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["target_modules"]) == (str(tiny_student), ["q_proj", "v_proj"])
+    assert (config["base_model_name_or_path"], config["target_modules"]) == (tiny_student.name, ["q_proj", "v_proj"])
 
 
 def test_a_foreign_base_is_refused(tiny_student: Path, copied: Path) -> None:
