@@ -29,7 +29,7 @@ class TrainingDataModule(ResumableDataModule):
         train: Files of rationales to train on (positive.jsonl, negative.jsonl, …), all of them.
         validation: Files of rationales to validate on; without them, `validation_fraction` of the training questions.
         validation_fraction: Share of the questions of `train` held out, chosen by a hash of their id.
-        batch_size: Rationales a training batch and device (paper: 128 over 8 GPUs); with `packing`, rows.
+        batch_size: Rationales a training batch and device (reference: 128 over 8 GPUs; NCE 8); with `packing`, rows.
         eval_batch_size: The same of a validation batch; default as `batch_size`.
         max_length: Most tokens of prompt and rationale together.
         drop_longer: Leave out longer rationales, and say how many, instead of refusing.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -12,6 +14,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, get_scheduler
 
 from dust2gold.core.errors import InputError
@@ -20,6 +23,8 @@ from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded,
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 """Learning-rate schedules by the names of `schedule`, and what transformers calls them."""
+BY_EPOCH = "cosine_by_epoch"
+"""One more, the reference's for M_rank: a cosine that falls at the end of each epoch, down to 2%."""
 
 
 class TrainableModule(L.LightningModule):
@@ -88,13 +93,19 @@ class TrainableModule(L.LightningModule):
         return [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over what trains, with a linear warm-up from 0 and then `schedule` down to 0, step by step."""
-        if self.schedule not in SCHEDULES:
-            remedy = f"choose one of {', '.join(SCHEDULES)}"
+        """The optimizer over what trains, with a linear warm-up from 0 and then `schedule`."""
+        if self.schedule not in (*SCHEDULES, BY_EPOCH):
+            remedy = f"choose one of {', '.join((*SCHEDULES, BY_EPOCH))}"
             raise InputError(f"unknown schedule '{self.schedule}'", field="model.schedule", remedy=remedy)
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)
+        if self.schedule == BY_EPOCH:
+            self.trainer.fit_loop.setup_data()  # with max_steps alone nothing has counted the batches yet
+            an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+            factor = partial(_cosine_by_epoch, self.warmup_steps, an_epoch, math.ceil(steps / an_epoch))
+            scheduler = LambdaLR(optimizer, factor)
+        else:
+            scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -114,3 +125,9 @@ class TrainableModule(L.LightningModule):
         if differ:
             problem = f"the checkpoint does not fit this stage ({len(differ)} parameters differ, e.g. {min(differ)})"
             raise InputError(problem, remedy="use the settings it was trained with, or start over without --ckpt_path")
+
+
+def _cosine_by_epoch(warmup: int, steps_an_epoch: int, epochs: int, step: int) -> float:
+    """Factor of the learning rate of torch's `CosineAnnealingLR(T_max=epochs, eta_min=0.02 * lr)`, stepped by epoch."""
+    fallen = (1 - math.cos(math.pi * (step // steps_an_epoch) / epochs)) / 2
+    return (step / warmup if step < warmup else 1) * (1 - 0.98 * fallen)
