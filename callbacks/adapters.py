@@ -1,4 +1,4 @@
-"""Writes the trained adapter, whole or not at all: the best so far, and the last."""
+"""Writes the trained adapter, whole or not at all: the best so far or the last."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class AdapterWriter(L.Callback):
     says how, by its method `write_adapter(directory)`.
 
     Args:
-        monitor: Logged metric that decides which adapter is best.
+        monitor: Logged metric that decides which adapter is best; None: `adapter` is the last, too.
         mode: `min` or `max`.
     """
 
-    def __init__(self, monitor: str = "val/loss", mode: str = "min") -> None:
+    def __init__(self, monitor: str | None = "val/loss", mode: str = "min") -> None:
         if mode not in ("min", "max"):
             raise InputError(f"unknown mode '{mode}'", field="AdapterWriter.mode", remedy="choose min or max")
         self.monitor = monitor
@@ -45,7 +45,7 @@ class AdapterWriter(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the adapter if its score is the best so far."""
-        score = trainer.callback_metrics.get(self.monitor)
+        score = None if self.monitor is None else trainer.callback_metrics.get(self.monitor)
         if trainer.sanity_checking or trainer.state.fn != "fit" or score is None or not score.isfinite():
             return
         value = float(score)
@@ -58,7 +58,9 @@ class AdapterWriter(L.Callback):
         """Writes the last adapter, also as `adapter` where no score said which is best."""
         self._write(trainer, pl_module, "adapter-last")
         there = (Path(trainer.default_root_dir) / "adapter").is_dir()
-        if self.best is None or not trainer.strategy.broadcast(there):  # rank 0 writes; others may not see its files
+        if (
+            self.monitor is None or self.best is None or not trainer.strategy.broadcast(there)
+        ):  # rank 0 writes; others may not see its files
             self._write(trainer, pl_module, "adapter")
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:

@@ -15,6 +15,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
+from callbacks.adapters import AdapterWriter
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.collect.settings import CollectSettings
 from dust2gold.commands.collect import parse as parse_collect
@@ -193,6 +194,8 @@ def test_papers_values(stage: str, warmup: int, instantiate: Instantiate, llama_
     )
     assert (module.schedule, module.warmup_steps, trainer.gradient_clip_val) == ("linear", warmup, 1.0)
     assert (trainer.max_epochs, data.batch_size * trainer.num_devices) == (20, 8 if stage == "nce" else 128)
+    (writer,) = (each for each in trainer.callbacks if isinstance(each, AdapterWriter))  # type: ignore[attr-defined]
+    assert writer.monitor is None
     assert (data.validation_fraction, module.sampling.max_new_tokens) == (0, 1024)
     assert (data.max_characters, data.loss_on_prompt) == (1200 if stage == "nce" else 1600, True)
     if stage == "nat":

@@ -70,6 +70,12 @@ def test_best_and_last(fit: Fit, scores: list[float], mode: str, best: int) -> N
     assert fit(scores, AdapterWriter(mode=mode)) == {"adapter": best, "adapter-last": 2 * len(scores)}
 
 
+def test_the_last_if_no_score_is_monitored(fit: Fit) -> None:
+    writer = AdapterWriter(monitor=None)
+    writer.load_state_dict({"best": 0.5})  # of a run that kept the best
+    assert fit([1.0, 2.0, 3.0], writer) == {"adapter": 6, "adapter-last": 6}
+
+
 def test_what_an_earlier_run_left_is_replaced(fit: Fit) -> None:
     assert fit([], max_steps=1) == {"adapter": 1, "adapter-last": 1}  # without validation the last is the best
     assert fit([]) == {"adapter": 2, "adapter-last": 2}
