@@ -58,9 +58,8 @@ class AdapterWriter(L.Callback):
         """Writes the last adapter, also as `adapter` where no score said which is best."""
         self._write(trainer, pl_module, "adapter-last")
         there = (Path(trainer.default_root_dir) / "adapter").is_dir()
-        if (
-            self.monitor is None or self.best is None or not trainer.strategy.broadcast(there)
-        ):  # rank 0 writes; others may not see its files
+        found = trainer.strategy.broadcast(there)  # rank 0 writes; others may not see its files
+        if self.monitor is None or self.best is None or not found:
             self._write(trainer, pl_module, "adapter")
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:

@@ -83,7 +83,7 @@ def with_defaults(config: Namespace) -> Namespace:
 def _with_default_callbacks(
     stage: str, given: list[Namespace], without: Sequence[str], arguments: Mapping[str, Any]
 ) -> list[Namespace]:
-    """Default callbacks with arguments by class, each replaced by given ones of its class, then the other given ones."""
+    """Default callbacks with `arguments`, each replaced by given ones of its class, then the other given ones."""
     names = {path: path.rpartition(".")[2] for path, _ in CALLBACKS}
     if unknown := set(without) - set(names.values()):
         remedy = f"they are {', '.join(names.values())}"

@@ -74,7 +74,7 @@ def test_the_adapter_is_the_best_or_the_last() -> None:
         assert names(config)[0] == "AdapterWriter"
         assert config.trainer.callbacks[0].init_args.monitor == monitor
     for words in ([*WRITER, "val/accuracy", "--adapter", "last"], [*WRITER, "null"]):
-        with pytest.raises(InputError, match="field 'adapter': is '(best|last)', and AdapterWriter's monitor"):
+        with pytest.raises(InputError, match=r"field 'adapter': is '(best|last)', and AdapterWriter's monitor"):
             fit("neg", *words)
 
 
