@@ -7,16 +7,21 @@ from typing import Any
 
 import lightning as L
 
+from datamodules.components.encoding.tokenizer_identity import TokenizerIdentity
+from datamodules.training import TrainingDataModule
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import recover, write_directory_atomically
+from lightning_modules.components.adapters.manifest import add_facts, read_manifest
 from lightning_modules.fully_sharded import gathered
+from lightning_modules.trainable import TrainableModule
 
 
 class AdapterWriter(L.Callback):
     """Writes `<root>/adapter` whenever the monitored score improves, and `<root>/adapter-last` at the end.
 
     `<root>` is the Trainer's `default_root_dir`. Without validation `adapter` is written at the end too. The module
-    says how, by its method `write_adapter(directory)`.
+    says how, by its method `write_adapter(directory)`; the manifest then says with which tokenizer it was trained.
+    Adapters that the module reads must have been trained with the tokenizer of its DataModule.
 
     Args:
         monitor: Logged metric that decides which adapter is best; None: `adapter` is the last, too.
@@ -29,6 +34,17 @@ class AdapterWriter(L.Callback):
         self.monitor = monitor
         self.mode = mode
         self.best: float | None = None
+        self._tokenizer: TokenizerIdentity | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuses adapters that another tokenizer was used to train."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._tokenizer = data.tokenizer_identity if isinstance(data, TrainingDataModule) else None
+        if self._tokenizer is None or not isinstance(pl_module, TrainableModule):
+            return
+        for path in filter(None, pl_module.adapters_read):
+            if (directory := Path(path)).is_dir():  # the module says what else is wrong
+                self._tokenizer.check(read_manifest(directory).get("tokenizer"), "the adapter", directory)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, so that a resumed run does not overwrite a better adapter."""
@@ -68,3 +84,5 @@ class AdapterWriter(L.Callback):
                 path = Path(trainer.default_root_dir) / name
                 with write_directory_atomically(path) as directory:
                     pl_module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it
+                    if self._tokenizer is not None:
+                        add_facts(directory, {"tokenizer": self._tokenizer.to_json()})

@@ -38,6 +38,11 @@ class DPOModel(RightWrongModule):
         self.reference = reference
         self.beta = beta
 
+    @property
+    def adapters_read(self) -> tuple[str | None, ...]:
+        """Its own and `reference`."""
+        return (*super().adapters_read, self.reference)
+
     def setup(self, stage: str) -> None:
         """Refuses to train without `adapter`."""
         if stage in ("fit", "validate") and self.adapter is None:

@@ -32,6 +32,11 @@ class NATModel(StudentModule):
         self.unit_settings = units
         self.units = nn.ModuleDict()
 
+    @property
+    def adapters_read(self) -> tuple[str | None, ...]:
+        """Its own and `negative`."""
+        return (*super().adapters_read, self.negative)
+
     def build(self, stack: AdapterStack) -> None:
         """The negative LoRA frozen, the positive one and the units trainable."""
         if self.adapter is not None:

@@ -67,6 +67,11 @@ class NCEModel(StudentModule):
         self.last_beta: Tensor | None = None
         self._teacher: Teacher | None = None
 
+    @property
+    def adapters_read(self) -> tuple[str | None, ...]:
+        """Its own and `nat`."""
+        return (*super().adapters_read, self.nat)
+
     def build(self, stack: AdapterStack) -> None:
         """NAT frozen, then the student's own LoRA on the same base."""
         if self.nat is not None:

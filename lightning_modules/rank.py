@@ -56,6 +56,11 @@ class RankModel(TrainableModule):
         self.by_verdict = MetricCollection({"auroc": BinaryAUROC(), "calibration_error": BinaryCalibrationError()})
 
     @property
+    def adapters_read(self) -> tuple[str | None, ...]:
+        """A trained ranker, and the adapter that the decoder starts from."""
+        return self.trained, getattr(self.backbone_settings, "adapter", None)
+
+    @property
     def built(self) -> Ranker:
         """The ranker, once `configure_model` has built it."""
         if self.ranker is None:

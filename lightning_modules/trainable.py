@@ -21,10 +21,10 @@ from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers
 
-SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-"""Learning-rate schedules by the names of `schedule`, and what transformers calls them."""
 BY_EPOCH = "cosine_by_epoch"
-"""One more, the reference's for M_rank: a cosine that falls at the end of each epoch, down to 2%."""
+"""The reference's schedule for M_rank, and ours: a cosine that falls at the end of each epoch, down to 2%."""
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine", BY_EPOCH: BY_EPOCH}
+"""Learning-rate schedules by the names of `schedule`, and what transformers calls the others."""
 
 
 class TrainableModule(L.LightningModule):
@@ -40,6 +40,11 @@ class TrainableModule(L.LightningModule):
         self.schedule = schedule
         self.warmup_steps = warmup_steps
         self._step_sums: dict[str, Tensor] = {}  # by name, [2] float64: weighted sum and weight of the optimizer step
+
+    @property
+    def adapters_read(self) -> tuple[str | None, ...]:
+        """The adapter directories that this stage was given, None where it was given none."""
+        return ()
 
     def shard(self, transformer: PreTrainedModel, modules: Iterable[nn.Module]) -> None:
         """Shards, where the strategy is FSDP2's, a transformer, as it is called, and trainable modules outside it."""
@@ -94,8 +99,8 @@ class TrainableModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what trains, with a linear warm-up from 0 and then `schedule`."""
-        if self.schedule not in (*SCHEDULES, BY_EPOCH):
-            remedy = f"choose one of {', '.join((*SCHEDULES, BY_EPOCH))}"
+        if self.schedule not in SCHEDULES:
+            remedy = f"choose one of {', '.join(SCHEDULES)}"
             raise InputError(f"unknown schedule '{self.schedule}'", field="model.schedule", remedy=remedy)
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         steps = int(self.trainer.estimated_stepping_batches)
