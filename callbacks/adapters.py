@@ -21,7 +21,7 @@ class AdapterWriter(L.Callback):
 
     `<root>` is the Trainer's `default_root_dir`. Without validation `adapter` is written at the end too. The module
     says how, by its method `write_adapter(directory)`; the manifest then says with which tokenizer it was trained.
-    Adapters that the module reads must have been trained with the tokenizer of its DataModule.
+    The student and the adapters that the module reads must have been trained with the tokenizer of its DataModule.
 
     Args:
         monitor: Logged metric that decides which adapter is best; None: `adapter` is the last, too.
@@ -37,13 +37,17 @@ class AdapterWriter(L.Callback):
         self._tokenizer: TokenizerIdentity | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses adapters that another tokenizer was used to train."""
+        """Refuses a student and adapters that another tokenizer was used to train."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._tokenizer = data.tokenizer_identity if isinstance(data, TrainingDataModule) else None
         if self._tokenizer is None or not isinstance(pl_module, TrainableModule):
             return
-        for path in filter(None, pl_module.adapters_read):
-            if (directory := Path(path)).is_dir():  # the module says what else is wrong
+        student = getattr(pl_module, "student", None)
+        own = None if student in (None, data.tokenizer_name) else TokenizerIdentity.of_student(student)
+        if own is not None:
+            self._tokenizer.check(own.to_json(), "the student")
+        for path in (getattr(pl_module, name) for name in pl_module.adapters_read):
+            if path is not None and (directory := Path(path)).is_dir():  # the module says what else is wrong
                 self._tokenizer.check(read_manifest(directory).get("tokenizer"), "the adapter", directory)
 
     def state_dict(self) -> dict[str, Any]:

@@ -100,10 +100,7 @@ class StudentModule(TrainableModule):
         """Writes the trained adapter into an empty directory."""
         self.adapters.save(STUDENT, directory, {"stage": type(self).__name__})
 
-    @property
-    def adapters_read(self) -> tuple[str | None, ...]:
-        """The one to go on from."""
-        return (self.adapter,)
+    adapters_read: ClassVar[tuple[str, ...]] = ("adapter",)
 
     means_over_samples: ClassVar[frozenset[str]] = frozenset()
     """Parts of the loss that are means over samples; the others are means over target tokens. The logged mean of an

@@ -28,6 +28,7 @@ class DPOModel(RightWrongModule):
         kwargs: As in `StudentModule`; `adapter` is needed to train.
     """
 
+    adapters_read = ("adapter", "reference")
     means_over_samples = frozenset({"loss", "accuracy", "margin"})
     own_means = RightWrongModule.own_means | {"accuracy", "margin"}
 
@@ -37,11 +38,6 @@ class DPOModel(RightWrongModule):
             raise InputError(f"must be positive, found {beta}", field="model.beta")
         self.reference = reference
         self.beta = beta
-
-    @property
-    def adapters_read(self) -> tuple[str | None, ...]:
-        """Its own and `reference`."""
-        return (*super().adapters_read, self.reference)
 
     def setup(self, stage: str) -> None:
         """Refuses to train without `adapter`."""

@@ -26,16 +26,13 @@ class NATModel(StudentModule):
         kwargs: As in `StudentModule`; `adapter` takes a NAT directory.
     """
 
+    adapters_read = ("adapter", "negative")
+
     def __init__(self, negative: str | None = None, units: UnitSettings = UnitSettings(), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.negative = negative
         self.unit_settings = units
         self.units = nn.ModuleDict()
-
-    @property
-    def adapters_read(self) -> tuple[str | None, ...]:
-        """Its own and `negative`."""
-        return (*super().adapters_read, self.negative)
 
     def build(self, stack: AdapterStack) -> None:
         """The negative LoRA frozen, the positive one and the units trainable."""

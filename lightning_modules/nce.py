@@ -36,6 +36,7 @@ class NCEModel(StudentModule):
         kwargs: As in `StudentModule`.
     """
 
+    adapters_read = ("adapter", "nat")
     means_over_samples = frozenset({"distillation", "beta"})
 
     def __init__(
@@ -66,11 +67,6 @@ class NCEModel(StudentModule):
         self.units = nn.ModuleDict()
         self.last_beta: Tensor | None = None
         self._teacher: Teacher | None = None
-
-    @property
-    def adapters_read(self) -> tuple[str | None, ...]:
-        """Its own and `nat`."""
-        return (*super().adapters_read, self.nat)
 
     def build(self, stack: AdapterStack) -> None:
         """NAT frozen, then the student's own LoRA on the same base."""

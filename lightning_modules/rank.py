@@ -35,6 +35,8 @@ class RankModel(TrainableModule):
         warmup_steps: Steps of linear warm-up from 0.
     """
 
+    adapters_read = ("trained", "decoder_adapter")
+
     def __init__(
         self,
         backbone: BackboneSettings | None = None,
@@ -48,17 +50,14 @@ class RankModel(TrainableModule):
     ) -> None:
         super().__init__(optimizer, schedule, warmup_steps)
         self.backbone_settings = backbone
+        self.student = getattr(backbone, "source", None)
+        self.decoder_adapter = getattr(backbone, "adapter", None)  # that the decoder starts from
         self.trained = trained
         self.loss = partial(pairwise, exponents=exponents) if loss == "pairwise" else RANKING_LOSSES[loss]
         self.head_layers = head_layers
         self.ranker: Ranker | None = None
         self.pairwise_accuracy = MeanMetric()
         self.by_verdict = MetricCollection({"auroc": BinaryAUROC(), "calibration_error": BinaryCalibrationError()})
-
-    @property
-    def adapters_read(self) -> tuple[str | None, ...]:
-        """A trained ranker, and the adapter that the decoder starts from."""
-        return self.trained, getattr(self.backbone_settings, "adapter", None)
 
     @property
     def built(self) -> Ranker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -30,6 +30,7 @@ SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "
 class TrainableModule(L.LightningModule):
     """A module of which a part trains and the rest, the base, is frozen and never saved."""
 
+    adapters_read: ClassVar[tuple[str, ...]] = ()  # attributes with the directories of adapters that a stage was given
     base_name: str  # as the user named it; `configure_model` sets both
     base_identity: BaseIdentity | None  # of the frozen weights; None where there is nothing frozen to check
 
@@ -40,11 +41,6 @@ class TrainableModule(L.LightningModule):
         self.schedule = schedule
         self.warmup_steps = warmup_steps
         self._step_sums: dict[str, Tensor] = {}  # by name, [2] float64: weighted sum and weight of the optimizer step
-
-    @property
-    def adapters_read(self) -> tuple[str | None, ...]:
-        """The adapter directories that this stage was given, None where it was given none."""
-        return ()
 
     def shard(self, transformer: PreTrainedModel, modules: Iterable[nn.Module]) -> None:
         """Shards, where the strategy is FSDP2's, a transformer, as it is called, and trainable modules outside it."""

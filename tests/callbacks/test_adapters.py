@@ -153,10 +153,10 @@ def trained(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root
 
 
-def command(root: Path, verb: str, stage: str, tokenizer: str, options: str, run: Path | None = None) -> list[str]:
-    """A command of a stage on the student `moved`, in a directory of its own if `run` is given."""
+def command(root: Path, verb: str, stage: str, student: str, options: str, run: Path | None = None) -> list[str]:
+    """A command of a stage, whose directory is in `run`, by default in `root`."""
     reader = "model.backbone.init_args.student" if stage == "rank" else "model.student"
-    words = f"{verb} --config {CONFIGS}/{stage}.yaml --{reader} {root}/moved --data.tokenizer {tokenizer} {HERE}"
+    words = f"{verb} --config {CONFIGS}/{stage}.yaml --{reader} {student} {HERE}"
     return f"{words} --trainer.default_root_dir {run or root}/{stage} {options}".format(root=root).split()
 
 
@@ -200,6 +200,21 @@ def test_what_another_tokenizer_trained_is_refused(
     assert (
         cli.main(command(trained, verb, stage, f"{trained}/moved", options, tmp_path)) == 0
     )  # the same at another path
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stage", ["neg", "rank"])
+def test_a_tokenizer_that_is_not_the_students_is_refused(
+    stage: str, trained: Path, tmp_path: Path, complaint: Callable[..., str]
+) -> None:
+    options = FITS[stage] + " --data.tokenizer {root}/"
+    said = complaint(*command(trained, "fit", stage, f"{trained}/moved", f"{options}other", tmp_path))
+    assert "the student was trained with another tokenizer, 'moved'" in said
+    assert "'other'" in said
+    (tmp_path / "bare").mkdir()
+    for file in ("config.json", "model.safetensors"):  # of which nobody knows the tokenizer
+        shutil.copy(trained / "moved" / file, tmp_path / "bare")
+    assert cli.main(command(trained, "fit", stage, f"{tmp_path}/bare", f"{options}other", tmp_path)) == 0
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -78,7 +78,7 @@ def rates_by_epoch(epochs: int, steps: int) -> list[float]:
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs, eta_min=0.02 * 0.5)
     rates = []
     for _ in range(epochs):
-        rates += [scheduler.get_last_lr()[0]] * steps
+        rates += [float(scheduler.get_last_lr()[0])] * steps
         optimizer.step()
         scheduler.step()
     return rates

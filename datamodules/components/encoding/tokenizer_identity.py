@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datamodules.components.encoding.tokenization import opening_of
+from datamodules.components.encoding.tokenization import load_tokenizer, opening_of
 from dust2gold.core.errors import InputError
 from dust2gold.core.provenance import short_hash
 
@@ -37,6 +37,14 @@ class TokenizerIdentity:
             shown.resolve().name if shown.is_dir() else name,
             short_hash([opening_of(tokenizer), tokenizer.eos_token_id, decides]),
         )
+
+    @classmethod
+    def of_student(cls, student: str) -> TokenizerIdentity | None:
+        """That of a student's own tokenizer; None if it brings none."""
+        try:
+            return cls.of(student, load_tokenizer(student))
+        except InputError:
+            return None
 
     def to_json(self) -> dict[str, str]:
         """For a manifest or a checkpoint."""
