@@ -1,4 +1,4 @@
-"""Writes the trained adapter, whole or not at all: the best so far, and the last."""
+"""Writes the trained adapter, whole or not at all: the best so far or the last."""
 
 from __future__ import annotations
 
@@ -7,28 +7,48 @@ from typing import Any
 
 import lightning as L
 
+from datamodules.components.encoding.tokenizer_identity import TokenizerIdentity
+from datamodules.training import TrainingDataModule
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import recover, write_directory_atomically
+from lightning_modules.components.adapters.manifest import add_facts, read_manifest
 from lightning_modules.fully_sharded import gathered
+from lightning_modules.trainable import TrainableModule
 
 
 class AdapterWriter(L.Callback):
     """Writes `<root>/adapter` whenever the monitored score improves, and `<root>/adapter-last` at the end.
 
     `<root>` is the Trainer's `default_root_dir`. Without validation `adapter` is written at the end too. The module
-    says how, by its method `write_adapter(directory)`.
+    says how, by its method `write_adapter(directory)`; the manifest then says with which tokenizer it was trained.
+    The student and the adapters that the module reads must have been trained with the tokenizer of its DataModule.
 
     Args:
-        monitor: Logged metric that decides which adapter is best.
+        monitor: Logged metric that decides which adapter is best; None: `adapter` is the last, too.
         mode: `min` or `max`.
     """
 
-    def __init__(self, monitor: str = "val/loss", mode: str = "min") -> None:
+    def __init__(self, monitor: str | None = "val/loss", mode: str = "min") -> None:
         if mode not in ("min", "max"):
             raise InputError(f"unknown mode '{mode}'", field="AdapterWriter.mode", remedy="choose min or max")
         self.monitor = monitor
         self.mode = mode
         self.best: float | None = None
+        self._tokenizer: TokenizerIdentity | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuses a student and adapters that another tokenizer was used to train."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._tokenizer = data.tokenizer_identity if isinstance(data, TrainingDataModule) else None
+        if self._tokenizer is None or not isinstance(pl_module, TrainableModule):
+            return
+        student = getattr(pl_module, "student", None)
+        own = None if student in (None, data.tokenizer_name) else TokenizerIdentity.of_student(student)
+        if own is not None:
+            self._tokenizer.check(own.to_json(), "the student")
+        for path in (getattr(pl_module, name) for name in pl_module.adapters_read):
+            if path is not None and (directory := Path(path)).is_dir():  # the module says what else is wrong
+                self._tokenizer.check(read_manifest(directory).get("tokenizer"), "the adapter", directory)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, so that a resumed run does not overwrite a better adapter."""
@@ -45,7 +65,7 @@ class AdapterWriter(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the adapter if its score is the best so far."""
-        score = trainer.callback_metrics.get(self.monitor)
+        score = None if self.monitor is None else trainer.callback_metrics.get(self.monitor)
         if trainer.sanity_checking or trainer.state.fn != "fit" or score is None or not score.isfinite():
             return
         value = float(score)
@@ -58,7 +78,8 @@ class AdapterWriter(L.Callback):
         """Writes the last adapter, also as `adapter` where no score said which is best."""
         self._write(trainer, pl_module, "adapter-last")
         there = (Path(trainer.default_root_dir) / "adapter").is_dir()
-        if self.best is None or not trainer.strategy.broadcast(there):  # rank 0 writes; others may not see its files
+        found = trainer.strategy.broadcast(there)  # rank 0 writes; others may not see its files
+        if self.monitor is None or self.best is None or not found:
             self._write(trainer, pl_module, "adapter")
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
@@ -67,3 +88,5 @@ class AdapterWriter(L.Callback):
                 path = Path(trainer.default_root_dir) / name
                 with write_directory_atomically(path) as directory:
                     pl_module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it
+                    if self._tokenizer is not None:
+                        add_facts(directory, {"tokenizer": self._tokenizer.to_json()})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.components.batching.groups import Grouping
 from datamodules.components.encoding.tokenization import context_of, load_tokenizer
+from datamodules.components.encoding.tokenizer_identity import TokenizerIdentity
 from datamodules.components.labels import Labels, Verdicts, check_both, check_verdicts
 from datamodules.components.limits import Limits
 from datamodules.components.table import Examples, open_table
@@ -30,7 +32,7 @@ class TrainingDataModule(ResumableDataModule):
         train: Files of rationales to train on (positive.jsonl, negative.jsonl, …), all of them.
         validation: Files of rationales to validate on; without them, `validation_fraction` of the training questions.
         validation_fraction: Share of the questions of `train` held out, chosen by a hash of their id.
-        batch_size: Rationales a training batch and device (paper: 128 over 8 GPUs); with `packing`, rows.
+        batch_size: Rationales a training batch and device (reference: 128 over 8 GPUs; NCE 8); with `packing`, rows.
         eval_batch_size: The same of a validation batch; default as `batch_size`.
         max_length: Most tokens of prompt and rationale together, in training; no limit on a question to answer.
         drop_longer: Leave out longer rationales, and say how many, instead of refusing.
@@ -113,6 +115,20 @@ class TrainingDataModule(ResumableDataModule):
             problem, remedy = "all questions were held out for validation", "lower --data.validation_fraction"
             raise InputError(problem, field="data.validation_fraction", remedy=remedy)
         self.train_examples, self.validation_examples = train, held
+
+    @cached_property
+    def tokenizer_identity(self) -> TokenizerIdentity:
+        """What adapters and checkpoints note of the tokenizer, from `setup` on."""
+        return TokenizerIdentity.of(self.tokenizer_name, self.tokenizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands, and the tokenizer."""
+        return {**super().state_dict(), "tokenizer": self.tokenizer_identity.to_json()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores where training stood; refuses what another tokenizer was used to train."""
+        self.tokenizer_identity.check(state_dict.get("tokenizer"), "the checkpoint")
+        super().load_state_dict(state_dict)
 
     def gradable(self, examples: Examples, file: Path) -> Examples:
         """The rationales of a file whose verdicts this stage can use.

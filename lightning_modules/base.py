@@ -48,9 +48,10 @@ class StudentModule(TrainableModule):
         random_weights: Build the base from its config alone, with random weights (benchmarks, tests).
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         quantization: Bits of the frozen decoder's linear layers: none, 8bit or 4bit (bitsandbytes).
-        optimizer: Optimizer of the trainable parameters (paper: AdamW, lr 3e-4).
-        schedule: Learning-rate schedule after the warm-up: constant, linear or cosine.
-        warmup_steps: Steps of linear warm-up from 0 (paper: 200, NCE 1,000).
+        optimizer: Optimizer of the trainable parameters (reference: AdamW, lr 3e-4, no weight decay).
+        schedule: Learning-rate schedule after the warm-up: constant, linear or cosine, the last two down to 0, or
+            cosine_by_epoch (reference: linear).
+        warmup_steps: Steps of linear warm-up from 0 (reference: 200, NCE 1,000).
         sampling: How `predict` samples; `test` decodes greedily with the same `max_new_tokens`.
     """
 
@@ -63,8 +64,8 @@ class StudentModule(TrainableModule):
         random_weights: bool = False,
         gradient_checkpointing: bool = False,
         quantization: Quantization = "none",
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4),
-        schedule: str = "constant",
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4, weight_decay=0.0),
+        schedule: str = "linear",
         warmup_steps: int = 0,
         sampling: SamplingSettings = SamplingSettings(),
     ) -> None:
@@ -98,6 +99,8 @@ class StudentModule(TrainableModule):
     def write_adapter(self, directory: Path) -> None:
         """Writes the trained adapter into an empty directory."""
         self.adapters.save(STUDENT, directory, {"stage": type(self).__name__})
+
+    adapters_read: ClassVar[tuple[str, ...]] = ("adapter",)
 
     means_over_samples: ClassVar[frozenset[str]] = frozenset()
     """Parts of the loss that are means over samples; the others are means over target tokens. The logged mean of an

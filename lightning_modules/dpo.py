@@ -28,6 +28,7 @@ class DPOModel(RightWrongModule):
         kwargs: As in `StudentModule`; `adapter` is needed to train.
     """
 
+    adapters_read = ("adapter", "reference")
     means_over_samples = frozenset({"loss", "accuracy", "margin"})
     own_means = RightWrongModule.own_means | {"accuracy", "margin"}
 

@@ -27,6 +27,7 @@ class NATModel(StudentModule):
     """
 
     verdicts = "positive"
+    adapters_read = ("adapter", "negative")
 
     def __init__(self, negative: str | None = None, units: UnitSettings = UnitSettings(), **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -37,6 +37,7 @@ class NCEModel(StudentModule):
     """
 
     verdicts = "positive"
+    adapters_read = ("adapter", "nat")
     means_over_samples = frozenset({"distillation", "beta"})
 
     def __init__(

@@ -15,7 +15,7 @@ class NegativeModel(StudentModule):
     """Maximum likelihood with one LoRA: max E log P(r, ŷ | x; θ).
 
     The data make the model: D_neg gives M_neg, D_pos CoT KD, both MIX, the data set's own solutions Fine-tune,
-    D_pos with the student's own right samples self-augmentation.
+    D_pos with CoT KD's own right samples self-augmentation.
     """
 
     verdicts = "negative"

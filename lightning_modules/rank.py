@@ -17,7 +17,7 @@ from lightning_modules.components.losses.ranking import RANKING_LOSSES, pairwise
 from lightning_modules.components.losses.targets import is_padding
 from lightning_modules.components.ranking.backbones import BackboneSettings, DecoderSettings
 from lightning_modules.components.ranking.ranker import Ranker, load_ranker
-from lightning_modules.trainable import TrainableModule
+from lightning_modules.trainable import BY_EPOCH, TrainableModule
 
 
 class RankModel(TrainableModule):
@@ -28,28 +28,31 @@ class RankModel(TrainableModule):
             `EncoderSettings`. With `trained`, only where its base differs from the one it was trained with.
         trained: Directory of a trained ranker, to validate, to predict with or to go on training.
         loss: `pairwise`, (1 − s_pos)^a + s_neg^b, or `binary_cross_entropy`.
-        exponents: a and b of `pairwise`. The reference names 3 and 7 and uses 3 for both.
+        exponents: a and b of `pairwise` (reference: 3 and 3; it also names a second exponent, 7, and does not use it).
         head_layers: Residual layers of the head; a trained ranker brings its own.
-        optimizer: Optimizer of what trains (reference: lr 2e-5, the whole encoder).
-        schedule: Learning-rate schedule after the warm-up: constant, linear or cosine (reference: cosine).
+        optimizer: Optimizer of what trains (reference: AdamW, lr 2e-5, weight decay 1e-5, the whole encoder).
+        schedule: As in `StudentModule` (reference: cosine_by_epoch, which falls to 2% at the end of each epoch).
         warmup_steps: Steps of linear warm-up from 0.
     """
 
     verdicts = "both"
+    adapters_read = ("trained", "decoder_adapter")
 
     def __init__(
         self,
         backbone: BackboneSettings | None = None,
         trained: str | None = None,
         loss: Literal["pairwise", "binary_cross_entropy"] = "pairwise",
-        exponents: tuple[float, float] = (3, 7),
+        exponents: tuple[float, float] = (3, 3),
         head_layers: int = 2,
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5),
-        schedule: str = "cosine",
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5, weight_decay=1e-5),
+        schedule: str = BY_EPOCH,
         warmup_steps: int = 0,
     ) -> None:
         super().__init__(optimizer, schedule, warmup_steps)
         self.backbone_settings = backbone
+        self.student = getattr(backbone, "source", None)
+        self.decoder_adapter = getattr(backbone, "adapter", None)  # that the decoder starts from
         self.trained = trained
         self.loss = partial(pairwise, exponents=exponents) if loss == "pairwise" else RANKING_LOSSES[loss]
         self.head_layers = head_layers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -13,6 +14,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, get_scheduler
 
 from dust2gold.core.errors import InputError, reason
@@ -20,8 +22,10 @@ from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.stack import shapes_only
 from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers
 
-SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-"""Learning-rate schedules by the names of `schedule`, and what transformers calls them."""
+BY_EPOCH = "cosine_by_epoch"
+"""The reference's schedule for M_rank, and ours: a cosine that falls at the end of each epoch, down to 2%."""
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine", BY_EPOCH: BY_EPOCH}
+"""Learning-rate schedules by the names of `schedule`, and what transformers calls the others."""
 
 
 class TrainableModule(L.LightningModule):
@@ -29,6 +33,7 @@ class TrainableModule(L.LightningModule):
 
     verdicts: ClassVar[Literal["positive", "negative", "both"] | None] = None
     """What it trains on, right or wrong rationales or some of each; None: any. The default of `data.verdicts`."""
+    adapters_read: ClassVar[tuple[str, ...]] = ()  # attributes with the directories of adapters that a stage was given
     base_name: str  # as the user named it; `configure_model` sets both
     base_identity: BaseIdentity | None  # of the frozen weights; None where there is nothing frozen to check
 
@@ -97,7 +102,7 @@ class TrainableModule(L.LightningModule):
         return [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over what trains, with a linear warm-up from 0 and then `schedule` down to 0, step by step."""
+        """The optimizer over what trains, with a linear warm-up from 0 and then `schedule`."""
         try:
             optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
             rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -107,7 +112,13 @@ class TrainableModule(L.LightningModule):
             remedy = "the paper takes AdamW with a learning rate of 3e-4"
             raise InputError(reason(error), field="model.optimizer", remedy=remedy) from error
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)
+        if self.schedule == BY_EPOCH:
+            self.trainer.fit_loop.setup_data()  # with max_steps alone nothing has counted the batches yet
+            an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+            factor = partial(_cosine_by_epoch, self.warmup_steps, an_epoch, math.ceil(steps / an_epoch))
+            scheduler = LambdaLR(optimizer, factor)
+        else:
+            scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -127,3 +138,9 @@ class TrainableModule(L.LightningModule):
         if differ:
             problem = f"the checkpoint does not fit this stage ({len(differ)} parameters differ, e.g. {min(differ)})"
             raise InputError(problem, remedy="use the settings it was trained with, or start over without --ckpt_path")
+
+
+def _cosine_by_epoch(warmup: int, steps_an_epoch: int, epochs: int, step: int) -> float:
+    """Factor of the learning rate of torch's `CosineAnnealingLR(T_max=epochs, eta_min=0.02 * lr)`, stepped by epoch."""
+    fallen = (1 - math.cos(math.pi * (step // steps_an_epoch) / epochs)) / 2
+    return (step / warmup if step < warmup else 1) * (1 - 0.98 * fallen)

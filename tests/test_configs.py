@@ -15,6 +15,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
+from callbacks.adapters import AdapterWriter
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.collect.settings import CollectSettings
 from dust2gold.commands.collect import parse as parse_collect
@@ -193,6 +194,8 @@ def test_papers_values(stage: str, warmup: int, instantiate: Instantiate, llama_
     )
     assert (module.schedule, module.warmup_steps, trainer.gradient_clip_val) == ("linear", warmup, 1.0)
     assert (trainer.max_epochs, data.batch_size * trainer.num_devices) == (20, 8 if stage == "nce" else 128)
+    (writer,) = (each for each in trainer.callbacks if isinstance(each, AdapterWriter))  # type: ignore[attr-defined]
+    assert writer.monitor is None
     assert (data.validation_fraction, module.sampling.max_new_tokens) == (0, 1024)
     assert (data.max_characters, data.loss_on_prompt) == (1200 if stage == "nce" else 1600, True)
     assert (data.max_length, data.drop_longer) == (2048, True)
@@ -222,9 +225,34 @@ def test_papers_ranker(instantiate: Callable[..., LightningCLI]) -> None:
     assert (module.backbone_settings.path, module.loss.keywords) == ("google/flan-t5-xl", {"exponents": (3, 3)})
     optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (2e-5, 1e-5)
-    assert (module.schedule, trainer.max_epochs, trainer.gradient_clip_val) == ("cosine", 5, None)
+    assert (module.schedule, trainer.max_epochs, trainer.gradient_clip_val) == ("cosine_by_epoch", 5, None)
     assert (data.batch_size, data.pairs_per_question, data.max_length, data.drop_longer) == (1, 1, 512, True)
     assert data.max_scored_length == 512
+
+
+@pytest.mark.parametrize("file", [file for file in [*STAGES, *OVERLAYS] if file.stem != "vote"], ids=name)
+def test_references_values_are_the_defaults(file: Path, instantiate: Instantiate) -> None:
+    """Weight decay (torch's AdamW has 0.01), the schedule and M_rank's exponents, where a config says nothing else."""
+    made = instantiate(*layers(file))
+    module: Any = made.model
+    ranks = file.stem == "rank"
+    optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert optimizer.defaults["weight_decay"] == (1e-5 if ranks else 0)
+    of_demo = file.parent.name == "demo"
+    assert module.schedule == ("linear" if not ranks else "cosine" if of_demo else "cosine_by_epoch")
+    if ranks:
+        assert module.loss.keywords == {"exponents": (3, 3)}
+
+
+def test_values_without_a_config(instantiate: Instantiate) -> None:
+    plain: Any = instantiate("--model", "NegativeModel", "--data", "RationaleDataModule").model
+    ranker: Any = instantiate("--model", "RankModel", "--data", "PairDataModule").model
+    for module, schedule, decay, rate in ((plain, "linear", 0, 3e-4), (ranker, "cosine_by_epoch", 1e-5, 2e-5)):
+        defaults = module.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults
+        assert (module.schedule, defaults["weight_decay"], defaults["lr"]) == (schedule, decay, rate)
+    assert ranker.loss.keywords == {"exponents": (3, 3)}
+    assert plain.sampling.max_new_tokens == 1024
+    assert instantiate("--config", str(REPOSITORY / "configs/nce.yaml")).datamodule.batch_size == 8
 
 
 def write_negative(directory: Path) -> None:

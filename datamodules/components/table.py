@@ -30,12 +30,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.components.encoding.prompts import prompt
-from datamodules.components.encoding.tokenization import encode, opening_of
+from datamodules.components.encoding.tokenization import encode
+from datamodules.components.encoding.tokenizer_identity import TokenizerIdentity
 from datamodules.components.records.records import Rationale, Verdict
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_text, sha256_of, write_directory_atomically
 from dust2gold.core.jsonl import count_lines, read_json_lines
-from dust2gold.core.provenance import Provenance, short_hash
+from dust2gold.core.provenance import Provenance
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -194,13 +195,11 @@ def _temporary(tokenizer: PreTrainedTokenizerBase, file: Path) -> pa.Buffer:
 def _provenance(tokenizer: PreTrainedTokenizerBase, file: Path) -> Provenance:
     with open_text(file):  # tells of a missing one
         pass
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    model = json.dumps(sorted(tokenizer.get_vocab().items())) if fast is None else fast.to_str()
     facts = {
         "schema": str(SCHEMA),
         "file": sha256_of(file),  # whole, however large: a changed verdict is one word
         "prompt": prompt("{question}"),
-        "tokenizer": short_hash([type(tokenizer).__name__, opening_of(tokenizer), tokenizer.eos_token_id, model]),
+        "tokenizer": TokenizerIdentity.of(tokenizer.name_or_path, tokenizer).ids,
     }
     return Provenance.of(facts, libraries=("tokenizers", "transformers"))
 

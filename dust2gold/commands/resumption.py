@@ -53,6 +53,7 @@ def fit_provenance(config: Mapping[str, Any], processes: int = 1) -> Provenance:
     return Provenance.of(
         {
             "seed_everything": config.get("seed_everything"),
+            "adapter": config.get("adapter"),
             "model": config.get("model"),
             "data": config.get("data"),
             "trainer": {name: trainer.get(name) for name in _OF_THE_TRAINER},

@@ -6,8 +6,9 @@ It also lets a config name our classes without their modules.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Callback, LightningModule
@@ -30,8 +31,9 @@ TRAINER = {
 }
 """Defaults of the Trainer's arguments where they differ from Lightning's."""
 
+_WRITER = "callbacks.adapters.AdapterWriter"
 CALLBACKS: Sequence[tuple[str, type[LightningModule]]] = (
-    ("callbacks.adapters.AdapterWriter", TrainableModule),  # adapter/ (best val/loss) and adapter-last/
+    (_WRITER, TrainableModule),  # adapter/ and adapter-last/
     ("callbacks.checkpoints.RunCheckpoint", TrainableModule),  # checkpoints/last.ckpt, for fit to go on from
     ("callbacks.randomness.RandomStateCheckpoint", TrainableModule),
     ("callbacks.finite.FiniteGuard", TrainableModule),  # stops at a NaN: stopped/step-<n>.pt
@@ -41,7 +43,9 @@ CALLBACKS: Sequence[tuple[str, type[LightningModule]]] = (
     ("lightning.pytorch.callbacks.LearningRateMonitor", TrainableModule),
 )
 """The callbacks that stages have without naming them, each with the kind of stage that has it."""
-_ARGUMENTS = {"lightning.pytorch.callbacks.LearningRateMonitor": {"init_args": {"logging_interval": "step"}}}
+_ARGUMENTS: dict[str, Any] = {
+    "lightning.pytorch.callbacks.LearningRateMonitor": {"init_args": {"logging_interval": "step"}}
+}
 
 
 def import_stages() -> None:
@@ -55,7 +59,7 @@ def with_defaults(config: Namespace) -> Namespace:
     """Fills in, in a copy, what depends on the stage: default callbacks, tokenizer, length of answers, verdicts.
 
     Raises:
-        InputError: If `without_callbacks` names no default callback.
+        InputError: If `without_callbacks` names no default callback, or `adapter` and a given `AdapterWriter` disagree.
     """
     model = config.get("model")
     if not isinstance(model, Namespace):  # a stage that is not named yet, as in `fit --print_config`
@@ -63,7 +67,14 @@ def with_defaults(config: Namespace) -> Namespace:
     config = config.clone()
     given = config.trainer.callbacks or []
     given = given if isinstance(given, list) else [given]
-    config.trainer.callbacks = _with_default_callbacks(model.class_path, given, config.without_callbacks)
+    arguments = {**_ARGUMENTS, **({_WRITER: {"init_args": {"monitor": None}}} if config.adapter == "last" else {})}
+    config.trainer.callbacks = _with_default_callbacks(model.class_path, given, config.without_callbacks, arguments)
+    for callback in config.trainer.callbacks:
+        if callback.class_path == _WRITER and (callback.init_args.monitor is None) != (config.adapter == "last"):
+            problem = f"is '{config.adapter}', and AdapterWriter's monitor is {callback.init_args.monitor}"
+            raise InputError(
+                problem, field="adapter", remedy="give monitor null for the last, or a metric for the best"
+            )
     options, stage = config.get("data.init_args"), model.get("init_args") or {}
     if options is not None and options.get("max_new_tokens", "") is None:
         options.max_new_tokens = stage.get("sampling.max_new_tokens")
@@ -75,8 +86,10 @@ def with_defaults(config: Namespace) -> Namespace:
     return config
 
 
-def _with_default_callbacks(stage: str, given: list[Namespace], without: Sequence[str]) -> list[Namespace]:
-    """Default callbacks, each replaced by given ones of its class, then the other given ones."""
+def _with_default_callbacks(
+    stage: str, given: list[Namespace], without: Sequence[str], arguments: Mapping[str, Any]
+) -> list[Namespace]:
+    """Default callbacks with `arguments`, each replaced by given ones of its class, then the other given ones."""
     names = {path: path.rpartition(".")[2] for path, _ in CALLBACKS}
     if unknown := set(without) - set(names.values()):
         remedy = f"they are {', '.join(names.values())}"
@@ -85,7 +98,7 @@ def _with_default_callbacks(stage: str, given: list[Namespace], without: Sequenc
     parser = ArgumentParser()
     parser.add_argument("--callbacks", type=list[Callback])
     wanted = [
-        {"class_path": path, **_ARGUMENTS.get(path, {})}
+        {"class_path": path, **arguments.get(path, {})}
         for path, has_it in CALLBACKS
         if isinstance(kind, type) and issubclass(kind, has_it) and names[path] not in without
     ]

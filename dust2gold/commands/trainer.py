@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -95,9 +95,11 @@ class StageCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds what leaves out a default callback."""
+        """Adds what leaves out a default callback, and what chooses the adapter."""
         help_ = "Callbacks that stages have by default, by class name, for this one not to have: [SampleWriter]."
         parser.add_argument("--without_callbacks", type=list[str], default=[], help=help_)
+        help_ = "What adapter/ holds: the weights of the best val/loss, or the last ones (reference)."
+        parser.add_argument("--adapter", type=Literal["best", "last"], default="best", help=help_)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Says where the options of stages are, and what `fit --ckpt_path` takes here."""

@@ -167,8 +167,10 @@ class _Outputs(contextlib.ExitStack):
 
 
 def own_solution(question: Question) -> Rationale:
-    """The data set's own solution as a right rationale (Fine-tune, RANK); one that boxes no answer gets its box."""
+    """The data set's own solution as a right rationale; one that boxes no answer gets its box."""
     text = question.solution
     if extract_answer(text) is None:
         text = f"{text.rstrip()}\nThe answer is \\boxed{{{question.gold}}}."
-    return replace(rationale_for(question, 0, text, "dataset"), answer=extract_answer(text), verdict="positive")
+    name = f"{question.id}/solution"  # no sample's: several stages train on both
+    own = rationale_for(question, 0, text, "dataset")
+    return replace(own, id=name, answer=extract_answer(text), verdict="positive")

@@ -29,7 +29,8 @@ ABOUT = {
     "cl": "CL: CoT KD, and a question nearer to its right rationales than to its wrong ones",
     "nt": "NT: negative training, the likelihood of wrong rationales lowered",
     "ul": "UL: unlikelihood of wrong rationales",
-    "self-augmentation": "self-augmentation: a LoRA on D_pos and NAT's own right samples, the data that NCE sees",
+    "cot-kd-samples": "CoT KD answers the training questions; its right answers join D_pos for self-augmentation",
+    "self-augmentation": "self-augmentation: CoT KD on D_pos and its own right samples",
     "kd": "self-refinement: NCE without β",
     # Options of ours: β for each token; what the field trains on the same pairs today.
     "nce-token": "NCE with a β for each token",
@@ -104,6 +105,24 @@ class Commands:
             outputs=(f"{name}/adapter", f"{name}/predictions.jsonl"),
         )
 
+    def sampled(self, name: str, student: str, config: str) -> Stage:
+        """A stage in which a trained student answers the training questions; its right answers join D_pos."""
+        run, root, settings = self.run, f"{self.run}/{name}", self.settings
+        return Stage(
+            name,
+            ABOUT[name],
+            (
+                f"predict {self.configs(config)} {self.decoder} --model.adapter {run}/{student}/adapter "
+                f"--model.sampling.samples {settings.samples} --model.sampling.seed {settings.seed} "
+                f"{self.questions(f'{run}/data', settings.train_limit)} --trainer.default_root_dir {root}",
+                f"augment --positive {run}/data/positive.jsonl --samples {root}/samples.jsonl "
+                f"--output {root}/positive.jsonl",
+            ),
+            ("data", student),
+            students=(settings.student,),
+            outputs=(f"{name}/samples.jsonl", f"{name}/positive.jsonl"),
+        )
+
 
 RIGHT = "--data.verdicts positive"  # where the stage that trains M_neg trains on right rationales
 _RANKER = ("student", "rank")  # M_rank is no student: its sizes stand in rank.yaml alone
@@ -118,19 +137,7 @@ def method_stages(settings: RunSettings) -> list[Stage]:
         make.trained("cot-kd", "data", "neg", positive, RIGHT),
         make.trained("neg", "data", "neg", f"{run}/data/negative.jsonl"),
         make.trained("nat", "data neg", "nat", positive, f"--model.negative {run}/neg/adapter"),
-        Stage(
-            "samples",
-            ABOUT["samples"],
-            (
-                f"predict {make.configs('nat')} {make.decoder} --model.adapter {run}/nat/adapter "
-                f"--model.sampling.samples {settings.samples} --model.sampling.seed {settings.seed} "
-                f"{make.questions(f'{run}/data', settings.train_limit)} --trainer.default_root_dir {run}/samples",
-                f"augment --positive {positive} --samples {run}/samples/samples.jsonl --output {augmented}",
-            ),
-            ("data", "nat"),
-            students=(settings.student,),
-            outputs=("samples/samples.jsonl", "samples/positive.jsonl"),
-        ),
+        make.sampled("samples", "nat", "nat"),
         make.trained("nce", "nat samples", "nce", augmented, f"--model.nat {run}/nat/adapter"),
         Stage(
             "rank",

@@ -28,14 +28,16 @@ def table_stages(settings: RunSettings) -> list[Stage]:
     make = Commands(settings)
     run, positive, augmented = make.run, f"{make.run}/data/positive.jsonl", f"{make.run}/samples/positive.jsonl"
     both = make.files("data/positive.jsonl", "data/negative.jsonl")
+    with_gold = make.files("data/positive.jsonl", "data/negative.jsonl", "data/solutions.jsonl")  # reference: NT, CL
     neg, cot_kd, nat = (f"{run}/{name}/adapter" for name in ("neg", "cot-kd", "nat"))
     return [
         make.trained("fine-tune", "data", "neg", f"{run}/data/solutions.jsonl", RIGHT),
         make.trained("mix", "data", "neg", both, "--data.verdicts both"),
-        make.trained("cl", "data", "cl", both),
-        make.trained("nt", "data", "nt", both),
+        make.trained("cl", "data", "cl", with_gold),
+        make.trained("nt", "data", "nt", with_gold),
         make.trained("ul", "data", "ul", both),
-        make.trained("self-augmentation", "samples", "neg", augmented, RIGHT),
+        make.sampled("cot-kd-samples", "cot-kd", "neg"),
+        make.trained("self-augmentation", "cot-kd-samples", "neg", f"{run}/cot-kd-samples/positive.jsonl", RIGHT),
         make.trained("kd", "nat samples", "nce", augmented, f"--model.nat {nat} --model.calibrated false"),
         make.trained("nce-token", "nat samples", "nce", augmented, f"--model.nat {nat} --model.per_token true"),
         make.trained("redi", "data cot-kd", "redi", both, f"--model.adapter {cot_kd}"),

@@ -1,6 +1,7 @@
 """Which adapter lies where when a run ends, is resumed, or fails to write."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ import pytest
 from safetensors import SafetensorError
 
 from callbacks.adapters import AdapterWriter
+from datamodules.components.records.records import write_rationales
+from dust2gold import cli
 from dust2gold.core.errors import InputError
 from tests.callbacks.conftest import OneWeight
 from tests.lightning_modules.steps import loader, quiet_trainer
+from tests.records import rationale, write_asked
 
 NAN = float("nan")
 
@@ -70,6 +74,12 @@ def test_best_and_last(fit: Fit, scores: list[float], mode: str, best: int) -> N
     assert fit(scores, AdapterWriter(mode=mode)) == {"adapter": best, "adapter-last": 2 * len(scores)}
 
 
+def test_the_last_if_no_score_is_monitored(fit: Fit) -> None:
+    writer = AdapterWriter(monitor=None)
+    writer.load_state_dict({"best": 0.5})  # of a run that kept the best
+    assert fit([1.0, 2.0, 3.0], writer) == {"adapter": 6, "adapter-last": 6}
+
+
 def test_what_an_earlier_run_left_is_replaced(fit: Fit) -> None:
     assert fit([], max_steps=1) == {"adapter": 1, "adapter-last": 1}  # without validation the last is the best
     assert fit([]) == {"adapter": 2, "adapter-last": 2}
@@ -119,3 +129,103 @@ def test_validation_alone_and_the_sanity_check_write_nothing(fit: Fit, tmp_path:
 def test_unknown_mode() -> None:
     with pytest.raises(InputError, match="unknown mode 'best'"):
         AdapterWriter(mode="best")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with NEG, NAT and RANK, one optimizer step each, and beside it `moved`, the student, and `other`.
+
+    `other` is the student with another tokenizer: its last two tokens have each other's ids.
+    """
+    root = tmp_path_factory.mktemp("trained")
+    for kind, first in (("positive", 0), ("negative", 1)):
+        write_rationales(root / f"{kind}.jsonl", [rationale(q, k) for q in range(8) for k in range(first, 4, 2)])
+    write_asked(root / "questions.jsonl", 2)
+    for name in ("moved", "other"):
+        shutil.copytree(tiny_student, root / name)
+    state = json.loads((root / "other/tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = state["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (root / "other/tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+    for stage, options in FITS.items():
+        assert cli.main(command(root, "fit", stage, str(tiny_student), options)) == 0
+    return root
+
+
+def command(root: Path, verb: str, stage: str, student: str, options: str, run: Path | None = None) -> list[str]:
+    """A command of a stage, whose directory is in `run`, by default in `root`."""
+    reader = "model.backbone.init_args.student" if stage == "rank" else "model.student"
+    words = f"{verb} --config {CONFIGS}/{stage}.yaml --{reader} {student} {HERE}"
+    return f"{words} --trainer.default_root_dir {run or root}/{stage} {options}".format(root=root).split()
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+HERE = "--trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.logger false --trainer.max_steps 1"
+HERE += " --without_callbacks [LearningRateMonitor]"
+BOTH = "--data.train=[{root}/positive.jsonl,{root}/negative.jsonl] --data.validation_fraction 0"
+ASKED = "--data.questions {root}/questions.jsonl --model.sampling.max_new_tokens 2"
+FITS = {
+    "neg": "--data.train {root}/negative.jsonl --data.validation_fraction 0",
+    "nat": "--model.negative {root}/neg/adapter --data.train {root}/positive.jsonl --data.validation_fraction 0",
+    "rank": BOTH,
+}
+READS = {
+    "model.adapter": ("test", "neg", f"--model.adapter {{root}}/neg/adapter {ASKED}"),
+    "model.adapter of NAT": ("predict", "nat", f"--model.adapter {{root}}/nat/adapter {ASKED}"),
+    "model.negative": ("fit", "nat", f"{FITS['nat']}"),
+    "model.nat": ("fit", "nce", "--model.nat {root}/nat/adapter --data.train {root}/positive.jsonl"),
+    "model.reference": ("fit", "dpo", f"--model.adapter {{root}}/neg/adapter {BOTH}"),
+    "model.trained": ("predict", "rank", "--model.trained {root}/rank/adapter --data.predict {root}/positive.jsonl"),
+    "model.backbone.adapter": ("fit", "rank", f"--model.backbone.adapter {{root}}/neg/adapter {BOTH}"),
+    "ckpt_path, test": ("test", "neg", f"--ckpt_path {{root}}/neg/checkpoints/last.ckpt {ASKED}"),
+    "ckpt_path, fit": (
+        "fit",
+        "neg",
+        f"{FITS['neg']} --ckpt_path {{root}}/neg/checkpoints/last.ckpt --trainer.max_steps 2",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reads", READS)
+def test_what_another_tokenizer_trained_is_refused(
+    reads: str, trained: Path, tiny_student: Path, tmp_path: Path, complaint: Callable[..., str]
+) -> None:
+    verb, stage, options = READS[reads]
+    said = complaint(*command(trained, verb, stage, f"{trained}/other", options, tmp_path))
+    assert "trained with another tokenizer" in said
+    assert f"'{tiny_student.name}'" in said
+    assert "'other'" in said
+    assert (
+        cli.main(command(trained, verb, stage, f"{trained}/moved", options, tmp_path)) == 0
+    )  # the same at another path
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stage", ["neg", "rank"])
+def test_a_tokenizer_that_is_not_the_students_is_refused(
+    stage: str, trained: Path, tmp_path: Path, complaint: Callable[..., str]
+) -> None:
+    options = FITS[stage] + " --data.tokenizer {root}/"
+    said = complaint(*command(trained, "fit", stage, f"{trained}/moved", f"{options}other", tmp_path))
+    assert "the student was trained with another tokenizer, 'moved'" in said
+    assert "'other'" in said
+    (tmp_path / "bare").mkdir()
+    for file in ("config.json", "model.safetensors"):  # of which nobody knows the tokenizer
+        shutil.copy(trained / "moved" / file, tmp_path / "bare")
+    assert cli.main(command(trained, "fit", stage, f"{tmp_path}/bare", f"{options}other", tmp_path)) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_that_does_not_say_its_tokenizer_is_taken(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "nat/adapter", tmp_path / "old")
+    for file in (tmp_path / "old").rglob("dust2gold.json"):
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        assert manifest.pop("tokenizer").keys() == {"name", "ids"}
+        file.write_text(json.dumps(manifest), encoding="utf-8")
+    options = f"--model.adapter {tmp_path}/old {ASKED}"
+    assert cli.main(command(trained, "test", "nat", f"{trained}/other", options, tmp_path)) == 0
+    assert f"{tmp_path}/old: does not say which tokenizer" in capsys.readouterr().err

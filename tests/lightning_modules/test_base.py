@@ -14,6 +14,7 @@ from lightning_modules.components.adapters.nat import POSITIVE
 from lightning_modules.components.adapters.stack import LoraSettings
 from lightning_modules.components.sampling.settings import SamplingSettings
 from lightning_modules.nat import NATModel
+from lightning_modules.trainable import TrainableModule
 from tests.lightning_modules.steps import held_out_parts, loader, quiet_trainer, train
 
 STAGES = ["negative", "nat", "nce", "refinement"]
@@ -54,6 +55,52 @@ def test_gradient_checkpointing_changes_no_gradient(
         assert {layer.gradient_checkpointing for layer in layers} == {checkpointing}
     assert all(gradient.abs().max() > 0 for gradient in found[0].values())
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+class Paced(TrainableModule):
+    """One weight, and the learning rate of each optimizer step."""
+
+    def __init__(self, schedule: str, warmup_steps: int) -> None:
+        super().__init__(lambda parameters: torch.optim.SGD(parameters, lr=0.5), schedule, warmup_steps)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.rates: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.weight.sum()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def rates_by_epoch(epochs: int, steps: int) -> list[float]:
+    """Of torch's cosine, stepped by epoch down to 2%."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs, eta_min=0.02 * 0.5)
+    rates = []
+    for _ in range(epochs):
+        rates += [float(scheduler.get_last_lr()[0])] * steps
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "limits", "expected"),
+    [
+        ("linear", 2, {"max_epochs": 2}, [0, 0.25, 0.5, 0.375, 0.25, 0.125]),
+        ("constant", 0, {"max_epochs": 1}, [0.5] * 3),
+        ("cosine_by_epoch", 0, {"max_epochs": 5}, rates_by_epoch(5, 3)),
+        ("cosine_by_epoch", 2, {"max_epochs": 3}, [0, 0.25, *rates_by_epoch(3, 3)[2:]]),
+        ("cosine_by_epoch", 0, {"max_steps": 7}, rates_by_epoch(3, 3)[:7]),
+    ],
+)
+def test_learning_rates(
+    schedule: str, warmup: int, limits: dict[str, int], expected: list[float], tmp_path: Path
+) -> None:
+    """Five batches an epoch, two an optimizer step: the third step of an epoch has one."""
+    module = Paced(schedule, warmup)
+    quiet_trainer(tmp_path, accumulate_grad_batches=2, **limits).fit(module, loader(*range(5)))
+    assert module.rates == pytest.approx(expected)
 
 
 def test_ddp_leaves_the_constants_of_the_base_alone(make_stage: Any) -> None:

@@ -118,7 +118,12 @@ def test_a_cached_teacher_trains_the_same_student_and_runs_once(
     runs = [("online", 3, None, 9), ("cached", 2, None, 3), ("cached", 3, tmp_path / "checkpoint", 0)]
     for teacher, epochs, checkpoint, passes in runs:
         torch.manual_seed(5)
-        options = {"teacher": teacher, "cache": CacheSettings(storage="float32"), "per_token": per_token}
+        options = {
+            "teacher": teacher,
+            "cache": CacheSettings(storage="float32"),
+            "per_token": per_token,
+            "schedule": "constant",
+        }
         module = make_stage("nce", **options, lora=LoraSettings(r=4, alpha=16, dropout=0.0))
         stack, active = module.adapters, list[str]()
         stack.base.get_decoder().register_forward_hook(

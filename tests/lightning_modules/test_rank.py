@@ -188,7 +188,7 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
         column = torch.tensor(positive[chosen] + negative[chosen])[:, None]
         rows = torch.arange(len(column)).view(2, -1).T
         batches.append({"input_ids": column, "attention_mask": column, "rationale_mask": column, "pairs": rows})
-    model = RankModel()
+    model = RankModel(exponents=(3, 7))
     model.ranker = lambda ids, attention, rationale: ids[:, 0]  # type: ignore[assignment]  # the logits are the ids
     result = quiet_trainer(tmp_path).validate(model, loader(*batches), verbose=False)[0]
     scores = [(1 / (1 + math.exp(-x)), y) for y, side in ((1, positive), (0, negative)) for x in side]

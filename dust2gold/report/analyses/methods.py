@@ -12,7 +12,7 @@ METHODS = {
     "cl": "CoT KD with a contrastive term: a question's right rationales near, its wrong ones far",
     "nt": "negative training: lowers the likelihood of wrong rationales",
     "ul": "unlikelihood training on wrong rationales",
-    "self-augmentation": "trained on D_pos and the student's own right samples, the data that NCE sees",
+    "self-augmentation": "CoT KD on D_pos and the right samples of CoT KD itself",
     "kd": "self-refinement: NCE with β switched off",
     "neg": "M_neg, trained on the wrong rationales (D_neg), greedy",
     "nat": "M_NAT, right rationales with the frozen M_neg integrated (stage 1), greedy",

@@ -24,6 +24,13 @@ def write_manifest(directory: Path, facts: dict[str, Any]) -> None:
     (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
+def add_facts(directory: Path, facts: dict[str, Any]) -> None:
+    """Adds facts to the manifest of an adapter and of each adapter in it; checksums stay as they are."""
+    for file in directory.rglob(ADAPTER_MANIFEST):
+        manifest = {**read_manifest(file.parent), **facts}
+        file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
 def _signed_files(directory: Path) -> list[tuple[str, Path]]:
     """The files below a directory that have a checksum, by their path in it."""
     files = sorted(file for pattern in ("*.safetensors", ADAPTER_CONFIG) for file in directory.rglob(pattern))

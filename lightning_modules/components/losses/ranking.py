@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def pairwise(
-    positive: Tensor, negative: Tensor, pairs: float | None = None, exponents: tuple[float, float] = (3, 7)
+    positive: Tensor, negative: Tensor, pairs: float | None = None, exponents: tuple[float, float] = (3, 3)
 ) -> Tensor:
     """(1 − σ(l_pos))^a + σ(l_neg)^b, mean over pairs; (a, b) = `exponents`."""
     loss = (1 - positive.sigmoid()) ** exponents[0] + negative.sigmoid() ** exponents[1]  # [P]

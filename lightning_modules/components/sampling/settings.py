@@ -16,7 +16,7 @@ class SamplingSettings:
         samples: Samples per question.
         temperature: Divides the logits; 0 takes the most probable token (greedy).
         top_p: Keeps the smallest set of most probable tokens whose mass reaches this, after the temperature.
-        max_new_tokens: Cap on the generated tokens, EOS included.
+        max_new_tokens: Cap on the generated tokens, EOS included (reference: 1,024).
         seed: Base seed, see `sample_seed`.
         rows: Samples decoded at a time, which bounds the memory; others wait for the first to end. The samples do not
             depend on it.
@@ -25,7 +25,7 @@ class SamplingSettings:
     samples: int = 1
     temperature: float = 0.7
     top_p: float = 1.0
-    max_new_tokens: int = 512
+    max_new_tokens: int = 1024
     seed: int = 0
     rows: int = 64
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from dust2gold import cli
+from dust2gold.commands.resumption import fit_provenance
 from dust2gold.core.errors import InputError
 from lightning_modules.negative import NegativeModel
 from tests.commands import parse
@@ -55,6 +56,31 @@ def test_default_callbacks_can_be_left_out() -> None:
     assert names(fit("neg", "--without_callbacks", "[SampleWriter, FiniteGuard]")) == left
     with pytest.raises(InputError, match="no default callback 'GateMonitor'"):
         fit("nat", "--without_callbacks", "[GateMonitor]")
+
+
+WRITER = ["--trainer.callbacks+=AdapterWriter", "--trainer.callbacks.monitor"]
+
+
+def test_the_adapter_is_the_best_or_the_last() -> None:
+    for words, monitor in (
+        ([], "val/loss"),
+        (["--adapter", "last"], None),
+        (["--config", "configs/paper/student.yaml"], None),
+        (["--config", "configs/paper/student.yaml", "--adapter", "best"], "val/loss"),
+        ([*WRITER, "val/accuracy"], "val/accuracy"),
+        ([*WRITER, "null", "--adapter", "last"], None),  # as a run's own config.yaml says it
+    ):
+        config = fit("neg", *words)
+        assert names(config)[0] == "AdapterWriter"
+        assert config.trainer.callbacks[0].init_args.monitor == monitor
+    for words in ([*WRITER, "val/accuracy", "--adapter", "last"], [*WRITER, "null"]):
+        with pytest.raises(InputError, match=r"field 'adapter': is '(best|last)', and AdapterWriter's monitor"):
+            fit("neg", *words)
+
+
+def test_another_adapter_is_another_run() -> None:
+    made = [fit_provenance(fit("neg", *words).as_dict()) for words in ([], ["--adapter", "last"])]
+    assert "adapter" in made[0].differences(made[1].facts)
 
 
 ENCODER = ["--model.backbone", "EncoderSettings", "--model.backbone.path", "t5"]

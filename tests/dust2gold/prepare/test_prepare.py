@@ -102,6 +102,7 @@ def test_solutions_are_right_rationales_that_box_their_answer(tmp_path: Path) ->
     (boxed,), (given,) = (read_rationales(directory / "solutions.jsonl") for directory in (math, gsm))
     expected = ("So \\boxed{3}.", "3", "positive", "dataset")
     assert (boxed.rationale, boxed.answer, boxed.verdict, boxed.writer) == expected
+    assert boxed.id == f"{boxed.question_id}/solution"  # no sample's: NT, CL and RANK train on both
     assert (given.rationale, given.answer) == ("2 + 2 = 4\n#### 4", "4")  # what states its answer is left as it is
     for directory in (none, math):  # where an earlier run's stands
         prepared(directory, "multiarith", {"input": "q", "target": 4})

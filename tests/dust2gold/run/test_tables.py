@@ -1,9 +1,12 @@
+import pytest
+
 from dust2gold.run.settings import RunSettings
 from dust2gold.run.stage import in_order
 from dust2gold.run.tables import PUBLISHERS, run_stages
 
 ROWS = [
-    *"fine-tune mix cl nt ul self-augmentation kd nce-token redi dpo nat-no-negatives nat-single nat-sum".split(),
+    *"fine-tune mix cl nt ul cot-kd-samples self-augmentation kd nce-token redi dpo nat-no-negatives".split(),
+    *"nat-single nat-sum".split(),
     *"nat-delta nat-negatives-25 nat-negatives-50 nat-semantic".split(),
 ]
 
@@ -18,6 +21,45 @@ def test_the_stages_that_the_settings_ask_for() -> None:
     assert set(names(tables=True)) == {*method, *ROWS}
     assert set(names(other_questions=5)) == {*method, "tests", "gsm8k-like", "multiarith-like"}
     assert set(names(others="d")) == {*method, "tests", *PUBLISHERS}
+
+
+RIGHT, WRONG, GOLD = (f"r/data/{name}.jsonl" for name in ("positive", "negative", "solutions"))
+
+
+@pytest.mark.parametrize(
+    ("row", "files"),
+    [
+        ("fine-tune", GOLD),
+        ("mix", f"[{RIGHT}, {WRONG}]"),
+        ("cl", f"[{RIGHT}, {WRONG}, {GOLD}]"),
+        ("nt", f"[{RIGHT}, {WRONG}, {GOLD}]"),
+        ("ul", f"[{RIGHT}, {WRONG}]"),
+        ("self-augmentation", "r/cot-kd-samples/positive.jsonl"),
+        ("kd", "r/samples/positive.jsonl"),
+    ],
+)
+def test_what_a_row_trains_on(row: str, files: str) -> None:
+    (stage,) = (each for each in run_stages(RunSettings(run="r", tables=True)) if each.name == row)
+    words = stage.words[0]
+    assert words[words.index("--data.train") + 1] == files
+
+
+def test_self_augmentation_samples_its_own_student() -> None:
+    """CoT KD answers the training questions as NAT does, and its right answers join D_pos."""
+    stages = {stage.name: stage for stage in run_stages(RunSettings(run="r", tables=True, samples=3, train_limit=7))}
+    own, nat = stages["cot-kd-samples"], stages["samples"]
+    swapped = [c.replace("r/samples", "r/cot-kd-samples").replace("r/nat", "r/cot-kd") for c in nat.commands]
+    configs = {"--config configs/demo/nat.yaml ": "", "configs/nat.yaml": "configs/neg.yaml"}
+    for before, after in configs.items():
+        swapped = [command.replace(before, after) for command in swapped]
+    assert list(own.commands) == swapped
+    assert "--model.sampling.samples 3" in own.commands[0]
+    assert "--data.limit_questions 7" in own.commands[0]
+    assert (own.needs, own.outputs) == (
+        ("data", "cot-kd"),
+        ("cot-kd-samples/samples.jsonl", "cot-kd-samples/positive.jsonl"),
+    )
+    assert stages["self-augmentation"].needs == ("cot-kd-samples",)
 
 
 def test_other_test_sets_are_answered_by_what_was_trained() -> None:

@@ -11,7 +11,7 @@ def test_losses_by_hand() -> None:
     sigma = [[1 / (1 + math.exp(-x)) for x in side] for side in (positive, negative)]
     pairs = list(zip(*sigma, strict=True))
     expected = {
-        "pairwise": sum((1 - p) ** 3 + n**7 for p, n in pairs) / 3,
+        "pairwise": sum((1 - p) ** 3 + n**3 for p, n in pairs) / 3,
         "binary_cross_entropy": sum(-math.log(p) - math.log(1 - n) for p, n in pairs) / 6,
     }
     right, wrong = (torch.tensor(side, dtype=torch.float64) for side in (positive, negative))
@@ -22,7 +22,8 @@ def test_losses_by_hand() -> None:
 
 def test_the_exponents_are_options() -> None:
     right, wrong = torch.tensor([0.0], dtype=torch.float64), torch.tensor([math.log(3)], dtype=torch.float64)
-    assert pairwise(right, wrong, exponents=(3, 3)).item() == pytest.approx(0.5**3 + 0.75**3, abs=1e-15)
+    assert pairwise(right, wrong).item() == pytest.approx(0.5**3 + 0.75**3, abs=1e-15)
+    assert pairwise(right, wrong, exponents=(3, 7)).item() == pytest.approx(0.5**3 + 0.75**7, abs=1e-15)
 
 
 def test_losses_at_their_limits() -> None:
