@@ -23,6 +23,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.trainer.states import TrainerFn
 
+from datamodules.training import TrainingDataModule
 from dust2gold.commands.disk import bytes_written
 from dust2gold.commands.stand_ins import NotMadeError, StandIns
 from dust2gold.commands.trainer import StageCLI
@@ -96,14 +97,17 @@ class _Checker:
         self._stand_ins = stand_ins
         self._read: dict[str, Any] = {}  # DataModules by their arguments: many commands read the same
         self._told: set[str] = set()
+        self._longest_sample = 0  # that a `predict` so far may make, in tokens
 
     def check(self, stage: Stage, words: Sequence[str]) -> int:
         """Sets up one command, and says what it reads; returns about how many bytes it will write."""
-        said, reads, size, found = io.StringIO(), "", 0, list[Exception]()
+        said, reads, size = io.StringIO(), "", 0
+        found, warned = list[Exception](), list[str]()
         with _quiet(), contextlib.redirect_stderr(said):
             try:
                 command = _SetUp(words, stage, self._stand_ins, self._read)
                 reads, size, found = command.reads, command.writes, command.problems
+                warned = self._of_samples(command)
             except NotMadeError as error:
                 reads = f"not checked: {error}"
             except _REFUSALS as error:
@@ -111,7 +115,7 @@ class _Checker:
         if words[0] == "fit" and (found or not size):
             self._stand_ins.breaks(stage)
         say(f"{stage.name:<18} {words[0]:<8} {'has a problem, see below' if found else reads}")
-        for line in [*self._stand_ins.news(), *said.getvalue().split("\n")]:
+        for line in [*self._stand_ins.news(), *warned, *said.getvalue().split("\n")]:
             line = line.rpartition("\r")[2].strip()  # of a progress bar, nothing
             if line and line not in self._told:  # once, and not for every command that reads the same file
                 say(f"    {line}")
@@ -119,6 +123,18 @@ class _Checker:
         told = [f"stage '{stage.name}', {words[0]}: {error}" for error in found]
         self.problems += [self._stand_ins.by_own_names(text) for text in told]
         return size
+
+    def _of_samples(self, command: _SetUp) -> list[str]:
+        """A warning where samples that are still to be made may be too long to train on: nobody knows it yet."""
+        data, module = command.datamodule, command.model
+        if command.subcommand == "predict" and (questions := getattr(data, "questions", None)):
+            longest = max(len(ids) for _, ids in questions) + module.sampling.max_new_tokens
+            self._longest_sample = max(self._longest_sample, longest)
+        limits = isinstance(data, TrainingDataModule) and not (data.drop_longer or command.complete)
+        if command.subcommand != "fit" or not limits or data.max_length >= self._longest_sample:
+            return []
+        more = f"up to {self._longest_sample:,} tokens, more than --data.max_length {data.max_length}"
+        return [f"samples may have {more}, and would end it: give --data.drop_longer true"]
 
 
 class _SetUp(StageCLI):
@@ -128,6 +144,7 @@ class _SetUp(StageCLI):
         reads: What it will read, in words.
         writes: About how many bytes it will write.
         problems: What its data and its stage refuse.
+        complete: Whether all that it reads is there, and nothing stands for it.
     """
 
     def __init__(self, words: Sequence[str], stage: Stage, stand_ins: StandIns, read: dict[str, Any]) -> None:
@@ -138,6 +155,7 @@ class _SetUp(StageCLI):
         """Parses the command line, and lets others stand in for what is not made yet."""
         super().parse_arguments(parser, args)
         self._readable = self._stand_ins.fill(self.config[self.config.subcommand], self._stage)
+        self.complete = not self._stand_ins.in_use
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Sets up DataModule and stage as the Trainer would, the stage on the meta device."""

@@ -47,6 +47,11 @@ class StandIns:
         news, self._news = self._news, []
         return news
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a file stood for another since `news` was asked."""
+        return bool(self._news)
+
     def by_own_names(self, text: str) -> str:
         """A text in which stand-ins are called what they stand for."""
         return text.replace(str(self._room), "")

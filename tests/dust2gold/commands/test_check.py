@@ -129,6 +129,17 @@ def test_what_a_training_stage_would_stop_at(
     assert re.search(problem, err)
 
 
+def test_samples_that_may_be_too_long_to_train_on(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    limits: dict[str, Any] = {"max_characters": 1600, "max_length": 900}
+    sizes = write_sizes(student={"data": {"init_args": limits}}, rank={})
+    only = ["--config", "configs/paper.yaml", "--only", "data,cot-kd,neg,nat,samples,nce"]
+    assert cli.main([*options, *only, *sizes]) == 0
+    out = capsys.readouterr().out
+    warnings = re.findall(r"(?m)^(\w+) +fit .*\n.*read instead.*\n +samples may have up to (.*)", out)
+    given = "more than --data.max_length 900, and would end it: give --data.drop_longer true"
+    assert [(name, text.partition(" tokens, ")[2]) for name, text in warnings] == [("nce", given)]
+
+
 def test_an_adapter_of_another_kind_and_one_that_nobody_makes(
     options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,7 +228,7 @@ def test_every_stage_of_the_papers_tables_is_set_up_on_its_data(
     words = ["run", "--run", "runs/it", "--check", *papers_models, *data]
     assert cli.main([*words, "--config", "configs/paper_tables.yaml"]) == 0
     out = capsys.readouterr().out
-    print(out)
+    assert "after 'math-01514')" in out  # which is asked, with what room there is for an answer
     both = [run_stages(load_settings(f"configs/{name}.yaml", {}, RunSettings)) for name in ("paper", "paper_tables")]
     mine, all_ = ({stage.name: stage.verbs for stage in stages} for stages in both)
     assert mine.items() <= all_.items()  # whatever is said of the tables is true of the paper's run
