@@ -42,9 +42,9 @@ def options(tmp_path: Path) -> str:
     """What makes the stage small and its machines quick to lose patience; a checkpoint every 2 steps."""
     write_positive(tmp_path / "t.jsonl", 12)
     return (
-        f"--data.validation {write_held(tmp_path / 'v.jsonl')} --data.verdicts positive --data.batch_size 2 --model.dtype float32 "
-        "--model.lora.dropout 0.3 --model.warmup_steps 2 --model.optimizer.init_args.lr 0.01 --trainer.max_epochs 2 "
-        f"{CPU} --trainer.precision 32-true --trainer.strategy.init_args.timeout 0:00:{TIMEOUT} "
+        f"--data.validation {write_held(tmp_path / 'v.jsonl')} --data.verdicts positive --data.batch_size 2 "
+        "--model.dtype float32 --model.lora.dropout 0.3 --model.warmup_steps 2 --model.optimizer.init_args.lr 0.01 "
+        f"{CPU} --trainer.max_epochs 2 --trainer.precision 32-true --trainer.strategy.init_args.timeout 0:00:{TIMEOUT} "
         "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint --trainer.callbacks.every_n_train_steps=2"
     )
 
