@@ -42,9 +42,9 @@ def options(tmp_path: Path) -> str:
     """What makes the stage small and its machines quick to lose patience; a checkpoint every 2 steps."""
     write_positive(tmp_path / "t.jsonl", 12)
     return (
-        f"--data.validation {write_held(tmp_path / 'v.jsonl', 3, 1)} --data.batch_size 2 --model.dtype float32 "
-        "--model.lora.dropout 0.3 --model.warmup_steps 2 --model.optimizer.init_args.lr 0.01 --trainer.max_epochs 2 "
-        f"{CPU} --trainer.precision 32-true --trainer.strategy.init_args.timeout 0:00:{TIMEOUT} "
+        f"--data.validation {write_held(tmp_path / 'v.jsonl')} --data.verdicts positive --data.batch_size 2 "
+        "--model.dtype float32 --model.lora.dropout 0.3 --model.warmup_steps 2 --model.optimizer.init_args.lr 0.01 "
+        f"{CPU} --trainer.max_epochs 2 --trainer.precision 32-true --trainer.strategy.init_args.timeout 0:00:{TIMEOUT} "
         "--trainer.callbacks+=callbacks.checkpoints.RunCheckpoint --trainer.callbacks.every_n_train_steps=2"
     )
 
@@ -56,7 +56,7 @@ def words(options: str, tiny_student: Path, tmp_path: Path) -> Words:
     def make(root: str, nodes: int = 2, devices: int = 1, more: str = "", trainer: str = "multi_node") -> list[str]:
         (tmp_path / root).mkdir(exist_ok=True)
         where = f"--config {REPOSITORY}/configs/trainer/{trainer}.yaml {options} --data.train {tmp_path}/t.jsonl"
-        where += f" --data.verdicts positive --trainer.num_nodes {nodes} --trainer.devices {devices} {more}"
+        where += f" --trainer.num_nodes {nodes} --trainer.devices {devices} {more}"
         return stage_words("fit", "neg", tiny_student, tmp_path / root, where)
 
     return make
