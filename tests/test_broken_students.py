@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dust2gold.core.students import locate_student
 from tests.records import write_positive
 from tests.words import stage_words
 
@@ -69,11 +70,15 @@ def test_a_broken_student(name: str, complaint: Complaint, tiny_student: Path, t
     file, spoil = BROKEN[name]
     spoil(student / file)
     train = write_positive(tmp_path / "p.jsonl", 4)
-    said = complaint(*stage_words("fit", "neg", student, tmp_path / "run", f"--data.train {train}"))
+    words = stage_words("fit", "neg", student, tmp_path / "run", f"--data.train {train} --data.verdicts positive")
+    said = complaint(*words)
     assert str(student) in said
 
 
 def test_a_token_beyond_the_vocabulary(complaint: Complaint, tiny_student: Path, tmp_path: Path) -> None:
-    train = write_positive(tmp_path / "p.jsonl", 4)
-    words = stage_words("fit", "neg", tiny_student, tmp_path / "run", f"--data.train {train} --data.tokenizer embedded")
+    student, train = tmp_path / "student", write_positive(tmp_path / "p.jsonl", 4)
+    shutil.copytree(tiny_student, student)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(locate_student("embedded"), name), student)
+    words = stage_words("fit", "neg", student, tmp_path / "run", f"--data.train {train} --data.verdicts positive")
     assert "a token id beyond the student's vocabulary" in complaint(*words)
