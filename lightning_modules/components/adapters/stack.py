@@ -13,23 +13,22 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.foreign_errors import loading
 from dust2gold.core.students import locate_student, public_name
 from lightning_modules.components.adapters.base_identity import BaseIdentity, base_of
-from lightning_modules.components.adapters.layer_names import name_layers
+from lightning_modules.components.adapters.layer_names import choose_layers, name_layers
 from lightning_modules.components.adapters.manifest import (
     ADAPTER_WEIGHTS,
     check_files,
@@ -55,13 +54,16 @@ class LoraSettings:
         r: Rank (paper: 8).
         alpha: lora_alpha; the branch is scaled by alpha / r (paper: 16).
         dropout: Dropout on the adapter's input (paper: 0.05).
-        target_modules: Names of the adapted linear layers (paper: q_proj, v_proj).
+        target_modules: Names of the adapted linear layers (paper: q_proj, v_proj); `all-linear`: all of the decoder's;
+            `auto`: PEFT's choice for the architecture, taken too where the student has none of the paper's.
+        use_rslora: Scale the branch by alpha / √r instead (Kalajdzievski 2023), for large ranks.
     """
 
     r: int = 8
     alpha: int = 16
     dropout: float = 0.05
-    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    target_modules: list[str] | Literal["all-linear", "auto"] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    use_rslora: bool = False
 
     def peft(self) -> LoraConfig:
         """The same as a PEFT config."""
@@ -70,6 +72,7 @@ class LoraSettings:
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=list(self.target_modules),
+            use_rslora=self.use_rslora,
             task_type="CAUSAL_LM",
         )
 
@@ -164,18 +167,13 @@ class AdapterStack(nn.Module):
         return find_head(self.base)
 
     def add(self, name: str, settings: LoraSettings) -> None:
-        """Adds a fresh, trainable adapter and makes it the active one."""
-        layers = [f".{path}" for path, _ in self.model.named_modules()]
-        for target in settings.target_modules:
-            if not any(path.endswith(f".{target}") for path in layers):
-                problem = f"the student has no layer '{target}' that LoRA could adapt"
-                found = [
-                    path for path, m in self.base.get_decoder().named_modules() if isinstance(m, (nn.Linear, Conv1D))
-                ]
-                remedy = f"its linear layers are {', '.join(sorted({path.rpartition('.')[2] for path in found}))}"
-                raise InputError(problem, field="lora.target_modules", remedy=remedy)
+        """Adds a fresh, trainable adapter and makes it the active one.
+
+        An InputError if the student has no such layers.
+        """
+        targets = choose_layers(self.base, settings.target_modules)
         try:
-            self._inject(name, settings.peft())
+            self._inject(name, replace(settings, target_modules=targets).peft())
         except ValueError as error:
             remedy = "adapt linear layers with a positive rank, e.g. r 8 on q_proj, v_proj"
             raise InputError(
