@@ -58,7 +58,11 @@ LONG = json.dumps(rationale(3, rationale="1+1=2 " * 200).to_json())
         pytest.param(GOOD.replace('"verdict"', '"verdikt"').encode(), ":1: field 'verdict': missing", id="no field"),
         pytest.param(GOOD.replace('"score": null', '"score": "x"').encode(), ":1: field 'score': ", id="wrong type"),
         pytest.param(GOOD.replace("{", '{"extra": 1, ', 1).encode(), ":1: field 'extra': unknown", id="unknown field"),
-        pytest.param(GOOD.replace("nuts", "N\xfcsse").encode("latin-1"), ": not UTF-8 (", id="no UTF-8"),
+        pytest.param(f"{GOOD}\nN\xfcsse".encode("latin-1"), ":2: not UTF-8 (", id="no UTF-8"),
+        pytest.param(b"PAR1\x15\x04", ": is Parquet, and JSON lines were expected", id="Parquet"),
+        pytest.param(b"\x28\xb5\x2f\xfd\x04", ": is zstandard, and", id="zstandard"),
+        pytest.param(gzip.compress(GOOD.encode()), ": is gzip, and", id="gzip by another name"),
+        pytest.param(f"[{GOOD},\n{GOOD}]".encode(), ": is a JSON array, and", id="JSON array"),
         pytest.param(b"", ": holds no rationale to train on", id="empty D_neg"),
         pytest.param(None, ": no such file", id="missing"),
         pytest.param(f"{GOOD}\n{LONG}".encode(), ":2: field 'rationale': 'q3/0' has ", id="longer than the context"),
@@ -119,7 +123,7 @@ def test_an_endless_line(opened: Any, complaint: Complaint, tmp_path: Path, monk
             stream.write(" " * (1 << 20))
     tracemalloc.start()
     said = complaint(*f"prepare --input {file} --format records --output {tmp_path}/out".split())
-    assert f"{file}:2: longer than 1,048,576 characters" in said
+    assert f"{file}:2: longer than 1,048,576 bytes" in said
     assert tracemalloc.get_traced_memory()[1] < 48 << 20
     tracemalloc.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import json
 import lzma
@@ -13,27 +14,52 @@ from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_text, write_atomically
 
 _LONGEST = 1 << 26
-"""Characters of a line: what is longer is no record, and need not fit into memory."""
+"""Bytes of a line: what is longer is no record, and need not fit into memory."""
+_FOREIGN = {
+    b"PAR1": ("Parquet", "read the directory it lies in with `prepare --input hub:DIRECTORY`"),
+    b"PK\x03\x04": ("a zip archive", "unpack it first"),
+    b"\x1f\x8b": ("gzip", "let its name end in .jsonl.gz"),
+    b"\xfd7zXZ\x00": ("xz", "let its name end in .jsonl.xz"),
+    b"\x28\xb5\x2f\xfd": ("zstandard", "unpack it first, e.g. with zstd -d"),
+    b"[": ("a JSON array", "write one object a line, e.g. with jq -c '.[]'"),
+}
+"""What files begin with that are no JSON lines, what they are, and what to do."""
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number from 1, object) for each non-empty line of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file."""
     with open_text(path) as stream:
         for number in itertools.count(1):
-            try:
-                if not (line := stream.readline(_LONGEST + 1)):
-                    return
-            except UnicodeDecodeError as error:
-                remedy = "convert it, e.g. with iconv"
-                raise InputError(f"not UTF-8 ({error.reason})", file=path, line=number, remedy=remedy) from error
+            try:  # as bytes: a text stream decodes ahead, and its errors would name the line before
+                line = stream.buffer.readline(_LONGEST + 1)
             except (EOFError, OSError, lzma.LZMAError) as error:
                 problem = f"the compressed file is damaged ({error})"
                 raise InputError(problem, file=path, line=number, remedy="fetch it again") from error
+            if not line:
+                return
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+                _check_kind(path, line.lstrip())
             if len(line) > _LONGEST:
                 remedy = "write one object a line; check that this is the file you meant"
-                raise InputError(f"longer than {_LONGEST:,} characters", file=path, line=number, remedy=remedy)
-            if line.strip():
-                yield number, _parse(line, path, number)
+                raise InputError(f"longer than {_LONGEST:,} bytes", file=path, line=number, remedy=remedy)
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                remedy = "convert it, e.g. with iconv"
+                raise InputError(f"not UTF-8 ({error.reason})", file=path, line=number, remedy=remedy) from error
+            if text.strip():
+                yield number, _parse(text, path, number)
+
+
+def _check_kind(path: Path, beginning: bytes) -> None:
+    """Refuses a file that is something else than JSON lines, and says what."""
+    kinds = [found for begins, found in _FOREIGN.items() if beginning.startswith(begins)]
+    if path.suffix in (".csv", ".tsv") and not beginning.startswith(b"{"):
+        kinds.append(("a table of text", "read the directory it lies in with `prepare --input hub:DIRECTORY`"))
+    if kinds:
+        kind, remedy = kinds[0]
+        raise InputError(f"is {kind}, and JSON lines were expected", file=path, remedy=remedy)
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:

@@ -221,11 +221,18 @@ def _read_records(path: Path, source: str | None) -> Iterator[Entry]:
 
 
 def _records(path: Path, source: str | None) -> Iterator[Entry]:
+    texts: dict[str, tuple[int, int]] = {}  # by id: a hash of the question, and its first line
     for line, value in read_json_lines(path):
         if "question_id" not in value:
             question = Question.from_json(value, path, line)
-            yield Entry(replace(question, source=source or question.source), [])
-            continue
-        rationale = Rationale.from_json(value, path, line)
-        rationale = replace(rationale, answer=None, verdict="ungradable", source=source or rationale.source)
-        yield Entry(question_of(rationale), [rationale])
+            entry = Entry(replace(question, source=source or question.source), [])
+        else:
+            rationale = Rationale.from_json(value, path, line)
+            rationale = replace(rationale, answer=None, verdict="ungradable", source=source or rationale.source)
+            entry = Entry(question_of(rationale), [rationale])
+        own = hash(entry.question.question)
+        first, place = texts.setdefault(entry.question.id, (own, line))
+        if own != first:
+            problem = f"another question has the id '{entry.question.id}' in line {place}"
+            raise InputError(problem, file=path, line=line, field="question", remedy="give each question its own id")
+        yield entry

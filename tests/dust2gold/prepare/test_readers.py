@@ -100,6 +100,20 @@ def test_records_keep_what_they_know_and_group_by_question(tmp_path: Path) -> No
     assert list(read(tmp_path / "questions.jsonl", "records")) == [Entry(asked, []) for asked in questions]
 
 
+def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "samples.jsonl"
+    write_rationales(file, [rationale(1, 0), rationale(2, 0), rationale(1, 1, question="Another one?")])
+    with pytest.raises(InputError, match="another question has the id 'q1' in line 1") as caught:
+        list(read(file, "records"))
+    assert (caught.value.line, caught.value.field) == (3, "question")
+
+
+def test_a_table_of_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\n1,2\n")
+    with pytest.raises(InputError, match=r"is a table of text, .*\n.*hub:DIRECTORY"):
+        list(read(tmp_path / "a.csv", "gsm8k"))
+
+
 @pytest.mark.parametrize(("gold", "by_value"), [("\\frac{1}{2}", False), ("1,000", True)])
 def test_records_are_compared_as_their_gold_answers_want(tmp_path: Path, gold: str, by_value: bool) -> None:
     write_rationales(tmp_path / "samples.jsonl", [rationale(0), rationale(1, gold=gold)])
