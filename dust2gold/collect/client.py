@@ -34,6 +34,8 @@ _REMEDIES = {
     403: "the key may not use this model: take another model or another key",
     404: "check endpoint.model and endpoint.base_url, which ends in /v1 as a rule",
 }
+_OF_A_QUESTION = (400, 413, 422)
+"""Statuses that may be about the question asked alone: a content filter, the model's context."""
 _SHOWN = 300  # characters of the server's own message
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _ENVIRONMENT = (*_PROXIES, "no_proxy", "ssl_cert_file", "ssl_cert_dir")
@@ -51,6 +53,10 @@ class TransientError(Exception):
         super().__init__(because)
         self.retry_after = retry_after
         self.charged = charged
+
+
+class RefusedError(InputError):
+    """The endpoint refuses one question: its content, or its length. Others may pass."""
 
 
 class Client:
@@ -88,7 +94,8 @@ class Client:
 
         Raises:
             TransientError: If asking again may help.
-            InputError: If it cannot.
+            RefusedError: If it cannot, and other questions may still be answered.
+            InputError: If nothing will be answered.
         """
         body = {**request.body, **({"n": n} if n > 1 else {}), **({} if seed is None else {"seed": seed})}
         path = "/chat/completions" if request.api == "chat" else "/completions"
@@ -132,7 +139,8 @@ class Client:
             name = self._endpoint.key_variable
             unnamed = "it wants a key: set endpoint.key_variable to the name of the environment variable that holds it"
             remedy = f"put a valid key into the environment variable {name}" if name else unnamed
-        return InputError(f"the endpoint refuses question '{question}': {message}", remedy=remedy)
+        kind = RefusedError if status in _OF_A_QUESTION and not quota else InputError
+        return kind(f"the endpoint refuses question '{question}': {message}", remedy=remedy)
 
 
 def read_key(variable: str | None) -> str | None:

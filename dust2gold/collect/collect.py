@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from datamodules.components.records.records import Question
 from dust2gold.collect.journal import Journal
 from dust2gold.collect.prompt import load_prompt
-from dust2gold.collect.request import Request, build_request
+from dust2gold.collect.request import Choice, Request, build_request
 from dust2gold.collect.results import write_evaluation, write_training_data
 from dust2gold.collect.settings import CollectSettings
 from dust2gold.core.errors import InputError
@@ -33,6 +33,7 @@ from dust2gold.prepare.readers import read
 if TYPE_CHECKING:
     from dust2gold.collect.collector import Collector
 
+_NAMED = 5  # how many refused questions a message names
 _AGAIN = "run the same command again: it asks for what is missing"
 
 
@@ -70,12 +71,18 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
     spent = ""
     if collector is not None and collector.budget_spent:
         spent = f"the budget of ${settings.budget:,.2f} does not allow another request: "
+    refused = frozenset(collector.refused if collector is not None else ())
+    if refused:
+        named = ", ".join(sorted(refused)[:_NAMED]) + (", …" if len(refused) > _NAMED else "")
+        print(f"warning: the endpoint refuses {len(refused):,} of {total} questions: {visible(named)}", file=sys.stderr)
+        lacking -= len(refused)
     if evaluate:
         if lacking:  # an accuracy over the questions that happened to be answered would be another test's
             problem = f"{spent}{lacking:,} of {total} questions have no answer yet, so nothing is graded"
             remedy = f"raise the budget and {_AGAIN}" if spent else _AGAIN
             raise InputError(problem, file=settings.output, remedy=remedy)
-        write_evaluation(settings, answered)
+        none = [Choice("", "refused")]  # it counts as wrong
+        write_evaluation(settings, [(q, choices or none if q.id in refused else choices) for q, choices in answered])
     else:
         write_training_data(settings, answered)
     used = journal.usage

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dust2gold.collect.budget import Budget, BudgetSpentError
-from dust2gold.collect.client import Client, TransientError
+from dust2gold.collect.client import Client, RefusedError, TransientError
 from dust2gold.collect.journal import Journal
 from dust2gold.collect.request import Request
 from dust2gold.collect.settings import CollectSettings
@@ -33,6 +33,8 @@ class Collector:
 
     def __init__(self, settings: CollectSettings, journal: Journal, client: Client, bar: tqdm[Any]) -> None:
         self.left_out = 0  # questions whose requests kept failing
+        self.refused: list[str] = []  # questions that the endpoint does not answer
+        self._answered = journal.usage.samples > 0  # whether any was, by an earlier run too
         self.signal: int | None = None  # which ended it, if one did
         self.budget_spent = False  # whether that ended it
         self._error: InputError | None = None
@@ -56,6 +58,9 @@ class Collector:
             count = min(self._endpoint.concurrency, len(requests))
             self._workers = [asyncio.create_task(self._work(waiting)) for _ in range(count)]
             ends = await asyncio.gather(*self._workers, return_exceptions=True)
+        if len(self.refused) == len(requests) and not self._answered and self._error is None:
+            problem = f"the endpoint refuses all {len(requests):,} questions, see above"
+            self._error = InputError(problem, remedy="check endpoint.model, endpoint.parameters and the prompt")
         for end in (*ends, self._error):
             if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
                 raise end
@@ -129,14 +134,23 @@ class Collector:
             remedy = "see that the endpoint is up and lets you in, then run the same command: it goes on from here"
             self._fail(InputError(problem, remedy=remedy))
 
+    def _refuse(self, question: str, error: RefusedError) -> None:
+        """Leaves out a question that the endpoint refuses; where it has refused all so far, something else is wrong."""
+        self.refused.append(question)
+        self._print(f"left out: {error.problem}")
+        if not self._answered and len(self.refused) >= max(_HOPELESS, self._endpoint.concurrency):
+            self._fail(error)
+
     async def _fill(self, request: Request) -> None:
         """Asks for a question's samples until it has them all: servers may give fewer than asked for."""
         failures = 0
         while (missing := request.n - len(self._journal.samples(request.key))) > 0 and not self._stop.is_set():
             try:
                 got = await self._ask(request, min(missing, self._endpoint.choices_per_request or missing))
-                failures = self._left_out_in_a_row = 0
+                self._answered, failures, self._left_out_in_a_row = True, 0, 0
                 self._bar.update(min(got, missing))
+            except RefusedError as error:
+                return self._refuse(request.question_id, error)
             except TransientError as error:
                 failures += 1
                 asked = error.retry_after

@@ -26,7 +26,7 @@ Answered = tuple[Question, Sequence[Choice]]
 def write_training_data(settings: CollectSettings, answered: Sequence[Answered]) -> None:
     """Writes collected.jsonl and what `prepare` makes of it into the output directory, and prints the counts.
 
-    Samples that are empty or cut off are left out: a student would learn to end like them.
+    Samples that are empty or cut off, by a filter too, are left out: a student would learn to end like them.
 
     Raises:
         InputError: If it cannot be written.
@@ -36,7 +36,7 @@ def write_training_data(settings: CollectSettings, answered: Sequence[Answered])
         for question, choices in answered:
             yield question.to_json()  # first: it carries the data set's own solution
             for k, choice in enumerate(choices):
-                if choice.text and choice.finish != "length":
+                if choice.text and choice.finish not in ("length", "content_filter"):
                     yield rationale_for(question, k, choice.text, "teacher").to_json()
 
     output = Path(settings.output)

@@ -196,7 +196,6 @@ QUOTA = json.dumps({"error": {"message": "You exceeded your quota", "code": "ins
     ("how", "says"),
     [
         (Misbehaviour(status=401), "environment variable OPENAI_API_KEY"),
-        (Misbehaviour(status=400, body='{"error": {"message": "maximum context length"}}'), "maximum context length"),
         (Misbehaviour(status=403), "another model"),
         (Misbehaviour(status=404), "endpoint.base_url"),
         (Misbehaviour(status=429, body=QUOTA), "no credit"),
@@ -216,6 +215,55 @@ def test_what_no_repetition_mends_stops_at_once(how: Misbehaviour, says: str, ma
     assert complete(settings, 8)
     assert len(server.asked) == 2 + 7
     assert server.most_at_once == 2
+
+
+TOO_LONG = '{"error": {"message": "maximum context length"}}'
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_question_is_left_out_and_named(
+    status: int, make: Make, server: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = make(questions=8, concurrency=2)
+    server.script = [None, Misbehaviour(status=status, body=TOO_LONG)]
+    collect(settings)
+    err = capsys.readouterr().err
+    assert "maximum context length" in err
+    assert "warning: the endpoint refuses 1 of 8 questions: q" in err
+    assert len(server.asked) == 8
+    assert len(samples(settings)) == 7
+    server.script = [Misbehaviour(status=status)]
+    collect(settings)  # of what is missing all is refused, but not of all
+    collect(settings)
+    assert complete(settings, 8)
+    assert len(server.asked) == 10
+
+
+@pytest.mark.parametrize("questions", [2, 20])
+def test_an_endpoint_that_refuses_all_is_an_error(questions: int, make: Make, server: Endpoint) -> None:
+    server.script = [Misbehaviour(status=400)] * questions
+    with pytest.raises(InputError, match="refuses"):
+        collect(make(questions=questions, concurrency=2))
+    assert len(server.asked) <= 5
+
+
+def test_a_refused_question_of_a_test_is_wrong(make: Make, server: Endpoint) -> None:
+    settings = make(questions=4, concurrency=1)
+    server.script = [None, Misbehaviour(status=400)]
+    collect(settings, evaluate=True)
+    rows = [json.loads(line) for line in (Path(settings.output) / "predictions.jsonl").read_text().splitlines()]
+    assert [row["rationale"] == "" for row in rows] == [False, True, False, False]
+    assert not rows[1]["correct"]
+
+
+def test_what_a_filter_cut_off_is_no_sample(make: Make, server: Endpoint) -> None:
+    def cut(body: Any) -> None:
+        body["choices"][0]["finish_reason"] = "content_filter"
+
+    settings = make(questions=1)
+    server.script = [Misbehaviour(change=cut)]
+    collect(settings)
+    assert [len(texts) for texts in samples(settings).values()] == [settings.sampling.n - 1]
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
