@@ -25,7 +25,7 @@ class RankModel(TrainableModule):
 
     Args:
         backbone: What reads the text and what of it trains: `DecoderSettings` (default: the embedded student) or
-            `EncoderSettings`. With `trained`, only where its base differs from the one it was trained with.
+            `EncoderSettings`. With `trained` as it was in training.
         trained: Directory of a trained ranker, to validate, to predict with or to go on training.
         loss: `pairwise`, (1 − s_pos)^a + s_neg^b, or `binary_cross_entropy`.
         exponents: a and b of `pairwise` (reference: 3 and 3; it also names a second exponent, 7, and does not use it).
@@ -78,10 +78,8 @@ class RankModel(TrainableModule):
         """Loads or builds the ranker once (called by Lightning on every entry point)."""
         if self.ranker is not None:
             return
-        if self.trained is not None:
-            ranker = load_ranker(self.trained, self.backbone_settings)
-        else:
-            ranker = Ranker(self.backbone_settings or DecoderSettings(), self.head_layers)
+        backbone = self.backbone_settings or DecoderSettings()
+        ranker = load_ranker(self.trained, backbone) if self.trained is not None else Ranker(backbone, self.head_layers)
         self.ranker = ranker.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
         self.base_name, self.base_identity = ranker.settings.source, ranker.backbone.identity
         self.shard(ranker.backbone.transformer, [ranker.head])

@@ -60,7 +60,9 @@ def check_options(settings: Any, name: str = "", file: Path | None = None, field
     elif isinstance(settings, str) and settings and _is_secret(name.rpartition(".")[2], settings):
         holds = "may hold" if name.endswith("base_url") else "holds"
         problem = f"option '{name}' {holds} a key or a password, which a run would repeat in its files"
-        remedy = "put it into the environment, where loggers and clients look for it: export WANDB_API_KEY=..."
+        remedy = (
+            "put it into the environment, where clients and loggers look for it (OPENAI_API_KEY, WANDB_API_KEY, ...)"
+        )
         raise InputError(problem, file=file, field=field, remedy=remedy)
 
 

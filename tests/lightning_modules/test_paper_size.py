@@ -75,7 +75,7 @@ def test_a_ranker_on_the_meta_device(tmp_path: Path) -> None:
             ranker = Ranker(settings)
             (tmp_path / settings.kind).mkdir()
             ranker.save(tmp_path / settings.kind)
-            again = load_ranker(tmp_path / settings.kind)
+            again = load_ranker(tmp_path / settings.kind, settings)
             assert {n: p.shape for n, p in again.named_parameters()} == {
                 n: p.shape for n, p in ranker.named_parameters()
             }

@@ -234,7 +234,8 @@ def test_saved_ranker_scores_the_same_after_one_call(
     extra = {"decoder": {"adapter"}, "bert": {"encoder"}, "t5": {"encoder"}}.get(kind, set())
     assert {path.name for path in tmp_path.iterdir()} == {"head.safetensors", "dust2gold.json"} | extra
     expected = model.eval().built(**batch)
-    loaded, again = load_ranker(tmp_path), built(trained=str(tmp_path))
+    loaded, again = load_ranker(tmp_path, settings(kind)), built(settings(kind), trained=str(tmp_path))
+    assert str(tmp_path.parent) not in (tmp_path / "dust2gold.json").read_text()
     assert not loaded.training
     assert torch.equal(loaded(**batch), expected)
     assert torch.equal(again.eval()(batch), expected)
@@ -288,7 +289,7 @@ def test_a_damaged_or_foreign_directory_is_refused(
     settings: SettingsByName, tmp_path: Path, negative_directory: Path, encoders: dict[str, Path]
 ) -> None:
     with pytest.raises(InputError, match="no ranker here"):
-        load_ranker(negative_directory)
+        load_ranker(negative_directory, settings("decoder"))
     built(settings("frozen t5")).write_adapter(tmp_path)
     with pytest.raises(InputError, match="another base"):
         load_ranker(tmp_path, settings("frozen decoder"))
@@ -299,15 +300,15 @@ def test_a_damaged_or_foreign_directory_is_refused(
         load_ranker(tmp_path, EncoderSettings(str(other), frozen=True))
     (tmp_path / "head.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"head\.safetensors: damaged: its SHA-256"):
-        load_ranker(tmp_path)
+        load_ranker(tmp_path, settings("frozen t5"))
     unsign(tmp_path)
     with pytest.raises(InputError, match=r"head\.safetensors: damaged or missing head"):
-        load_ranker(tmp_path)
+        load_ranker(tmp_path, settings("frozen t5"))
     manifest = json.loads((tmp_path / "dust2gold.json").read_text(encoding="utf-8"))
-    manifest["backbone"]["surplus"] = 1
+    manifest["head_layers"] = "many"
     (tmp_path / "dust2gold.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(InputError, match="damaged manifest"):
-        load_ranker(tmp_path)
+        load_ranker(tmp_path, settings("frozen t5"))
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path: Path, encoders: dict[str, Path]) -> None:

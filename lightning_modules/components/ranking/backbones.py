@@ -9,7 +9,7 @@ Settings, in a config and in a manifest, describe what to build; backbones are t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -117,10 +117,6 @@ class BackboneSettings(ABC):
     def build(self, trained: Path | None = None) -> Backbone:
         """Loads the weights; the adapter or encoder of a `trained` ranker's directory replaces the fresh one."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The settings as a JSON object."""
-        return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]  # every subclass is a dataclass
-
 
 @dataclass(frozen=True)
 class DecoderSettings(BackboneSettings):
@@ -224,15 +220,6 @@ class EncoderSettings(BackboneSettings):
             if random_weights or shapes_only():
                 return auto.from_config(config, dtype=dtype)  # type: ignore[no-any-return]
             return auto.from_pretrained(path, dtype=dtype, trust_remote_code=False)  # type: ignore[no-any-return]
-
-
-def settings_from_json(value: dict[str, Any]) -> BackboneSettings:
-    """The inverse of `BackboneSettings.to_json`."""
-    kinds: dict[str, type[BackboneSettings]] = {s.kind: s for s in (DecoderSettings, EncoderSettings)}
-    options = {name: each for name, each in value.items() if name != "kind"}
-    if options.get("lora") is not None:
-        options["lora"] = LoraSettings(**options["lora"])
-    return kinds[value["kind"]](**options)
 
 
 def _trains(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@ r"""M_rank (docs/method.md, stage 3): how likely a rationale is right, read off 
 
     s(x, r, ŷ) = σ( head( mean over the rationale's tokens of hidden_t ) )  ∈ (0, 1)
 
-A trained ranker is a directory, read in one call, `load_ranker(directory)`:
+A trained ranker is a directory, read in one call, `load_ranker(directory, settings)`:
 
     rank/head.safetensors  rank/dust2gold.json  rank/adapter/ (decoder: stock PEFT)  rank/encoder/ (encoder, if trained)
 """
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dust2gold.core.errors import InputError, reason
+from dust2gold.core.students import public_name
 from lightning_modules.components.adapters.base_identity import base_of
 from lightning_modules.components.adapters.manifest import (
     ADAPTER_MANIFEST,
@@ -27,7 +28,7 @@ from lightning_modules.components.adapters.manifest import (
     write_manifest,
 )
 from lightning_modules.components.adapters.stack import shapes_only
-from lightning_modules.components.ranking.backbones import BackboneSettings, settings_from_json
+from lightning_modules.components.ranking.backbones import BackboneSettings
 
 HEAD_FILE = "head.safetensors"
 
@@ -89,13 +90,13 @@ class Ranker(nn.Module):
             "kind": "ranker",
             "base": None if self.backbone.identity is None else self.backbone.identity.to_json(),
             "head_layers": len(self.head.layers),
-            "backbone": self.settings.to_json(),
+            "backbone": {"kind": self.settings.kind, "source": public_name(self.settings.source)},
         }
         write_manifest(directory, facts)
 
 
-def load_ranker(directory: str | Path, settings: BackboneSettings | None = None) -> Ranker:
-    """Loads what `Ranker.save` wrote, in evaluation mode; `settings` replace the manifest's, if the base has moved.
+def load_ranker(directory: str | Path, settings: BackboneSettings) -> Ranker:
+    """Loads what `Ranker.save` wrote, in evaluation mode; `settings` say where its base is.
 
     Raises:
         InputError: If the directory is no ranker, is damaged, or belongs to another base.
@@ -108,7 +109,6 @@ def load_ranker(directory: str | Path, settings: BackboneSettings | None = None)
         raise InputError(problem, file=directory, remedy=remedy)
     try:
         kind, layers = manifest["backbone"]["kind"], int(manifest["head_layers"])
-        settings = settings or settings_from_json(manifest["backbone"])
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_manifest(directory, error) from error
     check_weights(directory, manifest)
