@@ -218,20 +218,20 @@ def papers_models(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.slow
-def test_every_stage_of_the_papers_tables_is_set_up_on_its_data(
-    papers_models: list[str], real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("config", ["paper", "paper_tables"])
+def test_every_stage_of_the_papers_configs_is_set_up_on_its_data(
+    config: str, papers_models: list[str], real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for file in real_data.glob("*.xz"):
         with lzma.open(file) as packed, (tmp_path / file.stem).open("wb") as plain:
             shutil.copyfileobj(packed, plain)
-    data = "--set others=. --set teacher_data=gpt-3.5-turbo-math-train.jsonl --set test_data=math-test.jsonl".split()
-    words = ["run", "--run", "runs/it", "--check", *papers_models, *data]
-    assert cli.main([*words, "--config", "configs/paper_tables.yaml"]) == 0
+    data = {"teacher_data": "gpt-3.5-turbo-math-train.jsonl", "test_data": "math-test.jsonl"}
+    data |= {"others": "."} if config == "paper_tables" else {}
+    options = [word for name, value in data.items() for word in ("--set", f"{name}={value}")]
+    words = ["run", "--run", "runs/it", "--check", *papers_models, *options]
+    assert cli.main([*words, "--config", f"configs/{config}.yaml"]) == 0
     out = capsys.readouterr().out
     assert "after 'math-01514')" in out  # which is asked, with what room there is for an answer
-    both = [run_stages(load_settings(f"configs/{name}.yaml", {}, RunSettings)) for name in ("paper", "paper_tables")]
-    mine, all_ = ({stage.name: stage.verbs for stage in stages} for stages in both)
-    assert mine.items() <= all_.items()  # whatever is said of the tables is true of the paper's run
-    for name, verbs in all_.items():
-        for verb in {"fit", "test", "predict"} & set(verbs):
-            assert re.search(rf"(?m)^{name} +{verb} ", out)
+    for stage in run_stages(load_settings(f"configs/{config}.yaml", data, RunSettings)):
+        for verb in {"fit", "test", "predict"} & set(stage.verbs):
+            assert re.search(rf"(?m)^{stage.name} +{verb} ", out)
