@@ -82,7 +82,7 @@ class Start(L.Callback):
 
 
 @pytest.fixture
-def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Fit:
+def fit(stages: dict[str, Any], tiny_student: Path, encoders: dict[str, Path], tmp_path: Path) -> Fit:
     """Trains a stage in processes of its own, two unless told, and returns their exit codes.
 
     There are five rows, or pairs, to validate on, in batches of 2: rank 0 has two batches, rank 1 has one.
@@ -96,7 +96,8 @@ def fit(stages: dict[str, Any], tiny_student: Path, tmp_path: Path) -> Fit:
         both, held, more = str(tmp_path / "both.jsonl"), str(tmp_path / "held.jsonl"), trainer.pop("arguments", {})
         data: L.LightningDataModule = RationaleDataModule(str(tiny_student), train, validation, batch_size=2)
         if stage.startswith("rank"):
-            data = PairDataModule(str(tiny_student), both, validation=held, pairs_per_question=2, batch_size=2)
+            reader = encoders["t5"] if stage == "rank encoder" else tiny_student
+            data = PairDataModule(str(reader), both, validation=held, pairs_per_question=2, batch_size=2)
         options = {"max_epochs": 2, "accumulate_grad_batches": 2, "gradient_clip_val": 0.05, **trainer}
         own = [Start(), AdapterWriter(), RunCheckpoint(2), RandomStateCheckpoint(), FiniteGuard(), *callbacks]
         made = quiet_trainer(tmp_path / root, *own, strategy=strategy, enable_checkpointing=True, **options)
