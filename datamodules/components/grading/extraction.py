@@ -13,6 +13,7 @@ from datamodules.components.grading.words import are_words
 
 _BRACE = re.compile(r"[{}]")
 _NOT_BLANK = re.compile(r"\S")
+_END = re.compile(r"[$\n]")
 _STATED = re.compile(
     r"\banswer[*_]*\s*(?:(?:is|was|equals)\b(?:\s+(?:therefore|thus|then)\b)?\s*:?|[:=])[*_\s]*(?P<answer>\S[^\n]*)",
     re.IGNORECASE,
@@ -33,7 +34,7 @@ def stated_answer(text: str, pattern: re.Pattern[str] | None = None) -> str | No
     answer = extract_answer(text)
     if answer:
         return answer
-    stated = [found["answer"] for found in _STATED.finditer(text)]
+    stated = [found["answer"] for found in _STATED.finditer(text.rstrip())]
     if not stated:
         return answer
     sentence = _SENTENCE_END.split(stated[-1].strip(), maxsplit=1)[0]
@@ -116,4 +117,5 @@ def _braced(text: str, start: int) -> str | None:
 
 def _unbraced(text: str, start: int) -> str:
     r"""What `\boxed 5` boxes: all up to the end of the formula or the line."""
-    return re.split(r"[$\n]", text[start:], maxsplit=1)[0].strip().rstrip(".,;")
+    end = _END.search(text, start)
+    return text[start : end.start() if end else None].strip().rstrip(".,;")

@@ -1,6 +1,7 @@
 """Where an answer stands: in a box, after ####, or in a sentence."""
 
 import re
+import time
 
 import pytest
 
@@ -68,3 +69,20 @@ def test_a_pattern_comes_first() -> None:
     assert stated_answer(r"Result=7; \boxed{5}", re.compile(r"Result=(\w+)")) == "7"
     assert stated_answer("a 1 b 2", re.compile("[0-9]")) == "2"
     assert stated_answer(r"\boxed{5}", re.compile(r"Result=(\w+)")) == "5"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the answer is" + " " * 200_000,
+        "answer: " * 50_000,
+        "\\boxed\n" * 50_000,
+        "answer is\n" * 50_000,
+        "answer is **" * 30_000,
+    ],
+    ids=["blanks", "answers", "boxes", "lines", "stars"],
+)
+def test_hostile_texts_are_read_fast(text: str) -> None:
+    start = time.process_time()
+    stated_answer(text)
+    assert time.process_time() - start < 1.0
