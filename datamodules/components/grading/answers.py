@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 
-from datamodules.components.grading.notation import in_base, readable, without_unit
+from datamodules.components.grading.notation import in_base, readable, spelled_out, without_unit
 from datamodules.components.grading.numerals import is_unit, spoken_value
 from datamodules.components.grading.words import are_words, folded, is_word
 
@@ -113,7 +113,6 @@ _UNIT = re.compile(
     r"(?<=[0-9.})])(?:\s*\\(?:text|mathrm|mbox)\{\s*([A-Za-z /]+)\}|\s+([A-Za-z]{2,}(?:[ /][A-Za-z]+)*))"
     r"(?:\^\{?[23]\}?)?\.?$"
 )
-_TEXT = re.compile(r"\\(?:text|mbox|textnormal)\{([^{}]*)\}")
 _HEAD = re.compile(r"[A-Za-z]{1,2}\s*=\s*(?=[^=]*$)")
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}")
 
@@ -147,8 +146,8 @@ def canonical(answer: str) -> str:
 
 def _reduced(text: str) -> str:
     r"""The MATH convention's normal form, which takes any `\text{ ...}` for a unit: here only units go."""
-    words = _TEXT.sub(r" \1 ", text)
-    text = " ".join(words.split()) if "\\text" in text and are_words(words) else without_unit(text)
+    words = spelled_out(text)
+    text = words if "\\text" in text and are_words(words) else without_unit(text)
     text = re.sub(r"(?<=[0-9]),\s+(?=[0-9]{3}(?![0-9]))", ";", text)  # "1, 200" is no number
     return normalise(text.replace("\\text{ ", "\\text{"))
 
@@ -199,7 +198,7 @@ def _written_value(text: str) -> Fraction | None:
         sign, whole, fixed, period = digits.groups()
         repeated = int(whole + fixed + period) - int("0" + whole + fixed)
         return int(sign + "1") * Fraction(repeated, (10 ** len(period) - 1) * 10 ** len(fixed))
-    return spoken_value(_TEXT.sub(r"\1", text))
+    return spoken_value(spelled_out(text))
 
 
 def _fraction(sign: str, whole: str | None, over: str, under: str) -> Fraction | None:

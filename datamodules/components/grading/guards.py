@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datamodules.components.grading.answers import canonical
-from datamodules.components.grading.notation import in_base, readable, without_unit
+from datamodules.components.grading.notation import in_base, readable, spelled_out, without_unit
 from datamodules.components.grading.words import are_words, variables
 
 GUARDS = 1
@@ -59,7 +59,7 @@ def are_equal(gold: str, answer: str) -> bool | None:
     points = [text.startswith("(") and text.endswith(")") for text in asked]
     set_and_point = (braces[0] and points[1]) or (braces[1] and points[0])
     one_and_list = (plain[0] and listed[1]) or (plain[1] and listed[0])
-    words, dots = any(map(are_words, asked)), any(map(_DOTS.search, asked))
+    words, dots = any(are_words(spelled_out(text)) for text in asked), any(map(_DOTS.search, asked))
     return False if words or dots or set_and_point or one_and_list or _TWO_NUMBERS.search(asked[1]) else None
 
 

@@ -34,7 +34,7 @@ _SIZES = re.compile(
 )
 _STYLE = re.compile(
     r"(\\(?:math(?:bf|it|sf|tt|normal)|text(?:bf|it|rm|sf|tt)|boldsymbol|bm|pmb|emph|underline|boxed|fbox)\s*"
-    r"|\\(?:text)?color\s*(?:\[[^\]]*\]\s*)?\{[^{}]*\}\s*)"
+    r"|\\(?:text)?color(?:box)?\s*(?:\[[^\]]*\]\s*)?\{[^{}]*\}\s*)"
 )
 _NEEDS_BRACES = re.compile(r"(?:[\^_]|\\[A-Za-z]+|\\[dt]?frac\s*\{[^{}]*\})\s*$")
 _MARKS = (("$$", "$$"), ("$", "$"), ("**", "**"), ("`", "`"), ("\\(", "\\)"), ("\\[", "\\]"), ("{", "}"))
@@ -42,6 +42,7 @@ _ROOT = re.compile(r"(?<![A-Za-z\\])\\?sqrt\s*(?=\()|\\sqrt\s+(?=[0-9A-Za-z])|(?
 _PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
 _INFINITY = re.compile(r"(?<![A-Za-z\\])(?:infinity|\\text\{\s*infinity\s*\})(?![A-Za-z])", re.IGNORECASE)
 _TEXT_UNIT = re.compile(r"(?<=\S)\s*\\(?:text|mathrm|mbox|textnormal)\{\s*([A-Za-z /.]+?)\s*\}(?:\^\{?[23]\}?)?\.?$")
+_TEXT = re.compile(r"\\(?:text|mbox|textnormal)\{([^{}]*)\}")
 _BASE = re.compile(r"([0-9A-Za-z]*[0-9][0-9A-Za-z]*)_(?:\{?([0-9]+)\}?|\{?\\(?:text|mathrm)\{\s*([a-z]+)\s*\}\}?)")
 
 _RELATION = re.compile(r"(<=|>=|<|>|\\(?:leqslant|leq|le|lt|geqslant|geq|ge|gt)(?![A-Za-z]))")
@@ -68,6 +69,11 @@ def without_unit(text: str) -> str:
     r"""A text without a unit in `\text{ }` at its end, as the MATH convention drops it; other words stay."""
     unit = _TEXT_UNIT.search(text)
     return text[: unit.start()] if unit and is_unit(re.split("[ /]+", re.sub("/[hls]$", "", unit[1]))) else text
+
+
+def spelled_out(text: str) -> str:
+    r"""A text with what stands in `\text{ }` as plain words."""
+    return " ".join(_TEXT.sub(r" \1 ", text).split())
 
 
 def in_base(text: str) -> tuple[str, str] | None:
