@@ -176,7 +176,7 @@ def _value(text: str) -> Fraction | None:
     unit = _UNIT.search(text)
     if unit:
         words = re.split("[ /]+", re.sub("/[hls]$", "", (unit[1] or unit[2]).strip()))  # "km/h", "g/l", "m/s"
-        if is_unit(words) and (unit[1] or any(map(is_word, words))):
+        if is_unit(words, bool(unit[1])) and (unit[1] or any(map(is_word, words))):
             text = text[: unit.start()]
     fraction = _FRACTION.fullmatch(text) or _RATIO.fullmatch(text)
     if fraction:

@@ -14,7 +14,7 @@ from datamodules.components.grading.answers import canonical
 from datamodules.components.grading.notation import in_base, readable, spelled_out, without_unit
 from datamodules.components.grading.words import are_words, variables
 
-GUARDS = 1
+GUARDS = 2
 """Version of what is decided here, for verdicts that are kept: raise it with every change."""
 
 _RATIONAL = re.compile(r"-?[0-9]+(?:/[0-9]+)?")

@@ -68,7 +68,7 @@ def readable(text: str) -> str:
 def without_unit(text: str) -> str:
     r"""A text without a unit in `\text{ }` at its end, as the MATH convention drops it; other words stay."""
     unit = _TEXT_UNIT.search(text)
-    return text[: unit.start()] if unit and is_unit(re.split("[ /]+", re.sub("/[hls]$", "", unit[1]))) else text
+    return text[: unit.start()] if unit and is_unit(re.split("[ /]+", re.sub("/[hls]$", "", unit[1])), True) else text
 
 
 def spelled_out(text: str) -> str:

@@ -41,10 +41,13 @@ def spoken_value(text: str) -> Fraction | None:
     return None
 
 
-def is_unit(words: list[str]) -> bool:
-    """Whether words after a number may be its unit, or what it counts: "cm", "miles per hour", "apples left"."""
-    lower = [word.casefold() for word in words]
-    return not any(word in _NO_UNIT or (len(word) == 1 and word != "a") for word in lower)
+def is_unit(words: list[str], letters: bool = False) -> bool:
+    r"""Whether words after a number may be its unit, or what it counts: "cm", "miles per hour", "apples left".
+
+    A single letter is a unit if `letters`, as in `\text{ m}`; in plain text it is a variable.
+    """
+    lower = [word.casefold().replace(".", "") for word in words]  # "p.m."
+    return not any(word in _NO_UNIT or (len(word) == 1 and word != "a" and not letters) for word in lower)
 
 
 def _with_part(tokens: list[str]) -> Fraction | None:
