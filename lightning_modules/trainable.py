@@ -101,8 +101,12 @@ class TrainableModule(L.LightningModule):
         """
         return [name for name, _ in self.named_buffers()]
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over what trains, with a linear warm-up from 0 and then `schedule`."""
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer over what trains.
+
+        Raises:
+            InputError: If its arguments cannot be used, or a learning rate is no rate.
+        """
         try:
             optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
             rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -111,6 +115,11 @@ class TrainableModule(L.LightningModule):
         except (TypeError, ValueError) as error:  # each optimizer has words of its own
             remedy = "the paper takes AdamW with a learning rate of 3e-4"
             raise InputError(reason(error), field="model.optimizer", remedy=remedy) from error
+        return optimizer
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, with a linear warm-up from 0 and then `schedule`."""
+        optimizer = self.make_optimizer()
         steps = int(self.trainer.estimated_stepping_batches)
         if self.schedule == BY_EPOCH:
             self.trainer.fit_loop.setup_data()  # with max_steps alone nothing has counted the batches yet

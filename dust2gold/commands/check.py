@@ -171,7 +171,7 @@ class _SetUp(StageCLI):
             self.model.configure_model()
             if subcommand == "fit" and isinstance(self.model, TrainableModule):
                 self._stand_ins.write_adapter(self.model, Path(self.trainer.default_root_dir))
-                _check_optimizer(self.model)
+                self.model.make_optimizer()
         if not self.problems:
             self.writes = bytes_written(self.model, self.datamodule if self._readable else None, subcommand)
 
@@ -189,14 +189,6 @@ class _SetUp(StageCLI):
             yield
         except _REFUSALS as error:
             self.problems.append(error)
-
-
-def _check_optimizer(module: TrainableModule) -> None:
-    try:
-        module.optimizer([parameter for parameter in module.parameters() if parameter.requires_grad])
-    except (TypeError, ValueError) as error:
-        remedy = "mend its arguments, as in --model.optimizer.lr 3e-4"
-        raise InputError(f"no such optimizer ({error})", field="model.optimizer", remedy=remedy) from error
 
 
 def _described(data: Any, verb: str) -> str:

@@ -33,7 +33,11 @@ _LISTED = re.compile(r"\s*(?:,\s*)?(?:\\(?:text|mbox)\{\s*(?:and|or)\s*\}|(?<![A
 
 def as_asked(answer: str) -> str:
     r"""An answer as math-verify reads it best: one notation, no unit, `1 and 2` as the list `1, 2`, `3:4` as `3/4`."""
-    text = without_unit(readable(answer))
+    return _as_asked(readable(answer))
+
+
+def _as_asked(text: str) -> str:
+    text = without_unit(text)
     ratio = _RATIO.fullmatch(text)
     return rf"\frac{{{ratio[1]}}}{{{ratio[2]}}}" if ratio else _LISTED.sub(", ", text)
 
@@ -46,15 +50,16 @@ def are_equal(gold: str, answer: str) -> bool | None:
     forms = canonical(gold), canonical(answer)
     if forms[0] == forms[1]:  # also "12 apples", in which math-verify reads a product of letters
         return True
-    bases = [in_base(text) for text in (readable(gold), readable(answer))]
+    read = readable(gold), readable(answer)
+    bases = [in_base(text) for text in read]
     if any(bases):
         numbers = [base or (form.upper(), None) for base, form in zip(bases, forms, strict=True)]
         return numbers[0][0] == numbers[1][0] and None in (numbers[0][1], numbers[1][1])
     plain = [bool(_RATIONAL.fullmatch(form)) for form in forms]
     if all(plain) and not _PERCENT.search(gold + answer):  # 50% may be 50 or 1/2
         return False
-    listed = [_LISTED.search(readable(text)) is not None for text in (gold, answer)]
-    asked = as_asked(gold), as_asked(answer)
+    listed = [_LISTED.search(text) is not None for text in read]
+    asked = [_as_asked(text) for text in read]
     braces = [text.startswith("\\{") for text in asked]
     points = [text.startswith("(") and text.endswith(")") for text in asked]
     set_and_point = (braces[0] and points[1]) or (braces[1] and points[0])
