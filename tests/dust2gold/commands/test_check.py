@@ -116,6 +116,10 @@ def test_all_problems_are_told_together(options: list[str], capsys: pytest.Captu
         ({}, r"field 'rationale': .* more than --data.max_length 1024\n.*drop_longer"),
         ({"model": {"init_args": {"lora": {"target_modules": ["w_pack"]}}}}, "the student has no layer 'w_pack'"),
         ({"model": {"init_args": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": -1}}}}}, "-1"),
+        (
+            {"model": {"init_args": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0}}}}},
+            "above 0, found 0.0",
+        ),
         ({"data": {"init_args": {"tokens_per_batch": 60, "drop_longer": True}}}, "tokens_per_batch"),
     ],
 )
