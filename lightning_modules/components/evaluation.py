@@ -11,10 +11,11 @@ from torch import nn
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Runs the block in evaluation mode and gives every submodule its own mode back, also on an error."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
+    training = [each for each in module.modules() if each.training]
+    for each in training:  # past Module.__setattr__ and `eval`'s recursion: they take as long as a small model's pass
+        object.__setattr__(each, "training", False)
     try:
         yield
     finally:
-        for each, training in modes:
-            each.training = training
+        for each in training:
+            object.__setattr__(each, "training", True)

@@ -161,7 +161,8 @@ def test_fit_trains_with_dropout_and_resumes(make_stage: Any, make_batch: Any, t
     batch, adapter = make_batch(), POSITIVE if name == "nat" else STUDENT
     make_stage(name).write_adapter(tmp_path)
     module = make_stage(name, adapter=str(tmp_path), **({"negative": None} if name == "nat" else {}))
-    assert module.adapters.head  # its check at the first use is a forward pass, which the hook would see
+    assert module.adapters.head  # the checks at the first use are forward passes, which the hook would see
+    module.hidden(batch)
     dropping: list[bool] = []
 
     def watch(layer: Any, args: Any, output: Any) -> None:

@@ -22,7 +22,8 @@ def test_teachers_stay_bit_identical_while_the_student_learns(make_stage: Any, m
     module, batch = make_stage(name), make_batch()
     calls: dict[str, list[tuple[bool, bool, Tensor]]] = {POSITIVE: [], NEGATIVE: [], STUDENT: []}
     stack = module.adapters
-    assert stack.head  # its check at the first use is a forward pass, which the hook would see
+    assert stack.head  # the checks at the first use are forward passes, which the hook would see
+    module.hidden(batch)
 
     def watch(decoder: Any, args: Any, output: Any) -> None:
         active = stack.model.active_adapter
@@ -126,6 +127,7 @@ def test_a_cached_teacher_trains_the_same_student_and_runs_once(
         }
         module = make_stage("nce", **options, lora=LoraSettings(r=4, alpha=16, dropout=0.0))
         stack, active = module.adapters, list[str]()
+        module.hidden(batches[0])  # the first is checked, by passes that the hook would see
         stack.base.get_decoder().register_forward_hook(
             lambda *_, stack=stack, active=active: active.append(stack.model.active_adapter)
         )

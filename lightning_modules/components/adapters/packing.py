@@ -1,4 +1,4 @@
-"""How a decoder is run on padded and on packed rows, and whether it keeps packed samples apart.
+"""How a decoder is run on padded and on packed rows: if it needs a mask, and if it keeps packed samples apart.
 
 One that does not would silently train on what it should not see. transformers masks packed rows by their position ids.
 Decoders that take none (OPT, BLOOM and others with ALiBi) attend
@@ -24,11 +24,12 @@ _FIRST, _SECOND = 16, 8
 
 
 def hidden_states(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None = None
 ) -> Tensor:
     """Last hidden states [B, T, d] of a causal LM, after its final norm. LoRA layers stand inside and take part.
 
-    Padded rows [B, T] need an attention mask, 1 at real tokens. Packed rows hold several samples one after the other.
+    Right-padded rows [B, T] need no attention mask where `needs_mask` says so: no token attends to what follows it, and
+    without a mask attention may take a faster kernel. Packed rows hold several samples one after the other.
     transformers keeps attention inside each when it gets position ids that restart at each sample and no attention
     mask: as a block-diagonal causal mask (sdpa, eager, flex), which covers padding at the end too, or, under flash
     attention, as sequence lengths, which it reads off a single row.
@@ -45,6 +46,21 @@ def hidden_states(
 
 
 @torch.no_grad()
+def needs_mask(model: PreTrainedModel) -> bool:
+    """Whether padding on the right changes hidden states at real tokens unless a mask says what it is.
+
+    In a causal decoder it does not. Two short passes in evaluation mode, as in `check_packing`.
+    """
+    if model.device.type == "meta":
+        return True
+    ids = _token_ids(model)  # [1, T]
+    mask = (torch.arange(ids.shape[1], device=ids.device) < _FIRST).long()[None]  # [1, T]
+    with evaluating(model):
+        masked, plain = (hidden_states(model, ids, each)[:, :_FIRST] for each in (mask, None))
+    return not _difference(plain, masked) <= _tolerance(model, masked)
+
+
+@torch.no_grad()
 def check_packing(model: PreTrainedModel) -> None:
     """Refuses, with an InputError, a decoder whose hidden states of a sample depend on the one it is packed behind.
 
@@ -53,9 +69,8 @@ def check_packing(model: PreTrainedModel) -> None:
     """
     if model.device.type == "meta":
         return
-    vocabulary, length = int(model.config.get_text_config(decoder=True).vocab_size), _FIRST + _SECOND
-    ids = torch.arange(length, device=model.device)[None] * max(1, vocabulary // length) % vocabulary  # [1, T]
-    other = torch.cat([(ids[:, :_FIRST] + vocabulary // 2) % vocabulary, ids[:, _FIRST:]], 1)  # [1, T]
+    ids = _token_ids(model)  # [1, T]
+    other = torch.cat([ids[:, :_FIRST].flip(1), ids[:, _FIRST:]], 1)  # [1, T]
     positions = torch.cat([torch.arange(n, device=model.device) for n in (_FIRST, _SECOND)])[None]  # [1, T]
     with evaluating(model):
         packed, beside = (hidden_states(model, row, torch.ones_like(row), positions) for row in (ids, other))
@@ -69,6 +84,12 @@ def check_packing(model: PreTrainedModel) -> None:
             field="data.packing",
             remedy="leave it out; --data.tokens_per_batch keeps padding small without it",
         )
+
+
+def _token_ids(model: PreTrainedModel) -> Tensor:
+    """[1, T] ids from all over the vocabulary."""
+    vocabulary, length = int(model.config.get_text_config(decoder=True).vocab_size), _FIRST + _SECOND
+    return torch.arange(length, device=model.device)[None] * max(1, vocabulary // length) % vocabulary
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.adapters.packing import check_packing, hidden_states
+from lightning_modules.components.adapters.packing import check_packing, hidden_states, needs_mask
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.sampling.cache import can_be_sampled
 from lightning_modules.negative import NegativeModel
@@ -152,3 +152,32 @@ def test_such_a_student_trains_and_is_refused_where_it_would_be_sampled(
         return
     module.configure_model()
     assert "this student trains, test and predict will refuse it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "gpt2", "opt", "bloom", "mamba"])
+def test_padding_on_the_right_needs_no_mask(name: str) -> None:
+    model = model_of(name, torch.float32)
+    assert not needs_mask(model)
+    ids = torch.randint(3, 97, (3, 24))
+    real = torch.arange(24) < torch.tensor([[24], [15], [7]])
+    masked, plain = (hidden_states(model, ids, mask)[real] for mask in (real.long(), None))
+    assert torch.equal(masked, plain)
+
+
+def test_a_decoder_that_sees_what_follows_keeps_its_mask() -> None:
+    config = AutoConfig.for_model("bert", is_decoder=False, **SMALL, intermediate_size=96)
+    assert needs_mask(AutoModelForCausalLM.from_config(config).eval())
+
+
+def test_a_stack_runs_padded_rows_without_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = AdapterStack(model_of("llama", torch.float32), "llama")
+    masks: list[Any] = []
+
+    def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        masks.append(kwargs.get("attention_mask"))
+
+    stack.base.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
+    ids = torch.randint(3, 97, (2, 8))
+    for _ in range(2):
+        stack.hidden(ids, torch.ones_like(ids))
+    assert [mask is None for mask in masks] == [False, True, True, True]  # two of the probe, then the two passes

@@ -260,3 +260,9 @@ def test_a_base_that_is_a_pickle_is_refused(tiny_student: Path, tmp_path: Path) 
     with pytest.raises(InputError, match="more than tensors"):
         load_base(str(tmp_path / "base"))
     assert not (tmp_path / "touched").exists()
+
+
+def test_attention_stays_off_cudnn(new_stack: Any) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    new_stack()
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
