@@ -40,7 +40,8 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     """
     hidden = hidden if hidden.dtype == torch.float64 else hidden.float()
     weights = mask.to(hidden.dtype)  # [B, T]
-    return torch.einsum("btd,bt->bd", hidden, weights) / weights.sum(1, keepdim=True).clamp_min(1)
+    with torch.autocast(hidden.device.type, enabled=False):  # which would take the sum in half precision
+        return torch.einsum("btd,bt->bd", hidden, weights) / weights.sum(1, keepdim=True).clamp_min(1)
 
 
 class ScoreHead(nn.Module):
