@@ -3,7 +3,6 @@ import json
 import re
 import time
 import tracemalloc
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def prepared(directory: Path, format: str, *rows: dict[str, Any]) -> Summary:
 
 def test_files_and_summary(teacher: Path, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "out"
-    summary = asdict(prepare(teacher, "tdg", output))
+    summary = prepare(teacher, "tdg", output).to_json()
     kept = json.loads((output / "summary.json").read_text())
     assert [tuple(row) for row in kept.pop("drawn")] == summary.pop("drawn")
     names = "negative.jsonl positive.jsonl questions.jsonl solutions.jsonl summary.json".split()
@@ -83,10 +82,10 @@ def test_limit_samples_and_source(teacher: Path, tmp_path: Path) -> None:
 
 def test_records_of_several_files_put_together_are_graded_anew(teacher: Path, tmp_path: Path) -> None:
     teacher.write_text(teacher.read_text().replace("no box", r"\\boxed{5}"))
-    first, joined = asdict(prepare(teacher, "tdg", tmp_path / "first")), tmp_path / "all.jsonl"
+    first, joined = prepare(teacher, "tdg", tmp_path / "first").to_json(), tmp_path / "all.jsonl"
     texts = [(tmp_path / "first" / f"{name}.jsonl").read_text() for name in ("positive", "negative")]
     joined.write_text("".join(texts).replace('"verdict": "negative"', '"verdict": "positive"'))
-    again = asdict(prepare(joined, "records", tmp_path / "again"))
+    again = prepare(joined, "records", tmp_path / "again").to_json()
     by_value = {"compares": "values", "drawn": again["drawn"]}  # by the gold answers, which are plain
     assert again == {**first, "input": again["input"], **by_value}
     for name in ("positive", "negative"):
