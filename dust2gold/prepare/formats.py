@@ -124,8 +124,8 @@ FORMATS: dict[str, Format] = {
         | {"source": "dataset|"},
     ),
     "messages": Format(  # a chat a row, of one question and its answer
-        "messages",
-        {"question": "messages.user", "samples": "messages.assistant"}
+        "",
+        {"question": "messages.user|conversations.human", "samples": "messages.assistant|conversations.gpt"}
         | {"gold": "answer|gold|expected_answer|ground_truth|"},
     ),
     "records": Format("", {}, by_value=None),

@@ -1,15 +1,20 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from datamodules.components.records.records import rationale_for, read_questions, read_rationales, write_rationales
 from dust2gold.core.errors import InputError
+from dust2gold.core.jsonl import write_json_lines
 from dust2gold.prepare.prepare import prepare
 from dust2gold.prepare.summary import Summary
 
@@ -154,6 +159,38 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 
     peak(10)
     assert peak(2000) < 1.3 * peak(600)  # a batch is 256 questions
+
+
+def openr1_rows(count: int) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        texts = [f"<think>\n{number} {'and so on ' * 90}</think>\n\nIt is \\boxed{{{number + k}}}." for k in range(2)]
+        yield {
+            **{"problem": f"What is {number} + 0?", "answer": str(number), "generations": texts},
+            **{"correctness_math_verify": [True, False], "is_reasoning_complete": [True, True]},
+            "uuid": hashlib.md5(str(number).encode()).hexdigest(),
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_memory_stays_flat_over_100_000_rows(tmp_path: Path, kind: str) -> None:
+    """Texts of 180 MB may cost no more than their ids do."""
+    code = (
+        "import sys\nfrom dust2gold import cli\nassert cli.main(sys.argv[1:]) == 0\n"
+        "print([int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+    )
+    peaks = []
+    for count in (10_000, 100_000):
+        file = tmp_path / f"{count}.{kind}"
+        if kind == "jsonl":
+            write_json_lines(file, openr1_rows(count))
+        else:
+            Dataset.from_generator(openr1_rows, gen_kwargs={"count": count}, cache_dir=str(tmp_path)).to_parquet(file)
+        words = ["prepare", "--input", str(file), "--format", "openr1", "--output", str(tmp_path / "out")]
+        done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
+        peaks.append(int(done.stdout.split()[-1]) // 1024)  # MiB
+        assert json.loads((tmp_path / "out/summary.json").read_text())["positive"] == count
+    assert peaks[1] - peaks[0] < 60, peaks
 
 
 def test_the_papers_teacher_data(real_data: Path, tmp_path: Path) -> None:
