@@ -160,10 +160,8 @@ def nearest(row: Mapping[str, Any]) -> str | None:
     """The format that most of a row's columns fit; None if none does."""
 
     def fit(format: Format) -> float:
-        there = [
-            any(at(row, column) is not MISSING for column in names.split("|")) for names in format.columns.values()
-        ]
-        return sum(there) / max(len(there), 1)
+        roles = [{column.split(".")[0] for column in names.split("|")} for names in format.columns.values()]
+        return sum(not role.isdisjoint(row) for role in roles) / max(len(roles), 1)
 
     best = max(FORMATS, key=lambda name: fit(FORMATS[name]))
     return best if fit(FORMATS[best]) else None
@@ -183,9 +181,11 @@ def at(row: Mapping[str, Any], column: str) -> Any:
         return row[column]
     value: Any = row
     for name in column.split("."):
+        if value is None:
+            return None
         if isinstance(value, Mapping) and name in value:
             value = value[name]
-        elif isinstance(value, list) and value and all(isinstance(message, Mapping) for message in value):
+        elif isinstance(value, list) and all(isinstance(message, Mapping) for message in value):
             said = [message for message in value if name in (message.get("role"), message.get("from"))]
             if len(said) > 1:
                 raise ValueError(f"{len(said)} messages of '{name}': a question and its answer were expected")

@@ -12,8 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.components.grading.answers import are_plain, plain_number
-from datamodules.components.grading.extraction import gold_answer, stated_answer
+from datamodules.components.grading.answers import are_plain, plain_number, same_value, string_equal
+from datamodules.components.grading.extraction import extract_answer, gold_answer, stated_answer
 from datamodules.components.records.records import Question, Rationale, Verdict, is_text, question_of, rationale_for
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
@@ -172,8 +172,8 @@ def compares_by_value(path: Path, format: str | Format) -> bool:
     if how.by_value is not None:
         return how.by_value
     if how.columns:
-        column = how.columns.get("solution", "")
-        return not any("\\boxed" in str(at(value, column)) for _, value in read_rows(path))
+        rows = (Row(value, path, line, how) for line, value in read_rows(path))
+        return not any("\\boxed" in str(row.get("solution")[1]) for row in rows)
     return are_plain(str(value.get("gold", "")) for _, value in read_json_lines(path))
 
 
@@ -196,6 +196,10 @@ def _read_columns(path: Path, format: Format, source: str | None) -> Iterator[En
         if not listed:
             shared[key] = id, first + len(samples)
         question = replace(question, id=id, source=source or question.source or name)
+        left_out = [why for *_, why in samples if why]
+        if _contradicts(question):
+            question = replace(question, solution="")
+            left_out.append("solution with another answer")
         yield Entry(
             question,
             [
@@ -203,9 +207,15 @@ def _read_columns(path: Path, format: Format, source: str | None) -> Iterator[En
                 for k, (text, verdict, why) in enumerate(samples, start=first)
                 if not why
             ],
-            tuple(why for *_, why in samples if why),
+            tuple(left_out),
             alone=listed,
         )
+
+
+def _contradicts(question: Question) -> bool:
+    """Whether the solution, which is taken for a right rationale, states another answer than the gold one."""
+    answer, gold = extract_answer(question.solution), question.gold
+    return bool(answer and gold) and not (string_equal(answer or "", gold) or same_value(answer or "", gold))
 
 
 def _read_records(path: Path, source: str | None) -> Iterator[Entry]:

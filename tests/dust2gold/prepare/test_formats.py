@@ -179,6 +179,9 @@ def test_a_longer_chat_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 messages of 'user'") as caught:
         entries(tmp_path, "messages", {"messages": chat, "answer": "18"})
     assert caught.value.field == "messages.user"
+    with pytest.raises(InputError, match="missing; there are messages\n") as caught:
+        entries(tmp_path, "messages", {"messages": CHAT})
+    assert caught.value.field == "messages.assistant"
 
 
 OWN: dict[str, Any] = {"q": "Two?", "a": "2", "r": ["It is 2.", "The answer is 3."], "ok": [1, 0], "level": 3}
@@ -193,6 +196,7 @@ COLUMNS = {"question": "q", "gold": "a", "samples": "r"}
         (COLUMNS | {"verdict": "ok"}, OWN | {"ok": ["True", "incorrect"]}, ["positive", "negative"]),
         (COLUMNS | {"verdict": "ok"}, OWN | {"ok": [1.0, None]}, ["positive", "ungradable"]),
         (COLUMNS | {"verdict": "ok.by.rule"}, OWN | {"ok": {"by": {"rule": [True, False]}}}, ["positive", "negative"]),
+        (COLUMNS | {"verdict": "ok.by.rule"}, OWN | {"ok": {"by": None}}, ["ungradable", "ungradable"]),
         (COLUMNS | {"verdict": "ok"}, OWN | {"r": "It is 2.", "ok": "false"}, ["negative"]),
         ({"question": "q", "solution": "a"}, OWN, []),
     ],
@@ -201,6 +205,16 @@ def test_columns_of_ones_own(tmp_path: Path, columns: dict[str, str], row: dict[
     (entry,) = entries(tmp_path, format_named(None, columns), row)
     assert entry.question == Question("rows-00000", "Two?", "2", "", "", "Level 3" * ("level" in columns), "rows")
     assert [r.verdict for r in entry.rationales] == expected
+
+
+@pytest.mark.parametrize(
+    ("solution", "kept"), [("So \\boxed{2.0}.", True), ("One and one.", True), ("So \\boxed{3}.", False), (None, False)]
+)
+def test_solutions_that_contradict_the_gold_answer_are_left_out(tmp_path: Path, solution: str, kept: bool) -> None:
+    format = format_named(None, COLUMNS | {"solution": "s"})
+    (entry,) = entries(tmp_path, format, OWN | {"s": solution})
+    assert (entry.question.solution != "") is kept
+    assert entry.left_out == (("solution with another answer",) if solution and not kept else ())
 
 
 @pytest.mark.parametrize(
