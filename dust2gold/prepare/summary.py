@@ -129,6 +129,7 @@ class Tally:
         """The summary, with its subjects in order, the names of the sources, and the grader's reasons."""
         self.summary.by_subject = dict(sorted(self.summary.by_subject.items()))
         self.summary.source = ", ".join(sorted(self._sources))
+        self.summary.compared = dict(sorted(self.summary.compared.items(), reverse=True))  # the positive ones first
         graders = {} if self.summary.verdicts == "given" else ungradable_because
         self.summary.ungradable_because = {**graders, **+self._reasons}
         return self.summary
