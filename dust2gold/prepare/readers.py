@@ -125,7 +125,7 @@ class Row:
         if body:  # where SVAMP's ends in half a sentence, a comma stands between them
             text = f"{body}{',' if body[-1].isalnum() else ''} {text}"
         level = f"Level {level}" if level.isdigit() else level
-        return Question("", text, gold, solution, self.name("subject"), level, self.text("source"))
+        return Question("", text, gold, solution, self.name("subject"), level, self.name("source"))
 
     def samples(self) -> tuple[list[tuple[str, Verdict, str]], bool]:
         """Of each sample its text, the verdict that the data give, and why it is left out; whether they are a list."""
@@ -178,7 +178,7 @@ def compares_by_value(path: Path, format: str | Format) -> bool:
 
 
 def _read_columns(path: Path, format: Format, source: str | None) -> Iterator[Entry]:
-    name = source or format.source or path.name.split(".")[0]
+    name = source or format.source or path.absolute().name.lstrip(".").split(".")[0]
     lines: dict[int, int] = {}  # by a hash of the question's given id
     shared: dict[int, tuple[str, int]] = {}  # of questions with a sample a row, by a hash: id, samples so far
     number = 0

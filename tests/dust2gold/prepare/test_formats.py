@@ -274,6 +274,14 @@ def test_ids_given_twice_are_refused(tmp_path: Path) -> None:
     assert [entry.question.id for entry in found] == ["openr1-00000", "openr1-00001"]
 
 
+def test_with_a_sample_a_row_the_first_rows_id_counts(tmp_path: Path) -> None:
+    format = format_named(None, COLUMNS | {"id": "n"})
+    rows = [OWN | {"r": "It is 2.", "n": number, "q": text} for number, text in ((7, "A?"), (8, "B?"), (9, "A?"))]
+    assert [r.id for entry in entries(tmp_path, format, *rows) for r in entry.rationales] == ["7/0", "8/0", "7/1"]
+    with pytest.raises(InputError, match="'7' comes twice, first in line 1"):
+        entries(tmp_path, format, *rows, rows[0] | {"q": "C?"})
+
+
 @pytest.mark.parametrize(
     ("name", "columns", "says"),
     [
