@@ -33,7 +33,9 @@ def main(options: argparse.Namespace) -> None:
     """Measures and prints."""
     begin(options)
     if options.samples:
-        pairs = [(sample.rationale, sample.gold) for _, samples in read(options.samples, "tdg") for sample in samples]
+        pairs = [
+            (sample.rationale, sample.gold) for entry in read(options.samples, "tdg") for sample in entry.rationales
+        ]
     else:
         pairs = generated_samples(20_000, options.seed)
     print(f"{len(pairs):,} samples from {options.samples or 'a generator'}", flush=True)

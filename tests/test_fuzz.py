@@ -21,7 +21,8 @@ from datamodules.components.grading.semantic import SemanticGrader
 from datamodules.components.grading.vote_groups import make_vote_groups, read_samples
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.core.errors import InputError
-from dust2gold.prepare.readers import FORMATS, compares_by_value, read
+from dust2gold.prepare.formats import FORMATS
+from dust2gold.prepare.readers import compares_by_value, read
 from dust2gold.report.analyses.predictions import read_predictions
 from dust2gold.run.settings import RunSettings, load_settings
 from dust2gold.run.tables import run_stages
@@ -44,6 +45,13 @@ ROWS: dict[str, dict[str, Any]] = {
     "asdiv": {"body": "1.", "question": "How?", "answer": "2 (nuts)", "solution_type": "Sum", "formula": "1+1=2"},
     "svamp": {"Body": "One.", "Question": "How many?", "Answer": 2.0, "Type": "Addition", "Equation": "( 1 + 1 )"},
     "multiarith": {"question": "1+1?", "final_ans": "2"},
+    "math500": {"problem": "1+1?", "answer": "2", "subject": "Algebra", "level": 1, "unique_id": "test/1.json"},
+    "openr1": {
+        **{"problem": "1+1?", "answer": "2", "uuid": "u", "generations": ["<think>2</think>\\boxed{2}", "\\boxed{3}"]},
+        **{"correctness_math_verify": [True, False], "correctness_llama": None, "finish_reasons": ["stop", "length"]},
+    },
+    "openmathinstruct1": {"question": "1?", "expected_answer": "2", "generated_solution": "2", "is_correct": True},
+    "messages": {"messages": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}], "answer": "1"},
     "records": rationale(0).to_json(),
 }
 RUN: dict[str, Any] = {"run": "runs/t", "student": "a b", "samples": 4, "slips": 0.5, "tables": True}

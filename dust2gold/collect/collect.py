@@ -104,7 +104,7 @@ def _questions(settings: CollectSettings) -> list[Question]:
         problem = "lies in the output directory, where files like it are written anew"
         raise InputError(problem, file=settings.input, field="output", remedy="choose another output directory")
     unique: dict[str, Question] = {}
-    for question, _ in read(Path(settings.input), settings.format, settings.source):
+    for question, *_ in read(Path(settings.input), settings.format, settings.source):
         unique.setdefault(question.id, question)
         if len(unique) == settings.limit:
             break

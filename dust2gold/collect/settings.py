@@ -139,7 +139,7 @@ class CollectSettings:
     """What to ask which model, and what to write.
 
     Args:
-        input: The questions: .jsonl, .jsonl.gz or .jsonl.xz.
+        input: The questions: a file or folder as `prepare` reads it.
         output: Directory for the results.
         prompt: The few-shot prompt, e.g. configs/prompts/math.yaml; edit it, or write your own.
         endpoint: Where the model is.

@@ -1,4 +1,4 @@
-"""The verb `prepare`: grades a data set in its publisher's format; see dust2gold/prepare/prepare.py."""
+"""The verb `prepare`: grades a data set by its columns; see dust2gold/prepare/prepare.py."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import contextlib
 import math
 import re
 from pathlib import Path
+from typing import get_args
 
 from datamodules.components.grading.semantic import GRADERS
 from dust2gold.commands.arguments import names, positive
+from dust2gold.prepare.formats import FORMATS, ROLES, format_named
 from dust2gold.prepare.hub import hub_table
 from dust2gold.prepare.prepare import prepare
-from dust2gold.prepare.readers import FORMATS
-from dust2gold.prepare.summary import print_summary
+from dust2gold.prepare.summary import Verdicts, print_summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,14 +25,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         metavar="FILE",
-        help="data set as published: .jsonl, .jsonl.gz or .jsonl.xz; or hub:NAME, as hub:openai/gsm8k: fetched with "
-        "`datasets` and kept beside the results",
+        help="data set: .jsonl, .json or .csv (also .gz, .xz, .zst), .parquet, a folder of save_to_disk; or hub:NAME, "
+        "as hub:openai/gsm8k: fetched with `datasets` and kept beside the results",
     )
     add("--subset", type=names, default=(), metavar="NAME[,NAME]", help=f"{of_hub}, e.g. main; all in turn")
     add("--split", help=f"{of_hub} (default: test)")
     add("--revision", help=f"{of_hub}: branch, tag or commit (default: the newest)")
-    formats = "its format; tdg: the paper's teacher samples; records: our own files, graded anew"
-    add("--format", choices=list(FORMATS), required=True, help=formats)
+    formats = "its layout, see below; tdg: the paper's teacher samples; records: our own files, graded anew"
+    add("--format", choices=list(FORMATS), help=formats)
+    add(
+        "--columns",
+        nargs="+",
+        type=_column,
+        default=(),
+        metavar="ROLE=COLUMN",
+        help="which column plays which role, instead of or over those of --format; a.b for what a struct holds",
+    )
+    add(
+        "--verdicts",
+        choices=get_args(Verdicts),
+        help="which count where a column gives verdicts: those, ours, or both, and then none where they differ "
+        "(default: both)",
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _layouts()
     add("--output", type=Path, required=True, metavar="DIR", help="directory for the results")
     add(
         "--grader",
@@ -55,6 +72,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--time-limit", type=_seconds, default=5.0, metavar="S", help=limit)
 
 
+def _layouts() -> str:
+    """What the roles mean and which columns the formats have."""
+    roles = [f"  {role:<9} {about}".rstrip() for role, about in ROLES.items()]
+    lines = [
+        f"  {name:<18}" + " ".join(f"{role}={column}" for role, column in format.columns.items())
+        for name, format in FORMATS.items()
+        if format.columns
+    ]
+    said = "of columns with | between them the first that there is; | at the end: or none"
+    return "\n".join(["roles:", *roles, "", f"formats ({said}):", *lines])
+
+
+def _column(text: str) -> tuple[str, str]:
+    role, sign, column = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"'{text}' is not ROLE=COLUMN")
+    return role, column
+
+
 def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
@@ -71,10 +107,11 @@ def _seconds(text: str) -> float:
 
 def main(args: argparse.Namespace) -> int:
     """Runs `prepare` as the command line asks and prints the summary; returns the exit code."""
+    format = format_named(args.format, dict(args.columns))
     table = hub_table(args.input, args.subset, args.split, args.revision)
     summary = prepare(
         Path(args.input) if table is None else table.fetch(args.output),
-        args.format,
+        format,
         args.output,
         args.grader,
         source=args.source,
@@ -83,6 +120,7 @@ def main(args: argparse.Namespace) -> int:
         time_limit=args.time_limit,
         max_samples=args.samples,
         answer_pattern=args.answer_pattern,
+        verdicts=args.verdicts,
     )
     print_summary(summary)
     return 0

@@ -154,7 +154,7 @@ def as_paths(files: list[str] | str | None) -> list[Path]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Opens a text file for reading as UTF-8, with or without a BOM, by its name: plain, `.gz` or `.xz`.
+    """Opens a text file for reading as UTF-8, with or without a BOM, by its name: plain, `.gz`, `.xz` or `.zst`.
 
     Raises:
         InputError: If there is none, or what is there is no file.
@@ -170,6 +170,10 @@ def open_text(path: Path) -> TextIO:
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig"))
     if path.suffix == ".xz":
         return cast(TextIO, lzma.open(path, "rt", encoding="utf-8-sig"))
+    if path.suffix == ".zst":
+        from pyarrow import CompressedInputStream
+
+        return io.TextIOWrapper(io.BufferedReader(CompressedInputStream(path, "zstd")), encoding="utf-8-sig")
     return path.open(encoding="utf-8-sig")
 
 

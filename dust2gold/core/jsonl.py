@@ -16,18 +16,18 @@ from dust2gold.core.files import open_text, write_atomically
 _LONGEST = 1 << 26
 """Bytes of a line: what is longer is no record, and need not fit into memory."""
 _FOREIGN = {
-    b"PAR1": ("Parquet", "read the directory it lies in with `prepare --input hub:DIRECTORY`"),
+    b"PAR1": ("Parquet", "let its name end in .parquet, and make records of it with `prepare`"),
     b"PK\x03\x04": ("a zip archive", "unpack it first"),
     b"\x1f\x8b": ("gzip", "let its name end in .jsonl.gz"),
     b"\xfd7zXZ\x00": ("xz", "let its name end in .jsonl.xz"),
-    b"\x28\xb5\x2f\xfd": ("zstandard", "unpack it first, e.g. with zstd -d"),
-    b"[": ("a JSON array", "write one object a line, e.g. with jq -c '.[]'"),
+    b"\x28\xb5\x2f\xfd": ("zstandard", "let its name end in .jsonl.zst"),
+    b"[": ("a JSON array", "let its name end in .json for `prepare`, or write one object a line: jq -c '.[]'"),
 }
 """What files begin with that are no JSON lines, what they are, and what to do."""
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number from 1, object) for each non-empty line of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file."""
+    """Yields (line number from 1, object) for each non-empty line of a file that `open_text` reads."""
     with open_text(path) as stream:
         for number in itertools.count(1):
             try:  # as bytes: a text stream decodes ahead, and its errors would name the line before
@@ -56,7 +56,7 @@ def _check_kind(path: Path, beginning: bytes) -> None:
     """Refuses a file that is something else than JSON lines, and says what."""
     kinds = [found for begins, found in _FOREIGN.items() if beginning.startswith(begins)]
     if path.suffix in (".csv", ".tsv") and not beginning.startswith(b"{"):
-        kinds.append(("a table of text", "read the directory it lies in with `prepare --input hub:DIRECTORY`"))
+        kinds.append(("a table of text", "make records of it with `prepare --columns`, which reads .csv"))
     if kinds:
         kind, remedy = kinds[0]
         raise InputError(f"is {kind}, and JSON lines were expected", file=path, remedy=remedy)

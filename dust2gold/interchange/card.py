@@ -68,10 +68,13 @@ def _add_data(section: Section, file: Path) -> None:
         with reading(file):
             summary = json.loads(file.read_text(encoding="utf-8"))
             section.add("## Data")
+            by = f"{escape(str(summary['grader']))} grading"
+            own = "the data set's own verdicts"
+            by = {"given": own, "both": f"{by} and {own}, where the two agree"}.get(str(summary.get("verdicts")), by)
             section.add(
                 f"Teacher samples of {code(str(summary['source']))}: {summary['questions']:,} questions, "
                 f"{summary['samples']:,} samples, {summary['positive']:,} right (D_pos), {summary['negative']:,} wrong "
-                f"(D_neg) by {escape(str(summary['grader']))} grading."
+                f"(D_neg) by {by}."
             )
 
 

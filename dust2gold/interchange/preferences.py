@@ -4,7 +4,7 @@ r"""D_pos and D_neg as data sets of other trainers, and back.
     unpaired     {"prompt": …, "completion": …, "label": true, "id": …}  TRL's KTOTrainer
 
 `prompt` is the text the student reads (`Problem:\n…\nSolution:\n`), the others are rationales without EOS, which
-trainers add. A file ends in .jsonl (when read also .jsonl.gz, .jsonl.xz) or in .parquet.
+trainers add. A file is written as .jsonl or .parquet, and read as `prepare` reads one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pyarrow import parquet
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.grading.extraction import extract_answer
 from datamodules.components.records.records import Question, Rationale, Verdict, is_text, rationale_for, rationale_id
-from dust2gold.core.errors import InputError, reason
-from dust2gold.core.files import open_text, write_bytes_atomically
-from dust2gold.core.jsonl import read_json_lines, write_json_lines
+from dust2gold.core.errors import InputError
+from dust2gold.core.files import write_bytes_atomically
+from dust2gold.core.jsonl import write_json_lines
 from dust2gold.prepare.readers import Entry
 
 Row = dict[str, Any]
@@ -123,19 +123,6 @@ def _text(row: Row, field: str, file: Path, line: int) -> str:
         problem = f"non-empty text was expected, found {type(value).__name__}"
         remedy = "a row has " + " or ".join(layout.about for layout in LAYOUTS.values())
     raise InputError(problem, file=file, line=line, field=field, remedy=remedy)
-
-
-def read_rows(file: Path) -> Iterator[tuple[int, Row]]:
-    """Yields (line or row number from 1, row) of a JSON-lines or parquet file."""
-    if file.suffix != ".parquet":
-        yield from read_json_lines(file)
-        return
-    open_text(file).close()  # tells of what is no file
-    try:
-        rows = parquet.read_table(file).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"no parquet file ({reason(error)})", file=file, remedy="check the path") from error
-    yield from enumerate(rows, 1)
 
 
 def write_rows(file: Path, rows: Iterable[Row]) -> int:

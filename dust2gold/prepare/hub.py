@@ -8,6 +8,12 @@ Names that fit the readers of this package (`--format`):
     hub:ChilleD/SVAMP              --format svamp
     hub:ChilleD/MultiArith         --format multiarith
 
+and, by what their cards say of their columns (nobody has tried them here):
+
+    hub:open-r1/OpenR1-Math-220k   --format openr1             --split train
+    hub:nvidia/OpenMathInstruct-1  --format openmathinstruct1  --split train
+    hub:HuggingFaceH4/MATH-500     --format math500
+
 A local directory that `datasets` understands (parquet, JSON, CSV) works too: `hub:path/to/directory`.
 """
 

@@ -1,4 +1,4 @@
-"""A data set in its publisher's format becomes graded records, D_pos and D_neg of the paper.
+"""A data set, in its publisher's format or any other, becomes graded records, D_pos and D_neg of the paper.
 
 Reads, grades and writes as a stream, a batch of questions at a time:
 
@@ -15,11 +15,12 @@ Each file is written whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -32,9 +33,10 @@ from datamodules.components.grading.semantic import Grader, open_grader
 from datamodules.components.records.records import Question, Rationale, Verdict, rationale_for
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import free_aside, keep_inputs, open_text, sha256_of, write_atomically
-from dust2gold.core.jsonl import count_lines
-from dust2gold.prepare.readers import Entry, compares_by_value, format_named, read
-from dust2gold.prepare.summary import Summary, Tally
+from dust2gold.prepare.formats import Format, format_named
+from dust2gold.prepare.readers import Entry, compares_by_value, read
+from dust2gold.prepare.rows import count_rows, is_folder
+from dust2gold.prepare.summary import Summary, Tally, Verdicts
 
 _FILES = (
     *(f"{name}.jsonl" for name in ("positive", "negative", "ungradable", "questions", "solutions")),
@@ -45,7 +47,7 @@ _BATCH = 256  # questions graded together: keeps the workers busy, and the memor
 
 def prepare(
     input: Path,
-    format: str,
+    format: str | Format,
     output: Path,
     grader: str = "string",
     source: str | None = None,
@@ -54,12 +56,13 @@ def prepare(
     time_limit: float = 5.0,
     max_samples: int | None = None,
     answer_pattern: re.Pattern[str] | None = None,
+    verdicts: Verdicts | None = None,
 ) -> Summary:
     """Reads a data set, grades its rationales and writes them by verdict into the directory `output`.
 
     Args:
-        input: `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file in its publisher's format.
-        format: A key of `readers.FORMATS`. Of "records" the rationales are graded anew, from their text.
+        input: A file or folder that `read_rows` reads.
+        format: A key of `FORMATS`, or one of your own. Of "records" the rationales are graded anew, from their text.
         output: Directory for the results; files of the same names there are replaced.
         grader: One of `GRADERS`.
         source: The data set's name; the format's own if None.
@@ -68,20 +71,19 @@ def prepare(
         time_limit: Seconds of processor time math-verify has for one answer.
         max_samples: Take only this many rationales of each question, the first ones.
         answer_pattern: How else rationales state their answers, see `stated_answer`.
+        verdicts: Which verdicts count where the data give some: those, ours, or both, where samples that they differ
+            on are ungradable. None: both; without gold answers those given.
 
     Raises:
         InputError: If the input is not as the format wants it or holds no question, or the output cannot be written.
     """
     keep_inputs([input], (output / name for name in _FILES))
-    identity = _identity(input)
-    by_value = compares_by_value(input, format)
-    tally = Tally(
-        Summary(grader, "values" if by_value else "strings", identity), ids_repeat=format_named(format).row is None
-    )
-    stream = islice(read(input, format, source), limit)
-    entries = (Entry(question, rationales[:max_samples]) for question, rationales in stream)
-    # The bar counts the input's lines; with a limit nobody knows how many those are.
-    bar = tqdm(total=count_lines(input) if limit is None else None, desc=f"prepare {input.name}", unit=" lines")
+    identity, how = _identity(input), format_named(format)
+    by_value = compares_by_value(input, how)
+    tally = Tally(Summary(grader, "values" if by_value else "strings", identity, verdicts=_choose(verdicts, how)))
+    entries = _first(read(input, how, source), limit, max_samples)
+    # The bar counts the input's rows; with a limit nobody knows how many those are.
+    bar = tqdm(total=count_rows(input) if limit is None else None, desc=f"prepare {input.name}", unit=" lines")
     cache = output / "math-verify.jsonl"
     # In the paper no box counts as wrong. Where none was asked for, it would make right answers D_neg.
     unstated: Verdict = "ungradable" if by_value or answer_pattern is not None else "negative"
@@ -89,9 +91,9 @@ def prepare(
     with bar, open_grader(grader, strings, workers=workers, time_limit=time_limit, cache=cache) as judge:
         with _Outputs(output) as outputs:
             while batch := list(islice(entries, _BATCH)):
-                for question, rationales in _graded(batch, judge):
-                    outputs.add(question if tally.add(question, rationales) else None, rationales)
-                    bar.update(len(rationales) if tally.ids_repeat and rationales else 1)
+                for entry in _graded(batch, judge, tally):
+                    outputs.add(entry.question if tally.add(entry) else None, entry.rationales)
+                    bar.update(1 if entry.alone else len(entry.rationales) or 1)
             if tally.summary.questions == 0:
                 raise InputError("holds no question", file=input, remedy="check that this is the file you meant")
             _keep_earlier(output, identity)
@@ -99,7 +101,7 @@ def prepare(
             (output / f"{name}.jsonl").unlink(missing_ok=True)  # an earlier run's
         summary = tally.finished(judge.reasons)
     with write_atomically(output / "summary.json") as stream_of_summary:
-        stream_of_summary.write(json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n")
+        stream_of_summary.write(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n")
     return summary
 
 
@@ -120,6 +122,10 @@ def _keep_earlier(output: Path, identity: dict[str, str]) -> None:
 
 def _identity(input: Path) -> dict[str, str]:
     try:
+        if is_folder(input):
+            files = sorted(file for file in input.rglob("*") if file.is_file())
+            sums = "".join(f"{file.relative_to(input)} {sha256_of(file)}\n" for file in files)
+            return {"name": input.name, "sha256": hashlib.sha256(sums.encode()).hexdigest()}
         open_text(input).close()  # tells of a missing file
         return {"name": input.name, "sha256": sha256_of(input)}
     except OSError as error:
@@ -127,13 +133,43 @@ def _identity(input: Path) -> dict[str, str]:
         raise InputError(f"cannot read ({error.strerror or error})", file=input, remedy=remedy) from error
 
 
-def _graded(batch: list[Entry], grader: Grader) -> Iterator[Entry]:
-    """The entries with their rationales' answers and verdicts."""
+def _choose(verdicts: Verdicts | None, format: Format) -> Verdicts | None:
+    """Which verdicts count; None where there are only ours."""
+    if "verdict" in format.columns:
+        return verdicts or ("both" if {"gold", "solution"} & format.columns.keys() else "given")
+    if verdicts in ("given", "both"):
+        remedy = "say which column holds them: --columns verdict=COLUMN"
+        raise InputError("these data give no verdicts", field="--verdicts", remedy=remedy)
+    return None
+
+
+def _first(entries: Iterable[Entry], limit: int | None, most: int | None) -> Iterator[Entry]:
+    """The entries of the first so many questions, with the first so many rationales of each."""
+    questions = 0
+    taken: dict[str, int] = {}  # rationales by question, of those that several entries may have
+    for entry in entries:
+        known = None if entry.alone else taken.get(entry.question.id)
+        if known is None and questions == limit:
+            if entry.alone:
+                return
+            continue
+        questions += known is None
+        rationales = entry.rationales[: None if most is None else max(most - (known or 0), 0)]
+        if not entry.alone and (limit, most) != (None, None):
+            taken[entry.question.id] = (known or 0) + len(rationales)
+        yield entry._replace(rationales=rationales)
+
+
+def _graded(batch: list[Entry], grader: Grader, tally: Tally) -> Iterator[Entry]:
+    """The entries with their rationales' answers and the verdicts that count."""
     pairs = [(rationale.rationale, rationale.gold) for entry in batch for rationale in entry.rationales]
     grades = iter(grader.grade_many(pairs))
-    for question, rationales in batch:
-        own = zip(rationales, islice(grades, len(rationales)), strict=True)
-        yield Entry(question, [replace(record, verdict=verdict, answer=answer) for record, (verdict, answer) in own])
+    for entry in batch:
+        own = zip(entry.rationales, islice(grades, len(entry.rationales)), strict=True)
+        records = [(replace(record, answer=answer), verdict) for record, (verdict, answer) in own]
+        yield entry._replace(
+            rationales=[replace(each, verdict=tally.verdict(each, graded)) for each, graded in records]
+        )
 
 
 class _Outputs(contextlib.ExitStack):

@@ -1,198 +1,168 @@
-"""Readers of each data set in its publisher's own format, as streams of questions with their ungraded rationales.
+"""A data set as a stream of questions with their rationales, each with the verdict that the data give, if any.
 
-`FORMATS` names them. A format is one function from a decoded JSON line to a question and the rationales written for it;
-what is the same for all (compression, line numbers, ids, error messages) is done once, in `read`.
+`FORMATS` says which column plays which role; what a row makes of them is said once, here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.components.grading.answers import are_plain, plain_number
-from datamodules.components.grading.extraction import gold_answer
-from datamodules.components.records.records import Question, Rationale, is_text, question_of, rationale_for
+from datamodules.components.grading.answers import are_plain, plain_number, same_value, string_equal
+from datamodules.components.grading.extraction import extract_answer, gold_answer, stated_answer
+from datamodules.components.records.records import Question, Rationale, Verdict, is_text, question_of, rationale_for
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
+from dust2gold.prepare.formats import FORMATS, MISSING, Format, at, format_named, nearest
+from dust2gold.prepare.rows import read_rows
 
 _PROBLEM_HEAD = re.compile(r"\s*Problem:\s*")
 _SOLUTION_HEAD = re.compile(r"\s*Solution:\s*")
-_CALCULATION = re.compile(r"<<[^<>]*>>")
-_WITH_UNIT = re.compile(r"(.*?)\s*\(([^()]*)\)")
+_VERDICTS: dict[str, Verdict] = {
+    **dict.fromkeys(("true", "1", "positive", "correct"), "positive"),
+    **dict.fromkeys(("false", "0", "negative", "incorrect"), "negative"),
+}
+_CUT = ("length", "content_filter")
+"""Why a sample ended that a student must not learn to end like."""
 
 
 class Entry(NamedTuple):
-    """A question and the rationales written for it, still to be graded (verdict "ungradable")."""
+    """A question and the rationales written for it, still to be graded; `verdict` is what the data say, if anything."""
 
     question: Question
     rationales: list[Rationale]
+    left_out: tuple[str, ...] = ()  # why, of each sample that is left out
+    alone: bool = True  # whether no other entry has this question
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One decoded line of a publisher's file; what it lacks is an error that names file, line and field."""
+    """One row of a data set; what it lacks is an error that names file, row and column."""
 
     value: Mapping[str, Any]
     file: Path
     line: int
+    format: Format
 
-    def error(self, field: str, problem: str) -> InputError:
-        """The error for a field of this line."""
-        remedy = "mend this line, or choose another --format"
-        return InputError(problem, file=self.file, line=self.line, field=field, remedy=remedy)
+    def error(self, column: str, problem: str) -> InputError:
+        """The error for a column of this row."""
+        remedy = "mend this row, or choose another --format or --columns"
+        return InputError(problem, file=self.file, line=self.line, field=column, remedy=remedy)
 
-    def _get(self, field: str) -> Any:
-        if field not in self.value:
-            has = ", ".join(map(str, self.value)) or "no field at all"
-            raise self.error(field, f"missing; this line has {has[:200]}")
-        return self.value[field]
+    def get(self, role: str) -> tuple[str, Any]:
+        """The column that plays a role and what it holds; "" and None where there is none and need not be."""
+        found: list[tuple[str, Any]] = []
+        convert = self.format.through.get(role, lambda value: value)
+        columns = self.format.columns.get(role, "").split("|")
+        for column in filter(None, columns):
+            try:
+                if (value := at(self.value, column)) is not MISSING:
+                    found.append((column, convert(value)))
+            except ValueError as error:
+                raise self.error(column, str(error)) from error
+        if not found and "" not in columns:
+            raise self._lacking(columns[0])
+        return next((each for each in found if each[1] is not None), [*found, ("", None)][0])
 
-    def text(self, field: str) -> str:
-        """The text in `field`, without surrounding blanks."""
-        return self._checked(field, self._get(field)).strip()
+    def _lacking(self, column: str) -> InputError:
+        has = ", ".join(
+            ", ".join(f"{name}.{inner}" for inner in value) if isinstance(value, Mapping) else str(name)
+            for name, value in self.value.items()
+        )
+        name = nearest(self.value)
+        fits = f"the nearest --format is {name}" if name and FORMATS[name] != self.format else "mend this row"
+        return InputError(
+            f"missing; there are {has[:300] or 'no columns at all'}",
+            file=self.file,
+            line=self.line,
+            field=column,
+            remedy=f"{fits}, or say which column is what: --columns question=COLUMN gold=COLUMN samples=COLUMN",
+        )
 
-    def filled(self, field: str) -> str:
-        """The same, which must not be empty."""
-        text = self.text(field)
-        if not text:
-            raise self.error(field, "is empty")
-        return text
+    def text(self, role: str) -> str:
+        """The text of a role without surrounding blanks; "" where there is none and need not be."""
+        column, value = self.get(role)
+        return "" if value is None and role != "question" else self._checked(column, value).strip()
 
-    def texts(self, field: str) -> list[str]:
-        """The list of texts in `field`."""
-        values = self._get(field)
-        if not isinstance(values, list):
-            raise self.error(field, f"a list of texts was expected, found {type(values).__name__}")
-        return [self._checked(field, value) for value in values]
+    def name(self, role: str) -> str:
+        """The same, where a number will do: 145.0 is "145"."""
+        column, value = self.get(role)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return plain_number(str(value)) or str(value)
+        return "" if value is None else self._checked(column, value).strip()
 
-    def number(self, field: str) -> str:
-        """The number in `field`, as a number or as text, without its trailing zeros: 145.0 is "145"."""
-        value = self._get(field)
-        plain = None if isinstance(value, (bool, list, dict)) else plain_number(str(value))
-        if plain is None:
-            raise self.error(field, f"a number was expected, found {ascii(value)[:60]}")
-        return plain
+    def beside(self, role: str, samples: list[Any], listed: bool) -> list[str | None]:
+        """What a column says of each sample, as text in lower case; None where it says nothing."""
+        column, value = self.get(role)
+        if value is None:
+            return [None] * len(samples)
+        values = value if listed else [value]
+        if not isinstance(values, list) or len(values) != len(samples):
+            raise self.error(column, f"a value for each of the {len(samples)} samples was expected")
+        return [None if each in (None, "") else str(each).removesuffix(".0").lower() for each in values]
 
-    def _checked(self, field: str, value: object) -> str:
+    def _checked(self, column: str, value: object) -> str:
         if not is_text(value):
-            raise self.error(field, f"text was expected, found {type(value).__name__} {ascii(value)[:60]}")
+            raise self.error(column, f"text was expected, found {type(value).__name__} {ascii(value)[:60]}")
         return str(value)
 
+    def question(self) -> Question:
+        """The row's question, still without id and source."""
+        solution = self.text("solution")
+        if "gold" in self.format.columns:
+            gold = self.name("gold")
+            gold = stated_answer(gold) or gold
+        else:
+            gold = gold_answer(solution)
+            solution = "" if gold == solution else solution  # it may hold that alone
+        body, text, level = self.text("body"), _without(_PROBLEM_HEAD, self.text("question")), self.name("level")
+        if not text:
+            raise self.error(self.get("question")[0], "is empty")
+        if body:  # where SVAMP's ends in half a sentence, a comma stands between them
+            text = f"{body}{',' if body[-1].isalnum() else ''} {text}"
+        level = f"Level {level}" if level.isdigit() else level
+        return Question("", text, gold, solution, self.name("subject"), level, self.name("source"))
 
-RowReader = Callable[[Row], tuple[Question, list[str]]]
-"""From one line to its question, still without id and source, and the texts of its rationales."""
-
-
-def _question(question: str, gold: str, solution: str = "", subject: str = "", level: str = "") -> Question:
-    return Question("", question, gold, solution, subject, level, "")
-
-
-def _solved(question: str, solution: str, subject: str, level: str) -> Question:
-    gold = gold_answer(solution)
-    return _question(question, gold, "" if gold == solution else solution, subject, level)  # it may hold that alone
-
-
-def _tdg(row: Row) -> tuple[Question, list[str]]:
-    """The paper's teacher data: MATH's training questions with several samples each."""
-    solution = row.text("answer")
-    text = _without(_PROBLEM_HEAD, row.text("question"))
-    if not text:
-        raise row.error("question", "is empty")
-    question = _solved(text, solution, row.text("type"), row.text("level"))
-    return question, [_without(_SOLUTION_HEAD, sample) for sample in row.texts("generated_answer")]
+    def samples(self) -> tuple[list[tuple[str, Verdict, str]], bool]:
+        """Of each sample its text, the verdict that the data give, and why it is left out; whether they are a list."""
+        column, value = self.get("samples")
+        listed = not column or isinstance(value, list)
+        texts = [_without(_SOLUTION_HEAD, self._checked(column, text)) for text in (value or [] if listed else [value])]
+        verdicts, complete, ends = (self.beside(role, texts, listed) for role in ("verdict", "keep", "finish"))
+        samples: list[tuple[str, Verdict, str]] = []
+        for text, verdict, kept, end in zip(texts, verdicts, complete, ends, strict=True):
+            for role, said in (("verdict", verdict), ("keep", kept)):
+                if said is not None and said not in _VERDICTS:
+                    raise self.error(self.get(role)[0], f"true or false was expected, found {ascii(said)[:60]}")
+            why = "incomplete" if kept and _VERDICTS[kept] == "negative" else ""
+            why = why or (f"finish reason {end}" if end in _CUT else "") or ("" if text else "empty")
+            samples.append((text, "ungradable" if verdict is None else _VERDICTS[verdict], why))
+        return samples, listed
 
 
 def _without(head: re.Pattern[str], text: str) -> str:
+    """The text without the head that our prompt gives it."""
     found = head.match(text)
     return text[found.end() if found else 0 :].strip()
 
 
-def _math(row: Row) -> tuple[Question, list[str]]:
-    """MATH (Hendrycks et al. 2021)."""
-    solution = row.text("solution")
-    return _solved(row.filled("problem"), solution, row.text("type"), row.text("level")), []
+def read(path: Path, format: str | Format, source: str | None = None) -> Iterator[Entry]:
+    """Yields the entries of a file or folder that `read_rows` reads, holding one at a time.
 
-
-def _gsm8k(row: Row) -> tuple[Question, list[str]]:
-    """GSM8K (Cobbe et al. 2021): the answer's last line is `#### 18`; `<<48/2=24>>` are its calculator's marks."""
-    solution = _CALCULATION.sub("", row.text("answer"))
-    _, marks, gold = solution.rpartition("####")
-    if not marks or not gold.strip():
-        raise row.error("answer", "no gold answer after ####")
-    return _question(row.filled("question"), plain_number(gold) or gold.strip(), solution), []
-
-
-def _asdiv(row: Row) -> tuple[Question, list[str]]:
-    """ASDiv (Miao et al. 2020): "9 (apples)"; what is no number ("Yes", "3:45") stays text."""
-    answer = row.filled("answer")
-    unit = _WITH_UNIT.fullmatch(answer)
-    number = plain_number(unit[1] if unit else answer)
-    text = _joined(row.text("body"), row.filled("question"))
-    return _question(text, number or answer, row.text("formula"), row.text("solution_type")), []
-
-
-def _svamp(row: Row) -> tuple[Question, list[str]]:
-    """SVAMP (Patel et al. 2021)."""
-    text = _joined(row.text("Body"), row.filled("Question"))
-    return _question(text, row.number("Answer"), row.text("Equation"), row.text("Type")), []
-
-
-def _multiarith(row: Row) -> tuple[Question, list[str]]:
-    """MultiArith (Roy and Roth 2015): `input` and `target`, or `question` and `final_ans` as in the hub's copy."""
-    question, answer = ("question", "final_ans") if "final_ans" in row.value else ("input", "target")
-    return _question(row.filled(question), row.number(answer)), []
-
-
-def _joined(body: str, question: str) -> str:
-    """Body and question as one text; where SVAMP's body ends in half a sentence, a comma stands between them."""
-    return f"{body}{',' if body[-1:].isalnum() else ''} {question}".strip()
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """How to read a publisher's files."""
-
-    source: str  # the data set's name when the user gives none; "" for records, which bring their own
-    row: RowReader | None  # reads one line; None for records, which are read by their schema
-    by_value: bool | None  # whether gold answers are plain numbers, compared by value; None: look
-    solution: str = ""  # the field of the solutions whose boxes tell, where `by_value` is None
-
-
-FORMATS: dict[str, Format] = {
-    "tdg": Format("math-train", _tdg, by_value=None, solution="answer"),
-    "math": Format("math", _math, by_value=None, solution="solution"),
-    "gsm8k": Format("gsm8k", _gsm8k, by_value=True),
-    "asdiv": Format("asdiv", _asdiv, by_value=True),
-    "svamp": Format("svamp", _svamp, by_value=True),
-    "multiarith": Format("multiarith", _multiarith, by_value=True),
-    "records": Format("", None, by_value=None),
-}
-
-
-def read(path: Path, format: str, source: str | None = None) -> Iterator[Entry]:
-    """Yields the entries of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file, holding one at a time.
-
-    `source` is the data set's name, which begins the ids; the format's own if None.
+    `source` is the data set's name, which begins the ids; the format's own, or else the file's, if None.
 
     Raises:
-        InputError: If the format is unknown, the file missing or damaged, or a line not of this format.
+        InputError: If the format is unknown, the file missing or damaged, or a row not of this format.
     """
     how = format_named(format)
-    return _read_records(path, source) if how.row is None else _read_rows(path, how.row, source or how.source)
+    return _read_columns(path, how, source) if how.columns else _read_records(path, source)
 
 
-def format_named(name: str) -> Format:
-    """The format of this name; an error lists those there are."""
-    if name not in FORMATS:
-        raise InputError(f"unknown format '{name}'", field="--format", remedy=f"choose one of {', '.join(FORMATS)}")
-    return FORMATS[name]
-
-
-def compares_by_value(path: Path, format: str) -> bool:
+def compares_by_value(path: Path, format: str | Format) -> bool:
     """Whether the answers to this file are compared by value rather than by the MATH convention.
 
     Files in MATH's formats are, if none of their solutions has a box: GSM8K's questions in the layout of the paper's
@@ -201,23 +171,59 @@ def compares_by_value(path: Path, format: str) -> bool:
     how = format_named(format)
     if how.by_value is not None:
         return how.by_value
-    if how.solution:
-        return not any("\\boxed" in str(value.get(how.solution)) for _, value in read_json_lines(path))
+    if how.columns:
+        rows = (Row(value, path, line, how) for line, value in read_rows(path))
+        return not any("\\boxed" in str(row.get("solution")[1]) for row in rows)
     return are_plain(str(value.get("gold", "")) for _, value in read_json_lines(path))
 
 
-def _read_rows(path: Path, read_row: RowReader, source: str) -> Iterator[Entry]:
-    for index, (line, value) in enumerate(read_json_lines(path)):
-        question, texts = read_row(Row(value, path, line))
-        question = replace(question, id=f"{source}-{index:05d}", source=source)  # ids sort as they count
-        yield Entry(question, [rationale_for(question, k, text, "teacher") for k, text in enumerate(texts)])
+def _read_columns(path: Path, format: Format, source: str | None) -> Iterator[Entry]:
+    name = source or format.source or path.absolute().name.lstrip(".").split(".")[0]
+    lines: dict[int, int] = {}  # by a hash of the question's given id
+    shared: dict[int, tuple[str, int]] = {}  # of questions with a sample a row, by a hash: id, samples so far
+    number = 0
+    for line, value in read_rows(path):
+        row = Row(value, path, line, format)
+        question, (samples, listed) = row.question(), row.samples()
+        key = hash((question.question, question.gold))
+        id, first = ("", 0) if listed else shared.get(key, ("", 0))
+        if not id:
+            id = row.name("id") or f"{name}-{number:05d}"  # ids sort as they count
+            number += 1
+            if "id" in format.columns and lines.setdefault(hash(id), line) != line:
+                problem = f"'{id}' comes twice, first in line {lines[hash(id)]}"
+                raise row.error(row.get("id")[0], f"{problem}; --columns id= numbers the questions instead")
+        if not listed:
+            shared[key] = id, first + len(samples)
+        question = replace(question, id=id, source=source or question.source or name)
+        left_out = [why for *_, why in samples if why]
+        if _contradicts(question):
+            question = replace(question, solution="")
+            left_out.append("solution with another answer")
+        yield Entry(
+            question,
+            [
+                replace(rationale_for(question, k, text, "teacher"), verdict=verdict)
+                for k, (text, verdict, why) in enumerate(samples, start=first)
+                if not why
+            ],
+            tuple(left_out),
+            alone=listed,
+        )
+
+
+def _contradicts(question: Question) -> bool:
+    """Whether the solution, which is taken for a right rationale, states another answer than the gold one."""
+    answer, gold = extract_answer(question.solution), question.gold
+    return bool(answer and gold) and not (string_equal(answer or "", gold) or same_value(answer or "", gold))
 
 
 def _read_records(path: Path, source: str | None) -> Iterator[Entry]:
     """Our own records: questions, or rationales; those of one question that follow each other are one entry."""
     for _, group in groupby(_records(path, source), key=lambda entry: (entry.question.id, not entry.rationales)):
         entries = list(group)
-        yield Entry(entries[0].question, [rationale for entry in entries for rationale in entry.rationales])
+        rationales = [rationale for entry in entries for rationale in entry.rationales]
+        yield Entry(entries[0].question, rationales, alone=False)
 
 
 def _records(path: Path, source: str | None) -> Iterator[Entry]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
 
-from datamodules.components.records.records import VERDICTS, Question, Rationale, Verdict
+from datamodules.components.records.records import VERDICTS, Rationale, Verdict
 from dust2gold.core.text import visible
+from dust2gold.prepare.readers import Entry
+
+Verdicts = Literal["given", "graded", "both"]
+"""Which verdicts count where the data give some: theirs, ours, or what the two agree on."""
+_T = TypeVar("_T")
 
 _DRAWN = 8
 """Random samples that are shown."""
@@ -49,29 +55,60 @@ class Summary:
     by_subject: dict[str, Counts] = field(default_factory=dict)  # in alphabetical order
     drawn: list[tuple[str, str | None, str, Verdict]] = field(default_factory=list)
     """Of a few random samples: id, answer, gold answer, verdict."""
+    # Only where there are any:
+    left_out: dict[str, int] = field(default_factory=dict)  # samples that stand in no file, by reason
+    verdicts: Verdicts | None = None
+    compared: dict[Verdict, dict[Verdict, int]] = field(default_factory=dict)  # samples by given and graded verdict
+    differing: list[tuple[str, str | None, str, Verdict, Verdict]] = field(default_factory=list)
+    """Of a few random samples whose verdicts differ: id, answer, gold answer, given, graded."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What summary.json holds."""
+        later = ("left_out", "verdicts", "compared", "differing")
+        return {name: value for name, value in asdict(self).items() if value or name not in later}
 
 
 class Tally:
     """Counts entries into a summary.
 
-    With `ids_repeat` a question may come again later, as in records of several files put together. Only then are the
-    ids kept in memory; a publisher's file is counted without.
+    Only of questions that may come again, in records of several files put together say, are the ids kept in memory.
     """
 
-    def __init__(self, summary: Summary, ids_repeat: bool) -> None:
+    def __init__(self, summary: Summary) -> None:
         self.summary = summary
-        self.ids_repeat = ids_repeat
-        self._verdicts: dict[str, frozenset[Verdict]] = {}
+        self._verdicts: dict[str, int] = {}  # 1: has a positive rationale, 2: a negative one
         self._sources: set[str] = set()
         self._random = random.Random(0)
+        self._differ = random.Random(0)
+        self._reasons: Counter[str] = Counter()
 
-    def add(self, question: Question, rationales: list[Rationale]) -> bool:
+    def verdict(self, rationale: Rationale, graded: Verdict) -> Verdict:
+        """Compares the verdict that came with a rationale, if any, with ours, and returns the one that counts."""
+        given, summary = rationale.verdict, self.summary
+        if summary.verdicts is None:
+            return graded
+        if given != "ungradable":
+            summary.compared.setdefault(given, dict.fromkeys(VERDICTS, 0))[graded] += 1
+        differ = {given, graded} == {"positive", "negative"}
+        if differ:
+            seen = summary.compared[given][graded] + summary.compared.get(graded, {}).get(given, 0) - 1
+            row = (rationale.id, rationale.answer, rationale.gold, given, graded)
+            _draw(self._differ, summary.differing, seen, row)
+        if summary.verdicts == "given":
+            self._reasons["no verdict given"] += given == "ungradable"
+            return given
+        if summary.verdicts == "both" and differ:
+            self._reasons["the verdicts differ"] += 1
+            return "ungradable"
+        return graded
+
+    def add(self, entry: Entry) -> bool:
         """Counts an entry; returns whether its question is new."""
-        is_new = question.id not in self._verdicts
-        before = self._verdicts.get(question.id, frozenset())
+        question, rationales = entry.question, entry.rationales
+        is_new, before = question.id not in self._verdicts, self._verdicts.get(question.id, 0)
         verdicts = Counter(rationale.verdict for rationale in rationales)
-        if self.ids_repeat:
-            self._verdicts[question.id] = before.union(verdicts)
+        if not entry.alone:
+            self._verdicts[question.id] = before | ("positive" in verdicts) | 2 * ("negative" in verdicts)
         self._sources.add(question.source)
         for counts in (self.summary, self.summary.by_subject.setdefault(question.subject, Counts())):
             counts.questions += is_new
@@ -79,26 +116,30 @@ class Tally:
             counts.positive += verdicts["positive"]
             counts.negative += verdicts["negative"]
             counts.ungradable += verdicts["ungradable"]
-        for seen, rationale in enumerate(rationales, start=self.summary.samples - len(rationales)):
-            self._draw(seen, rationale)
+        for seen, each in enumerate(rationales, start=self.summary.samples - len(rationales)):
+            _draw(self._random, self.summary.drawn, seen, (each.id, each.answer, each.gold, each.verdict))
+        for why in entry.left_out:
+            self.summary.left_out[why] = self.summary.left_out.get(why, 0) + 1
         self.summary.without_answer += sum(rationale.answer is None for rationale in rationales)
-        self.summary.questions_with_positive += "positive" in verdicts and "positive" not in before
-        self.summary.questions_with_negative += "negative" in verdicts and "negative" not in before
+        self.summary.questions_with_positive += "positive" in verdicts and not before & 1
+        self.summary.questions_with_negative += "negative" in verdicts and not before & 2
         return is_new
-
-    def _draw(self, seen: int, rationale: Rationale) -> None:
-        """Keeps a few samples, each with the same chance, after so many others (Vitter's algorithm R)."""
-        place = seen if seen < _DRAWN else self._random.randrange(seen + 1)
-        if place < _DRAWN:
-            row = (rationale.id, rationale.answer, rationale.gold, rationale.verdict)
-            self.summary.drawn[place : place + 1] = [row]
 
     def finished(self, ungradable_because: Mapping[str, int]) -> Summary:
         """The summary, with its subjects in order, the names of the sources, and the grader's reasons."""
         self.summary.by_subject = dict(sorted(self.summary.by_subject.items()))
         self.summary.source = ", ".join(sorted(self._sources))
-        self.summary.ungradable_because = dict(ungradable_because)
+        self.summary.compared = dict(sorted(self.summary.compared.items(), reverse=True))  # the positive ones first
+        graders = {} if self.summary.verdicts == "given" else ungradable_because
+        self.summary.ungradable_because = {**graders, **+self._reasons}
         return self.summary
+
+
+def _draw(chance: random.Random, drawn: list[_T], seen: int, row: _T) -> None:
+    """Keeps a few rows, each with the same chance, after so many others (Vitter's algorithm R)."""
+    place = seen if seen < _DRAWN else chance.randrange(seen + 1)
+    if place < _DRAWN:
+        drawn[place : place + 1] = [row]
 
 
 def print_summary(summary: Summary) -> None:
@@ -126,6 +167,9 @@ def _remarks(summary: Summary) -> Iterator[str]:
         f"{summary.questions_with_negative:,} a negative one; "
         f"{summary.without_answer:,} rationales state no answer"
     )
+    if summary.left_out:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in summary.left_out.items())
+        yield f"left out, in no file: {reasons}"
     if summary.ungradable_because:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in summary.ungradable_because.items())
         yield f"ungradable, kept out of training: {reasons}"
@@ -137,9 +181,31 @@ def _remarks(summary: Summary) -> Iterator[str]:
             f"WARNING: {summary.without_answer:,} of {summary.samples:,} samples state no answer that could be found, "
             f"and {fate}: look at some, and say with --answer-pattern how they state it"
         )
+    yield from _comparison(summary)
     yield from ("", "some samples, drawn at random:")
     rows = [(verdict, answer or "(none)", gold, name) for name, answer, gold, verdict in summary.drawn]
     yield from _aligned([("verdict", "answer", "gold", "id"), *(tuple(map(_short, row)) for row in rows)])
+
+
+def _comparison(summary: Summary) -> Iterator[str]:
+    """How often the given verdicts and ours agree."""
+    if not summary.compared:
+        return
+    pairs = {(given, graded): count for given, row in summary.compared.items() for graded, count in row.items()}
+    agreed = sum(count for (given, graded), count in pairs.items() if given == graded)
+    counts = {"given": "the given ones count", "graded": "ours count", "both": "where they differ, none counts"}
+    yield (
+        f"given and graded verdicts agree on {agreed:,} of {sum(pairs.values()):,} samples; "
+        f"{counts[summary.verdicts or 'both']}:"
+    )
+    rows = [(given, *(f"{count:,}" for count in row.values())) for given, row in summary.compared.items()]
+    yield from _aligned([("given", *(f"graded {verdict}" for verdict in VERDICTS)), *rows])
+    if summary.differing:
+        yield "some samples on which they differ:"
+        rows = [
+            (given, graded, answer or "(none)", gold, name) for name, answer, gold, given, graded in summary.differing
+        ]
+        yield from _aligned([("given", "graded", "answer", "gold", "id"), *(tuple(map(_short, row)) for row in rows)])
 
 
 def _short(text: str) -> str:

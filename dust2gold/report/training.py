@@ -6,14 +6,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules.components.records.records import VERDICTS
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.accuracy import tabulate
 from dust2gold.report.analyses.predictions import OVERALL, Prediction
-from dust2gold.report.section import NONE, Section, Study, percent, reading
+from dust2gold.report.section import NONE, Section, Study, percent, reading, shortened
 from dust2gold.run.leaks import Leak, find_leaks
 from dust2gold.run.record import Records, duration
 
-_COUNTS = ("questions", "samples", "positive", "negative", "ungradable")
+_COUNTS = ("questions", "samples", *VERDICTS)
+_LONGEST = 60  # characters of an answer that is shown
 
 
 def add_leaks(section: Section, run: Path, predictions: Sequence[Prediction] = ()) -> None:
@@ -60,12 +62,30 @@ def add_data(section: Section, study: Study) -> None:
             summary = json.loads(path.read_text(encoding="utf-8"))
             groups = {**summary["by_subject"], "all": summary}
             body = [[escape(name), *(f"{int(counts[key]):,}" for key in _COUNTS)] for name, counts in groups.items()]
+            compared = [
+                [escape(given), *(f"{int(row[verdict]):,}" for verdict in VERDICTS)]
+                for given, row in summary.get("compared", {}).items()
+            ]
+            cases = [[shortened(str(cell), _LONGEST) for cell in case] for case in summary.get("differing", [])]
         section.add_table(
             ["subject", *_COUNTS],
             body,
             "questions the teacher answered, and its samples: `positive` ones (D_pos) reach the gold answer, "
             "`negative` ones (D_neg) another or none, `ungradable` ones train nothing.",
         )
+        if compared:
+            counts = {
+                "given": "The given ones count.",
+                "graded": "Ours count.",
+                "both": "Where they differ, none counts.",
+            }
+            section.add_table(
+                ["given", *(f"graded {verdict}" for verdict in VERDICTS)],
+                compared,
+                f"samples by the data set's own verdict and by ours. {counts.get(str(summary.get('verdicts')), '')}",
+            )
+        if cases:
+            section.add_table(["id", "answer", "gold", "given", "graded"], cases, "some of those that differ.", texts=5)
 
 
 def add_time(section: Section, study: Study) -> None:

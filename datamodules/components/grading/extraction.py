@@ -1,7 +1,8 @@
 r"""Where a rationale states its answer, and a data set's own solution the gold one.
 
 `extract_answer` reads the two formats that data sets prescribe, `\boxed{18}` and `#### 18`; `stated_answer` also what
-people write where nothing was prescribed: "The answer is 18."
+people write where nothing was prescribed: "The answer is 18." Of a text with a trace of thoughts what follows the last
+`</think>` is read.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _STATED = re.compile(
 )
 """From "answer is", "Final answer:" and "**Answer**:" up to the end of the line."""
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+_THOUGHT = "</think>"
 _LONGEST_BARE = 4  # words of a gold answer that stands alone, without a solution
 
 
@@ -29,6 +31,7 @@ def stated_answer(text: str, pattern: re.Pattern[str] | None = None) -> str | No
     In this order: what the last match of `pattern` has in its first group, or matches; a box or `####`, as
     `extract_answer`; the rest of the sentence after the last "the answer is" or "Answer:".
     """
+    text = text.rpartition(_THOUGHT)[2]
     if pattern is not None and (found := list(pattern.finditer(text))):
         return next((group for group in found[-1].groups() if group is not None), found[-1][0]).strip()
     answer = extract_answer(text)
@@ -50,6 +53,7 @@ def extract_answer(text: str) -> str | None:
     Returns:
         The answer without surrounding blanks ("" for an empty box), or None: no box, or one that never closes.
     """
+    text = text.rpartition(_THOUGHT)[2]
     box = _last_box(text)
     if box is None:
         return _after_hashes(text)
@@ -64,6 +68,7 @@ def gold_answer(solution: str) -> str:
     wrong, 7 of them unjustly. As written the gold answer equals no string either, which gives the paper's counts, while
     `canonical` and math-verify do read `\boxed 9`, and math-verify finds `\boxed{}` unreadable.
     """
+    solution = solution.rpartition(_THOUGHT)[2]
     answer, box = extract_answer(solution), _last_box(solution)
     if answer is None:  # the field may hold the gold answer alone: "18"
         bare = box is None and len(solution.split()) <= _LONGEST_BARE

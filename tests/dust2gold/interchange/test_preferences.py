@@ -10,7 +10,8 @@ import pytest
 from datamodules.components.encoding.prompts import prompt
 from datamodules.components.records.records import Rationale, read_questions, read_rationales, write_rationales
 from dust2gold import cli
-from dust2gold.interchange.preferences import preference_rows, read_rows, unpaired_rows, write_rows
+from dust2gold.interchange.preferences import preference_rows, unpaired_rows, write_rows
+from dust2gold.prepare.rows import read_rows
 from tests.records import question, rationale
 
 ONE_QUESTION = [rationale(0, k) for k in range(5)]  # right 0, 2, 4 and wrong 1, 3

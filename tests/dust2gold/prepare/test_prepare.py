@@ -1,16 +1,20 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import time
 import tracemalloc
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from datamodules.components.records.records import rationale_for, read_questions, read_rationales, write_rationales
 from dust2gold.core.errors import InputError
+from dust2gold.core.jsonl import write_json_lines
 from dust2gold.prepare.prepare import prepare
 from dust2gold.prepare.summary import Summary
 
@@ -41,7 +45,7 @@ def prepared(directory: Path, format: str, *rows: dict[str, Any]) -> Summary:
 
 def test_files_and_summary(teacher: Path, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "out"
-    summary = asdict(prepare(teacher, "tdg", output))
+    summary = prepare(teacher, "tdg", output).to_json()
     kept = json.loads((output / "summary.json").read_text())
     assert [tuple(row) for row in kept.pop("drawn")] == summary.pop("drawn")
     names = "negative.jsonl positive.jsonl questions.jsonl solutions.jsonl summary.json".split()
@@ -83,10 +87,10 @@ def test_limit_samples_and_source(teacher: Path, tmp_path: Path) -> None:
 
 def test_records_of_several_files_put_together_are_graded_anew(teacher: Path, tmp_path: Path) -> None:
     teacher.write_text(teacher.read_text().replace("no box", r"\\boxed{5}"))
-    first, joined = asdict(prepare(teacher, "tdg", tmp_path / "first")), tmp_path / "all.jsonl"
+    first, joined = prepare(teacher, "tdg", tmp_path / "first").to_json(), tmp_path / "all.jsonl"
     texts = [(tmp_path / "first" / f"{name}.jsonl").read_text() for name in ("positive", "negative")]
     joined.write_text("".join(texts).replace('"verdict": "negative"', '"verdict": "positive"'))
-    again = asdict(prepare(joined, "records", tmp_path / "again"))
+    again = prepare(joined, "records", tmp_path / "again").to_json()
     by_value = {"compares": "values", "drawn": again["drawn"]}  # by the gold answers, which are plain
     assert again == {**first, "input": again["input"], **by_value}
     for name in ("positive", "negative"):
@@ -155,6 +159,38 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 
     peak(10)
     assert peak(2000) < 1.3 * peak(600)  # a batch is 256 questions
+
+
+def openr1_rows(count: int) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        texts = [f"<think>\n{number} {'and so on ' * 90}</think>\n\nIt is \\boxed{{{number + k}}}." for k in range(2)]
+        yield {
+            **{"problem": f"What is {number} + 0?", "answer": str(number), "generations": texts},
+            **{"correctness_math_verify": [True, False], "is_reasoning_complete": [True, True]},
+            "uuid": hashlib.md5(str(number).encode()).hexdigest(),
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_memory_stays_flat_over_100_000_rows(tmp_path: Path, kind: str) -> None:
+    """Texts of 180 MB may cost no more than their ids do."""
+    code = (
+        "import sys\nfrom dust2gold import cli\nassert cli.main(sys.argv[1:]) == 0\n"
+        "print([int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+    )
+    peaks = []
+    for count in (10_000, 100_000):
+        file = tmp_path / f"{count}.{kind}"
+        if kind == "jsonl":
+            write_json_lines(file, openr1_rows(count))
+        else:
+            Dataset.from_generator(openr1_rows, gen_kwargs={"count": count}, cache_dir=str(tmp_path)).to_parquet(file)
+        words = ["prepare", "--input", str(file), "--format", "openr1", "--output", str(tmp_path / "out")]
+        done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
+        peaks.append(int(done.stdout.split()[-1]) // 1024)  # MiB
+        assert json.loads((tmp_path / "out/summary.json").read_text())["positive"] == count
+    assert peaks[1] - peaks[0] < 60, peaks
 
 
 def test_the_papers_teacher_data(real_data: Path, tmp_path: Path) -> None:

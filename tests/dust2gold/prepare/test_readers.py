@@ -7,7 +7,8 @@ import pytest
 
 from datamodules.components.records.records import Question, rationale_for, write_questions, write_rationales
 from dust2gold.core.errors import InputError
-from dust2gold.prepare.readers import FORMATS, Entry, compares_by_value, read
+from dust2gold.prepare.formats import FORMATS
+from dust2gold.prepare.readers import Entry, compares_by_value, read
 from tests.records import question, rationale
 
 TDG: dict[str, Any] = {"question": "Problem:\nWhat is $1+1$?", "level": "Level 1", "type": "Prealgebra"}
@@ -93,11 +94,11 @@ def test_records_keep_what_they_know_and_group_by_question(tmp_path: Path) -> No
     write_rationales(tmp_path / "samples.jsonl", samples)
     ungraded = [rationale(q, k, writer="nat", seed=k, answer=None, verdict="ungradable") for q, k in ((1, 0), (1, 1))]
     found = list(read(tmp_path / "samples.jsonl", "records"))
-    assert found[0] == Entry(question(1), ungraded)
+    assert found[0] == Entry(question(1), ungraded, alone=False)
     assert [[r.id for r in e.rationales] for e in found] == [["q1/0", "q1/1"], ["q2/0"], ["q1/2"]]
     questions = [question(q, solution="s") for q in range(2)]
     write_questions(tmp_path / "questions.jsonl", questions)
-    assert list(read(tmp_path / "questions.jsonl", "records")) == [Entry(asked, []) for asked in questions]
+    assert list(read(tmp_path / "questions.jsonl", "records")) == [Entry(asked, [], alone=False) for asked in questions]
 
 
 def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
@@ -106,12 +107,6 @@ def test_two_questions_of_one_id_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another question has the id 'q1' in line 1") as caught:
         list(read(file, "records"))
     assert (caught.value.line, caught.value.field) == (3, "question")
-
-
-def test_a_table_of_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("question,answer\n1,2\n")
-    with pytest.raises(InputError, match=r"is a table of text, .*\n.*hub:DIRECTORY"):
-        list(read(tmp_path / "a.csv", "gsm8k"))
 
 
 @pytest.mark.parametrize(("gold", "by_value"), [("\\frac{1}{2}", False), ("1,000", True)])

@@ -1,14 +1,15 @@
 import pytest
 
+from dust2gold.prepare.readers import Entry
 from dust2gold.prepare.summary import Summary, Tally, print_summary
 from tests.records import question, rationale
 
 
 def test_a_question_that_comes_again_is_counted_once(capsys: pytest.CaptureFixture[str]) -> None:
-    tally = Tally(Summary("string", "strings", {}), ids_repeat=True)
-    assert tally.add(question(1), [rationale(1, 1)])
-    assert tally.add(question(0, subject=""), [])
-    assert not tally.add(question(1), [rationale(1, 0), rationale(1, 3, answer=None)])
+    tally = Tally(Summary("string", "strings", {}))
+    assert tally.add(Entry(question(1), [rationale(1, 1)], alone=False))
+    assert tally.add(Entry(question(0, subject=""), [], alone=False))
+    assert not tally.add(Entry(question(1), [rationale(1, 0), rationale(1, 3, answer=None)], alone=False))
     print_summary(tally.finished({"time limit": 1}))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[2:5]] == ["(no subject)", "Geometry", "all"]
@@ -23,7 +24,7 @@ def test_a_question_that_comes_again_is_counted_once(capsys: pytest.CaptureFixtu
 
 
 def test_questions_alone_say_so(capsys: pytest.CaptureFixture[str]) -> None:
-    tally = Tally(Summary("string", "values", {}), ids_repeat=False)
-    tally.add(question(0), [])
+    tally = Tally(Summary("string", "values", {}))
+    tally.add(Entry(question(0), []))
     print_summary(tally.finished({}))
     assert "no rationales in this data set: questions only" in capsys.readouterr().out

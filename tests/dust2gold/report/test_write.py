@@ -229,6 +229,13 @@ def test_what_the_models_were_trained_on_and_how_long_it_took(run: Path, world: 
         "| fit   | fits           |  0 s |",
     ):
         assert line in text
+    compared = {"positive": {"positive": 1, "negative": 2000, "ungradable": 0}}
+    given = {"verdicts": "both", "compared": compared, "differing": [["q/0", None, "4|5", "positive", "negative"]]}
+    summary.write_text(json.dumps({**counts, **given, "by_subject": {}}))
+    text = "\n".join(written(run))
+    assert "| positive |               1 |           2,000 |                 0 |" in text
+    assert "verdict and by ours. Where they differ, none counts." in text
+    assert r"| q/0 | None   | 4\|5 | positive | negative |" in text
     summary.write_text('{"questions": 1}')
     with pytest.raises(InputError, match=r"summary\.json"):
         report(run)

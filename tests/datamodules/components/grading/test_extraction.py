@@ -65,6 +65,27 @@ def test_an_answer_in_a_sentence(text: str, answer: str | None) -> None:
     assert stated_answer(text) == answer
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>\nIs it \\boxed{3}?\n</think>\n\nIt is \\boxed{4}.", "4"),
+        ("The answer is 3.</think>The answer is 4.", "4"),
+        ("<think>\\boxed{3}</think>I do not know.", None),
+        ("<think>\\boxed{3}</think>\n#### 4", "4"),
+        ("<think>\\boxed{2}</think>\\boxed{3}<think>\\boxed{5}</think>\\boxed{4}", "4"),
+        ("<think>So \\boxed{4}", "4"),  # no trace that ends
+    ],
+)
+def test_thoughts_state_no_answer(text: str, answer: str | None) -> None:
+    assert stated_answer(text) == answer
+    assert extract_answer(text) == (None if "answer is" in text else answer)
+    assert stated_answer(text, re.compile(r"[35]")) == answer
+
+
+def test_the_gold_answer_stands_after_the_thoughts() -> None:
+    assert gold_answer("<think>\\boxed{3}</think>So \\boxed{4}.") == "4"
+
+
 def test_a_pattern_comes_first() -> None:
     assert stated_answer(r"Result=7; \boxed{5}", re.compile(r"Result=(\w+)")) == "7"
     assert stated_answer("a 1 b 2", re.compile("[0-9]")) == "2"
