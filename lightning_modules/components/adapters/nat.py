@@ -18,6 +18,7 @@ from torch import nn
 from dust2gold.core.errors import InputError, reason
 from lightning_modules.components.adapters.manifest import check_weights, read_manifest
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base, shapes_only
+from lightning_modules.components.integration.step_batch import StepBatch
 from lightning_modules.components.integration.unit import IntegrationUnit, IntegrationVariant
 
 POSITIVE, NEGATIVE = "positive", "negative"
@@ -57,6 +58,7 @@ def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
         unit = IntegrationUnit(a.in_features, b.out_features, **asdict(settings)).to(a.weight.device)
         units[path.replace(".", "/")] = unit  # a ModuleDict key holds no dots
         layer.lora_variant[POSITIVE] = IntegrationVariant(unit, NEGATIVE)
+    StepBatch(stack.lora_layers(POSITIVE), POSITIVE).attach(stack.base.get_decoder())
     return units
 
 

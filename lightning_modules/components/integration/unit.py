@@ -83,6 +83,7 @@ class IntegrationUnit(nn.Module):
         self.down = nn.Linear(out_features, bottleneck, bias=False)
         self.up = nn.Linear(bottleneck, out_features, bias=False)
         self.delta = delta
+        self.given: StepMatrices | None = None  # for this training pass, made with other units' (`step_batch.py`)
         self._cached: _CachedMatrices | None = None
         nn.init.zeros_(self.up.weight)
 
@@ -102,14 +103,19 @@ class IntegrationUnit(nn.Module):
             base: The weights that made y from x, if y is nothing else: then y need not be kept for the backward pass.
             dropout: Probability of dropping a feature of x on its way into A_pos. The negative half sees all of x.
         """
-        dtype, device = self.up.weight.dtype, x.device.type
-        if torch.is_autocast_enabled(device) and dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(device)
-        matrices = self._step_matrices(positive, negative, dtype)
+        dtype = self.compute_dtype(x.device.type)
+        given = self.given if torch.is_grad_enabled() else None
+        matrices = given or self._step_matrices(positive, negative, dtype)
         tokens = x.to(dtype).reshape(-1, x.shape[-1])  # [n, d_in]
         outputs = y.to(dtype).reshape(-1, y.shape[-1])  # [n, d_out]
         out, alpha = mix(tokens, outputs, matrices, base, len(positive.a), dropout)  # [n, d_out], [n]
         return Mixed(out.reshape(y.shape), None if alpha is None else alpha.reshape(y.shape[:-1]))
+
+    def compute_dtype(self, device: str) -> torch.dtype:
+        """Autocast's dtype where it is on for this kind of device, otherwise that of the weights."""
+        dtype = self.up.weight.dtype
+        autocast = torch.is_autocast_enabled(device) and dtype != torch.float64
+        return torch.get_autocast_dtype(device) if autocast else dtype
 
     def make_matrices(self, positive: Half, negative: Half, dtype: torch.dtype) -> StepMatrices:
         """Makes what all tokens of a step share, in the weights' own precision, and casts it to `dtype`."""
@@ -183,12 +189,13 @@ class IntegrationVariant(LoraVariant):
         """The layer's output; dropout acts on the positive branch only, the negative half is a frozen model."""
         dropout = module.lora_dropout[active_adapter]
         probability = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-        halves = (self._half(module, name) for name in (active_adapter, self.negative))
+        halves = (self.half(module, name) for name in (active_adapter, self.negative))
         mixed: Mixed = self.unit(x, result, *halves, base=self._base(module), dropout=probability)
         return mixed.output
 
     @staticmethod
-    def _half(module: LoraLayer, adapter: str) -> Half:
+    def half(module: LoraLayer, adapter: str) -> Half:
+        """An adapter's matrices and scale in a layer."""
         a, b = (cast(nn.Linear, side[adapter]) for side in (module.lora_A, module.lora_B))
         return Half(a.weight, b.weight, module.scaling[adapter])
 
