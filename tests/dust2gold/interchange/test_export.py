@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN
 from dust2gold import cli
 from dust2gold.core.errors import InputError
 from dust2gold.interchange.export import export
@@ -119,9 +119,9 @@ def test_an_export_has_its_own_checksums(run: Path, tmp_path: Path, stage: str, 
 def test_chat_template_makes_the_prompt_of_training(run: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(export(run, "nce", tmp_path / "m"))
     chat = [{"role": "user", "content": QUESTION}]
-    assert tokenizer.apply_chat_template(chat, tokenize=False) == tokenizer.bos_token + prompt(QUESTION)
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == tokenizer.bos_token + PLAIN.ask(QUESTION)
     encoded: Any = tokenizer.apply_chat_template(chat, return_dict=True)
-    assert encoded["input_ids"] == tokenizer(prompt(QUESTION))["input_ids"]
+    assert encoded["input_ids"] == tokenizer(PLAIN.ask(QUESTION))["input_ids"]
 
 
 def test_nat_is_not_merged(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
