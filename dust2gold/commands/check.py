@@ -180,9 +180,11 @@ class _SetUp(StageCLI):
     def _check_encoding(self) -> dict[str, Any]:
         """Checks the adapters that the stage reads as `AdapterWriter` does; returns what its own will note."""
         data = self.datamodule
-        if not self._readable and isinstance(data, TrainingDataModule):
+        if not isinstance(data, TrainingDataModule):
+            return {}
+        if not self._readable:
             data.read_tokenizer()
-        if not hasattr(data, "prompt"):  # of votes, or its tokenizer cannot be read
+        if not hasattr(data, "prompt"):  # which has been told
             return {}
         if isinstance(self.model, TrainableModule):
             check_trained_alike(self.model, data)

@@ -121,7 +121,8 @@ def _as_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Ids]:
 
 def end_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int:
     """The token that ends a rationale."""
-    return int(tokenizer.convert_tokens_to_ids(prompt.end) if prompt.end else tokenizer.eos_token_id)
+    end: int = tokenizer.convert_tokens_to_ids(prompt.end or tokenizer.eos_token)
+    return end
 
 
 def stops_of(tokenizer: PreTrainedTokenizerBase, student: str, prompt: Prompt) -> list[int]:

@@ -168,23 +168,25 @@ def test_an_own_chat_template_stays_and_the_card_shows_the_prompt_of_training(
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_chat_student_answers_elsewhere_as_in_our_test(tmp_path: Path) -> None:
-    """It learns two answers nearly by heart, where they end above all; its template ends a turn with a token that is not EOS."""
+    """It learns two answers nearly by heart; its template ends a turn with a token that is not EOS."""
     student = shutil.copytree(locate_student("embedded"), tmp_path / "student")
     (student / "chat_template.jinja").write_text(CHAT.replace("<s>", "").replace("</s>", "<s>"))
     told = write_positive(tmp_path / "p.jsonl", 2, 1)
     here = f"--config configs/neg.yaml --model.student {student} --trainer.default_root_dir {tmp_path}/run/cot-kd"
-    options = "--model.optimizer.init_args.lr 0.01 --trainer.max_epochs 80 --model.schedule constant --trainer.accelerator cpu"
-    options += " --trainer.enable_progress_bar false --without_callbacks [RunCheckpoint]"
+    options = "--model.optimizer.init_args.lr 0.01 --model.schedule constant --trainer.max_epochs 80"
+    options += " --trainer.accelerator cpu --trainer.enable_progress_bar false --without_callbacks [RunCheckpoint]"
     train = f"--data.train {told} --data.verdicts positive --data.validation_fraction 0"
     asked = f"--data.questions {write_asked(tmp_path / 'q.jsonl', 2)} --model.sampling.max_new_tokens 60"
     assert cli.main(f"fit {here} {options} {train}".split()) == 0
     assert cli.main(f"test {here} --model.adapter {tmp_path}/run/cot-kd/adapter {asked}".split()) == 0
     ours = [row["rationale"] for _, row in read_json_lines(tmp_path / "run/cot-kd/predictions.jsonl")]
     directory = export(tmp_path / "run", "cot-kd", tmp_path / "merged", merge=True)
-    tokenizer, model = AutoTokenizer.from_pretrained(directory), AutoModelForCausalLM.from_pretrained(directory)
+    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+    model: Any = AutoModelForCausalLM.from_pretrained(directory)
+    asking: Any = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
     for number, text in enumerate(ours):
-        chat, options = [{"role": "user", "content": question(number).question}], {"add_generation_prompt": True}
-        ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True, **options).input_ids
+        chat = [{"role": "user", "content": question(number).question}]
+        ids = tokenizer.apply_chat_template(chat, **asking).input_ids
         answer = model.generate(ids, max_new_tokens=60, eos_token_id=tokenizer.bos_token_id)[0, ids.shape[1] :]
         assert tokenizer.decode(answer) == f"{text}<s>"
 
