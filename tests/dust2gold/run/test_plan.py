@@ -71,7 +71,7 @@ def test_a_prompt_counts_by_what_its_file_holds(world: World, capsys: Capture, l
     Path("conf/own.txt").write_text("Q: {question}")
     world.run()
     Path("conf/own.txt").write_text("Question: {question}")
-    assert world.run() == FIT  # which makes the same as before
+    assert world.run() == [*FIT, "table.txt"]
     assert "run (changed: input conf/own.txt)" in capsys.readouterr().out
 
 
