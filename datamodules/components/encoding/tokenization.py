@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -121,8 +121,8 @@ def _as_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Ids]:
 
 def end_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int:
     """The token that ends a rationale."""
-    end: int = tokenizer.convert_tokens_to_ids(prompt.end or tokenizer.eos_token)
-    return end
+    end: Any = tokenizer.convert_tokens_to_ids(prompt.end) if prompt.end else tokenizer.eos_token_id
+    return int(end)
 
 
 def stops_of(tokenizer: PreTrainedTokenizerBase, student: str, prompt: Prompt) -> list[int]:
