@@ -20,8 +20,8 @@ class AdapterWriter(L.Callback):
     """Writes `<root>/adapter` whenever the monitored score improves, and `<root>/adapter-last` at the end.
 
     `<root>` is the Trainer's `default_root_dir`. Without validation `adapter` is written at the end too. The module
-    says how, by its method `write_adapter(directory)`; the manifest then says with which tokenizer it was trained.
-    The student and the adapters that the module reads must have been trained with the tokenizer of its DataModule.
+    says how, by its method `write_adapter(directory)`; the manifest then says with which tokenizer and prompt it was
+    trained. The student and the adapters that the module reads must have been trained with those of its DataModule.
 
     Args:
         monitor: Logged metric that decides which adapter is best; None: `adapter` is the last, too.
@@ -34,21 +34,15 @@ class AdapterWriter(L.Callback):
         self.monitor = monitor
         self.mode = mode
         self.best: float | None = None
-        self._tokenizer: TokenizerIdentity | None = None
+        self._encoding: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a student and adapters that another tokenizer was used to train."""
+        """Refuses a student and adapters that another tokenizer or prompt was used to train."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self._tokenizer = data.tokenizer_identity if isinstance(data, TrainingDataModule) else None
-        if self._tokenizer is None or not isinstance(pl_module, TrainableModule):
-            return
-        student = getattr(pl_module, "student", None)
-        own = None if student in (None, data.tokenizer_name) else TokenizerIdentity.of_student(student)
-        if own is not None:
-            self._tokenizer.check(own.to_json(), "the student")
-        for path in (getattr(pl_module, name) for name in pl_module.adapters_read):
-            if path is not None and (directory := Path(path)).is_dir():  # the module says what else is wrong
-                self._tokenizer.check(read_manifest(directory).get("tokenizer"), "the adapter", directory)
+        if isinstance(data, TrainingDataModule):
+            self._encoding = data.encoding
+            if isinstance(pl_module, TrainableModule):
+                check_trained_alike(pl_module, data)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, so that a resumed run does not overwrite a better adapter."""
@@ -88,5 +82,15 @@ class AdapterWriter(L.Callback):
                 path = Path(trainer.default_root_dir) / name
                 with write_directory_atomically(path) as directory:
                     pl_module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it
-                    if self._tokenizer is not None:
-                        add_facts(directory, {"tokenizer": self._tokenizer.to_json()})
+                    add_facts(directory, self._encoding)
+
+
+def check_trained_alike(module: TrainableModule, data: TrainingDataModule) -> None:
+    """Refuses a student and adapters of a module that another tokenizer or prompt than its data's was used to train."""
+    student = getattr(module, "student", None)
+    own = None if student in (None, data.tokenizer_name) else TokenizerIdentity.of_student(student)
+    if own is not None:
+        data.tokenizer_identity.check(own.to_json(), "the student")
+    for path in (getattr(module, name) for name in module.adapters_read):
+        if path is not None and (directory := Path(path)).is_dir():  # the module says what else is wrong
+            data.check_encoding(read_manifest(directory), "the adapter", directory)

@@ -28,6 +28,7 @@ class SampleGrader:
     def __init__(self, trainer: L.Trainer, writer: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.tokenizer: PreTrainedTokenizerBase = data.tokenizer
+        self.prompt = data.prompt
         self.grader = data.grader
         self.writer = writer
 
@@ -35,7 +36,8 @@ class SampleGrader:
         """One graded record per sample of questions of a batch."""
         if not samples:  # of an empty list the tokenizer would make one text
             return []
-        texts = self.tokenizer.batch_decode([s.token_ids for s in samples], skip_special_tokens=True)
+        written = self.tokenizer.batch_decode([s.token_ids for s in samples], skip_special_tokens=True)
+        texts = [self.prompt.rationale(text) for text in written]
         questions = [Question.from_json(batch["questions"][sample.question_index]) for sample in samples]
         grades = self.grader.grade_many([(text, q.gold) for text, q in zip(texts, questions, strict=True)])
         return [

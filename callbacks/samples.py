@@ -171,6 +171,8 @@ def origin_of(trainer: L.Trainer, module: Any, writer: str) -> SampleOrigin:
         {
             "questions": data.question_file,
             "tokenizer": data.tokenizer_name,
+            "prompt": data.prompt.key,
+            "stops": data.stops,
             "student": module.student,
             "dtype": module.dtype_name,
             "quantization": module.quantization,

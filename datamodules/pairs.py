@@ -113,7 +113,7 @@ class PairDataModule(TrainingDataModule):
         self.records = list(read_rationales(self.predict_file, once=True))
         if not self.records:
             raise InputError("holds no rationale", file=self.predict_file, remedy="check the stage that sampled it")
-        examples = Examples(open_table(self.tokenizer, self.predict_file))
+        examples = Examples(open_table(self.tokenizer, self.predict_file, prompt=self.prompt))
         limits = [each for each in (self.max_scored_length, context_of(self.tokenizer_name)) if each is not None]
         most = min(limits, default=sys.maxsize)
         self._scorable = examples.where(examples.lengths <= most)  # its rows are the numbers of their records

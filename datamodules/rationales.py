@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from datamodules.components.batching.counts import count_targets
 from datamodules.components.batching.plan import Batching, RowBatches, choose_batching
 from datamodules.components.batching.sampler import Batch, EvaluationSampler, TrainingSampler
-from datamodules.components.encoding.tokenization import context_of, encode, pad_with_mask
+from datamodules.components.encoding.tokenization import context_of, encode, pad_with_mask, stops_of
 from datamodules.components.grading.grader import StringGrader, grader_for
 from datamodules.components.limits import AnswerRoom
 from datamodules.components.records.records import Question, numbered_questions
@@ -63,6 +63,7 @@ class RationaleDataModule(TrainingDataModule):
         self.loss_on_prompt = loss_on_prompt
         self.questions: list[tuple[Question, Tensor]] = []
         self.grader = StringGrader()  # of the answers to `questions`
+        self.stops: list[int] = []  # the tokens that end an answer, from `setup` on
         self._excluded: set[str] = set()
 
     def setup(self, stage: str) -> None:
@@ -115,8 +116,9 @@ class RationaleDataModule(TrainingDataModule):
         questions = questions[: self.limit_questions]
         if not questions:
             raise InputError("holds no question", file=self.question_file, remedy="check the output of prepare")
+        self.stops = stops_of(self.tokenizer, self.tokenizer_name, self.prompt)
         room = AnswerRoom(context_of(self.tokenizer_name), self.max_new_tokens)
-        encodings = encode(self.tokenizer, [(question.question, None) for _, question in questions])
+        encodings = encode(self.tokenizer, [(question.question, None) for _, question in questions], self.prompt)
         self.questions = []
         for (line, question), (ids, _) in zip(questions, encodings, strict=True):
             room.check(question.id, len(ids), self.question_file, line)
@@ -135,6 +137,6 @@ class RationaleDataModule(TrainingDataModule):
         return {
             **pad_with_mask([prompt.tolist() for _, prompt in items], pad_id, left=True),  # [Q, T] each
             "questions": [question.to_json() for question, _ in items],
-            "eos_token_id": self.tokenizer.eos_token_id,
+            "eos_token_id": self.stops,
             "pad_token_id": pad_id,
         }

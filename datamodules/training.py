@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.components.batching.groups import Grouping
+from datamodules.components.encoding.prompts import PLAIN, Prompt, make_prompt
 from datamodules.components.encoding.tokenization import context_of, load_tokenizer
 from datamodules.components.encoding.tokenizer_identity import TokenizerIdentity
 from datamodules.components.labels import Labels, Verdicts, check_both, check_verdicts
@@ -41,6 +43,11 @@ class TrainingDataModule(ResumableDataModule):
         verdicts: What the rationales must be: `positive` (right), `negative`, or `both`, some of each. None: what the
             stage trains on, which the command line fills in; elsewhere any.
         allow_ungradable: Train on rationales whose verdict is `ungradable` too.
+        prompt: What stands around a question: `plain` (the paper's headings), `chat` (the tokenizer's chat template),
+            or a file with `{question}` in it, taken as it stands. None: `chat` where there is a template, else `plain`.
+        system: With `chat`, the system's message. None: what the template says without one.
+        thinking: With `chat`, the template's own switch (`enable_thinking`). None: as the template says.
+        cut_traces: Train on rationales without what stands before `</think>` in them.
         encoded: Directory to keep encoded rationales in: encoded once, and from then on mapped into memory by every
             process and run, instead of encoded and held by each.
         seed: Of the order of the batches.
@@ -61,6 +68,10 @@ class TrainingDataModule(ResumableDataModule):
         max_characters: int | None = None,
         verdicts: Verdicts | None = None,
         allow_ungradable: bool = False,
+        prompt: str | None = None,
+        system: str | None = None,
+        thinking: bool | None = None,
+        cut_traces: bool = False,
         encoded: str | None = None,
         seed: int = 0,
         num_workers: int = 0,
@@ -77,8 +88,10 @@ class TrainingDataModule(ResumableDataModule):
         self.max_characters = max_characters
         self.verdicts = verdicts
         self.allow_ungradable = allow_ungradable
+        self.prompt_options = prompt, system, thinking, cut_traces
         self.encoded = None if encoded is None else Path(encoded)
-        self.train_examples: Examples  # both from `setup` on
+        self.prompt: Prompt  # these from `setup` on
+        self.train_examples: Examples
         self.validation_examples: Examples
 
     def prepare_data(self) -> None:
@@ -86,8 +99,9 @@ class TrainingDataModule(ResumableDataModule):
         training = self.trainer is not None and self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING)
         if self.encoded is not None and training:
             tokenizer = load_tokenizer(self.tokenizer_name)
+            prompt = make_prompt(tokenizer, *self.prompt_options)
             for file in [*self.train_files, *self.validation_files]:
-                open_table(tokenizer, file, self.encoded)
+                open_table(tokenizer, file, self.encoded, prompt)
 
     def setup(self, stage: str) -> None:
         """Reads and encodes what the entry point needs.
@@ -96,7 +110,7 @@ class TrainingDataModule(ResumableDataModule):
             InputError: If a file is missing or damaged, holds nothing to use or rationales of other verdicts than the
                 stage trains on, a rationale comes twice, or a text is too long.
         """
-        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        self.read_tokenizer()
         if stage not in ("fit", "validate") or hasattr(self, "validation_examples"):
             return
         if not self.train_files:
@@ -116,18 +130,43 @@ class TrainingDataModule(ResumableDataModule):
             raise InputError(problem, field="data.validation_fraction", remedy=remedy)
         self.train_examples, self.validation_examples = train, held
 
+    def read_tokenizer(self) -> None:
+        """Loads the tokenizer and makes the prompt; `setup` does it first."""
+        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        self.prompt = make_prompt(self.tokenizer, *self.prompt_options)
+        if self.prompt_options[0] is None and self.prompt != PLAIN and self.rank_of_world()[0] == 0:
+            about = "prompts are made by its chat template; --data.prompt plain gives the paper's"
+            print(f"{self.tokenizer_name}: {about}", file=sys.stderr)
+
     @cached_property
     def tokenizer_identity(self) -> TokenizerIdentity:
-        """What adapters and checkpoints note of the tokenizer, from `setup` on."""
+        """What the tokenizer is known by, from `setup` on."""
         return TokenizerIdentity.of(self.tokenizer_name, self.tokenizer)
 
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """What adapters and checkpoints note of tokenizer and prompt, from `setup` on."""
+        return {"tokenizer": self.tokenizer_identity.to_json(), "prompt": self.prompt.to_json()}
+
+    def check_encoding(self, noted: Mapping[str, Any], what: str, file: Path | None = None) -> None:
+        """Refuses what another tokenizer or prompt was used to train; says so where nobody can know.
+
+        Args:
+            noted: What stands in its manifest, or in its checkpoint.
+            what: In words.
+            file: Where it lies.
+        """
+        self.tokenizer_identity.check(noted.get("tokenizer"), what, file)
+        if noted:  # none is noted of an adapter of others
+            self.prompt.check(noted.get("prompt"), what, file)
+
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands, and the tokenizer."""
-        return {**super().state_dict(), "tokenizer": self.tokenizer_identity.to_json()}
+        """Where training stands, the tokenizer and the prompt."""
+        return {**super().state_dict(), **self.encoding}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores where training stood; refuses what another tokenizer was used to train."""
-        self.tokenizer_identity.check(state_dict.get("tokenizer"), "the checkpoint")
+        """Restores where training stood; refuses what another tokenizer or prompt was used to train."""
+        self.check_encoding(state_dict, "the checkpoint")
         super().load_state_dict(state_dict)
 
     def gradable(self, examples: Examples, file: Path) -> Examples:
@@ -161,7 +200,7 @@ class TrainingDataModule(ResumableDataModule):
             )
 
     def _open(self, file: Path) -> Examples:
-        return Examples(open_table(self.tokenizer, file, self.encoded))
+        return Examples(open_table(self.tokenizer, file, self.encoded, self.prompt))
 
     def _check_labels(self, files: list[tuple[Path, Examples]]) -> None:
         for file, examples in files:
@@ -173,7 +212,8 @@ class TrainingDataModule(ResumableDataModule):
 
     def _limited(self, files: list[tuple[Path, Examples]]) -> Examples:
         """The rationales of files that may be used, joined."""
-        limits = Limits(self.max_length, self.drop_longer, context_of(self.tokenizer_name), self.max_characters)
+        context, headings = context_of(self.tokenizer_name), len(self.prompt.ask(""))
+        limits = Limits(self.max_length, self.drop_longer, context, self.max_characters, headings)
         parts: list[Examples] = []
         for file, examples in files:
             parts.append(limits.apply(self.gradable(examples, file), file))

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN
 from datamodules.components.grading.grader import StringGrader
 from datamodules.components.grading.semantic import SemanticGrader
 from datamodules.components.grading.vote_groups import make_vote_groups, read_samples
@@ -156,7 +156,7 @@ def test_a_vote_is_won_by_who_stands(votes: list[tuple[int, float]]) -> None:
 @fuzz
 @given(texts)
 def test_a_prompt_holds_its_question(text: str) -> None:
-    assert text in prompt(text)
+    assert text in PLAIN.ask(text)
 
 
 HOSTILE = {

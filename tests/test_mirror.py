@@ -31,7 +31,6 @@ ELSEWHERE = {
         "lightning_modules/components/ranking/backbones",
         "lightning_modules/components/ranking/ranker",
     ),
-    "datamodules/components/encoding/test_tokenization": ("datamodules/components/encoding/prompts",),
     "callbacks/test_samples": ("callbacks/grading",),
     "callbacks/test_monitors": ("callbacks/calibration", "callbacks/tensorboard", "callbacks/throughput"),
     "dust2gold/collect/test_collect": ("dust2gold/collect/collector", "dust2gold/collect/request"),
@@ -53,7 +52,7 @@ ELSEWHERE = {
     "dust2gold/collect/test_settings": ("dust2gold/commands/collect",),
     "dust2gold/interchange/test_export": ("dust2gold/commands/export",),
     "dust2gold/interchange/test_preferences": ("dust2gold/commands/export_data", "dust2gold/commands/import_data"),
-    "dust2gold/interchange/test_neighbours": ("dust2gold/commands/export_task", "dust2gold/interchange/harness"),
+    "dust2gold/interchange/test_neighbours": ("dust2gold/commands/export_task",),
     "test_end_to_end": ("dust2gold/commands/report",),
     "dust2gold/run/test_method": ("examples/own_stage",),
 }

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from os import PathLike
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN
 from datamodules.components.table import Examples
 from dust2gold.core.errors import InputError
 
@@ -22,6 +22,7 @@ class Limits:
     drop_longer: bool = False  # leave out rationales of more tokens instead of refusing
     context: int | None = None  # the student's own limit, see `context_of`
     max_characters: int | None = None  # of a whole text, with its question and headings: it must have fewer
+    headings: int = len(PLAIN.ask(""))  # characters of the prompt without its question
     longer: int = 0  # left out for their tokens so far
     wider: int = 0  # left out for their characters
 
@@ -37,8 +38,7 @@ class Limits:
             InputError: If one has too many tokens, unless `drop_longer`.
         """
         if self.max_characters is not None:
-            headings = len(prompt(""))
-            narrow = examples.numbers("characters") + headings < self.max_characters  # [n]
+            narrow = examples.numbers("characters") + self.headings < self.max_characters  # [n]
             self.wider += int((~narrow).sum())
             examples = examples.where(narrow)
         fits = examples.lengths <= self.most  # [n]

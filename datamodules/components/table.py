@@ -29,7 +29,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN, Prompt
 from datamodules.components.encoding.tokenization import encode
 from datamodules.components.encoding.tokenizer_identity import TokenizerIdentity
 from datamodules.components.records.records import Rationale, Verdict
@@ -156,7 +156,9 @@ def held_out(question_id: str, fraction: float) -> bool:
     return drawn < fraction * 2**64
 
 
-def open_table(tokenizer: PreTrainedTokenizerBase, file: Path, directory: Path | None = None) -> Dataset:
+def open_table(
+    tokenizer: PreTrainedTokenizerBase, file: Path, directory: Path | None = None, prompt: Prompt = PLAIN
+) -> Dataset:
     """The table of a file of rationales, mapped from `directory`, where it is made if need be.
 
     Of processes that ask at the same time one makes it, and the others wait. A damaged table is made again. Without a
@@ -169,21 +171,21 @@ def open_table(tokenizer: PreTrainedTokenizerBase, file: Path, directory: Path |
     from datasets.table import InMemoryTable
 
     if directory is None:  # a fingerprint of its own, or `datasets` would copy the whole to hash it
-        return Dataset(InMemoryTable.from_buffer(_temporary(tokenizer, file)), fingerprint=uuid.uuid4().hex)
-    made_from = _provenance(tokenizer, file)
+        return Dataset(InMemoryTable.from_buffer(_temporary(tokenizer, file, prompt)), fingerprint=uuid.uuid4().hex)
+    made_from = _provenance(tokenizer, file, prompt)
     target = directory / made_from.key
     if not _is_sound(target):
         with _lock(directory, target.name):
             if not _is_sound(target):  # no other process has made it meanwhile
-                _make(tokenizer, file, target, made_from)
+                _make(tokenizer, file, target, made_from, prompt)
     return Dataset.from_file(str(target / TABLE_FILE))
 
 
-def _temporary(tokenizer: PreTrainedTokenizerBase, file: Path) -> pa.Buffer:
+def _temporary(tokenizer: PreTrainedTokenizerBase, file: Path, prompt: Prompt) -> pa.Buffer:
     """A whole table in a temporary file, mapped; the file's space is free again once nobody uses the buffer."""
     try:
         with tempfile.NamedTemporaryFile(prefix="dust2gold-") as stream:
-            _write(tokenizer, file, stream)
+            _write(tokenizer, file, stream, prompt)
             stream.flush()
             return pa.memory_map(stream.name).read_buffer()
     except OSError as error:
@@ -192,13 +194,14 @@ def _temporary(tokenizer: PreTrainedTokenizerBase, file: Path) -> pa.Buffer:
         raise InputError(problem, file=file, remedy=remedy) from error
 
 
-def _provenance(tokenizer: PreTrainedTokenizerBase, file: Path) -> Provenance:
+def _provenance(tokenizer: PreTrainedTokenizerBase, file: Path, prompt: Prompt) -> Provenance:
     with open_text(file):  # tells of a missing one
         pass
     facts = {
         "schema": str(SCHEMA),
         "file": sha256_of(file),  # whole, however large: a changed verdict is one word
-        "prompt": prompt("{question}"),
+        "prompt": prompt.key,
+        "traces": prompt.cut_traces,
         "tokenizer": TokenizerIdentity.of(tokenizer.name_or_path, tokenizer).ids,
     }
     return Provenance.of(facts, libraries=("tokenizers", "transformers"))
@@ -224,17 +227,17 @@ def _lock(directory: Path, key: str) -> contextlib.AbstractContextManager[Any]:
         raise InputError(problem, file=file, field="data.encoded", remedy=remedy) from error
 
 
-def _make(tokenizer: PreTrainedTokenizerBase, file: Path, target: Path, made_from: Provenance) -> None:
+def _make(tokenizer: PreTrainedTokenizerBase, file: Path, target: Path, made_from: Provenance, prompt: Prompt) -> None:
     if target.exists():
         print(f"{target} is damaged: encoding {file} again", file=sys.stderr)
     with write_directory_atomically(target) as part:
         with (part / TABLE_FILE).open("wb") as stream:
-            _write(tokenizer, file, stream)
+            _write(tokenizer, file, stream, prompt)
         noted = {"sha256": sha256_of(part / TABLE_FILE), "file": file.name, "facts": dict(made_from.facts)}
         (part / PROVENANCE_FILE).write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
 
 
-def _write(tokenizer: PreTrainedTokenizerBase, file: Path, sink: Any) -> None:
+def _write(tokenizer: PreTrainedTokenizerBase, file: Path, sink: Any, prompt: Prompt) -> None:
     """Encodes a file into an Arrow stream; no more than a chunk of it is held at a time."""
     values = read_json_lines(file)
     # The bar is closed before an error is told: cleared later, it would write behind the message.
@@ -243,7 +246,7 @@ def _write(tokenizer: PreTrainedTokenizerBase, file: Path, sink: Any) -> None:
         tqdm(total=count_lines(file), desc=f"encode {file.name}", leave=False, unit="") as bar,
     ):
         while chunk := [(line, Rationale.from_json(value, file, line)) for line, value in islice(values, _CHUNK)]:
-            encodings = encode(tokenizer, [(r.question, r.rationale) for _, r in chunk])
+            encodings = encode(tokenizer, [(r.question, r.rationale) for _, r in chunk], prompt)
             columns: dict[str, list[Any]] = {
                 "id": [r.id for _, r in chunk],
                 "question_id": [r.question_id for _, r in chunk],
@@ -251,10 +254,10 @@ def _write(tokenizer: PreTrainedTokenizerBase, file: Path, sink: Any) -> None:
                 "verdict": [r.verdict for _, r in chunk],
                 "answer": [r.answer for _, r in chunk],
                 "line": [line for line, _ in chunk],
-                "characters": [len(r.question) + len(r.rationale) for _, r in chunk],
-                "length": [len(prompt) + len(rest) for prompt, rest in encodings],
-                "prompt": [len(prompt) for prompt, _ in encodings],
-                "tokens": [prompt + rest for prompt, rest in encodings],
+                "characters": [len(r.question) + len(prompt.written(r.rationale)) for _, r in chunk],
+                "length": [len(asked) + len(rest) for asked, rest in encodings],
+                "prompt": [len(asked) for asked, _ in encodings],
+                "tokens": [asked + rest for asked, rest in encodings],
             }
             writer.write_batch(pa.RecordBatch.from_pydict(columns, SCHEMA))
             bar.update(len(chunk))

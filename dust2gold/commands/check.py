@@ -23,6 +23,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.trainer.states import TrainerFn
 
+from callbacks.adapters import check_trained_alike
 from datamodules.training import TrainingDataModule
 from dust2gold.commands.disk import bytes_written
 from dust2gold.commands.stand_ins import NotMadeError, StandIns
@@ -169,11 +170,25 @@ class _SetUp(StageCLI):
         with self._noting(), torch.device("meta"):
             self.model.setup(subcommand)
             self.model.configure_model()
+            encoding = self._check_encoding()
             if subcommand == "fit" and isinstance(self.model, TrainableModule):
-                self._stand_ins.write_adapter(self.model, Path(self.trainer.default_root_dir))
+                self._stand_ins.write_adapter(self.model, Path(self.trainer.default_root_dir), encoding)
                 self.model.make_optimizer()
         if not self.problems:
             self.writes = bytes_written(self.model, self.datamodule if self._readable else None, subcommand)
+
+    def _check_encoding(self) -> dict[str, Any]:
+        """Checks the adapters that the stage reads as `AdapterWriter` does; returns what its own will note."""
+        data = self.datamodule
+        if not isinstance(data, TrainingDataModule):
+            return {}
+        if not self._readable:
+            data.read_tokenizer()
+        if not hasattr(data, "prompt"):  # which has been told
+            return {}
+        if isinstance(self.model, TrainableModule):
+            check_trained_alike(self.model, data)
+        return data.encoding
 
     def _set_up(self, subcommand: str) -> Any:
         """The DataModule, set up, or the same of an earlier command."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from dust2gold.run.plan import Plan
 from dust2gold.run.stage import Stage
+from lightning_modules.components.adapters.manifest import add_facts
 from lightning_modules.trainable import TrainableModule
 
 _SEVERAL = ("train", "validation")
@@ -60,13 +61,14 @@ class StandIns:
         """Notes that a `fit` of a stage has a problem, so that what misses its adapter is not blamed."""
         self._broken += [(self._run / name).resolve() for name in stage.directories]
 
-    def write_adapter(self, module: TrainableModule, root: Path) -> None:
-        """Writes the adapter that a stage on the meta device will leave in its directory."""
+    def write_adapter(self, module: TrainableModule, root: Path, encoding: dict[str, Any]) -> None:
+        """Writes the adapter that a stage on the meta device will leave in its directory, and what it notes."""
         for name in _ADAPTERS:
             directory = self._place(root / name)
             shutil.rmtree(directory, ignore_errors=True)  # of another `fit` in the same directory
             directory.mkdir(parents=True)
             module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it
+            add_facts(directory, encoding)
 
     def fill(self, config: Any, stage: Stage) -> bool:
         """Puts stand-ins into the arguments of a stage's command; False if there are none for its data.

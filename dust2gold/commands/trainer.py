@@ -43,7 +43,8 @@ _NOISE = (
 
 _STAGE_HELP = (
     "The options of a stage and of its data: dust2gold {verb} --model.help NegativeModel, dust2gold {verb} --data.help "
-    "RationaleDataModule. Configs: configs/neg.yaml and its like; docs/method.md says which stage is which."
+    "RationaleDataModule. The prompt: --data.prompt plain, chat or a file (docs/formats.md, text). Configs: "
+    "configs/neg.yaml and its like; docs/method.md says which stage is which."
 )
 _CKPT_PATH_HELP = (
     "Checkpoint to go on from. By default that of an unfinished run with the same settings; same: of a finished one, "

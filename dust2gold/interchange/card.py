@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from datamodules.components.encoding.prompts import PLAIN, Prompt
 from dust2gold.core.students import EMBEDDED, locate_student, public_name
 from dust2gold.core.text import code, code_block, escape
 from dust2gold.report.section import Section, reading, table
@@ -20,17 +21,18 @@ _LOAD = {
     "nat": "from lightning_modules.components.adapters.nat import open_nat  # pip install dust2gold\n"
     "model = open_nat(DIR, {base}).model\n",
 }
-_ASK = """\
-prompt = f"Problem:\\n{question}\\nSolution:\\n"
-ids = tokenizer(prompt, return_tensors="pt").input_ids
+_ANSWER = """\
 answer = model.generate(input_ids=ids, max_new_tokens=512)[0, ids.shape[1]:]
 print(tokenizer.decode(answer, skip_special_tokens=True))"""
 
 
-def model_card(run: Path, stage: str, student: str, form: str) -> str:
+def model_card(
+    run: Path, stage: str, student: str, form: str, prompt: Prompt = PLAIN, own_template: bool = False
+) -> str:
     """The card of a run's stage on a base as Markdown with the hub's front matter.
 
-    `form` is `merged` (adapter and base), or the adapter's kind, `lora` or `nat`.
+    `form` is `merged` (adapter and base), or the adapter's kind, `lora` or `nat`. The `prompt` is that of training;
+    `own_template` says whether the exported chat template is the base's own.
     """
     tiny = " (the tiny student that ships with dust2gold, for trying things out)" if student == EMBEDDED else ""
     # The hub's name of the library that loads it: of none for NAT, whose units no other knows.
@@ -49,18 +51,38 @@ def model_card(run: Path, stage: str, student: str, form: str) -> str:
         f"on the base {code(public_name(student))}{tiny}."
     )
     section.add("## Use")
-    section.add(*code_block(f"{_TOKENIZER}{load}{_ASK}", "python"))
+    section.add(*code_block(f"{_TOKENIZER}{load}{_ids(prompt)}{_ANSWER}", "python"))
     if "BASE" in load:
         where = "`locate_student('embedded')` of dust2gold.core.students" if student == EMBEDDED else "its directory"
         section.add(f"BASE is the base {code(public_name(student))}: {where}.")
-    section.add(
-        "It answers one question at a time, in that prompt. Its chat template makes it of a user's message, so "
-        "that chat servers need nothing more."
-    )
+    section.add(f"It answers one question at a time, in that prompt. {_of_servers(prompt, own_template)}")
     _add_data(section, run / "data" / "summary.json")
     _add_results(section, run / "results.json", stage)
     _add_training(section, run, stage)
     return "\n".join(section.lines).rstrip() + "\n"
+
+
+def _ids(prompt: Prompt) -> str:
+    """Code that makes the ids of a question's prompt."""
+    if prompt.kind != "chat":
+        text = f"{json.dumps(prompt.before)} + question + {json.dumps(prompt.after)}"
+        return f'prompt = {text}\nids = tokenizer(prompt, return_tensors="pt").input_ids\n'
+    system = "" if prompt.system is None else f'{{"role": "system", "content": {json.dumps(prompt.system)}}}, '
+    thinking = "" if prompt.thinking is None else f", enable_thinking={prompt.thinking}"
+    return (
+        f'chat = [{system}{{"role": "user", "content": question}}]\n'
+        f'options = dict(add_generation_prompt=True, return_dict=True, return_tensors="pt"{thinking})\n'
+        "ids = tokenizer.apply_chat_template(chat, **options).input_ids\n"
+    )
+
+
+def _of_servers(prompt: Prompt, own_template: bool) -> str:
+    """What somebody who serves it must know."""
+    if own_template and prompt.kind != "chat":
+        return "The chat template is the base's own and makes another: let a server complete texts, not chats."
+    if prompt.system is not None or prompt.thinking is not None:
+        return "Its chat template makes it of these messages and options, which a chat server has to be given."
+    return "Its chat template makes it of a user's message, so that chat servers need nothing more."
 
 
 def _add_data(section: Section, file: Path) -> None:

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import Prompt
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_directory_atomically
 from dust2gold.core.students import public_name
@@ -65,8 +65,9 @@ def export(
         raise InputError("is there already", file=output, field="--output", remedy="name a new directory")
     check_weights(adapter, manifest)
     student = student or _student_of(run / stage) or str(manifest["student"])
-    tokenizer = _tokenizer(student)
-    card = model_card(run, stage, student, "merged" if merge else kind)
+    prompt = Prompt.noted(manifest.get("prompt"), "the adapter", adapter)
+    tokenizer, own_template = _tokenizer(student, prompt)
+    card = model_card(run, stage, student, "merged" if merge else kind, prompt, own_template)
     with write_directory_atomically(output) as directory:
         if merge:
             _write_merged(adapter, student, directory, dtype, tokenizer)
@@ -120,14 +121,18 @@ def _student_of(stage: Path) -> str | None:
     return None if student is None else str(student)
 
 
-def _tokenizer(student: str) -> PreTrainedTokenizerBase:
-    """The student's tokenizer, with a chat template that makes a chat of one question the prompt it was trained on."""
+def _tokenizer(student: str, prompt: Prompt) -> tuple[PreTrainedTokenizerBase, bool]:
+    """The student's tokenizer, and whether it has a chat template of its own, which stays.
+
+    One without gets a template that makes a chat of one question the prompt that the student was trained with.
+    """
     from datamodules.components.encoding.tokenization import load_tokenizer
 
     tokenizer = load_tokenizer(student)
-    before, after = prompt("\0").split("\0")
-    opening = "bos_token + " if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
+    if tokenizer.chat_template:
+        return tokenizer, True
+    starts = prompt.opening and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
     # As expressions: Jinja drops a template's last line break, and the prompt ends in one.
-    message = f"{json.dumps(before)} + messages[-1]['content'] + {json.dumps(after)}"
-    tokenizer.chat_template = f"{{{{ {opening}{message} }}}}"
-    return tokenizer
+    message = f"{json.dumps(prompt.before)} + messages[-1]['content'] + {json.dumps(prompt.after)}"
+    tokenizer.chat_template = f"{{{{ {'bos_token + ' if starts else ''}{message} }}}}"
+    return tokenizer, False

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN, text_prompt
 from datamodules.components.grading.grader import grader_for
 from datamodules.components.records.records import read_questions, write_questions
 from dust2gold.core.errors import InputError
@@ -23,6 +23,7 @@ from dust2gold.core.files import write_directory_atomically
 _GRADE = '''\
 """The metric of this task: whether the answer is the gold one, as dust2gold's `test` decides."""
 
+from datamodules.components.encoding.prompts import PLAIN, text_prompt
 from datamodules.components.grading.grader import StringGrader
 
 _GRADER = StringGrader(by_value={grader.by_value}, stated={grader.stated})
@@ -34,8 +35,10 @@ def process_results(doc, results):
 '''
 
 
-def export_task(questions: Path, output: Path, name: str, max_new_tokens: int) -> Path:
+def export_task(questions: Path, output: Path, name: str, max_new_tokens: int, prompt: str = PLAIN.kind) -> Path:
     """Writes the task of a questions.jsonl into a new directory and returns that.
+
+    The prompt is `plain`, a file, or `chat`: the bare question, for the harness's own `--apply_chat_template`.
 
     Raises:
         InputError: If the questions cannot be read, `output` exists, or the name is no Python name.
@@ -48,7 +51,8 @@ def export_task(questions: Path, output: Path, name: str, max_new_tokens: int) -
     if not asked:
         raise InputError("holds no question", file=questions, remedy="check the output of prepare")
     grader = grader_for(asked)
-    before, after = (part.replace("{", "{{ '{' }}") for part in prompt("\0").split("\0"))
+    around = ("", "") if prompt == "chat" else (text_prompt(prompt).before, text_prompt(prompt).after)
+    before, after = (part.replace("{", "{{ '{' }}") for part in around)
     task = {
         "task": name,
         "dataset_path": "json",

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow
 from pyarrow import parquet
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN
 from datamodules.components.grading.extraction import extract_answer
 from datamodules.components.records.records import Question, Rationale, Verdict, is_text, rationale_for, rationale_id
 from dust2gold.core.errors import InputError
@@ -27,7 +27,6 @@ from dust2gold.core.jsonl import write_json_lines
 from dust2gold.prepare.readers import Entry
 
 Row = dict[str, Any]
-_BEFORE, _AFTER = prompt("\0").split("\0")
 
 
 def preference_rows(rationales: Iterable[Rationale], most: int | None = None) -> Iterator[Row]:
@@ -41,7 +40,7 @@ def preference_rows(rationales: Iterable[Rationale], most: int | None = None) ->
         for k in range(count if most is None else min(most, count)):
             chosen, rejected = right[k % len(right)], wrong[k % len(wrong)]
             texts = {"chosen": chosen.rationale, "rejected": rejected.rationale}
-            yield {"prompt": prompt(chosen.question), **texts, "id": rationale_id(question, k)}
+            yield {"prompt": PLAIN.ask(chosen.question), **texts, "id": rationale_id(question, k)}
 
 
 def unpaired_rows(rationales: Iterable[Rationale], most: int | None = None) -> Iterator[Row]:
@@ -49,7 +48,7 @@ def unpaired_rows(rationales: Iterable[Rationale], most: int | None = None) -> I
     for right, wrong in _by_question(rationales).values():
         for one in (*right[:most], *wrong[:most]):
             graded = {"completion": one.rationale, "label": one.verdict == "positive"}
-            yield {"prompt": prompt(one.question), **graded, "id": one.id}
+            yield {"prompt": PLAIN.ask(one.question), **graded, "id": one.id}
 
 
 def _by_question(rationales: Iterable[Rationale]) -> dict[str, tuple[list[Rationale], list[Rationale]]]:
@@ -90,8 +89,8 @@ def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Pa
     graded: dict[str, list[tuple[str, Verdict]]] = {}  # by question
     for line, row in rows:
         asked = _text(row, "prompt", file, line)
-        if asked.startswith(_BEFORE) and asked.endswith(_AFTER) and len(asked) > len(_BEFORE) + len(_AFTER):
-            asked = asked[len(_BEFORE) : -len(_AFTER)]
+        if asked.startswith(PLAIN.before) and asked.endswith(PLAIN.after) and len(asked) > len(PLAIN.ask("")):
+            asked = asked[len(PLAIN.before) : -len(PLAIN.after)]
         known = graded.setdefault(asked, [])
         for field, verdict in LAYOUTS[layout].texts.items():
             text, label = _text(row, field, file, line), row.get("label")

@@ -19,6 +19,7 @@ from dust2gold.run.stage import Stage, as_typed, check_directories, in_order
 ABSENT = "absent"  # stands for the hash of a path where nothing exists
 _REASONS_SHOWN = 3
 _CLASS_PATH = re.compile(r"class_path:\s*([\w.]+)")
+_PROMPT = re.compile(r"\bprompt[:= ] *['\"]?([^\s'\"]+)")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
@@ -67,6 +68,7 @@ class Plan:
         facts = {f"command {number}": short_hash(words) for number, words in enumerate(stage.words, 1)}
         facts |= {f"config {name}": _hash(find_config(name)) for name in stage.configs}
         facts |= {f"input {name}": _hash(Path(name)) for name in stage.inputs}
+        facts |= {f"input {name}": _hash(find_config(name)) for name in _prompt_files(stage)}
         facts |= own_code(_class_paths(stage))
         for name in stage.students:
             path = Path(locate_student(name))
@@ -168,8 +170,19 @@ class Plan:
 def _class_paths(stage: Stage) -> list[str]:
     """What its commands and their configs may name as classes."""
     words = [word.rpartition("=")[2] for words in stage.words for word in words]
-    texts = [path.read_text(encoding="utf-8") for name in stage.configs if (path := find_config(name)).is_file()]
-    return [*filter(_DOTTED.fullmatch, words), *(name for text in texts for name in _CLASS_PATH.findall(text))]
+    named = [name for text in _config_texts(stage) for name in _CLASS_PATH.findall(text)]
+    return [*filter(_DOTTED.fullmatch, words), *named]
+
+
+def _prompt_files(stage: Stage) -> list[str]:
+    """The files that its commands and their configs name as prompts."""
+    texts = [*(" ".join(words) for words in stage.words), *_config_texts(stage)]
+    names = {name for text in texts for name in _PROMPT.findall(text)}
+    return sorted(name for name in names if find_config(name).is_file())
+
+
+def _config_texts(stage: Stage) -> list[str]:
+    return [path.read_text(encoding="utf-8") for name in stage.configs if (path := find_config(name)).is_file()]
 
 
 def _hash(path: Path) -> str:

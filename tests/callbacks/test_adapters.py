@@ -203,6 +203,19 @@ def test_what_another_tokenizer_trained_is_refused(
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reads", READS)
+def test_what_another_prompt_trained_is_refused(
+    reads: str, trained: Path, tiny_student: Path, tmp_path: Path, complaint: Callable[..., str]
+) -> None:
+    verb, stage, options = READS[reads]
+    (tmp_path / "short.txt").write_text("Q: {question}\nA:")
+    options = f"{options} --data.prompt {tmp_path}/short.txt"
+    said = complaint(*command(trained, verb, stage, str(tiny_student), options, tmp_path))
+    assert "trained with another prompt, plain" in said
+    assert said.endswith("give --data.prompt plain, or train again")
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("stage", ["neg", "rank"])
 def test_a_tokenizer_that_is_not_the_students_is_refused(
     stage: str, trained: Path, tmp_path: Path, complaint: Callable[..., str]

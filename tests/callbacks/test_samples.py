@@ -12,7 +12,7 @@ import lightning as L
 import pytest
 
 from callbacks.samples import SampleWriter, origin_of
-from datamodules.components.encoding import tokenization
+from datamodules.components.encoding.prompts import Prompt
 from datamodules.components.records.records import Rationale, read_rationales
 from datamodules.rationales import RationaleDataModule
 from dust2gold.core.errors import InputError
@@ -67,6 +67,7 @@ def predict(student_model: Any, tiny_student: Path, tmp_path: Path) -> Predict:
 
     def run(stop_after: int | None = None, questions: int | None = None, root: str = "run", **more: Any) -> list[str]:
         asked = {"question_batch_size": more.pop("batch_size", 2), "limit_questions": more.pop("limit", None)}
+        asked |= {"prompt": more.pop("prompt", None)}
         model = student_model(sampling=SamplingSettings(**{"samples": 2, "max_new_tokens": 6, **more}))
         data = RationaleDataModule(str(tiny_student), questions=str(tmp_path / "q.jsonl"), **asked)
         interrupter = Interrupter(stop_after, questions)
@@ -140,6 +141,7 @@ def test_other_numbers_are_other_samples(student_model: Any, tiny_student: Path,
     student = tmp_path / "student"
     shutil.copytree(tiny_student, student)
     data = RationaleDataModule(str(tiny_student), questions=write_asked(tmp_path / "q.jsonl", 1))
+    data.setup("predict")
     trainer: Any = SimpleNamespace(datamodule=data, ckpt_path=None, precision="32-true")
     model = student_model()
     model.student = str(student)
@@ -157,7 +159,7 @@ def test_other_numbers_are_other_samples(student_model: Any, tiny_student: Path,
 
 SAMPLING = {"seed": 1, "temperature": 0.9, "samples": 3, "max_new_tokens": 5}
 MADE_OTHERWISE = [f"sampling.{name}" for name in SAMPLING]
-MADE_OTHERWISE += ["questions", "prompts", "version of torch", "its first line is damaged"]
+MADE_OTHERWISE += ["questions", "prompt", "prompts", "version of torch", "its first line is damaged"]
 
 
 @pytest.mark.parametrize("change", MADE_OTHERWISE)
@@ -165,11 +167,15 @@ def test_a_part_made_otherwise(
     predict: Predict, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     predict(stop_after=2)
-    part, sampling, count = tmp_path / PART, {}, 7 if change == "questions" else 6
+    sampling: dict[str, Any] = {}
+    part, count = tmp_path / PART, 7 if change == "questions" else 6
     if change == "questions":
         write_asked(tmp_path / "q.jsonl", 7)
     elif change == "prompts":
-        monkeypatch.setattr(tokenization, "prompt", lambda question: f"Q: {question}\nA:")
+        monkeypatch.setattr(Prompt, "ask", lambda prompt, question: f"Q: {question}\nA:")
+    elif change == "prompt":
+        (tmp_path / "short.txt").write_text("Q: {question}\nA:")
+        sampling = {"prompt": str(tmp_path / "short.txt")}
     elif change.startswith("version"):
         versions = {"torch": "0"}
         monkeypatch.setattr("dust2gold.core.provenance.version_of", lambda name: versions.get(name) or version_of(name))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN
 from datamodules.components.encoding.tokenization import load_tokenizer
 from datamodules.contrasts import ContrastDataModule
 from tests.records import question, rationale
@@ -43,7 +43,7 @@ def test_a_batch_holds_whole_groups(make: Make, tiny_student: Path, size: int, r
         for name, ids, real, head, labels, positive in zip(*fields, strict=True):
             number, k = map(int, name[1:].split("/"))
             assert positive == (k % 2 == 0)
-            assert tokenizer.decode(ids[head == 1], skip_special_tokens=True) == prompt(question(number).question)
+            assert tokenizer.decode(ids[head == 1], skip_special_tokens=True) == PLAIN.ask(question(number).question)
             answered = (real == 1) & (head == 0)
             assert torch.equal(labels != -100, answered)
             assert tokenizer.decode(labels[answered][:-1]) == rationale(number, k).rationale

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN
 from datamodules.components.encoding.tokenization import load_tokenizer
 from datamodules.components.records.records import write_rationales
 from datamodules.pairs import PairDataModule
@@ -39,7 +39,7 @@ def test_batch_reads_each_rationale_once_and_pairs_right_with_wrong_ones_of_its_
         for (right, wrong), name in zip(batch["pairs"].tolist(), batch["question_ids"], strict=True):
             number = int(name[1:])
             assert (found[right], found[wrong]) == ((number, True), (number, False))
-            assert texts[right][0] == prompt(question(number).question)
+            assert texts[right][0] == PLAIN.ask(question(number).question)
             seen.append((texts[right], texts[wrong]))
     assert len(seen) == len(set(seen)) == 12 * 4
 

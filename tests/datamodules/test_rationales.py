@@ -124,7 +124,7 @@ def test_question_batch_contract(student: str, tmp_path: Path) -> None:
     assert [[asked["id"] for asked in batch["questions"]] for batch in batches] == [["q4", "q3"], ["q2", "q1"], ["q0"]]
     for batch in batches:
         assert batch.keys() == {"input_ids", "attention_mask", "questions", "eos_token_id", "pad_token_id"}
-        assert batch["eos_token_id"] == data.tokenizer.eos_token_id
+        assert batch["eos_token_id"] == [data.tokenizer.eos_token_id]
         assert batch["pad_token_id"] == data.tokenizer.pad_token_id
         for ids, mask, asked in zip(batch["input_ids"], batch["attention_mask"], batch["questions"], strict=True):
             assert asked == records[int(asked["id"][1:])].to_json()

@@ -1,4 +1,5 @@
 import inspect
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 
+from datamodules.components.encoding.prompts import PLAIN, Prompt
 from datamodules.components.records.records import write_rationales
 from datamodules.contrasts import ContrastDataModule
 from datamodules.pairs import PairDataModule
@@ -15,7 +17,7 @@ from datamodules.rationales import RationaleDataModule
 from datamodules.training import TrainingDataModule
 from dust2gold.core.errors import InputError
 from tests.lightning_modules.steps import quiet_trainer
-from tests.records import rationale
+from tests.records import question, rationale
 
 STAGES: list[type[TrainingDataModule]] = [RationaleDataModule, ContrastDataModule, PairDataModule]
 SHARED = set(inspect.signature(TrainingDataModule).parameters)
@@ -45,6 +47,49 @@ def test_options_are_shared_and_documented_once() -> None:
     assert options(ContrastDataModule) == SHARED | questions | groups
     pairs = {"predict", "pairs_per_question", "score_batch_size", "max_scored_length"}
     assert options(PairDataModule) == SHARED - {"allow_ungradable"} | pairs  # RANK's pairs need a verdict
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_asks_in_the_chat_template_unless_told_otherwise(
+    stage: type[TrainingDataModule], files: list[str], tiny_student: Path, tmp_path: Path, capsys: Any
+) -> None:
+    student = shutil.copytree(tiny_student, tmp_path / "instruct")
+    (student / "chat_template.jinja").write_text(CHAT)
+    wanted: Any = {"drop_longer": True, **({} if stage is PairDataModule else {"allow_ungradable": True})}
+    for prompt, asked in ((None, "<s>user:{}<pad><s>assistant:"), ("plain", "<s>Problem:\n{}\nSolution:\n")):
+        data = stage(str(student), files, prompt=prompt, **wanted)
+        data.setup("fit")
+        end = data.tokenizer.pad_token_id if prompt is None else data.tokenizer.eos_token_id
+        for example in data.train_examples:
+            ids, head = example.tokens, example.prompt
+            number = int(example.question_id[1:])
+            assert data.tokenizer.decode(ids[:head]) == asked.format(question(number).question)
+            assert (ids[-1], ids[head:].count(end)) == (end, 1)
+        told = "instruct: prompts are made by its chat template; --data.prompt plain gives the paper's\n"
+        assert (told in capsys.readouterr().err) == (prompt is None)
+
+
+CHAT = """{% for message in messages %}{{ '<s>' + message.role + ':' + message.content + '<pad>' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<s>assistant:' }}{% endif %}"""
+
+
+@pytest.mark.parametrize("saved", [None, "plain", "chat"])
+def test_a_checkpoint_of_another_prompt_is_refused(saved: str | None, files: list[str], tiny_student: Path) -> None:
+    """One of an older version, which says nothing, was trained with the paper's."""
+    data = RationaleDataModule(str(tiny_student), files[0])
+    data.setup("fit")
+    chat = Prompt("chat", "<s>", "</s>")
+    noted = {None: {}, "plain": {"prompt": PLAIN.to_json()}, "chat": {"prompt": chat.to_json()}}[saved]
+    state = {"batch": 0, "tokenizer": data.tokenizer_identity.to_json(), **noted}
+    if saved == "chat":
+        with pytest.raises(InputError, match="the checkpoint was trained with another prompt"):
+            data.load_state_dict(state)
+    else:
+        data.load_state_dict(state)
+    data.prompt = chat
+    if saved != "chat":
+        with pytest.raises(InputError, match=r"give --data\.prompt plain"):
+            data.load_state_dict(state)
 
 
 def test_all_stages_map_one_set_of_tables(files: list[str], tiny_student: Path, tmp_path: Path) -> None:

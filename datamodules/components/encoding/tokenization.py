@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN, Prompt, spelling_of
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.foreign_errors import loading
 from dust2gold.core.students import locate_student
@@ -68,24 +68,73 @@ def context_of(student: str) -> int | None:
 Ids = list[int]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str | None]]) -> list[tuple[Ids, Ids]]:
-    """Encodes pairs of a bare question and a bare rationale (or None) in one call of the tokenizer.
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str | None]], prompt: Prompt = PLAIN
+) -> list[tuple[Ids, Ids]]:
+    """Encodes pairs of a bare question and a bare rationale (or None), all at once.
 
-    Gives for each the ids of the prompt, with BOS where the tokenizer has one, and those of the rationale, with EOS.
+    Gives for each the ids of the prompt, with BOS where the tokenizer or the chat template has one, and those of the
+    rationale, with the token that ends it.
 
     Prompt and rationale are tokenised apart, so that sampling continues exactly the ids that training saw. A special
-    token's spelling in them is text: `</s>` written by a teacher is no EOS.
+    token's spelling in them is text: `</s>` written by a teacher is no EOS. In the prompt around them it is the token.
     """
     if not texts:  # the tokenizer refuses an empty batch
         return []
-    opening = opening_of(tokenizer)
-    options = {"add_special_tokens": False, "split_special_tokens": True}
-    prompts = tokenizer([prompt(question) for question, _ in texts], **options)["input_ids"]
-    rationales = tokenizer([rationale or "" for _, rationale in texts], **options)["input_ids"]
+    opening = opening_of(tokenizer) if prompt.opening else []
+    end = end_of(tokenizer, prompt)
+    answers = _as_text(tokenizer, [prompt.target(rationale or "") for _, rationale in texts])
     return [
-        ([*opening, *prompt_ids], [] if rationale is None else [*ids, tokenizer.eos_token_id])
-        for (_, rationale), prompt_ids, ids in zip(texts, prompts, rationales, strict=True)
+        (ids if ids[:1] == opening else [*opening, *ids], [] if rationale is None else [*answer, end])
+        for ids, answer, (_, rationale) in zip(
+            _asked(tokenizer, [question for question, _ in texts], prompt), answers, texts, strict=True
+        )
     ]
+
+
+def _asked(tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], prompt: Prompt) -> list[Ids]:
+    """The ids of prompts, without what a tokenizer puts before every text.
+
+    A whole prompt is tokenised at once, as the tokenizer's own `apply_chat_template` does it: some join white space to
+    special tokens, or treat a text's first word apart. Only a prompt in whose question a special token is spelled is
+    tokenised in three parts.
+    """
+    special = spelling_of(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    own = len(special.findall(prompt.before)) + len(special.findall(prompt.after))
+    texts = [prompt.ask(question) for question in questions]
+    if not own:
+        return _as_text(tokenizer, texts)
+    ids: list[Ids] = tokenizer(texts, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+    frame = tokenizer([prompt.before, prompt.after], add_special_tokens=False, split_special_tokens=False)["input_ids"]
+    for number, text in enumerate(texts):
+        if len(special.findall(text)) != own:
+            inside = text[len(prompt.before) : len(text) - len(prompt.after)]
+            ids[number] = [*frame[0], *_as_text(tokenizer, [inside])[0], *frame[1]]
+    return ids
+
+
+def _as_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Ids]:
+    """The ids of texts in which the spelling of a special token is text."""
+    ids: list[Ids] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def end_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int:
+    """The token that ends a rationale."""
+    end: Any = tokenizer.convert_tokens_to_ids(prompt.end) if prompt.end else tokenizer.eos_token_id
+    return int(end)
+
+
+def stops_of(tokenizer: PreTrainedTokenizerBase, student: str, prompt: Prompt) -> list[int]:
+    """The tokens that end a sample: the prompt's, the tokenizer's EOS, and those of the student's generation config."""
+    from transformers import GenerationConfig
+
+    try:
+        stops = GenerationConfig.from_pretrained(locate_student(student)).eos_token_id
+    except OSError:  # it has none
+        stops = None
+    further = [stops] if isinstance(stops, int) else stops or []
+    return list(dict.fromkeys([end_of(tokenizer, prompt), int(tokenizer.eos_token_id), *further]))
 
 
 def opening_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN
 from datamodules.components.encoding.tokenization import load_tokenizer
 from datamodules.components.limits import AnswerRoom, Limits
 from datamodules.components.records.records import write_rationales
@@ -20,7 +20,7 @@ def examples(tiny_student: Path, tmp_path: Path) -> Examples:
 
 def test_longer_ones_are_left_out_and_counted(examples: Examples, capsys: pytest.CaptureFixture[str]) -> None:
     lengths, longest = examples.lengths.tolist(), rationale(4, rationale="so " * 16)
-    whole = len(prompt(longest.question) + longest.rationale)  # the reference keeps what has fewer characters
+    whole = len(PLAIN.ask(longest.question) + longest.rationale)  # the reference keeps what has fewer characters
     assert len(Limits(max_characters=whole + 1).apply(examples, "f")) == 5
     limits = Limits(lengths[2], drop_longer=True, max_characters=whole)
     assert [e.id for e in limits.apply(examples, "f")] == ["q0/0", "q1/0", "q2/0"]

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.components import table as table_module
+from datamodules.components.encoding.prompts import Prompt
 from datamodules.components.encoding.tokenization import encode, load_tokenizer
 from datamodules.components.records.records import VERDICTS, Rationale, write_rationales
 from datamodules.components.table import PROVENANCE_FILE, TABLE_FILE, Example, Examples, held_out, open_table
@@ -143,7 +144,7 @@ def test_a_share_of_the_questions_is_held_out() -> None:
 
 
 def test_another_file_tokenizer_or_prompt_is_another_table(
-    data: Any, kept: Any, tmp_path: Path, tiny_student: Path, monkeypatch: pytest.MonkeyPatch
+    data: Any, kept: Any, tmp_path: Path, tiny_student: Path
 ) -> None:
     right, moved, other = tmp_path / "right.jsonl", tmp_path / "moved.jsonl", tmp_path / "other"
     data()
@@ -160,9 +161,11 @@ def test_another_file_tokenizer_or_prompt_is_another_table(
     (other / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     open_table(load_tokenizer(str(other)), moved, tmp_path / "encoded")
     assert len(kept()) == 4
-    monkeypatch.setattr(table_module, "prompt", lambda question: f"Q: {question}\nA: ")
-    data()
+    (tmp_path / "short.txt").write_text("Q: {question}\nA: ")
+    data(prompt=str(tmp_path / "short.txt"))
     assert len(kept()) == 6
+    data(cut_traces=True)
+    assert len(kept()) == 8
 
 
 @pytest.mark.parametrize(
@@ -191,10 +194,10 @@ def test_after_a_kill_it_is_encoded_anew(
 ) -> None:
     """Killed when the second of the file's four chunks is encoded; what it had written is removed."""
 
-    def killed(tokenizer: Any, texts: list[Any]) -> Any:
+    def killed(tokenizer: Any, texts: list[Any], prompt: Prompt) -> Any:
         if "and finds 7" in texts[0][0]:
             os.kill(os.getpid(), signal.SIGKILL)
-        return encode(tokenizer, texts)
+        return encode(tokenizer, texts, prompt)
 
     def work() -> int:
         monkeypatch.setattr(table_module, "_CHUNK", 5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN
 from datamodules.components.records.records import read_rationales
 from dust2gold import cli
 from dust2gold.core.students import EMBEDDED, locate_student
@@ -29,7 +29,7 @@ def embedded_model(temperature: float) -> Write:
 
     def write(question: str, n: int) -> list[str]:
         with lock, torch.inference_mode():
-            encoded = tokenizer(prompt(question), return_tensors="pt")
+            encoded = tokenizer(PLAIN.ask(question), return_tensors="pt")
             keys = [hashlib.sha256(question.encode()).hexdigest()]
             ends = (tokenizer.eos_token_id, tokenizer.pad_token_id)
             settings = SamplingSettings(samples=n, temperature=temperature, max_new_tokens=80)

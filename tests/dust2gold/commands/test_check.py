@@ -144,6 +144,30 @@ def test_samples_that_may_be_too_long_to_train_on(options: list[str], capsys: py
     assert [(name, text.partition(" tokens, ")[2]) for name, text in warnings] == [("nce", given)]
 
 
+def test_stages_that_ask_in_different_prompts(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    limits = {"max_characters": 1600, "drop_longer": True}
+    Path("short.txt").write_text("Q: {question}\nA:")
+    sizes = write_sizes(student={"data": {"init_args": limits}}, neg={"data": {"init_args": {"prompt": "short.txt"}}})
+    only = ["--config", "configs/paper.yaml", "--only", "data,neg,nat"]
+    assert cli.main([*options, *only, *sizes]) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"'nat', fit: /.*/runs/it/neg/adapter: .*another prompt, short.txt", err)
+    assert "problems: 1" in out
+
+
+def test_a_run_of_a_student_with_a_chat_template(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    limits = {"max_characters": 1600, "drop_longer": True}
+    Path("llama/chat_template.jinja").write_text(CHAT)
+    rank = {"model": {"init_args": {"backbone": ENCODER}}, "data": {"init_args": {"drop_longer": True}}}
+    sizes = write_sizes(student={"data": {"init_args": limits}}, rank=rank)
+    assert cli.main([*options, "--config", "configs/paper.yaml", *sizes]) == 0
+    assert "llama: prompts are made by its chat template" in capsys.readouterr().out
+
+
+CHAT = """{% for message in messages %}{{ '<s>' + message.role + ':' + message.content + '</s>' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<s>assistant:' }}{% endif %}"""
+
+
 def test_an_adapter_of_another_kind_and_one_that_nobody_makes(
     options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

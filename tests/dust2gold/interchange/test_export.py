@@ -9,13 +9,17 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN, make_prompt
+from datamodules.components.encoding.tokenization import encode, load_tokenizer
 from dust2gold import cli
 from dust2gold.core.errors import InputError
+from dust2gold.core.jsonl import read_json_lines
+from dust2gold.core.students import locate_student
 from dust2gold.interchange.export import export
-from lightning_modules.components.adapters.manifest import read_manifest
+from lightning_modules.components.adapters.manifest import add_facts, read_manifest
 from lightning_modules.components.adapters.nat import open_nat
 from lightning_modules.components.adapters.stack import AdapterStack, load_base
+from tests.records import question, write_asked, write_positive
 from tests.students import unsign
 
 QUESTION = "Ann has 3 nuts and finds 5. How many?"
@@ -119,9 +123,72 @@ def test_an_export_has_its_own_checksums(run: Path, tmp_path: Path, stage: str, 
 def test_chat_template_makes_the_prompt_of_training(run: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(export(run, "nce", tmp_path / "m"))
     chat = [{"role": "user", "content": QUESTION}]
-    assert tokenizer.apply_chat_template(chat, tokenize=False) == tokenizer.bos_token + prompt(QUESTION)
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == tokenizer.bos_token + PLAIN.ask(QUESTION)
     encoded: Any = tokenizer.apply_chat_template(chat, return_dict=True)
-    assert encoded["input_ids"] == tokenizer(prompt(QUESTION))["input_ids"]
+    assert encoded["input_ids"] == tokenizer(PLAIN.ask(QUESTION))["input_ids"]
+
+
+CHAT = """{% for message in messages %}{{ '<s>' + message.role + ':' + message.content + '</s>' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<s>assistant:' }}{% endif %}"""
+
+
+@pytest.mark.parametrize("trained_with", ["plain", "chat", "chat with a system text", "a file"])
+@pytest.mark.parametrize("own_template", [False, True])
+def test_an_own_chat_template_stays_and_the_card_shows_the_prompt_of_training(
+    copy: Path, tmp_path: Path, tiny_student: Path, trained_with: str, own_template: bool
+) -> None:
+    student = shutil.copytree(tiny_student, tmp_path / "student")
+    (student / "chat_template.jinja").write_text(CHAT)
+    system = 'Be "brief".' if "system" in trained_with else None
+    file = tmp_path / "qa.txt"
+    file.write_text("Q: {question}\nA:")
+    name = str(file) if trained_with == "a file" else trained_with.split()[0]
+    prompt = make_prompt(load_tokenizer(str(student)), name, system=system)
+    add_facts(copy / "nce/adapter", {"prompt": prompt.to_json()})
+    if not own_template:
+        (student / "chat_template.jinja").unlink()
+    directory = export(copy, "nce", tmp_path / "out", student=str(student))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    chat = [{"role": "user", "content": QUESTION}]
+    if own_template:
+        assert tokenizer.chat_template == CHAT
+    elif trained_with != "plain":
+        made = tokenizer.apply_chat_template(chat, tokenize=False)
+        assert made == ("" if prompt.kind == "chat" else "<s>") + prompt.ask(QUESTION)
+    card = (directory / "README.md").read_text()
+    assert ("makes another: let a server complete" in card) == (own_template and prompt.kind != "chat")
+    assert ("has to be given" in card) == (system is not None)
+    if own_template or prompt.kind != "chat":
+        code = card[card.index("prompt = " if "prompt = " in card else "chat = ") :].partition("answer = ")[0]
+        names: dict[str, Any] = {"tokenizer": tokenizer, "question": QUESTION}
+        exec(code, names)
+        ((ids, _),) = encode(tokenizer, [(QUESTION, None)], prompt)
+        assert names["ids"].tolist() == [ids]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_chat_student_answers_elsewhere_as_in_our_test(tmp_path: Path) -> None:
+    """It learns two answers nearly by heart; its template ends a turn with a token that is not EOS."""
+    student = shutil.copytree(locate_student("embedded"), tmp_path / "student")
+    (student / "chat_template.jinja").write_text(CHAT.replace("<s>", "").replace("</s>", "<s>"))
+    told = write_positive(tmp_path / "p.jsonl", 2, 1)
+    here = f"--config configs/neg.yaml --model.student {student} --trainer.default_root_dir {tmp_path}/run/cot-kd"
+    options = "--model.optimizer.init_args.lr 0.01 --model.schedule constant --trainer.max_epochs 80"
+    options += " --trainer.accelerator cpu --trainer.enable_progress_bar false --without_callbacks [RunCheckpoint]"
+    train = f"--data.train {told} --data.verdicts positive --data.validation_fraction 0"
+    asked = f"--data.questions {write_asked(tmp_path / 'q.jsonl', 2)} --model.sampling.max_new_tokens 60"
+    assert cli.main(f"fit {here} {options} {train}".split()) == 0
+    assert cli.main(f"test {here} --model.adapter {tmp_path}/run/cot-kd/adapter {asked}".split()) == 0
+    ours = [row["rationale"] for _, row in read_json_lines(tmp_path / "run/cot-kd/predictions.jsonl")]
+    directory = export(tmp_path / "run", "cot-kd", tmp_path / "merged", merge=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+    model: Any = AutoModelForCausalLM.from_pretrained(directory)
+    asking: Any = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+    for number, text in enumerate(ours):
+        chat = [{"role": "user", "content": question(number).question}]
+        ids = tokenizer.apply_chat_template(chat, **asking).input_ids
+        answer = model.generate(ids, max_new_tokens=60, eos_token_id=tokenizer.bos_token_id)[0, ids.shape[1] :]
+        assert tokenizer.decode(answer) == f"{text}<s>"
 
 
 def test_nat_is_not_merged(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import pytest
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN
 from datamodules.components.records.records import Rationale, read_questions, read_rationales, write_rationales
 from dust2gold import cli
 from dust2gold.interchange.preferences import preference_rows, unpaired_rows, write_rows
@@ -43,7 +43,7 @@ def test_pairs_use_every_rationale_and_no_other_question() -> None:
     rows = list(preference_rows(RIGHT_AND_WRONG))
     pairs = [(rationale(0, k).rationale, rationale(0, j).rationale) for k, j in ((0, 1), (2, 3), (4, 1))]
     assert [(row["chosen"], row["rejected"]) for row in rows] == pairs
-    assert {row["prompt"] for row in rows} == {prompt(question(0).question)}
+    assert {row["prompt"] for row in rows} == {PLAIN.ask(question(0).question)}
     assert [row["id"] for row in rows] == ["q0/0", "q0/1", "q0/2"]
     assert len(list(preference_rows(RIGHT_AND_WRONG, most=2))) == 2
 

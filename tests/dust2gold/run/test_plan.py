@@ -65,6 +65,16 @@ def test_a_student_counts_by_what_its_directory_holds(world: World, capsys: Capt
     assert world.executed == []
 
 
+@pytest.mark.parametrize("line", ["prompt: conf/own.txt  # ours", 'data: {init_args: {prompt: "conf/own.txt"}}'])
+def test_a_prompt_counts_by_what_its_file_holds(world: World, capsys: Capture, line: str) -> None:
+    Path("conf/fit.yaml").write_text(line)
+    Path("conf/own.txt").write_text("Q: {question}")
+    world.run()
+    Path("conf/own.txt").write_text("Question: {question}")
+    assert world.run() == [*FIT, "table.txt"]
+    assert "run (changed: input conf/own.txt)" in capsys.readouterr().out
+
+
 def test_only_needs_what_comes_before(world: World, capsys: Capture) -> None:
     assert "stage 'fit': what it needs is not there: 'data' is not done\n  add data to --only" in str(
         world.fails("--only", "fit")

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from datamodules.components.encoding.prompts import prompt
+from datamodules.components.encoding.prompts import PLAIN
 from datamodules.components.encoding.tokenization import context_of, encode, load_tokenizer, pad, pad_with_mask
 from dust2gold.core.errors import InputError
 
 
 def test_prompt_is_the_papers() -> None:
-    assert prompt("What is 1+1?") == "Problem:\nWhat is 1+1?\nSolution:\n"
+    assert PLAIN.ask("What is 1+1?") == "Problem:\nWhat is 1+1?\nSolution:\n"
 
 
 def test_training_reads_one_bos_the_sampling_prompt_the_rationale_and_one_eos(tiny_student: Path) -> None:
@@ -24,7 +24,7 @@ def test_training_reads_one_bos_the_sampling_prompt_the_rationale_and_one_eos(ti
         ids = asking + answer
         assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
         assert (ids.count(tokenizer.bos_token_id), ids.count(tokenizer.eos_token_id)) == (1, 1)
-        assert tokenizer.decode(asking[1:]) == prompt(question)
+        assert tokenizer.decode(asking[1:]) == PLAIN.ask(question)
         assert tokenizer.decode(answer[:-1]) == rationale
     asked = encode(tokenizer, [(question, None) for question, _ in texts])
     assert asked == [(asking, []) for asking, _ in trained]
