@@ -7,11 +7,14 @@ its longest unfinished row.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+
+from dust2gold.core.errors import InputError
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -99,10 +102,32 @@ def preallocated_cache(config: Any) -> DynamicCache:
     return cache
 
 
-def can_be_sampled(model: PreTrainedModel) -> bool:
-    """Whether rows of the model's cache can be selected and repeated: those of a recurrent layer's state cannot."""
-    layers = DynamicCache(config=model.config).layers
-    return not model._is_stateful and not any(isinstance(each, LinearAttentionCacheLayerMixin) for each in layers)
+def is_recurrent(cache: DynamicCache) -> bool:
+    """Whether a layer keeps a state that every token changes: padding too, so that rows must begin together."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """The argument of a causal LM's forward pass that takes the cache.
+
+    Raises:
+        InputError: If it takes none, or none but its own: it writes texts by means that are not ours.
+    """
+    known = inspect.signature(type(model).forward).parameters
+    names = [name for name in ("past_key_values", "cache_params") if name in known]
+    if not names or (model._is_stateful and not is_recurrent(DynamicCache(config=model.config))):
+        problem = f"{type(model).__name__} takes no cache of keys and values or of recurrent states: it cannot be sampled"
+        raise InputError(problem, field="model.student", remedy="take another student")
+    return names[0]
+
+
+def select_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Keeps the rows `rows` [R'] of a cache, which may repeat."""
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(rows)  # of its states as well as of its keys and values
+        else:
+            layer.batch_select_indices(rows)
 
 
 def takes_new_rows(cache: DynamicCache) -> bool:
