@@ -51,6 +51,29 @@ OWN: dict[str, dict[str, Any]] = {
 """What else a family needs to be small and consistent."""
 
 
+FEW = ("llama", "gpt2", "gemma2", "qwen3_moe", "llama4_text", "falcon_h1")
+
+_ENCODER = "it is an encoder, which sees the tokens to come"
+_OWN_WAY = "cannot be sampled: it keeps what it has read in a way of its own"
+REFUSED = {
+    **dict.fromkeys(("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie"), _ENCODER),
+    **dict.fromkeys(("megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roformer", "xmod"), _ENCODER),
+    **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl"), _ENCODER),
+    **dict.fromkeys(("cpmant", "minimax", "moshi", "openai-gpt", "recurrent_gemma", "rwkv", "xlm", "xlnet"), _OWN_WAY),
+    "xlstm": _OWN_WAY,
+}
+"""Families that no stage takes, and what it says of them."""
+
+NOT_TRIED = {
+    *("blt", "cohere_compass_text", "dbrx", "deepseek_v4", "dots3_note", "dots3_note_text", "gemma3n"),
+    *("gemma4_assistant", "gemma4_unified_assistant", "git", "longcat_flash", "moss_transcribe_diarize"),
+    *("musicgen", "musicgen_melody", "phi4_multimodal", "qwen4_exp", "qwen4_exp_text", "reformer", "roc_bert"),
+}
+"""Families that these sizes make no small and consistent model of, or that need packages of their own."""
+
+WORKING = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - REFUSED.keys() - NOT_TRIED
+
+
 def tiny_config(family: str) -> PretrainedConfig:
     """A config of four layers; of models that see or hear, the same of their text part."""
     blank: Any = AutoConfig.for_model(family)
@@ -74,6 +97,3 @@ def write_family(family: str, directory: Path) -> Path:
             weight.data.normal_(std=0.15)
     model.save_pretrained(directory)
     return directory
-FEW=()
-REFUSED={}
-WORKING=set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

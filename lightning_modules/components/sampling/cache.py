@@ -17,6 +17,10 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 from dust2gold.core.errors import InputError
 
 
+_OWN_WAYS = ("cpmant", "moshi", "recurrent_gemma")
+"""Types of models that take a `DynamicCache` and do not continue from it as from the text (tests/test_families.py)."""
+
+
 class PreallocatedLayer(DynamicLayer):
     """A full-attention cache layer with spare capacity behind its last position.
 
@@ -108,16 +112,18 @@ def is_recurrent(cache: DynamicCache) -> bool:
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """The argument of a causal LM's forward pass that takes the cache.
+    """The argument of a causal LM's forward pass that takes its cache.
 
     Raises:
-        InputError: If it takes none, or none but its own: it writes texts by means that are not ours.
+        InputError: If the model cannot write token by token from a `DynamicCache`.
     """
     known = inspect.signature(type(model).forward).parameters
     names = [name for name in ("past_key_values", "cache_params") if name in known]
-    if not names or (model._is_stateful and not is_recurrent(DynamicCache(config=model.config))):
-        problem = f"{type(model).__name__} takes no cache of keys and values or of recurrent states: it cannot be sampled"
-        raise InputError(problem, field="model.student", remedy="take another student")
+    takes = names and model._supports_default_dynamic_cache() and model.config.model_type not in _OWN_WAYS
+    if not takes or (model._is_stateful and not is_recurrent(DynamicCache(config=model.config))):
+        problem = f"{type(model).__name__} cannot be sampled: it keeps what it has read in a way of its own"
+        remedy = "take a student that keeps keys and values, or recurrent states, in transformers' DynamicCache"
+        raise InputError(problem, field="model.student", remedy=remedy)
     return names[0]
 
 

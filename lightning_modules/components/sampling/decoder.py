@@ -3,6 +3,8 @@
 The number of slots is fixed: a pass through the model always has the same number of rows until no question waits. A new
 question is prefilled once, its n samples are put into n free slots and their first tokens drawn; then it goes on with
 the others, one token a step. When the queue is empty the batch shrinks as samples end.
+
+Recurrent states (Mamba's kind) know no padding, so their questions are sampled one after the other.
 """
 
 from __future__ import annotations
@@ -161,8 +163,7 @@ class Decoder:
         self._slots = _Slots(0, self._steps, settings, self._device)
         self._cache: DynamicCache = preallocated_cache(model.config)
         self._recurrent = is_recurrent(self._cache)
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
-        self._cache_argument = cache_argument(base)
+        self._cache_argument = cache_argument(model.get_base_model() if isinstance(model, PeftModel) else model)
         self._last = torch.empty(0, dtype=torch.int64, device=self._device)  # [R] each row's last token
 
     def __iter__(self) -> Iterator[Completion]:
@@ -214,26 +215,27 @@ class Decoder:
         width = int(mask.sum(1).max())
         ids, mask = ids[:, -width:], mask[:, -width:]  # [Q', width]
         cache = preallocated_cache(self._model.config)
-        return cache, self._logits(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache, logits_to_keep=1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)  # [Q', width]
+        return cache, self._logits(ids, None if self._recurrent else mask, positions, cache, logits_to_keep=1)
 
     def _step(self) -> None:
         """One token for each unfinished row."""
         slots = self._slots
-        width = 1 if self._recurrent else self._cache.get_seq_length() + 1
-        mask = torch.arange(width, device=self._device) >= width - slots.lengths[:, None]  # [R, width]
         ids = torch.where(slots.alive, self._last, self._pad)[:, None]  # [R, 1]
-        logits = self._logits(ids, mask.long(), slots.lengths[:, None] - 1, self._cache)
-        everyone = torch.arange(len(mask), device=self._device)  # [R]
+        mask = None
+        if not self._recurrent:
+            width = self._cache.get_seq_length() + 1
+            mask = torch.arange(width, device=self._device) >= width - slots.lengths[:, None]  # [R, width]
+        logits = self._logits(ids, mask, slots.lengths[:, None] - 1, self._cache)
+        everyone = torch.arange(len(ids), device=self._device)  # [R]
         self._last = slots.append(logits, everyone, self._eos)
 
-    def _logits(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, **options: Any) -> Tensor:
-        """The logits [R, V] of the last of ids [R, t], which are written to the cache."""
-        if self._recurrent:  # rows of one question: they have no padding, and not all such layers know a mask
-            options = {}
-        else:
-            options |= {"attention_mask": mask, "position_ids": positions}
-        logits: Tensor = self._model(input_ids=ids, use_cache=True, **{self._cache_argument: cache}, **options).logits
-        return logits[:, -1]
+    def _logits(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache, **more: Any) -> Tensor:
+        """Writes ids [R, t] into the cache; the logits [R, V] of the last."""
+        if mask is not None:
+            more |= {"attention_mask": mask.long(), "position_ids": positions}
+        logits: Tensor = self._model(input_ids=ids, use_cache=True, **{self._cache_argument: cache}, **more).logits
+        return logits[:, -1]  # [R, V]
 
     def _compact(self) -> None:
         keep = self._slots.alive.nonzero()[:, 0]  # [unfinished]
