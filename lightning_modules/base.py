@@ -18,7 +18,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from tqdm import tqdm
 
-from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 from lightning_modules.components.integration.unit import IntegrationUnit

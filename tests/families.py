@@ -28,21 +28,25 @@ _IMAGES = {"hidden_size": 16, "intermediate_size": 16, "image_size": 28, "patch_
 _VISION = {"vision_config": {**_IMAGES, "num_hidden_layers": 1}}
 _LATENT = {"num_key_value_heads": 4}  # attention with latent vectors groups no queries
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8}
+_LINEAR = ["linear_attention", "full_attention"] * 2
+_CONVOLUTIONS = {"layer_types": ["conv", "full_attention"] * 2}
 _LAYERS = {"layers_block_type": ["mamba", "hybrid"] * 2}
 OWN: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite"), _LATENT),
     **dict.fromkeys(("glm_moe_dsa", "minicpm3", "youtu"), _LATENT),
     **dict.fromkeys(("dots3_note", "dots3_note_text"), _LATENT),
-    **dict.fromkeys(("bamba", "granitemoehybrid"), _MAMBA),
+    "bamba": {**_MAMBA, "attn_layer_indices": [1, 3]},
+    "granitemoehybrid": {**_MAMBA, "layer_types": ["mamba", "attention"] * 2},
     **dict.fromkeys(("zamba", "zamba2"), _LAYERS),
     **dict.fromkeys(("gemma3", "got_ocr2"), _VISION),
-    "bailing_hybrid": {"layer_group_size": 2},
+    "bailing_hybrid": {**_LATENT, "layer_group_size": 2, "linear_head_dim": 8},
+    "kimi_linear": {**_LATENT, "linear_head_dim": 8, "linear_num_heads": 4, "layer_types": _LINEAR},
     "dots1": {"n_shared_experts": 1},
     "falcon_h1": {**_MAMBA, "mamba_d_ssm": 64},
     "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2},
-    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), {"layer_types": ["conv", "full_attention"] * 2}),
+    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), _CONVOLUTIONS),
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "prophetnet": {"num_encoder_layers": 2},
     "xmod": {"default_language": "en_XX"},
@@ -51,12 +55,14 @@ OWN: dict[str, dict[str, Any]] = {
 """What else a family needs to be small and consistent."""
 
 
-FEW = ("llama", "gpt2", "gemma2", "qwen3_moe", "llama4_text", "falcon_h1")
+FEW = ("llama", "gpt2", "gemma2", "qwen3_moe", "llama4_text", "lfm2")
 
 _ENCODER = "it is an encoder, which sees the tokens to come"
 _OWN_WAY = "cannot be sampled: it keeps what it has read in a way of its own"
 REFUSED = {
-    **dict.fromkeys(("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie"), _ENCODER),
+    **dict.fromkeys(
+        ("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie"), _ENCODER
+    ),
     **dict.fromkeys(("megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roformer", "xmod"), _ENCODER),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl"), _ENCODER),
     **dict.fromkeys(("cpmant", "minimax", "moshi", "openai-gpt", "recurrent_gemma", "rwkv", "xlm", "xlnet"), _OWN_WAY),
@@ -65,8 +71,8 @@ REFUSED = {
 """Families that no stage takes, and what it says of them."""
 
 NOT_TRIED = {
-    *("blt", "cohere_compass_text", "dbrx", "deepseek_v4", "dots3_note", "dots3_note_text", "gemma3n"),
-    *("gemma4_assistant", "gemma4_unified_assistant", "git", "longcat_flash", "moss_transcribe_diarize"),
+    *("blt", "cohere_compass_text", "dbrx", "deepseek_v4", "dots3_note", "dots3_note_text", "emu3", "gemma3n"),
+    *("gemma4_assistant", "gemma4_unified_assistant", "git", "longcat_flash", "mllama", "moss_transcribe_diarize"),
     *("musicgen", "musicgen_melody", "phi4_multimodal", "qwen4_exp", "qwen4_exp_text", "reformer", "roc_bert"),
 }
 """Families that these sizes make no small and consistent model of, or that need packages of their own."""

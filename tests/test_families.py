@@ -1,13 +1,14 @@
 """Tiny random students of every family go through the method: NEG, NAT, NCE, sampling, merging."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from dust2gold.core.errors import InputError
 from lightning_modules.base import StudentModule
@@ -18,7 +19,7 @@ from lightning_modules.components.sampling.settings import SamplingSettings
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
-from tests.families import FEW, REFUSED, WORKING, write_family
+from tests.families import FEW, NOT_TRIED, REFUSED, WORKING, write_family
 
 IDS = torch.randint(3, 97, (3, 10), generator=torch.Generator().manual_seed(0))
 ONES = torch.ones_like(IDS)
@@ -84,6 +85,12 @@ def go_through(family: str, lora: LoraSettings, room: Path) -> None:
     check_merged(student, adapter, room / "merged")
 
 
+def test_the_docs_list_every_family() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "students.md").read_text(encoding="utf-8")
+    parts = [set(re.findall("`([^`]+)`", part.partition("\n\n")[2])) for part in text.split("\n## ")[1:4]]
+    assert parts == [WORKING, set(REFUSED), NOT_TRIED]
+
+
 @pytest.mark.parametrize("family", FEW)
 def test_a_few_families_go_through_the_method_on_all_linear_layers(family: str, tmp_path: Path) -> None:
     go_through(family, LoraSettings(r=2, alpha=4, target_modules="all-linear"), tmp_path)
@@ -97,7 +104,15 @@ def test_every_family_goes_through_the_method(family: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("family", sorted(REFUSED))
 def test_a_family_that_cannot(family: str, tmp_path: Path) -> None:
-    """It is refused before it trains."""
-    stage = NegativeModel(student=str(write_family(family, tmp_path)))
-    with pytest.raises(InputError, match=REFUSED[family]):
-        stage.configure_model()
+    """It is refused before it trains, and by `run --check`, which builds stages on the meta device."""
+    student = str(write_family(family, tmp_path))
+    for device in ("cpu", "meta"):
+        with torch.device(device), pytest.raises(InputError, match=REFUSED[family]):
+            NegativeModel(student=student).configure_model()
+
+
+@pytest.mark.parametrize("family", ["bart", "t5", "whisper"])
+def test_an_encoder_decoder(family: str, tmp_path: Path) -> None:
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"it is an encoder-decoder, and a decoder is needed\n"):
+        NegativeModel(student=str(tmp_path)).configure_model()

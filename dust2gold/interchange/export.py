@@ -115,7 +115,10 @@ def _write_merged(adapter: Path, student: str, directory: Path, dtype: str, toke
     stops = dict.fromkeys([tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])])
     stops.pop(None, None)
     # Not through the model's settings: transformers refuses published ones once they are changed.
-    settings |= {"eos_token_id": list(stops) if len(stops) > 1 else tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    settings |= {
+        "eos_token_id": list(stops) if len(stops) > 1 else tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

@@ -31,7 +31,7 @@ def choose_layers(base: PreTrainedModel, targets: Sequence[str] | str) -> list[s
     """
     decoder = set(decoder_of(base).modules())  # the head is not in it
     layers = ((p, m) for p, m in base.named_modules() if m in decoder and isinstance(m, (nn.Linear, Conv1D)))
-    plain = (path for path, m in layers if not type(m).__module__.startswith("transformers.models."))  # no router
+    plain = (path for path, m in layers if "router" not in type(m).__name__.lower())  # which return more than W x
     found = [path.removesuffix(".base_layer") for path in plain if ".lora_" not in path]
     linear = sorted({name for path in found if _can_adapt(base, name := _short(path))})
     paths = [f".{path}" for path in found]

@@ -1,4 +1,4 @@
-"""Which of PEFT's settings and layers leave a LoRA what NAT mixes and NCE's student merges: W₀x + s B A x, W₀ frozen."""
+"""Which of PEFT's settings and layers leave a LoRA what NAT mixes and what merges: W₀x + s B A x, W₀ frozen."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils import load_peft_weights
-from torch import Tensor, nn
+from torch import Tensor
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.foreign_errors import loading
@@ -36,8 +36,8 @@ from lightning_modules.components.adapters.manifest import (
     read_manifest,
     write_manifest,
 )
-from lightning_modules.components.adapters.plain_lora import check_layers, check_settings
 from lightning_modules.components.adapters.packing import check_packing, hidden_states
+from lightning_modules.components.adapters.plain_lora import check_layers, check_settings
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
 from lightning_modules.components.evaluation import evaluating
 from lightning_modules.components.losses.model_head import find_head

@@ -231,10 +231,10 @@ class Decoder:
         self._last = slots.append(logits, everyone, self._eos)
 
     def _logits(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache, **more: Any) -> Tensor:
-        """Writes ids [R, t] into the cache; the logits [R, V] of the last."""
-        if mask is not None:
-            more |= {"attention_mask": mask.long(), "position_ids": positions}
-        logits: Tensor = self._model(input_ids=ids, use_cache=True, **{self._cache_argument: cache}, **more).logits
+        """Writes ids [R, t] at their positions into the cache; the logits [R, V] of the last."""
+        more |= {"use_cache": True, self._cache_argument: cache}
+        mask = None if mask is None else mask.long()
+        logits: Tensor = self._model(input_ids=ids, attention_mask=mask, position_ids=positions, **more).logits
         return logits[:, -1]  # [R, V]
 
     def _compact(self) -> None:

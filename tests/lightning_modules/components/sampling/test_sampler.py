@@ -126,7 +126,9 @@ def test_recurrent_states_follow_their_rows(family: str) -> None:
         if not one.finished:
             text = torch.cat([prompt, torch.tensor([one.token_ids])], 1)  # [1, T]
             logprobs = model(input_ids=text, use_cache=False).logits[0].log_softmax(-1)[-one.tokens - 1 : -1]  # [n, V]
-            assert one.logprob == pytest.approx(float(logprobs.gather(-1, text[0, -one.tokens :, None]).sum()), abs=1e-3)
+            assert one.logprob == pytest.approx(
+                float(logprobs.gather(-1, text[0, -one.tokens :, None]).sum()), abs=1e-3
+            )
 
 
 def test_unwritten_memory_never_counts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
