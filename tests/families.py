@@ -66,7 +66,8 @@ REFUSED = {
     **dict.fromkeys(("megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roformer", "xmod"), _ENCODER),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl"), _ENCODER),
     **dict.fromkeys(("cpmant", "minimax", "moshi", "openai-gpt", "recurrent_gemma", "rwkv", "xlm", "xlnet"), _OWN_WAY),
-    "xlstm": _OWN_WAY,
+    **dict.fromkeys(("prophetnet", "xlstm"), _OWN_WAY),
+    **dict.fromkeys(("zamba", "zamba2"), "it is of the same weights as"),
 }
 """Families that no stage takes, and what it says of them."""
 

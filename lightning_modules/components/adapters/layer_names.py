@@ -39,12 +39,12 @@ def choose_layers(base: PreTrainedModel, targets: Sequence[str] | str) -> list[s
     def missing(names: Sequence[str]) -> list[str]:
         return [name for name in names if not any(path.endswith(f".{name}") for path in paths)]
 
-    absent = tuple(targets) == _PAPERS and missing(targets) == list(_PAPERS)
+    absent = missing(targets) if tuple(targets) == _PAPERS else []
     if targets == "auto" or absent:
         usual = PEFT_CHOICE.get(base.config.model_type) or []
         chosen = linear if missing(usual) or not usual else list(usual)
         if absent:
-            named = f"the student has no {' and '.join(_PAPERS)}: LoRA adapts {', '.join(chosen)}"
+            named = f"the student has no {' and '.join(absent)}: LoRA adapts {', '.join(chosen)}"
             print(f"{named} (lora.target_modules auto)", file=sys.stderr)
         return chosen
     if targets == "all-linear":

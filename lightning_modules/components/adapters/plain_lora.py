@@ -47,14 +47,19 @@ def check_settings(config: LoraConfig) -> None:
 
 
 def check_layers(layers: Iterable[tuple[str, nn.Module]], embeddings: Iterable[nn.Module | None]) -> None:
-    """Refuses, with an InputError, LoRA on anything but a linear layer, or on the embeddings or the output head."""
-    special = list(embeddings)
+    """Refuses, with an InputError, LoRA on anything but a linear layer, or on one that shares its weights.
+
+    Embeddings and the output head may be tied, to each other at least: merging would change both.
+    """
+    special, adapted = list(embeddings), dict[int, str]()  # by weight
     for path, layer in layers:
         if isinstance(layer, LoraLayer):
             base = layer.get_base_layer()
             ends = any(layer is each or base is each for each in special)
-            if ends or not isinstance(base, (nn.Linear, Conv1D)):
-                what = "the embeddings or the output head, which may share weights" if ends else type(base).__name__
+            what = "the embeddings or the output head, which may share weights" if ends else type(base).__name__
+            other = adapted.setdefault(id(getattr(base, "weight", base)), path)
+            if ends or other != path or not isinstance(base, (nn.Linear, Conv1D)):
+                what = what if other == path else f"of the same weights as '{other}'"
                 problem = f"LoRA on '{path}' cannot be mixed or merged: it is {what}"
                 remedy = "adapt linear layers of the decoder: all-linear takes them all"
                 raise InputError(problem, field="lora.target_modules", remedy=remedy)

@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 
 from dust2gold.core.errors import InputError
 
-_OWN_WAYS = ("cpmant", "moshi", "recurrent_gemma")
+_OWN_WAYS = ("cpmant", "moshi", "prophetnet", "recurrent_gemma")
 """Types of models that take a `DynamicCache` and do not continue from it as from the text (tests/test_families.py)."""
 
 
