@@ -92,7 +92,7 @@ def tiny_config(family: str) -> PretrainedConfig:
     if "qk_rope_head_dim" in sizes:
         sizes.pop("head_dim", None)
     own = OWN.get(family, {})
-    return AutoConfig.for_model(family, **({**sizes, **own} if part is None else {part: sizes, **own}))  # type: ignore[no-any-return]
+    return AutoConfig.for_model(family, **({**sizes, **own} if part is None else {part: sizes, **own}))
 
 
 def write_family(family: str, directory: Path) -> Path:

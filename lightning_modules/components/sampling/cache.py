@@ -118,7 +118,7 @@ def cache_argument(model: PreTrainedModel) -> str:
     """
     known = inspect.signature(type(model).forward).parameters
     names = [name for name in ("past_key_values", "cache_params") if name in known]
-    takes = names and model._supports_default_dynamic_cache() and model.config.model_type not in _OWN_WAYS
+    takes = names and type(model)._supports_default_dynamic_cache() and model.config.model_type not in _OWN_WAYS
     if not takes or (model._is_stateful and not is_recurrent(DynamicCache(config=model.config))):
         problem = f"{type(model).__name__} cannot be sampled: it keeps what it has read in a way of its own"
         remedy = "take a student that keeps keys and values, or recurrent states, in transformers' DynamicCache"
@@ -126,8 +126,9 @@ def cache_argument(model: PreTrainedModel) -> str:
     return names[0]
 
 
-def select_rows(cache: DynamicCache, rows: Tensor) -> None:
+def select_rows(cache: DynamicCache, rows: Any) -> None:
     """Keeps the rows `rows` [R'] of a cache, which may repeat."""
+    layer: Any
     for layer in cache.layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):
             layer.reorder_cache(rows)  # of its states as well as of its keys and values

@@ -163,7 +163,8 @@ class Decoder:
         self._slots = _Slots(0, self._steps, settings, self._device)
         self._cache: DynamicCache = preallocated_cache(model.config)
         self._recurrent = is_recurrent(self._cache)
-        self._cache_argument = cache_argument(model.get_base_model() if isinstance(model, PeftModel) else model)
+        base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._cache_argument = cache_argument(base)
         self._last = torch.empty(0, dtype=torch.int64, device=self._device)  # [R] each row's last token
 
     def __iter__(self) -> Iterator[Completion]:

@@ -125,7 +125,7 @@ def test_the_check_leaves_no_trace(new_stack: Callable[..., AdapterStack]) -> No
 def test_what_no_head_can_do_is_refused(new_stack: Callable[..., AdapterStack]) -> None:
     with pytest.raises(InputError, match="soft-capping"):
         find_head(model_of("gemma2")).teacher_targets(normal(2, 8), None, top_k=3)
-    adapted = get_peft_model(new_stack().base, LoraConfig(target_modules=["lm_head"]))
+    adapted: Any = get_peft_model(new_stack().base, LoraConfig(target_modules=["lm_head"]))
     with pytest.raises(InputError, match=r"lora\.target_modules.*output head"):
         find_head(adapted.get_base_model())
     model = model_of("llama")
