@@ -9,9 +9,7 @@ from collections.abc import Iterable, Sequence
 from peft import LoraConfig
 from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_CHOICE
-from peft.utils.transformers_weight_conversion import (  # type: ignore[attr-defined]
-    _MODEL_TO_CONVERSION_PATTERN as FAMILIES_OF_EXPERTS,
-)
+from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN as FAMILIES_OF_EXPERTS  # type: ignore[attr-defined]
 from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING as EXPERTS
 from torch import nn
 from transformers import PreTrainedModel

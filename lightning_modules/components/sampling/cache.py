@@ -116,9 +116,10 @@ def cache_argument(model: PreTrainedModel) -> str:
     Raises:
         InputError: If the model cannot write token by token from a `DynamicCache`.
     """
-    known = inspect.signature(type(model).forward).parameters
+    kind: Any = type(model)  # transformers mixes GenerationMixin in
+    known = inspect.signature(kind.forward).parameters
     names = [name for name in ("past_key_values", "cache_params") if name in known]
-    takes = names and type(model)._supports_default_dynamic_cache() and model.config.model_type not in _OWN_WAYS
+    takes = names and kind._supports_default_dynamic_cache() and model.config.model_type not in _OWN_WAYS
     if not takes or (model._is_stateful and not is_recurrent(DynamicCache(config=model.config))):
         problem = f"{type(model).__name__} cannot be sampled: it keeps what it has read in a way of its own"
         remedy = "take a student that keeps keys and values, or recurrent states, in transformers' DynamicCache"
