@@ -1,5 +1,6 @@
 """NAT's step against plain LoRA's: the paper's form, ours, PEFT LoRA r = 8 and r = 16, on random weights.
 
+    python -m benchmarks.nat_step --adapted all-linear # instead of q_proj and v_proj
     python -m benchmarks.nat_step                      # SmolLM2's shapes, 6 layers, fp32, batch 4 x 256, 2 threads
     python -m benchmarks.nat_step --device cuda --shape llama7b --dtype bfloat16 --batch 16 --sequence 512
 
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
@@ -119,10 +120,10 @@ def build(name: str, base: PreTrainedModel, batch: dict[str, Tensor], options: a
     stack = AdapterStack(sharing_weights(base), options.shape, options.gradient_checkpointing)
     if name in (LORA_8, LORA_16):
         rank = 8 if name == LORA_8 else 16
-        stack.add("student", LoraSettings(r=rank, alpha=2 * rank, dropout=options.dropout))
+        stack.add("student", LoraSettings(rank, 2 * rank, options.dropout, options.adapted))
     else:
         for adapter in (NEGATIVE, POSITIVE):
-            stack.add(adapter, LoraSettings(dropout=options.dropout))
+            stack.add(adapter, LoraSettings(dropout=options.dropout, target_modules=options.adapted))
         stack.units = attach_units(stack, UnitSettings())
         if name == REFERENCE:
             for path, layer in stack.lora_layers(POSITIVE).items():
@@ -140,10 +141,17 @@ def build(name: str, base: PreTrainedModel, batch: dict[str, Tensor], options: a
     return Variant(stack, batch, partial(autocast, options), torch.optim.AdamW(trained, lr=1e-4))
 
 
+def _layers(text: str) -> list[str] | Literal["all-linear"]:
+    return "all-linear" if text == "all-linear" else text.split(",")
+
+
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = student_arguments(str(__doc__).partition("\n")[0])
     parser.add_argument("--dropout", type=float, default=0.0, help="dropout on the LoRA inputs")
+    parser.add_argument(
+        "--adapted", type=_layers, default=["q_proj", "v_proj"], help="all-linear, or q_proj,v_proj ..."
+    )
     return parser.parse_args(words)
 
 

@@ -15,17 +15,15 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
-from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 from lightning_modules.components.integration.unit import IntegrationUnit
+from lightning_modules.components.losses.model_head import decoder_of
 from lightning_modules.components.losses.targets import Targets, at_targets, find_targets, is_padding
-from lightning_modules.components.sampling.cache import can_be_sampled
+from lightning_modules.components.sampling.cache import cache_argument
 from lightning_modules.components.sampling.sampler import Sample, sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 from lightning_modules.trainable import TrainableModule
@@ -125,21 +123,12 @@ class StudentModule(TrainableModule):
         if self.stack is not None:
             return
         base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
-        if self._trainer is not None and not can_be_sampled(base):
-            self._report_unsampled(base)
+        cache_argument(base)  # now, and not after hours of training
         stack = AdapterStack(base, self.student, self.gradient_checkpointing)
         self.build(stack)
         self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
         self.base_name, self.base_identity = self.student, stack.identity
-        self.shard(stack.base.get_decoder(), [m for m in self.modules() if isinstance(m, IntegrationUnit)])
-
-    def _report_unsampled(self, base: PreTrainedModel) -> None:
-        problem = f"{type(base).__name__} keeps a recurrent state, which our sampler cannot repeat for several answers"
-        if self.trainer.state.fn in (TrainerFn.TESTING, TrainerFn.PREDICTING):
-            remedy = "take a student with attention alone, or export it (docs/import_export.md) and sample there"
-            raise InputError(problem, field="model.student", remedy=remedy)
-        if self.trainer.is_global_zero:  # now, and not after hours of training
-            print(f"{problem}: this student trains, test and predict will refuse it", file=sys.stderr)
+        self.shard(decoder_of(stack.base), [m for m in self.modules() if isinstance(m, IntegrationUnit)])
 
     def hidden(self, batch: dict[str, Any]) -> Tensor:
         """Last hidden states [B, T, d], after the final norm, of the active adapter; rows may be packed."""

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, get_scheduler
 from dust2gold.core.errors import InputError, reason
 from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.stack import shapes_only
+from lightning_modules.components.properties import ModuleWithProperties
 from lightning_modules.fully_sharded import FullyShardedStrategy, check_sharded, shard_layers
 
 BY_EPOCH = "cosine_by_epoch"
@@ -28,7 +29,7 @@ SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "
 """Learning-rate schedules by the names of `schedule`, and what transformers calls the others."""
 
 
-class TrainableModule(L.LightningModule):
+class TrainableModule(ModuleWithProperties, L.LightningModule):
     """A module of which a part trains and the rest, the base, is frozen and never saved."""
 
     verdicts: ClassVar[Literal["positive", "negative", "both"] | None] = None

@@ -67,7 +67,7 @@ class StandIns:
             directory = self._place(root / name)
             shutil.rmtree(directory, ignore_errors=True)  # of another `fit` in the same directory
             directory.mkdir(parents=True)
-            module.write_adapter(directory)  # type: ignore[operator]  # every trainable stage has it
+            module.write_adapter(directory)  # every trainable stage has it
             add_facts(directory, encoding)
 
     def fill(self, config: Any, stage: Stage) -> bool:

@@ -109,9 +109,18 @@ def _write_merged(adapter: Path, student: str, directory: Path, dtype: str, toke
     stack = AdapterStack(load_base(student, dtype), student)
     stack.load("student", adapter)
     merged = stack.model.merge_and_unload()  # type: ignore[operator]  # a PeftModel, from the first adapter on
-    merged.generation_config.eos_token_id = tokenizer.eos_token_id
-    merged.generation_config.pad_token_id = tokenizer.pad_token_id
     merged.save_pretrained(directory)
+    file = directory / "generation_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    own = settings.get("eos_token_id")  # the student's, which end answers too
+    stops = dict.fromkeys([tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])])
+    stops.pop(None, None)
+    # Not through the model's settings: transformers refuses published ones once they are changed.
+    settings |= {
+        "eos_token_id": list(stops) if len(stops) > 1 else tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _student_of(stage: Path) -> str | None:

@@ -7,12 +7,16 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from peft import LoraConfig
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_CHOICE
+from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN as FAMILIES_OF_EXPERTS  # type: ignore[attr-defined]
+from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING as EXPERTS
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from dust2gold.core.errors import InputError
+from lightning_modules.components.losses.model_head import decoder_of
 
 _ADAPTED = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?[AB](\.weight)?")
 _PLAIN = re.compile(r"[\w.^$\\-]*")
@@ -25,20 +29,22 @@ def choose_layers(base: PreTrainedModel, targets: Sequence[str] | str) -> list[s
     Raises:
         InputError: If the student lacks one of those named.
     """
-    modules = ((path, m) for path, m in base.get_decoder().named_modules() if ".lora_" not in path)
-    found = (path.removesuffix(".base_layer") for path, m in modules if isinstance(m, (nn.Linear, Conv1D)))
-    linear = sorted({path.rpartition(".")[2] for path in found})  # also where another LoRA is on the student already
-    paths = [f".{path}" for path, _ in base.named_modules()]
+    decoder = set(decoder_of(base).modules())  # the head is not in it
+    layers = ((p, m) for p, m in base.named_modules() if m in decoder and isinstance(m, (nn.Linear, Conv1D)))
+    plain = (path for path, m in layers if "router" not in type(m).__name__.lower())  # which return more than W x
+    found = [path.removesuffix(".base_layer") for path in plain if ".lora_" not in path]
+    linear = sorted({name for path in found if _can_adapt(base, name := _short(path))})
+    paths = [f".{path}" for path in found]
 
     def missing(names: Sequence[str]) -> list[str]:
         return [name for name in names if not any(path.endswith(f".{name}") for path in paths)]
 
-    absent = tuple(targets) == _PAPERS and missing(targets) == list(_PAPERS)
+    absent = missing(targets) if tuple(targets) == _PAPERS else []
     if targets == "auto" or absent:
         usual = PEFT_CHOICE.get(base.config.model_type) or []
         chosen = linear if missing(usual) or not usual else list(usual)
         if absent:
-            named = f"the student has no {' and '.join(_PAPERS)}: LoRA adapts {', '.join(chosen)}"
+            named = f"the student has no {' and '.join(absent)}: LoRA adapts {', '.join(chosen)}"
             print(f"{named} (lora.target_modules auto)", file=sys.stderr)
         return chosen
     if targets == "all-linear":
@@ -49,6 +55,23 @@ def choose_layers(base: PreTrainedModel, targets: Sequence[str] | str) -> list[s
         remedy = f"its linear layers are {', '.join(linear)}; all-linear takes them all"
         raise InputError(problem, field="lora.target_modules", remedy=remedy)
     return list(targets)
+
+
+def _short(path: str) -> str:
+    """The last part of a layer's path, with the one before it where it is but a number."""
+    *before, last = path.split(".")
+    return f"{before[-1]}.{last}" if last.isdigit() and before else last
+
+
+def _can_adapt(base: PreTrainedModel, name: str) -> bool:
+    """Whether PEFT takes linear layers of that name: it takes experts' weights for some, and refuses Mamba's last."""
+    model_type = base.config.model_type
+    experts = EXPERTS.get(FAMILIES_OF_EXPERTS.get(model_type, ""), {})
+    try:
+        _check_lora_target_modules_mamba(LoraConfig(), base, name)
+    except ValueError:
+        return False
+    return name not in experts
 
 
 def name_layers(config: LoraConfig, weights: Iterable[str]) -> None:

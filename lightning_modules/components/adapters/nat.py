@@ -20,6 +20,7 @@ from lightning_modules.components.adapters.manifest import check_weights, read_m
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base, shapes_only
 from lightning_modules.components.integration.step_batch import StepBatch
 from lightning_modules.components.integration.unit import IntegrationUnit, IntegrationVariant
+from lightning_modules.components.losses.model_head import decoder_of
 
 POSITIVE, NEGATIVE = "positive", "negative"
 UNITS_FILE = "units.safetensors"
@@ -58,7 +59,7 @@ def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
         unit = IntegrationUnit(a.in_features, b.out_features, **asdict(settings)).to(a.weight.device)
         units[path.replace(".", "/")] = unit  # a ModuleDict key holds no dots
         layer.lora_variant[POSITIVE] = IntegrationVariant(unit, NEGATIVE)
-    StepBatch(stack.lora_layers(POSITIVE), POSITIVE).attach(stack.base.get_decoder())
+    StepBatch(stack.lora_layers(POSITIVE), POSITIVE).attach(decoder_of(stack.base))
     return units
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.quantization import quantization_of
 from lightning_modules.components.evaluation import evaluating
+from lightning_modules.components.losses.model_head import decoder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +35,7 @@ def hidden_states(
     mask: as a block-diagonal causal mask (sdpa, eager, flex), which covers padding at the end too, or, under flash
     attention, as sequence lengths, which it reads off a single row.
     """
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
     if position_ids is None:
         output = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     elif "flash" in str(model.config._attn_implementation):

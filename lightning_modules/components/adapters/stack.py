@@ -22,7 +22,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils import load_peft_weights
-from torch import Tensor, nn
+from torch import Tensor
 
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.foreign_errors import loading
@@ -37,10 +37,12 @@ from lightning_modules.components.adapters.manifest import (
     write_manifest,
 )
 from lightning_modules.components.adapters.packing import check_packing, hidden_states, needs_mask
+from lightning_modules.components.adapters.plain_lora import check_layers, check_settings
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
 from lightning_modules.components.evaluation import evaluating
 from lightning_modules.components.losses.model_head import find_head
 from lightning_modules.components.losses.output_head import Head
+from lightning_modules.components.properties import ModuleWithProperties
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,6 +59,7 @@ class LoraSettings:
         target_modules: Names of the adapted linear layers (paper: q_proj, v_proj); `all-linear`: all of the decoder's;
             `auto`: PEFT's choice for the architecture, taken too where the student has none of the paper's.
         use_rslora: Scale the branch by alpha / √r instead (Kalajdzievski 2023), for large ranks.
+        peft_settings: Others of PEFT's `LoraConfig`, by their names there, e.g. rank_pattern or layers_to_transform.
     """
 
     r: int = 8
@@ -64,6 +67,7 @@ class LoraSettings:
     dropout: float = 0.05
     target_modules: list[str] | Literal["all-linear", "auto"] = field(default_factory=lambda: ["q_proj", "v_proj"])
     use_rslora: bool = False
+    peft_settings: dict[str, Any] = field(default_factory=dict)
 
     def peft(self) -> LoraConfig:
         """The same as a PEFT config."""
@@ -74,6 +78,7 @@ class LoraSettings:
             target_modules=list(self.target_modules),
             use_rslora=self.use_rslora,
             task_type="CAUSAL_LM",
+            **self.peft_settings,
         )
 
 
@@ -107,8 +112,12 @@ def load_base(
         raise InputError("random weights are not quantised", field="model.quantization", remedy="leave out one of both")
     remedy = "give a directory made by save_pretrained, a hub name (with network access), or 'embedded'"
     with loading("the student", student, remedy):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        if config.is_encoder_decoder:
+            raise ValueError("it is an encoder-decoder, and a decoder is needed")
+        if hasattr(config, "add_cross_attention") and not getattr(config, "is_decoder", True):  # BERT, not GPT-2
+            raise ValueError("it is an encoder, which sees the tokens to come, and a decoder is needed")
         if random_weights or shapes_only():
-            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
         else:
             options: dict[str, Any] = {"trust_remote_code": False, "quantization_config": quantized}
@@ -125,7 +134,7 @@ def load_base(
     return model  # type: ignore[no-any-return]
 
 
-class AdapterStack(nn.Module):
+class AdapterStack(ModuleWithProperties):
     """A frozen causal LM with named LoRA adapters, one active at a time.
 
     Args:
@@ -181,8 +190,10 @@ class AdapterStack(nn.Module):
         """
         targets = choose_layers(self.base, settings.target_modules)
         try:
-            self._inject(name, replace(settings, target_modules=targets).peft())
-        except ValueError as error:
+            config = replace(settings, target_modules=targets).peft()
+            name_layers(config, ())
+            self._inject(name, config)
+        except (TypeError, ValueError) as error:
             remedy = "adapt linear layers with a positive rank, e.g. r 8 on q_proj, v_proj"
             raise InputError(
                 f"cannot put a LoRA on the student ({reason(error)})", field="lora", remedy=remedy
@@ -269,11 +280,14 @@ class AdapterStack(nn.Module):
             raise RuntimeError("no adapter yet: call add() or load() first")
         return self.model
 
-    def _inject(self, name: str, config: PeftConfig) -> None:
+    def _inject(self, name: str, config: LoraConfig) -> None:
+        check_settings(config)
+        ends = [self.base.get_input_embeddings(), self.base.get_output_embeddings()]
         if isinstance(self.model, PeftModel):
             self.model.add_adapter(name, config)
         else:
             self.model = get_peft_model(self.model, config, adapter_name=name)
+        check_layers(self.base.named_modules(), ends)
 
     def _fill(self, name: str, weights: dict[str, Tensor]) -> None:
         """Copies adapter weights in; PEFT lets absent ones start at random with no more than a warning."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.evaluation import evaluating
@@ -22,9 +23,6 @@ from lightning_modules.components.losses.output_head import (
     divergence_of,
     wide,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _LARGE_LOGIT = 1024.0
 """Beyond any cap in use (Gemma: 30), within float16."""
@@ -42,7 +40,7 @@ class ModelHead(Head):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [n, V] of hidden states [n, d], float32 or wider."""
-        with patch.object(self.model.get_decoder(), "forward", return_value=BaseModelOutputWithPast(hidden[None])):
+        with patch.object(decoder_of(self.model), "forward", return_value=MoeModelOutputWithPast(hidden[None])):
             ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0]  # [n, V]
         return logits.to(wide(logits.dtype))
@@ -90,6 +88,12 @@ class ModelHead(Head):
         return torch.cat(parts) if parts else one.sum(-1).to(wide(one.dtype))
 
 
+def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A causal LM without its output head; `get_decoder` gives the whole of Llama 4, and ModernBERT's head."""
+    candidates = [model.get_decoder(), *model.children()]
+    return next(each for each in candidates if isinstance(each, PreTrainedModel) and each is not model)
+
+
 def find_head(model: PreTrainedModel) -> Head:
     """The head of a causal LM, checked against the model's own logits on a few tokens; draws no random numbers.
 
@@ -133,7 +137,7 @@ def _probe(model: PreTrainedModel, weight: Tensor) -> tuple[Tensor, Tensor]:
         found.append(output.last_hidden_state)
         return output
 
-    hook = model.get_decoder().register_forward_hook(magnify)
+    hook = decoder_of(model).register_forward_hook(magnify)
     try:
         with evaluating(model):
             logits = model(input_ids=torch.arange(8, device=model.device)[None], use_cache=False).logits

@@ -24,13 +24,15 @@ from dust2gold.core.students import locate_student
 from lightning_modules.components.adapters.base_identity import BaseIdentity
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base, shapes_only
+from lightning_modules.components.losses.model_head import decoder_of
+from lightning_modules.components.properties import ModuleWithProperties
 
 RANK = "rank"
 """Name of the ranker's own LoRA adapter on the decoder."""
 ADAPTER_DIRECTORY, ENCODER_DIRECTORY = "adapter", "encoder"
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(ModuleWithProperties, ABC):
     """Turns right-padded ids [B, T] and their attention mask into hidden states [B, T, d]."""
 
     hidden_size: int  # d
@@ -62,7 +64,7 @@ class DecoderBackbone(Backbone):
     @property
     def transformer(self) -> PreTrainedModel:
         """The decoder without its output head."""
-        return self.stack.base.get_decoder()  # type: ignore[no-any-return]
+        return decoder_of(self.stack.base)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Of the active adapter, or the base, [B, T, d]."""

@@ -7,11 +7,17 @@ its longest unfinished row.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+
+from dust2gold.core.errors import InputError
+
+_OWN_WAYS = ("cpmant", "moshi", "prophetnet", "recurrent_gemma")
+"""Types of models that take a `DynamicCache` and do not continue from it as from the text (tests/test_families.py)."""
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -99,10 +105,36 @@ def preallocated_cache(config: Any) -> DynamicCache:
     return cache
 
 
-def can_be_sampled(model: PreTrainedModel) -> bool:
-    """Whether rows of the model's cache can be selected and repeated: those of a recurrent layer's state cannot."""
-    layers = DynamicCache(config=model.config).layers
-    return not model._is_stateful and not any(isinstance(each, LinearAttentionCacheLayerMixin) for each in layers)
+def is_recurrent(cache: DynamicCache) -> bool:
+    """Whether a layer keeps a state that every token changes: padding too, so that rows must begin together."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """The argument of a causal LM's forward pass that takes its cache.
+
+    Raises:
+        InputError: If the model cannot write token by token from a `DynamicCache`.
+    """
+    kind: Any = type(model)  # transformers mixes GenerationMixin in
+    known = inspect.signature(kind.forward).parameters
+    names = [name for name in ("past_key_values", "cache_params") if name in known]
+    takes = names and kind._supports_default_dynamic_cache() and model.config.model_type not in _OWN_WAYS
+    if not takes or (model._is_stateful and not is_recurrent(DynamicCache(config=model.config))):
+        problem = f"{type(model).__name__} cannot be sampled: it keeps what it has read in a way of its own"
+        remedy = "take a student that keeps keys and values, or recurrent states, in transformers' DynamicCache"
+        raise InputError(problem, field="model.student", remedy=remedy)
+    return names[0]
+
+
+def select_rows(cache: DynamicCache, rows: Any) -> None:
+    """Keeps the rows `rows` [R'] of a cache, which may repeat."""
+    layer: Any
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(rows)  # of its states as well as of its keys and values
+        else:
+            layer.batch_select_indices(rows)
 
 
 def takes_new_rows(cache: DynamicCache) -> bool:

@@ -3,6 +3,8 @@
 The number of slots is fixed: a pass through the model always has the same number of rows until no question waits. A new
 question is prefilled once, its n samples are put into n free slots and their first tokens drawn; then it goes on with
 the others, one token a step. When the queue is empty the batch shrinks as samples end.
+
+Recurrent states (Mamba's kind) know no padding, so their questions are sampled one after the other.
 """
 
 from __future__ import annotations
@@ -12,10 +14,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache
 
-from lightning_modules.components.sampling.cache import preallocated_cache, replace_rows, takes_new_rows, trim_rows
+from lightning_modules.components.sampling.cache import (
+    cache_argument,
+    is_recurrent,
+    preallocated_cache,
+    replace_rows,
+    select_rows,
+    takes_new_rows,
+    trim_rows,
+)
 from lightning_modules.components.sampling.rng import draw_tokens, uniform_block
 from lightning_modules.components.sampling.settings import SamplingSettings
 
@@ -151,6 +162,9 @@ class Decoder:
         self._device = prompts.ids.device
         self._slots = _Slots(0, self._steps, settings, self._device)
         self._cache: DynamicCache = preallocated_cache(model.config)
+        self._recurrent = is_recurrent(self._cache)
+        base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._cache_argument = cache_argument(base)
         self._last = torch.empty(0, dtype=torch.int64, device=self._device)  # [R] each row's last token
 
     def __iter__(self) -> Iterator[Completion]:
@@ -174,8 +188,8 @@ class Decoder:
     def _refill(self, fresh: bool) -> None:
         """Prefills as many questions as there are slots for and draws their samples' first tokens."""
         free = self._settings.rows if fresh else len(self._slots.free())
-        numbers: list[int] = []
-        while self._queue and len(numbers) + len(self._queue[0]) <= free:
+        numbers = self._queue.popleft()
+        while self._queue and len(numbers) + len(self._queue[0]) <= free and not self._recurrent:
             numbers += self._queue.popleft()
         n = self._settings.samples
         questions = torch.tensor(sorted({number // n for number in numbers}), device=self._device)  # [Q']
@@ -184,7 +198,7 @@ class Decoder:
         rows = torch.searchsorted(questions, prompt_of)  # [A], each sample's row of the prefill
         if fresh:
             self._cache = cache
-            cache.batch_select_indices(rows)
+            select_rows(cache, rows)
             self._slots = _Slots(len(numbers), self._steps, self._settings, self._device)
             self._last = torch.full_like(prompt_of, self._pad)
         slots = torch.tensor(self._slots.free()[: len(numbers)], device=self._device)  # [A]
@@ -202,36 +216,33 @@ class Decoder:
         width = int(mask.sum(1).max())
         ids, mask = ids[:, -width:], mask[:, -width:]  # [Q', width]
         cache = preallocated_cache(self._model.config)
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return cache, output.logits[:, -1]
+        positions = (mask.cumsum(1) - 1).clamp(min=0)  # [Q', width]
+        return cache, self._logits(ids, None if self._recurrent else mask, positions, cache, logits_to_keep=1)
 
     def _step(self) -> None:
         """One token for each unfinished row."""
         slots = self._slots
-        width = self._cache.get_seq_length() + 1
-        mask = torch.arange(width, device=self._device) >= width - slots.lengths[:, None]  # [R, width]
-        output = self._model(
-            input_ids=torch.where(slots.alive, self._last, self._pad)[:, None],  # [R, 1]
-            attention_mask=mask.long(),
-            position_ids=slots.lengths[:, None] - 1,  # [R, 1]
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        everyone = torch.arange(len(mask), device=self._device)  # [R]
-        self._last = slots.append(output.logits[:, -1], everyone, self._eos)
+        ids = torch.where(slots.alive, self._last, self._pad)[:, None]  # [R, 1]
+        mask = None
+        if not self._recurrent:
+            width = self._cache.get_seq_length() + 1
+            mask = torch.arange(width, device=self._device) >= width - slots.lengths[:, None]  # [R, width]
+        logits = self._logits(ids, mask, slots.lengths[:, None] - 1, self._cache)
+        everyone = torch.arange(len(ids), device=self._device)  # [R]
+        self._last = slots.append(logits, everyone, self._eos)
+
+    def _logits(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache, **more: Any) -> Tensor:
+        """Writes ids [R, t] at their positions into the cache; the logits [R, V] of the last."""
+        more |= {"use_cache": True, self._cache_argument: cache}
+        mask = None if mask is None else mask.long()
+        logits: Tensor = self._model(input_ids=ids, attention_mask=mask, position_ids=positions, **more).logits
+        return logits[:, -1]  # [R, V]
 
     def _compact(self) -> None:
         keep = self._slots.alive.nonzero()[:, 0]  # [unfinished]
         self._slots.keep(keep)
         self._last = self._last[keep]
-        self._cache.batch_select_indices(keep)
+        select_rows(self._cache, keep)
         trim_rows(self._cache, self._slots.longest())
 
 

@@ -64,6 +64,17 @@ def test_merged_model_has_our_logits(run: Path, tmp_path: Path, ids: Tensor, our
     assert model.generation_config.eos_token_id == AutoTokenizer.from_pretrained(directory).eos_token_id
 
 
+@pytest.mark.parametrize(("stops", "kept"), [(7, [2, 7]), ([7, 2, 9], [2, 7, 9]), (2, 2), (None, 2)])
+def test_the_students_further_stops_end_answers_too(
+    run: Path, tmp_path: Path, tiny_student: Path, stops: Any, kept: Any
+) -> None:
+    student = Path(shutil.copytree(tiny_student, tmp_path / tiny_student.name))
+    (student / "generation_config.json").write_text(json.dumps({"eos_token_id": stops, "temperature": 0.6}))
+    directory = export(run, "nce", tmp_path / "merged", merge=True, student=str(student))
+    assert AutoTokenizer.from_pretrained(directory).eos_token_id == 2
+    assert json.loads((directory / "generation_config.json").read_text())["eos_token_id"] == kept
+
+
 def test_adapter_has_our_logits(run: Path, tmp_path: Path, tiny_student: Path, ids: Tensor, ours: Tensor) -> None:
     directory = export(run, "nce", tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(tiny_student)

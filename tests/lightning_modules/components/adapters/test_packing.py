@@ -1,17 +1,12 @@
-from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.packing import check_packing, hidden_states, needs_mask
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
-from lightning_modules.components.sampling.cache import can_be_sampled
-from lightning_modules.negative import NegativeModel
 
 GPT: dict[str, Any] = {"vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SMALL = {**GPT, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -132,26 +127,6 @@ def test_the_check_is_made_once_and_leaves_no_trace(monkeypatch: pytest.MonkeyPa
     for _ in range(3):
         stack.hidden(ids, torch.ones_like(ids), torch.tensor([[0, 1, 2, 0, 1, 2]]))
     assert len(passes) == 3 + 3
-
-
-@pytest.mark.parametrize("name", [*APART, *MIXED])
-def test_a_recurrent_state_is_not_sampled(name: str) -> None:
-    assert can_be_sampled(model_of(name, torch.float32)) is (name not in RECURRENT)
-
-
-@pytest.mark.parametrize("entry", list(TrainerFn))
-def test_such_a_student_trains_and_is_refused_where_it_would_be_sampled(
-    entry: TrainerFn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model_of("mamba", torch.float32).save_pretrained(tmp_path)
-    module = NegativeModel(str(tmp_path), lora=LoraSettings(target_modules=["in_proj"]))
-    module._trainer = Mock(state=Mock(fn=entry), is_global_zero=True, strategy=None)
-    if entry in (TrainerFn.TESTING, TrainerFn.PREDICTING):
-        with pytest.raises(InputError, match="MambaForCausalLM keeps a recurrent state"):
-            module.configure_model()
-        return
-    module.configure_model()
-    assert "this student trains, test and predict will refuse it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "gpt2", "opt", "bloom", "mamba"])

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -124,10 +125,9 @@ def test_the_check_leaves_no_trace(new_stack: Callable[..., AdapterStack]) -> No
 def test_what_no_head_can_do_is_refused(new_stack: Callable[..., AdapterStack]) -> None:
     with pytest.raises(InputError, match="soft-capping"):
         find_head(model_of("gemma2")).teacher_targets(normal(2, 8), None, top_k=3)
-    stack = new_stack()
-    stack.add("one", LoraSettings(target_modules=["lm_head"]))
+    adapted: Any = get_peft_model(new_stack().base, LoraConfig(target_modules=["lm_head"]))
     with pytest.raises(InputError, match=r"lora\.target_modules.*output head"):
-        find_head(stack.base)
+        find_head(adapted.get_base_model())
     model = model_of("llama")
     forward = model.forward
 

@@ -7,11 +7,20 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.sampling.sampler import Sample, sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
+from tests.families import tiny_config
 
 VOCABULARY, PAD, EOS, CONTEXT = 40, 0, 2, 64
 SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": EOS}
@@ -96,6 +105,30 @@ def test_refilled_rows_write_what_all_at_once_write(model: Any, rows: int, sampl
     for one, reference in zip(got, expected, strict=True):
         assert replace(one, logprob=0) == replace(reference, logprob=0)
         assert one.logprob == pytest.approx(reference.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon_h1", "lfm2"])
+def test_recurrent_states_follow_their_rows(family: str) -> None:
+    """Each sample is what its question alone gives, and its log-probability that of one pass over its text."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(family)).eval()
+    for weight in model.parameters():
+        weight.data.normal_(std=0.3) if weight.dim() > 1 else None
+    settings = SamplingSettings(samples=6, temperature=1.0, max_new_tokens=12, seed=3, rows=8)
+    ids, mask, questions = prompts()
+    got = run(model, settings, ENDS)
+    assert len({one.tokens for one in got}) > 2
+    for one in got:
+        row = one.question_index
+        prompt = ids[row : row + 1, mask[row].bool()]
+        (alone,) = sample_each(model, prompt, torch.ones_like(prompt), [questions[row]], ENDS, PAD, settings)
+        assert alone[one.k].token_ids == one.token_ids
+        if not one.finished:
+            text = torch.cat([prompt, torch.tensor([one.token_ids])], 1)  # [1, T]
+            logprobs = model(input_ids=text, use_cache=False).logits[0].log_softmax(-1)[-one.tokens - 1 : -1]  # [n, V]
+            assert one.logprob == pytest.approx(
+                float(logprobs.gather(-1, text[0, -one.tokens :, None]).sum()), abs=1e-3
+            )
 
 
 def test_unwritten_memory_never_counts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
