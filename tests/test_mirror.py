@@ -34,7 +34,6 @@ ELSEWHERE = {
     "datamodules/components/encoding/test_tokenization": ("datamodules/components/encoding/prompts",),
     "callbacks/test_samples": ("callbacks/grading",),
     "callbacks/test_monitors": ("callbacks/calibration", "callbacks/tensorboard", "callbacks/throughput"),
-    "dust2gold/collect/test_collect": ("dust2gold/collect/collector", "dust2gold/collect/request"),
     "dust2gold/demo/test_generate": ("dust2gold/demo/formats", "dust2gold/demo/wording"),
     "dust2gold/report/test_write": (
         "dust2gold/report/analyses/accuracy_tables",
