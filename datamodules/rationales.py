@@ -128,6 +128,8 @@ class RationaleDataModule(TrainingDataModule):
             **batching.collate(examples, self.tokenizer.pad_token_id, self.loss_on_prompt),  # [B, T] each
             "positive": torch.tensor([example.positive for example in examples]),  # [samples]
             "ids": [example.id for example in examples],
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id,
         }
 
     def _collate_questions(self, items: list[tuple[Question, Tensor]]) -> dict[str, Any]:

@@ -15,9 +15,12 @@ ELSEWHERE = {
     "lightning_modules/test_baselines": (
         "lightning_modules/cl",
         "lightning_modules/dpo",
+        "lightning_modules/kto",
         "lightning_modules/positive_negative",
+        "lightning_modules/referenced",
         "lightning_modules/right_wrong",
     ),
+    "lightning_modules/test_nce": ("lightning_modules/taught",),
     "datamodules/test_votes": ("lightning_modules/vote", "callbacks/predictions"),
     # One mechanism in several files is tested as a whole.
     "lightning_modules/components/adapters/test_stack": ("lightning_modules/components/adapters/manifest",),
