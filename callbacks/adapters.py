@@ -37,7 +37,7 @@ class AdapterWriter(L.Callback):
         self._tokenizer: TokenizerIdentity | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a student and adapters that another tokenizer was used to train."""
+        """Refuses a student and adapters that another tokenizer was used to train, and tokens without an embedding."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._tokenizer = data.tokenizer_identity if isinstance(data, TrainingDataModule) else None
         if self._tokenizer is None or not isinstance(pl_module, TrainableModule):
@@ -49,6 +49,8 @@ class AdapterWriter(L.Callback):
         for path in (getattr(pl_module, name) for name in pl_module.adapters_read):
             if path is not None and (directory := Path(path)).is_dir():  # the module says what else is wrong
                 self._tokenizer.check(read_manifest(directory).get("tokenizer"), "the adapter", directory)
+        if student is not None:
+            data.check_ids(student)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, so that a resumed run does not overwrite a better adapter."""

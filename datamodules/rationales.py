@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,14 @@ class RationaleDataModule(TrainingDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """The same as for `test`."""
         return self.test_dataloader()
+
+    def largest_ids(self) -> Iterator[tuple[Path, int, int]]:
+        """The largest token id of each rationale and question, with its file and line."""
+        yield from super().largest_ids()
+        if self.question_file is not None:
+            lines = (line for line, _ in numbered_questions(self.question_file))
+            for line, (_, ids) in zip(lines, self.questions, strict=False):  # the first so many
+                yield self.question_file, line, int(ids.max())
 
     def counts(self, examples: Examples) -> Tensor:
         """Target tokens and samples of each example, by verdict [n, 3, 2]: see `count_targets`."""

@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.nat import POSITIVE
-from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.evaluation import evaluating
 from lightning_modules.components.losses.reverse_divergence import reverse_divergence
 from lightning_modules.components.losses.targets import (
@@ -23,7 +22,6 @@ from lightning_modules.components.losses.targets import (
     sample_means,
     sample_sums,
 )
-from lightning_modules.components.sampling.cache import can_be_sampled
 from lightning_modules.components.sampling.sampler import sample_each
 from lightning_modules.fully_sharded import FullyShardedStrategy
 from lightning_modules.taught import TaughtModule
@@ -48,13 +46,6 @@ class OPDModel(TaughtModule):
             problem = "a sharded student cannot sample: answers of different lengths would leave processes waiting"
             raise InputError(problem, field="trainer.strategy", remedy="take configs/trainer/gpu.yaml or ddp.yaml")
 
-    def build(self, stack: AdapterStack) -> None:
-        """NAT frozen and the student; refuses a base that cannot be sampled."""
-        if self.nat is not None and not can_be_sampled(stack.base):
-            problem = f"{type(stack.base).__name__} keeps a recurrent state, and cannot be sampled"
-            raise InputError(problem, field="model.student", remedy="take a student with attention alone, or NCE")
-        super().build(stack)
-
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """The divergence on samples of the batch's questions, and how long these are."""
         head, own = self.adapters.head, self._answered(batch)
@@ -74,18 +65,19 @@ class OPDModel(TaughtModule):
         ids, starts = batch["input_ids"], prompt_lengths(batch)  # [B, T], [B]
         place = torch.arange(int(starts.max()), device=ids.device)[None] - (starts.max() - starts)[:, None]  # [B, P]
         step = f"/{self.global_step}" if self.training else ""
-        eos, settings = batch["eos_token_id"], replace(self.sampling, samples=1, temperature=1.0, top_p=1.0)
+        ends, settings = batch["eos_token_id"], replace(self.sampling, samples=1, temperature=1.0, top_p=1.0)
+        end = [ends if isinstance(ends, int) else ends[0]]  # of several the one that ends a rationale
         with evaluating(self.adapters):
             each = sample_each(
                 self.adapters.model,
                 ids.gather(1, place.clamp_min(0)),
                 (place >= 0).long(),
                 [f"{name}{step}" for name in batch["ids"]],
-                eos,
+                ends,
                 batch["pad_token_id"],
                 settings,
             )
-            answers = {one.question_index: [*one.token_ids, *([eos] if one.finished else [])] for (one,) in each}
+            answers = {one.question_index: [*one.token_ids, *(end if one.finished else [])] for (one,) in each}
         parts = [(ids[row, :start].tolist(), answers[row]) for row, start in enumerate(starts.tolist())]
 
         def padded(rows: list[list[int]], value: int) -> Tensor:
