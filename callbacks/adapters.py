@@ -37,12 +37,14 @@ class AdapterWriter(L.Callback):
         self._encoding: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a student and adapters that another tokenizer or prompt was used to train."""
+        """Refuses what another tokenizer or prompt was used to train, and tokens without an embedding."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, TrainingDataModule):
             self._encoding = data.encoding
             if isinstance(pl_module, TrainableModule):
                 check_trained_alike(pl_module, data)
+                if (student := getattr(pl_module, "student", None)) is not None:
+                    data.check_ids(student)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, so that a resumed run does not overwrite a better adapter."""

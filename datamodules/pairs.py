@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ class PairDataModule(TrainingDataModule):
         lengths = self._scorable.lengths  # [n]
         sampler = EvaluationSampler(lengths, self.score_batch_size, *self.rank_of_world())
         return self.loader(range(len(lengths)), sampler, self._collate_records)
+
+    def largest_ids(self) -> Iterator[tuple[Path, int, int]]:
+        """The largest token id of each rationale to train on or to score, with its file and line."""
+        yield from super().largest_ids()
+        if self.records and self.predict_file is not None:
+            lines = self._scorable.numbers("line").tolist()
+            for line, token in zip(lines, self._scorable.largest_ids.tolist(), strict=True):
+                yield self.predict_file, line, token
 
     def _questions(self, pairs: int) -> int:
         """Questions a batch; fewer than 1 pair is left to the sampler, which refuses it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,19 @@ class RationaleDataModule(TrainingDataModule):
         """The same as for `test`."""
         return self.test_dataloader()
 
+    def read_tokenizer(self) -> None:
+        """Also finds the tokens that end an answer."""
+        super().read_tokenizer()
+        self.stops = stops_of(self.tokenizer, self.tokenizer_name, self.prompt)
+
+    def largest_ids(self) -> Iterator[tuple[Path, int, int]]:
+        """The largest token id of each rationale and question, with its file and line."""
+        yield from super().largest_ids()
+        if self.question_file is not None:
+            lines = (line for line, _ in numbered_questions(self.question_file))
+            for line, (_, ids) in zip(lines, self.questions, strict=False):  # the first so many
+                yield self.question_file, line, int(ids.max())
+
     def counts(self, examples: Examples) -> Tensor:
         """Target tokens and samples of each example, by verdict [n, 3, 2]: see `count_targets`."""
         return count_targets(examples.targets(self.loss_on_prompt), examples.positive)
@@ -116,7 +130,6 @@ class RationaleDataModule(TrainingDataModule):
         questions = questions[: self.limit_questions]
         if not questions:
             raise InputError("holds no question", file=self.question_file, remedy="check the output of prepare")
-        self.stops = stops_of(self.tokenizer, self.tokenizer_name, self.prompt)
         room = AnswerRoom(context_of(self.tokenizer_name), self.max_new_tokens)
         encodings = encode(self.tokenizer, [(question.question, None) for _, question in questions], self.prompt)
         self.questions = []
@@ -130,6 +143,8 @@ class RationaleDataModule(TrainingDataModule):
             **batching.collate(examples, self.tokenizer.pad_token_id, self.loss_on_prompt),  # [B, T] each
             "positive": torch.tensor([example.positive for example in examples]),  # [samples]
             "ids": [example.id for example in examples],
+            "eos_token_id": self.stops,
+            "pad_token_id": self.tokenizer.pad_token_id,
         }
 
     def _collate_questions(self, items: list[tuple[Question, Tensor]]) -> dict[str, Any]:

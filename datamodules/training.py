@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.components.batching.groups import Grouping
 from datamodules.components.encoding.prompts import PLAIN, Prompt, make_prompt
-from datamodules.components.encoding.tokenization import context_of, load_tokenizer
+from datamodules.components.encoding.tokenization import context_of, embedding_rows_of, load_tokenizer
 from datamodules.components.encoding.tokenizer_identity import TokenizerIdentity
 from datamodules.components.labels import Labels, Verdicts, check_both, check_verdicts
 from datamodules.components.limits import Limits
@@ -77,6 +77,7 @@ class TrainingDataModule(ResumableDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed, num_workers)
+        self._files: list[tuple[Path, Examples]] = []  # what is trained and validated on, from `setup` on
         self.tokenizer_name = EMBEDDED if tokenizer is None else tokenizer
         self.train_files = as_paths(train)
         self.validation_files = as_paths(validation)
@@ -169,6 +170,29 @@ class TrainingDataModule(ResumableDataModule):
         self.check_encoding(state_dict, "the checkpoint")
         super().load_state_dict(state_dict)
 
+    def check_ids(self, student: str) -> None:
+        """Refuses tokens that a student has no embedding of, as a tokenizer gives that was added to; after `setup`.
+
+        Raises:
+            InputError: If the tokenizer pads with one, or one stands in what is read.
+        """
+        rows, tokenizer = embedding_rows_of(student), self.tokenizer
+        if rows is None or max(tokenizer.get_vocab().values()) < rows:
+            return
+        remedy = "take the tokenizer as the student was trained with it, or give the student an embedding of it first"
+        padding = [(Path(self.tokenizer_name), None, int(tokenizer.pad_token_id))]
+        for file, line, token in (*padding, *self.largest_ids()):
+            if token >= rows:
+                name = tokenizer.convert_ids_to_tokens(token)
+                problem = f"token {name!r} has the id {token:,}, and the student's embedding has {rows:,} rows"
+                raise InputError(problem, file=file, line=line, field="data.tokenizer", remedy=remedy)
+
+    def largest_ids(self) -> Iterator[tuple[Path, int, int]]:
+        """The largest token id of each text that is read, with its file and line."""
+        for file, examples in self._files:
+            for line, token in zip(examples.numbers("line").tolist(), examples.largest_ids.tolist(), strict=True):
+                yield file, line, token
+
     def gradable(self, examples: Examples, file: Path) -> Examples:
         """The rationales of a file whose verdicts this stage can use.
 
@@ -218,5 +242,6 @@ class TrainingDataModule(ResumableDataModule):
         for file, examples in files:
             parts.append(limits.apply(self.gradable(examples, file), file))
             self.require_some(parts[-1], file)
+            self._files.append((file, parts[-1]))
         limits.report()
         return Examples.joined(parts)

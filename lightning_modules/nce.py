@@ -6,26 +6,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.base import StudentModule
-from lightning_modules.components.adapters.nat import load_nat
-from lightning_modules.components.adapters.stack import AdapterStack
 from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
 from lightning_modules.components.losses.distillation import calibration, negative_calibrated
 from lightning_modules.components.losses.output_head import TeacherTargets
 from lightning_modules.components.losses.targets import Targets, at_targets, sample_means
 from lightning_modules.fully_sharded import FullyShardedStrategy
+from lightning_modules.taught import TaughtModule
 
 
-class NCEModel(StudentModule):
+class NCEModel(TaughtModule):
     """L = (1 − a)·CE + a·(0.5 + β)·KD with β = tanh(mean KL(P_neg ‖ P_NAT)) (docs/method.md, stage 2).
 
-    Student, teacher (M_NAT) and calibrator (M_neg) are adapters on one frozen base. Teachers see no dropout.
+    Student, teacher (M_NAT) and calibrator (M_neg) are adapters on one frozen base.
 
     Args:
-        nat: The trained NAT directory, which holds M_neg too. Needed to train, not to sample.
+        nat: As in `TaughtModule`.
         mix: a, the weight of the distillation (reference: 0.5).
         temperature: T of the distillation (reference: 1).
         calibrated: False sets β to 0.5, weight 1: plain self-refinement (KD).
@@ -33,11 +31,10 @@ class NCEModel(StudentModule):
         teacher: `online` runs M_NAT and M_neg at every step; `cached` runs them once per sample, in the first epoch:
             later epochs cost what a plain LoRA costs.
         cache: What `cached` keeps.
-        kwargs: As in `StudentModule`.
+        kwargs: As in `TaughtModule`.
     """
 
     verdicts = "positive"
-    adapters_read = ("adapter", "nat")
     means_over_samples = frozenset({"distillation", "beta"})
 
     def __init__(
@@ -51,35 +48,25 @@ class NCEModel(StudentModule):
         cache: CacheSettings = CacheSettings(),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(nat, **kwargs)
         if not 0 <= mix <= 1:
             raise InputError(f"must be between 0 and 1, found {mix}", field="model.mix")
         if temperature <= 0:
             raise InputError(f"must be positive, found {temperature}", field="model.temperature")
         if per_token and not calibrated:
             raise InputError("weighs by β, which calibrated: false switches off", field="model.per_token")
-        self.nat = nat
         self.mix = mix
         self.temperature = temperature
         self.calibrated = calibrated
         self.per_token = per_token
         self.teacher_name = teacher
         self.cache = cache
-        self.units = nn.ModuleDict()
         self.last_beta: Tensor | None = None
         self._teacher: Teacher | None = None
 
-    def build(self, stack: AdapterStack) -> None:
-        """NAT frozen, then the student's own LoRA on the same base."""
-        if self.nat is not None:
-            self.units = load_nat(stack, self.nat)
-        super().build(stack)
-
     def setup(self, stage: str) -> None:
         """Refuses to train without a teacher, or with one that would leave processes waiting for each other."""
-        if stage in ("fit", "validate") and self.nat is None:
-            remedy = "give --model.nat the adapter directory of the NAT stage"
-            raise InputError("NCE needs a teacher", field="model.nat", remedy=remedy)
+        super().setup(stage)
         if self.teacher_name == "cached" and isinstance(self.trainer.strategy, FullyShardedStrategy):
             raise InputError(
                 "a cached teacher runs when a process meets a new sample, a sharded one in all processes at once",

@@ -13,7 +13,7 @@ POSITIVE_LOGPROB, NEGATIVE_LOGPROB = "positive_logprob", "negative_logprob"
 
 
 class RightWrongModule(StudentModule):
-    """Base of NT, UL, REDI, DPO and CL: one LoRA.
+    """Base of NT, UL, REDI, DPO, KTO, GLOW and CL: one LoRA.
 
     Logs `positive_logprob` and `negative_logprob`: mean log P of a target token, in nats, of right and of wrong
     rationales.

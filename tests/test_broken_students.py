@@ -81,4 +81,6 @@ def test_a_token_beyond_the_vocabulary(complaint: Complaint, tiny_student: Path,
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(Path(locate_student("embedded"), name), student)
     words = stage_words("fit", "neg", student, tmp_path / "run", f"--data.train {train} --data.verdicts positive")
-    assert "a token id beyond the student's vocabulary" in complaint(*words)
+    said = complaint(*words)
+    assert f"{train}:1: " in said
+    assert "and the student's embedding has 320 rows" in said

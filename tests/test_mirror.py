@@ -15,9 +15,12 @@ ELSEWHERE = {
     "lightning_modules/test_baselines": (
         "lightning_modules/cl",
         "lightning_modules/dpo",
+        "lightning_modules/kto",
         "lightning_modules/positive_negative",
+        "lightning_modules/referenced",
         "lightning_modules/right_wrong",
     ),
+    "lightning_modules/test_nce": ("lightning_modules/taught",),
     "datamodules/test_votes": ("lightning_modules/vote", "callbacks/predictions"),
     # One mechanism in several files is tested as a whole.
     "lightning_modules/components/adapters/test_stack": ("lightning_modules/components/adapters/manifest",),
@@ -33,7 +36,6 @@ ELSEWHERE = {
     ),
     "callbacks/test_samples": ("callbacks/grading",),
     "callbacks/test_monitors": ("callbacks/calibration", "callbacks/tensorboard", "callbacks/throughput"),
-    "dust2gold/collect/test_collect": ("dust2gold/collect/collector", "dust2gold/collect/request"),
     "dust2gold/demo/test_generate": ("dust2gold/demo/formats", "dust2gold/demo/wording"),
     "dust2gold/report/test_write": (
         "dust2gold/report/analyses/accuracy_tables",

@@ -127,6 +127,12 @@ class Examples:
         return self.numbers("length")
 
     @property
+    def largest_ids(self) -> Tensor:
+        """The largest token id of each [n] int64."""
+        largest = [max(ids) for chunk in self._column("tokens").chunks for ids in chunk.to_pylist()]
+        return torch.tensor(largest, dtype=torch.int64)[self.rows]
+
+    @property
     def question_ids(self) -> list[str]:
         """Whose rationale each is."""
         names = self._column("question_id").to_pylist()

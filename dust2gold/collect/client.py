@@ -10,11 +10,13 @@ import contextlib
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
+from typing import Any
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
@@ -36,6 +38,7 @@ _REMEDIES = {
 }
 _OF_A_QUESTION = (400, 413, 422)
 """Statuses that may be about the question asked alone: a content filter, the model's context."""
+_STATUS = re.compile("[45][0-9][0-9]")
 _SHOWN = 300  # characters of the server's own message
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _ENVIRONMENT = (*_PROXIES, "no_proxy", "ssl_cert_file", "ssl_cert_dir")
@@ -102,7 +105,7 @@ class Client:
         # As text: openai's own parser takes whatever JSON there is for an answer.
         sent = self._client.post(path, cast_to=str, body=body, options={"headers": {"Idempotency-Key": name}})
         try:
-            reply = parse_reply(json.loads(await asyncio.wait_for(sent, self._endpoint.timeout)), request.api)
+            text = await asyncio.wait_for(sent, self._endpoint.timeout)
         except asyncio.TimeoutError:
             raise TransientError(f"no answer within {self._endpoint.timeout:g} s", charged=True) from None
         except APIConnectionError as error:
@@ -111,29 +114,47 @@ class Client:
                 raise TransientError(f"no connection to {self._client.base_url.host} ({cause})") from None
             raise TransientError(f"the connection broke ({cause})", charged=True) from None
         except APIStatusError as error:
-            raise self._refused(error, request.question_id) from None
+            if 300 <= error.status_code < 400:
+                raise self._redirected(error) from None
+            told = error.body if isinstance(error.body, dict) else {"message": error.response.text}
+            how = f"HTTP {error.status_code}"
+            raise self._refused(how, error.status_code, told, request.question_id, error.response.headers) from None
+        answer = None
+        try:
+            reply = parse_reply(answer := json.loads(text), request.api)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise TransientError(f"unusable answer ({error!r})", charged=True) from None
+            if found := error_in(answer):
+                status = found["status"]
+                how = f"HTTP 200 with {'an error' if status is None else f'error {status}'}"
+                raise self._refused(how, status or 500, found, request.question_id, {}) from None
+            said = self._shown(text if answer is None else json.dumps(answer))
+            raise TransientError(f"unusable answer ({error!r}): {said}", charged=True) from None
         hide = self._without_key  # now that it is decoded: JSON can spell each letter of the key in another way
-        choices = tuple(Choice(hide(choice.text), hide(choice.finish)) for choice in reply.choices)
+        choices = tuple(Choice(*map(hide, (each.text, each.finish, each.reasoning))) for each in reply.choices)
         return replace(reply, choices=choices, model=hide(reply.model))
 
     def _without_key(self, text: str) -> str:
         """What a server sends may repeat the key it was sent; it goes into files and onto the screen."""
         return text.replace(self._key, "***") if self._key else text
 
-    def _refused(self, error: APIStatusError, question: str) -> Exception:
-        status, body = error.status_code, error.body
-        said = body.get("message") if isinstance(body, dict) else None
-        message = visible(self._without_key(str(said or error.response.text)).encode(errors="replace").decode())
-        message = f"HTTP {status}: {message[:_SHOWN]}"
-        if 300 <= status < 400:  # followed, it would carry the prompt to whom nobody chose
-            location = visible(urljoin(str(error.request.url), error.response.headers.get("location", "")))
-            problem = f"the endpoint sends HTTP {status} on to {self._without_key(location)[:_SHOWN]}"
-            return InputError(problem, field="endpoint.base_url", remedy="name the address you mean: none is followed")
-        quota = "insufficient_quota" in (error.code, error.type)
+    def _shown(self, said: str) -> str:
+        """The beginning of what a server says, safe to print."""
+        return visible(self._without_key(said).encode(errors="replace").decode())[:_SHOWN]
+
+    def _redirected(self, error: APIStatusError) -> InputError:
+        """A redirect, which followed would carry the prompt to whom nobody chose."""
+        location = self._shown(urljoin(str(error.request.url), error.response.headers.get("location", "")))
+        problem = f"the endpoint sends HTTP {error.status_code} on to {location}"
+        return InputError(problem, field="endpoint.base_url", remedy="name the address you mean: none is followed")
+
+    def _refused(
+        self, how: str, status: int, told: Mapping[str, Any], question: str, headers: Mapping[str, str]
+    ) -> Exception:
+        """The error that a status, of HTTP or named in a body, and what is told with it make."""
+        message = f"{how}: {self._shown(str(told.get('message') or told))}"
+        quota = "insufficient_quota" in (told.get("code"), told.get("type"))
         if (status in (408, 409, 429) or status >= 500) and not quota:
-            return TransientError(message, retry_after(error.response.headers))
+            return TransientError(message, retry_after(headers))
         remedy = _REMEDIES[402] if quota else _REMEDIES.get(status, _REMEDIES[400])
         if status == 401:
             name = self._endpoint.key_variable
@@ -141,6 +162,23 @@ class Client:
             remedy = f"put a valid key into the environment variable {name}" if name else unnamed
         kind = RefusedError if status in _OF_A_QUESTION and not quota else InputError
         return kind(f"the endpoint refuses question '{question}': {message}", remedy=remedy)
+
+
+def error_in(body: Any) -> dict[str, Any] | None:
+    """The error in a body that came with HTTP 200: its `message`, its `status` or None, and the rest of it.
+
+    It stands in `error`, of the body or of its first choice, or is the body (`detail`, `message`); None without one.
+    """
+    if not isinstance(body, dict):
+        return None
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    told = body.get("error") or first.get("error") or (None if choices else body.get("detail") or body.get("message"))
+    if not told:
+        return None
+    error = told if isinstance(told, dict) else {**body, "message": json.dumps(told).strip('"')}
+    named = [str(error.get(name)) for name in ("code", "status", "status_code")]
+    return {**error, "status": next((int(code) for code in named if _STATUS.fullmatch(code)), None)}
 
 
 def read_key(variable: str | None) -> str | None:

@@ -23,7 +23,7 @@ from datamodules.components.records.records import Question
 from dust2gold.collect.journal import Journal
 from dust2gold.collect.prompt import load_prompt
 from dust2gold.collect.request import Choice, Request, build_request
-from dust2gold.collect.results import write_evaluation, write_training_data
+from dust2gold.collect.results import report_flawed, write_evaluation, write_training_data
 from dust2gold.collect.settings import CollectSettings
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
@@ -58,9 +58,10 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
             usage = {"model": settings.endpoint.model, "budget": settings.budget, **asdict(journal.usage)}
             with write_atomically(Path(settings.output) / "usage.json") as stream:
                 stream.write(json.dumps(usage, indent=2, ensure_ascii=False) + "\n")
-        answered = [
-            (question, journal.samples(request.key)[:n]) for question, request in zip(questions, requests, strict=True)
-        ]
+        given = [journal.samples(request.key)[:n] for request in requests]
+    if settings.think:
+        given = [[choice.joined() for choice in choices] for choices in given]
+    answered = [*zip(questions, given, strict=True)]
     if collector is not None and collector.signal is not None:
         print(f"{journal.usage.samples:,} samples are safe in {journal.path}", file=sys.stderr)
         if collector.signal == signal.SIGINT:
@@ -76,6 +77,7 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
         named = ", ".join(sorted(refused)[:_NAMED]) + (", …" if len(refused) > _NAMED else "")
         print(f"warning: the endpoint refuses {len(refused):,} of {total} questions: {visible(named)}", file=sys.stderr)
         lacking -= len(refused)
+    report_flawed(settings, answered, evaluate)
     if evaluate:
         if lacking:  # an accuracy over the questions that happened to be answered would be another test's
             problem = f"{spent}{lacking:,} of {total} questions have no answer yet, so nothing is graded"

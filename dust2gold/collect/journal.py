@@ -6,8 +6,8 @@ when it comes back or fails (shortened):
     {"schema": 1, "journal": "9f0c..."}
     {"asked": "5b1d...", "key": "e3b0...", "question_id": "math-train-00000", "n": 8, "most": 0.0127}
     {"answered": "5b1d...", "key": "e3b0...", "question_id": "math-train-00000", "model": "gpt-3.5-turbo-0125",
-     "samples": [{"text": "Adding ...", "finish": "stop"}], "prompt_tokens": 512, "completion_tokens": 1408,
-     "counted": true, "cost": 0.0024}
+     "samples": [{"text": "Adding ...", "finish": "stop", "reasoning": ""}], "prompt_tokens": 512,
+     "completion_tokens": 1408, "counted": true, "cost": 0.0024}
     {"failed": "5b1d...", "because": "HTTP 503: overloaded", "cost": 0.0}
 
 `key` is a hash of all that the samples depend on, so that a journal serves any settings: what was paid for under others
@@ -110,7 +110,7 @@ class Journal:
         """Keeps an answer, safe from a power cut when this returns; returns what it cost, in US dollars."""
         counted = reply.prompt_tokens is not None and reply.completion_tokens is not None
         # What the server did not count costs at most a token per byte.
-        lengths = [len(choice.text.encode()) + 1 for choice in reply.choices]
+        lengths = [len((choice.reasoning + choice.text).encode()) + 1 for choice in reply.choices]
         most = sum(min(length, request.max_tokens or length) for length in lengths)
         prompt = request.longest_prompt if reply.prompt_tokens is None else reply.prompt_tokens
         completion = most if reply.completion_tokens is None else reply.completion_tokens
@@ -193,7 +193,8 @@ class Journal:
             usage.possible_cost += _dollars(value["cost"])
         else:
             key = str(value["key"])
-            choices = [Choice(str(sample["text"]), str(sample["finish"])) for sample in value["samples"]]
+            fields = [(str(s["text"]), str(s["finish"]), str(s.get("reasoning", ""))) for s in value["samples"]]
+            choices = [Choice(*each) for each in fields]
             self._open.pop(str(value["answered"]), None)
             self._samples[key] += choices
             self._answers[key] += 1

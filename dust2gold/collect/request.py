@@ -10,10 +10,13 @@ from datamodules.components.records.records import Question, is_text
 from dust2gold.collect.prompt import FewShotPrompt
 from dust2gold.collect.settings import Endpoint, TeacherSampling
 from dust2gold.core.provenance import short_hash
+from dust2gold.core.text import visible
 
 _TEMPLATE = 64  # tokens a server's chat template may add to a conversation
 _TURN = 16  # and to each message of it
 _TOO_MANY = 1 << 40  # tokens: no believable count
+_OWN_END = ("", "stop", "stop_sequence", "end_turn", "eos", "eos_token")
+"""What servers call it when the model itself ends; others cut a sample off: length, content_filter, error, …"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,21 @@ class Choice:
 
     text: str  # without surrounding blanks; "" after a refusal, a filter, or nothing but a reasoning model's thoughts
     finish: str  # "stop", "length" (cut off at max_tokens), "content_filter", or "" if the server does not say
+    reasoning: str = ""  # a reasoning model's thoughts, where the server gives them apart
+
+    def joined(self) -> Choice:
+        """The sample with its thoughts before the text, as `<think>…</think>`."""
+        if not self.reasoning:
+            return self
+        return Choice(f"<think>\n{self.reasoning}\n</think>\n\n{self.text}".strip(), self.finish)
+
+    @property
+    def flaw(self) -> str:
+        """Why a student should not learn from it; "" if it may."""
+        ended = f"finish_reason {visible(self.finish)}" if self.finish else "no finish_reason"
+        if not self.text:
+            return f"empty but for reasoning ({ended})" if self.reasoning else f"empty ({ended})"
+        return "" if self.finish.lower() in _OWN_END else f"not ended by the model itself ({ended})"
 
 
 @dataclass(frozen=True)
@@ -88,9 +106,9 @@ def parse_reply(body: Any, api: str) -> Reply:
     Raises:
         ValueError, KeyError, TypeError, AttributeError: If it holds no choices, or one of them no text.
     """
-    choices = tuple(_choice(choice, api) for choice in body["choices"])
+    choices = tuple(_choice(choice, api) for choice in body["choices"] if not choice.get("error"))
     if not choices:
-        raise ValueError("an empty list of choices")
+        raise ValueError("no choices")
     usage = body.get("usage")
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
     prompt, completion = (c if type(c) is int and 0 <= c < _TOO_MANY else None for c in counts)
@@ -98,8 +116,11 @@ def parse_reply(body: Any, api: str) -> Reply:
 
 
 def _choice(value: Any, api: str) -> Choice:
-    text = value["message"]["content"] if api == "chat" else value["text"]
-    finish = value.get("finish_reason")
+    finish, message = value.get("finish_reason"), value["message"] if api == "chat" else value
+    thoughts = [message.get(name) for name in ("reasoning_content", "reasoning")]
+    reasoning = next((thought.strip() for thought in thoughts if thought and is_text(thought)), "")
+    name = "content" if api == "chat" else "text"
+    text = message.get(name) if reasoning else message[name]
     if text is not None and not is_text(text):
         raise ValueError("a choice that is no text")
-    return Choice((text or "").strip(), finish if is_text(finish) else "")
+    return Choice((text or "").strip(), finish if is_text(finish) else "", reasoning)

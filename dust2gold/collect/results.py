@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from datamodules.components.records.predictions import accuracies, prediction, w
 from datamodules.components.records.records import Question, rationale_for, write_rationales
 from dust2gold.collect.request import Choice
 from dust2gold.collect.settings import CollectSettings
+from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import write_json_lines
 from dust2gold.core.text import visible
 from dust2gold.prepare.prepare import prepare
@@ -23,10 +26,32 @@ Answered = tuple[Question, Sequence[Choice]]
 """A question and its samples."""
 
 
+def report_flawed(settings: CollectSettings, answered: Sequence[Answered], evaluate: bool) -> None:
+    """Counts the samples that are left out, or in a test empty, by reason.
+
+    Raises:
+        InputError: If that leaves none of what was answered.
+    """
+    choices = [choice for _, given in answered for choice in given]
+    flaws = Counter(choice.flaw for choice in choices if choice.flaw and not (evaluate and choice.text))
+    if not flaws:
+        return
+    counted = ", ".join(f"{count:,} {flaw}" for flaw, count in flaws.most_common())
+    if flaws.total() < len(choices):
+        what = "count as wrong" if evaluate else "are left out"
+        print(f"warning: of {len(choices):,} samples {flaws.total():,} {what}: {counted}", file=sys.stderr)
+        return
+    remedy = "raise sampling.max_tokens where they end by length; set think to true to keep reasoning as a part of them"
+    remedy += "; once the server itself is mended, name another journal: what is in this one is not asked for again"
+    raise InputError(
+        f"none of the {len(choices):,} samples can be used: {counted}", file=settings.output, remedy=remedy
+    )
+
+
 def write_training_data(settings: CollectSettings, answered: Sequence[Answered]) -> None:
     """Writes collected.jsonl and what `prepare` makes of it into the output directory, and prints the counts.
 
-    Samples that are empty or cut off, by a filter too, are left out: a student would learn to end like them.
+    Samples that are empty or cut off, by a filter too, are left out (`Choice.flaw`).
 
     Raises:
         InputError: If it cannot be written.
@@ -36,7 +61,7 @@ def write_training_data(settings: CollectSettings, answered: Sequence[Answered])
         for question, choices in answered:
             yield question.to_json()  # first: it carries the data set's own solution
             for k, choice in enumerate(choices):
-                if choice.text and choice.finish not in ("length", "content_filter"):
+                if not choice.flaw:
                     yield rationale_for(question, k, choice.text, "teacher").to_json()
 
     output = Path(settings.output)

@@ -152,6 +152,8 @@ class CollectSettings:
         prices: What it costs.
         budget: US dollars for this journal, all runs together; no request begins that could exceed it.
         grader: string (the paper's labels), semantic (math-verify too) or both (only what the two agree on).
+        think: Put a reasoning model's thoughts, where the endpoint gives them apart, before its answer as
+            <think>...</think>; the journal keeps them in any case.
         method: The row of the report, with --evaluate; null: the model's name.
     """
 
@@ -167,6 +169,7 @@ class CollectSettings:
     prices: Prices = field(default_factory=Prices)
     budget: float | None = None
     grader: Literal["string", "semantic", "both"] = "string"
+    think: bool = False
     method: str | None = None
 
     def __post_init__(self) -> None:

@@ -32,10 +32,13 @@ ABOUT = {
     "cot-kd-samples": "CoT KD answers the training questions; its right answers join D_pos for self-augmentation",
     "self-augmentation": "self-augmentation: CoT KD on D_pos and its own right samples",
     "kd": "self-refinement: NCE without β",
-    # Options of ours: β for each token; what the field trains on the same pairs today.
+    # Options of ours: β for each token; what the field trains on the same data today.
     "nce-token": "NCE with a β for each token",
     "redi": "REDI from CoT KD: right rationales reinforced, wrong ones penalised, each by its mean token",
     "dpo": "DPO from CoT KD: a right rationale preferred to a wrong one of the same question",
+    "kto": "KTO from CoT KD: right and wrong rationales, unpaired, moved apart from what CoT KD makes likely",
+    "glow": "GLOW: MIX with each rationale weighted by how much its loss fell since the epoch before",
+    "opd": "on-policy distillation from CoT KD: NAT corrects the student's own samples, token by token",
     # Ablations of NAT.
     "nat-no-negatives": "NAT without negative data: the frozen half is CoT KD's",
     "nat-single": "NAT without the dual structure: M_neg's LoRA goes on learning from right rationales",

@@ -29,9 +29,10 @@ def table_stages(settings: RunSettings) -> list[Stage]:
     run, positive, augmented = make.run, f"{make.run}/data/positive.jsonl", f"{make.run}/samples/positive.jsonl"
     both = make.files("data/positive.jsonl", "data/negative.jsonl")
     with_gold = make.files("data/positive.jsonl", "data/negative.jsonl", "data/solutions.jsonl")  # reference: NT, CL
+    solutions = f"{run}/data/solutions.jsonl"
     neg, cot_kd, nat = (f"{run}/{name}/adapter" for name in ("neg", "cot-kd", "nat"))
     return [
-        make.trained("fine-tune", "data", "neg", f"{run}/data/solutions.jsonl", RIGHT),
+        make.trained("fine-tune", "data", "neg", solutions, RIGHT),
         make.trained("mix", "data", "neg", both, "--data.verdicts both"),
         make.trained("cl", "data", "cl", with_gold),
         make.trained("nt", "data", "nt", with_gold),
@@ -42,6 +43,9 @@ def table_stages(settings: RunSettings) -> list[Stage]:
         make.trained("nce-token", "nat samples", "nce", augmented, f"--model.nat {nat} --model.per_token true"),
         make.trained("redi", "data cot-kd", "redi", both, f"--model.adapter {cot_kd}"),
         make.trained("dpo", "data cot-kd", "dpo", both, f"--model.adapter {cot_kd}"),
+        make.trained("kto", "data cot-kd", "kto", both, f"--model.adapter {cot_kd}"),
+        make.trained("glow", "data", "glow", both),
+        make.trained("opd", "data cot-kd nat", "opd", solutions, f"--model.adapter {cot_kd} --model.nat {nat}"),
         make.trained("nat-no-negatives", "data cot-kd", "nat", positive, f"--model.negative {cot_kd}"),
         make.trained("nat-single", "data neg", "neg", positive, f"{RIGHT} --model.adapter {neg}"),
         make.trained("nat-sum", "data neg", "nat", positive, f"--model.negative {neg} --model.units.attention false"),

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 from safetensors import SafetensorError
+from transformers import AutoTokenizer
 
 from callbacks.adapters import AdapterWriter
-from datamodules.components.records.records import write_rationales
+from datamodules.components.records.records import write_questions, write_rationales
 from dust2gold import cli
 from dust2gold.core.errors import InputError
 from tests.callbacks.conftest import OneWeight
 from tests.lightning_modules.steps import loader, quiet_trainer
-from tests.records import rationale, write_asked
+from tests.records import question, rationale, write_asked
 
 NAN = float("nan")
 
@@ -242,3 +243,46 @@ def test_an_adapter_that_does_not_say_its_tokenizer_is_taken(
     options = f"--model.adapter {tmp_path}/old {ASKED}"
     assert cli.main(command(trained, "test", "nat", f"{trained}/other", options, tmp_path)) == 0
     assert f"{tmp_path}/old: does not say which tokenizer" in capsys.readouterr().err
+
+
+EXTENDED = {
+    "training": ("fit", "neg", "--data.train {root}/word.jsonl --data.validation_fraction 0", "word.jsonl:2"),
+    "validation": (
+        "fit",
+        "nt",
+        "--data.train=[{root}/positive.jsonl,{root}/negative.jsonl] --data.validation {root}/word.jsonl",
+        "word.jsonl:2",
+    ),
+    "answering": ("test", "neg", f"--model.adapter {{root}}/neg/adapter {ASKED}", "questions.jsonl:2"),
+    "RANK": ("fit", "rank", BOTH.replace("negative", "word"), "word.jsonl:2"),
+    "scoring": ("predict", "rank", READS["model.trained"][2].replace("positive", "word"), "word.jsonl:2"),
+    "padding": ("fit", "neg", FITS["neg"], "data.tokenizer"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("where", EXTENDED)
+def test_a_token_beyond_the_embedding_is_refused_by_its_line(
+    where: str, trained: Path, tiny_student: Path, tmp_path: Path, complaint: Callable[..., str]
+) -> None:
+    for name in ("neg", "rank"):
+        shutil.copytree(trained / name, tmp_path / name)
+    for manifest in tmp_path.rglob("dust2gold.json"):  # as adapters of others, which say no tokenizer
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
+        manifest.write_text(json.dumps({**facts, "tokenizer": None}), encoding="utf-8")
+    shutil.copytree(tiny_student, tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
+    tokenizer.add_tokens(["zebra"])
+    if where == "padding":
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path / "more")
+    for file, kinds in (("positive", (0, 2)), ("negative", (1, 3))):
+        write_rationales(tmp_path / f"{file}.jsonl", [rationale(q, k) for q in range(8) for k in kinds])
+    word = [rationale(q, 1, writer="held", rationale=f"A {'zebra' * q}.") for q in range(3)]
+    write_rationales(tmp_path / "word.jsonl", word)
+    write_questions(tmp_path / "questions.jsonl", [question(q, question="Why?" + "zebra" * q) for q in range(2)])
+    verb, stage, options, said = EXTENDED[where]
+    told = complaint(*command(tmp_path, verb, stage, str(tmp_path / "more"), options, tmp_path / "run"))
+    name, size = ("[PAD]", 321) if where == "padding" else ("zebra", 320)
+    assert f"token '{name}' has the id {size}, and the student's embedding has 320 rows" in told
+    assert said in told

@@ -57,7 +57,7 @@ def test_every_layout_trains_on_the_same_targets(
     data = fitted(student, str(tmp_path / "all.jsonl"), loss_on_prompt=loss_on_prompt, **options)
     by_id = {example.id: example for example in data.train_examples}
     seen: list[str] = []
-    keys = {"input_ids", "attention_mask", "labels", "positive", "ids", "step"}
+    keys = {"input_ids", "attention_mask", "labels", "positive", "ids", "step", "eos_token_id", "pad_token_id"}
     for batch in data.train_dataloader():
         assert batch.keys() == keys | ({"position_ids", "segments"} if "packing" in options else set())
         forms = {(batch[name].dtype, batch[name].shape) for name in ("input_ids", "attention_mask", "labels")}

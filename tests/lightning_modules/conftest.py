@@ -15,10 +15,14 @@ from lightning_modules.components.adapters.nat import UnitSettings, build_nat, s
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
 from lightning_modules.components.losses.negatives import REDI, NegativeTraining, Unlikelihood
 from lightning_modules.components.losses.targets import IGNORE
+from lightning_modules.components.sampling.settings import SamplingSettings
 from lightning_modules.dpo import DPOModel
+from lightning_modules.glow import GLOWModel
+from lightning_modules.kto import KTOModel
 from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
+from lightning_modules.opd import OPDModel
 from lightning_modules.positive_negative import PositiveNegativeModel
 
 UNITS = UnitSettings(key_dim=6, bottleneck=10)
@@ -77,7 +81,8 @@ def pairs(make_batch: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     prompt = torch.zeros_like(batch["input_ids"])
     prompt[:, :3] = 1
     positive, groups = torch.tensor([True, True, False, False]), torch.tensor([0, 1, 0, 1])
-    return {**batch, "positive": positive, "groups": groups, "prompt_mask": prompt, "ids": list("abcd")}
+    special = {"eos_token_id": 2, "pad_token_id": 0}
+    return {**batch, "positive": positive, "groups": groups, "prompt_mask": prompt, "ids": list("abcd"), **special}
 
 
 @pytest.fixture
@@ -94,7 +99,10 @@ def make_stage(tiny_student: Path, negative_directory: Path, nat_directory: Path
         "ul-token": (PositiveNegativeModel, {"objective": Unlikelihood(5.0, "token")}),
         "redi": (PositiveNegativeModel, {"objective": REDI(), "adapter": negative}),
         "dpo": (DPOModel, {"adapter": negative}),
+        "kto": (KTOModel, {"beta": 1.0}),
+        "glow": (GLOWModel, {}),
         "cl": (CLModel, {}),
+        "opd": (OPDModel, {"nat": nat, "sampling": SamplingSettings(max_new_tokens=6)}),
     }
 
     def make(name: str, **kwargs: Any) -> StudentModule:

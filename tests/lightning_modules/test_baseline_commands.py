@@ -13,9 +13,14 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["nt", "ul", "redi", "dpo", "cl"])
+@pytest.mark.parametrize("name", ["nt", "ul", "redi", "dpo", "cl", "kto", "glow", "opd"])
 def test_a_baseline_trains_and_answers(
-    name: str, tiny_student: Path, negative_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tiny_student: Path,
+    negative_directory: Path,
+    nat_directory: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for file, first in (("positive", 0), ("negative", 1)):
         records = [rationale(q, k) for q in range(10) for k in range(first, 4, 2)]
@@ -25,7 +30,8 @@ def test_a_baseline_trains_and_answers(
     common += f" --data.tokenizer {tiny_student} --trainer.default_root_dir {run} --trainer.enable_progress_bar false"
     fit = f"--data.train=[{tmp_path}/positive.jsonl,{tmp_path}/negative.jsonl] --data.validation_fraction 0.3"
     fit += " --trainer.max_steps 3 --trainer.accumulate_grad_batches 2"
-    fit += f" --model.adapter {negative_directory}" if name in ("redi", "dpo") else ""
+    fit += f" --model.adapter {negative_directory}" if name in ("redi", "dpo", "opd") else ""
+    fit += f" --model.nat {nat_directory} --model.sampling.max_new_tokens 5" if name == "opd" else ""
     assert cli.main(["fit", *common.split(), *fit.split()]) == 0
     assert (run / "adapter" / "adapter_config.json").is_file()
     assert json.loads((run / "adapter" / "dust2gold.json").read_text(encoding="utf-8"))["kind"] == "lora"

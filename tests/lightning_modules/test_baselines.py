@@ -9,7 +9,9 @@ from dust2gold.core.errors import InputError
 from lightning_modules.cl import CLModel
 from lightning_modules.components.losses.supervised import positive_cross_entropy
 from lightning_modules.components.losses.targets import IGNORE, find_targets
-from lightning_modules.dpo import REFERENCE, DPOModel
+from lightning_modules.dpo import DPOModel
+from lightning_modules.kto import KTOModel
+from lightning_modules.referenced import REFERENCE
 from lightning_modules.right_wrong import RightWrongModule
 from tests.lightning_modules.steps import held_out_parts, train
 
@@ -81,6 +83,20 @@ def test_dpo_trains_only_a_student_that_was_trained_before(tiny_student: Path) -
     module.setup("test")
 
 
+def test_kto_starts_at_half_and_compares_with_the_base_or_its_adapter(
+    make_stage: Any, pairs: dict[str, Any], negative_directory: Path
+) -> None:
+    base = make_stage("negative")
+    starts = {None: base, str(negative_directory): make_stage("negative", adapter=str(negative_directory))}
+    for adapter, start in starts.items():
+        module = make_stage("kto", right_weight=1.5, adapter=adapter)
+        first = held_out_parts(module, pairs)
+        assert [first["loss"].item(), first["kl"].item()] == pytest.approx([(1.5 + 1) / 4, 0], abs=1e-6)
+        train(module, pairs, 4)
+        with torch.no_grad(), module.adapters.using(REFERENCE):
+            assert torch.equal(module.hidden(pairs), start.eval().hidden(pairs))
+
+
 def test_cl_without_weight_is_mle_and_its_contrast_falls(make_stage: Any, pairs: dict[str, Any]) -> None:
     module, targets = make_stage("cl", weight=0.0), find_targets(pairs)
     with torch.no_grad():
@@ -104,7 +120,14 @@ def test_cl_pools_questions_apart_from_rationales(make_stage: Any, pairs: dict[s
 
 
 @pytest.mark.parametrize(
-    ("kind", "field", "value"), [(DPOModel, "beta", 0.0), (CLModel, "weight", -1.0), (CLModel, "temperature", 0.0)]
+    ("kind", "field", "value"),
+    [
+        (DPOModel, "beta", 0.0),
+        (KTOModel, "right_weight", -1.0),
+        (KTOModel, "wrong_weight", -1.0),
+        (CLModel, "weight", -1.0),
+        (CLModel, "temperature", 0.0),
+    ],
 )
 def test_settings_out_of_range_are_named(kind: type[RightWrongModule], field: str, value: float) -> None:
     with pytest.raises(InputError) as caught:

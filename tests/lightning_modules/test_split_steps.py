@@ -102,3 +102,11 @@ def test_accumulated_is_one_batch_in_one_process_or_two(
     group = {"devices": 2, "strategy": "ddp_fork"} if processes == 2 else {}
     cut = fitted(make_stage("nce"), make_data(**options), tmp_path, accumulate_grad_batches=accumulate, **group)
     check_equal(whole, cut)
+
+
+def test_two_processes_share_the_losses_of_the_epoch_before(
+    make_stage: MakeStage, make_data: MakeData, tmp_path: Path
+) -> None:
+    whole = fitted(make_stage("glow"), make_data(batch_size=8), tmp_path)
+    both = fitted(make_stage("glow"), make_data(batch_size=4), tmp_path, devices=2, strategy="ddp_fork")
+    check_equal(whole, both)

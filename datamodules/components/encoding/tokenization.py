@@ -48,9 +48,19 @@ def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
 def context_of(student: str) -> int | None:
     """Most tokens the student's positions reach; None where its config does not say (relative positions).
 
-    Raises:
-        InputError: If there is a config, and it cannot be read: without it nobody would know what is too long.
+    An InputError if there is a config, and it cannot be read: without it nobody would know what is too long.
     """
+    context: int | None = getattr(_text_config(student), "max_position_embeddings", None)
+    return context
+
+
+def embedding_rows_of(student: str) -> int | None:
+    """How many tokens the student has an embedding of; None without a config. An InputError as of `context_of`."""
+    rows: int | None = getattr(_text_config(student), "vocab_size", None)
+    return rows
+
+
+def _text_config(student: str) -> Any:
     from transformers import AutoConfig
 
     located = locate_student(student)
@@ -61,8 +71,7 @@ def context_of(student: str) -> int | None:
             problem, remedy = f"cannot be read ({reason(error)})", "mend it, or fetch it again"
             raise InputError(problem, file=file, remedy=remedy) from error
         return None  # a tokenizer without a model is enough to make batches
-    context: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return context
+    return config.get_text_config(decoder=True)
 
 
 Ids = list[int]

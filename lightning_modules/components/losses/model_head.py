@@ -51,7 +51,7 @@ class ModelHead(Head):
         def chosen(rows: Tensor, targets: Tensor) -> Tensor:
             return self.logits(rows).log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)  # [n]
 
-        return self._chunked(chosen, hidden, tokens)
+        return self.chunked(chosen, hidden, tokens)
 
     @torch.no_grad()
     def teacher_targets(
@@ -64,7 +64,7 @@ class ModelHead(Head):
             raise InputError(problem, field="model.cache.storage", remedy=remedy)
         divergence = None
         if negative is not None:
-            divergence = self._chunked(lambda p, q: divergence_of(self.logits(p), self.logits(q)), negative, nat)  # [N]
+            divergence = self.chunked(lambda p, q: divergence_of(self.logits(p), self.logits(q)), negative, nat)  # [N]
         return TeacherTargets(nat.detach().to(wide(nat.dtype)), divergence)
 
     def distillation_terms(
@@ -78,9 +78,10 @@ class ModelHead(Head):
                 p = (self.logits(teacher.to(student.dtype)) / temperature).softmax(-1)  # [n, V]
             return -(p * (self.logits(student) / temperature).log_softmax(-1)).sum(-1)  # [n]
 
-        return self.logprobs(hidden, tokens), self._chunked(soft, hidden, summary)
+        return self.logprobs(hidden, tokens), self.chunked(soft, hidden, summary)
 
-    def _chunked(self, function: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
+    def chunked(self, function: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
+        """A function of rows [n, d] of two tensors [N, d], by chunks that the backward pass computes again: [N]."""
         parts = [
             cast(Tensor, checkpoint(function, one[rows], other[rows], use_reentrant=False))
             for rows in chunks(len(one), 4 * self.vocabulary, one.device)  # four tensors of logits at a time

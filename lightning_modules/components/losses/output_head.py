@@ -84,7 +84,8 @@ class OutputHead(Head):
         self.weight = weight
         self.scale = scale
 
-    def _chunks(self, rows: int) -> Iterator[slice]:
+    def chunks(self, rows: int) -> Iterator[slice]:
+        """Slices of `rows` tokens whose logits are held at a time."""
         return chunks(rows, len(self.weight), self.weight.device)
 
     def partition(self, hidden: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -108,12 +109,12 @@ class OutputHead(Head):
         self, nat: Tensor, negative: Tensor | None, temperature: float = 1.0, top_k: int | None = None
     ) -> TeacherTargets:
         """The teachers' logits are compared by chunks, so KL needs no mean embedding of M_neg."""
-        products = _Products(self.weight, nat)
+        products = Products(self.weight, nat)
         summary = torch.empty(nat.shape, dtype=products.wide, device=nat.device)  # [N, d]
         divergence = None if negative is None else summary.new_empty(len(nat))  # [N]
         top = [] if top_k is None else [summary.new_empty(0, top_k).topk(top_k)]
-        buffers = [products.buffer(self._chunks(len(nat))) for _ in range(1 if negative is None else 3)]
-        for rows in self._chunks(len(nat)):
+        buffers = [products.buffer(self.chunks(len(nat))) for _ in range(1 if negative is None else 3)]
+        for rows in self.chunks(len(nat)):
             logits = products.logits(nat[rows], self.scale, buffers[0])  # [n, V]
             if negative is not None and divergence is not None:
                 other = products.logits(negative[rows], self.scale, buffers[1])  # [n, V]
@@ -163,11 +164,11 @@ class OutputHead(Head):
     @torch.no_grad()
     def softmax(self, hidden: Tensor, temperature: float, mean: bool = True) -> tuple[Tensor, Tensor | None]:
         """`partition` without autograd: log_z [N] and, if asked for, e [N, d]."""
-        products = _Products(self.weight, hidden)
+        products = Products(self.weight, hidden)
         log_z = torch.empty(len(hidden), dtype=products.wide, device=hidden.device)  # [N]
         e = torch.empty(hidden.shape, dtype=products.wide, device=hidden.device) if mean else None
-        buffer = products.buffer(self._chunks(len(hidden)))
-        for rows in self._chunks(len(hidden)):
+        buffer = products.buffer(self.chunks(len(hidden)))
+        for rows in self.chunks(len(hidden)):
             logits = products.logits(hidden[rows], self.scale / temperature, buffer)  # [n, V]
             top, total = _exponentials(logits)  # [n, 1] each
             log_z[rows] = (top + total.log()).squeeze(-1)
@@ -201,7 +202,7 @@ class _Partition(torch.autograd.Function):
         return (gradient[:, None] * mean / ctx.temperature).to(ctx.dtype), None, None  # [N, d]
 
 
-class _Products:
+class Products:
     """Products with W [V, d], their results in float32 or wider.
 
     On a GPU half-precision weights (and autocast) are multiplied as such and summed in float32; a CPU is slow at that
@@ -283,7 +284,7 @@ def _product_dtype(weight: Tensor, hidden: Tensor) -> torch.dtype:
 
 
 def _rounded(factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Hidden states, or rows of W, rounded as `_Products` in `dtype` does, in float32 or wider; differentiable.
+    """Hidden states, or rows of W, rounded as `Products` in `dtype` does, in float32 or wider; differentiable.
 
     So the gradients W_y and −e are summed in float32 or wider.
     """

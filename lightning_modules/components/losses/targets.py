@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dust2gold.core.errors import InputError
+
 IGNORE = -100
 """Label of a position without a target (padding, prompt), as in Hugging Face."""
 
@@ -66,6 +68,19 @@ def _own_counts(sample: Tensor, samples: int, positive: Tensor | None) -> dict[s
         return {"all": (tokens, samples), "positive": (0, 0), "negative": (0, 0)}
     right = int(positive[sample].sum()), int(positive.sum())
     return {"all": (tokens, samples), "positive": right, "negative": (tokens - right[0], samples - right[1])}
+
+
+def prompt_lengths(batch: dict[str, Any]) -> Tensor:
+    """Tokens before each row's first target [B], for losses that need a rationale apart from its prompt.
+
+    An InputError if rows hold several samples, or the prompt is a target too.
+    """
+    labels: Tensor = batch["labels"]  # [B, T]
+    for field, given in (("packing", "segments" in batch), ("loss_on_prompt", bool((labels[:, 0] != IGNORE).any()))):
+        if given:
+            problem = "this stage takes each rationale apart from its prompt"
+            raise InputError(problem, field=f"data.{field}", remedy="leave it out")
+    return (labels != IGNORE).int().argmax(1)
 
 
 def is_padding(batch: dict[str, Any]) -> bool:

@@ -1,11 +1,13 @@
-"""An endpoint, questions and settings."""
+"""An endpoint, questions and settings, and what collecting has made of them."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from datamodules.components.records.records import read_rationales
 from dust2gold.collect import collector
 from dust2gold.collect.settings import CollectSettings, Endpoint, Prices, TeacherSampling
 from tests import endpoint
@@ -64,3 +66,27 @@ def make(server: endpoint.Endpoint, tmp_path: Path) -> Make:
         return CollectSettings(**{**given, **changes})
 
     return settings
+
+
+def usage(settings: CollectSettings) -> Any:
+    return json.loads((Path(settings.output) / "usage.json").read_text(encoding="utf-8"))
+
+
+def samples(settings: CollectSettings) -> dict[str, list[str]]:
+    """The texts that training gets, by question."""
+    texts: dict[str, list[str]] = {}
+    for name in ("positive", "negative"):
+        for record in read_rationales(Path(settings.output) / f"{name}.jsonl"):
+            texts.setdefault(record.question_id, []).append(record.rationale)
+    return texts
+
+
+def complete(settings: CollectSettings, questions: int = 3) -> bool:
+    """Whether each question has its samples, each once."""
+    counts = {name: (len(texts), len(set(texts))) for name, texts in samples(settings).items()}
+    return counts == {f"q{number}": (settings.sampling.n,) * 2 for number in range(questions)}
+
+
+def asked_for(server: endpoint.Endpoint) -> list[int]:
+    """How many samples each request asked for."""
+    return [body.get("n", 1) for _, _, body, _ in server.asked]

@@ -15,7 +15,7 @@ from dust2gold.collect.settings import Prices
 from dust2gold.core.errors import InputError
 
 PRICES = Prices(prompt=10, completion=100)
-REPLY = Reply((Choice("a \u2028 b\r", "stop"), Choice("c", "length")), 7, 5, "gpt-test-0125")
+REPLY = Reply((Choice("a \u2028 b\r", "stop"), Choice("c", "length", "d")), 7, 5, "gpt-test-0125")
 
 
 def request(question: str = "q0", **changes: Any) -> Request:
@@ -47,6 +47,12 @@ def test_gives_back_what_it_was_given(path: Path) -> None:
     assert usage(path, "requests", "answered", "samples", "unknown") == (2, 2, 4, 0)
     assert usage(path, "prompt_tokens", "completion_tokens") == (14, 10)
     assert usage(path, "cost") == pytest.approx([(14 * 10 + 10 * 100) / 1e6])
+
+
+def test_samples_without_thoughts_are_read(path: Path) -> None:
+    path.write_text(re.sub(', "reasoning": "d?"', "", path.read_text(encoding="utf-8")), encoding="utf-8")
+    with Journal(path, PRICES) as journal:
+        assert journal.samples(request("q0").key)[1] == Choice("c", "length")
 
 
 def test_the_key_is_of_all_that_samples_depend_on() -> None:

@@ -53,8 +53,9 @@ def test_from_an_endpoint_to_a_trained_stage(tmp_path: Path) -> None:
         ask += f" --endpoint.base_url {student.base_url} --endpoint.key_variable null"
         train = f"--input {raw}/train.jsonl --format tdg --source demo-train"
         call(f"{ask} {train} --output {data} --sampling.n {N}")
-        positive, negative = ([*read_rationales(data / f"{name}.jsonl")] for name in ("positive", "negative"))
-        assert len(positive) + len(negative) == QUESTIONS * N
+        files = (data / f"{name}.jsonl" for name in ("positive", "negative", "ungradable"))
+        positive, negative, unstated = ([*read_rationales(file)] for file in files)
+        assert len(positive) + len(negative) + len(unstated) == QUESTIONS * N
         assert min(len(positive), len(negative)) > 10
         assert len([*read_rationales(data / "solutions.jsonl")]) == QUESTIONS
 

@@ -114,7 +114,7 @@ def test_the_data_know_how_long_an_answer_may_be() -> None:
         ("neg", [], "negative"),
         ("neg", ["--data.verdicts", "positive"], "positive"),
         *[(stage, [], "positive") for stage in ("nat", "nce")],
-        *[(stage, [], "both") for stage in ("nt", "ul", "redi", "dpo", "cl", "rank")],
+        *[(stage, [], "both") for stage in ("nt", "ul", "redi", "dpo", "kto", "glow", "cl", "rank")],
         ("neg", ["--model", "lightning_modules.base.StudentModule"], None),  # a loss of one's own
     ],
 )

@@ -5,8 +5,8 @@ from dust2gold.run.stage import in_order
 from dust2gold.run.tables import PUBLISHERS, run_stages
 
 ROWS = [
-    *"fine-tune mix cl nt ul cot-kd-samples self-augmentation kd nce-token redi dpo nat-no-negatives".split(),
-    *"nat-single nat-sum".split(),
+    *"fine-tune mix cl nt ul cot-kd-samples self-augmentation kd nce-token redi dpo kto glow opd".split(),
+    *"nat-no-negatives nat-single nat-sum".split(),
     *"nat-delta nat-negatives-25 nat-negatives-50 nat-semantic".split(),
 ]
 
@@ -36,6 +36,9 @@ RIGHT, WRONG, GOLD = (f"r/data/{name}.jsonl" for name in ("positive", "negative"
         ("ul", f"[{RIGHT}, {WRONG}]"),
         ("self-augmentation", "r/cot-kd-samples/positive.jsonl"),
         ("kd", "r/samples/positive.jsonl"),
+        ("kto", f"[{RIGHT}, {WRONG}]"),
+        ("glow", f"[{RIGHT}, {WRONG}]"),
+        ("opd", GOLD),
     ],
 )
 def test_what_a_row_trains_on(row: str, files: str) -> None:

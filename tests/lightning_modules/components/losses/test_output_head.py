@@ -95,7 +95,7 @@ def test_a_tokens_logit_and_the_partition_see_the_same_weights(
         return torch.mm(left.float(), right.float(), out=out)
 
     monkeypatch.setattr("lightning_modules.components.losses.output_head._product_dtype", lambda weight, hidden: dtype)
-    monkeypatch.setattr("lightning_modules.components.losses.output_head._Products._product", product)
+    monkeypatch.setattr("lightning_modules.components.losses.output_head.Products._product", product)
     weight, hidden = normal(V, 64, seed=1).float() / 4, normal(N, 64).float()
     hidden[0] = 8 * weight[0]  # a learnt token: log P(y) near 0 from below
     logits = hidden.to(dtype).double() @ weight.to(dtype).double().T

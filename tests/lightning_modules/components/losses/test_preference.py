@@ -5,8 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_modules.components.losses.preference import direct_preference, pairs_of
-from lightning_modules.components.losses.targets import find_targets
+from dust2gold.core.errors import InputError
+from lightning_modules.components.losses.preference import (
+    direct_preference,
+    kahneman_tversky,
+    mismatched,
+    pairs_of,
+    reference_point,
+)
+from lightning_modules.components.losses.targets import IGNORE, find_targets
 from tests.lightning_modules import paper
 from tests.lightning_modules.components.losses.cases import average, by_sample, gradient_of, make_batch, random_logprobs
 
@@ -67,3 +74,57 @@ def test_pairs_are_matched_within_questions_in_order() -> None:
     for verdicts in ([True] * 6, [True, False, False, True, False, False], [True, True, False, True, False, False]):
         with pytest.raises(ValueError, match="as many right as wrong"):
             pairs_of(groups, torch.tensor(verdicts))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), beta=st.floats(0.01, 3), point=st.floats(0, 5))
+def test_kto_equals_its_formula(seed: int, beta: float, point: float) -> None:
+    policy, frozen = (
+        random_logprobs(10, seed, 5.0).requires_grad_(),
+        random_logprobs(10, seed + 1, 5.0).requires_grad_(),
+    )
+    targets, z = find_targets(make_batch(LENGTHS, VERDICTS)), torch.tensor(point, requires_grad=True)
+    weights = (1.3, 0.7)
+    loss = kahneman_tversky(policy, frozen, z, targets, beta, weights)
+    losses, slopes = [], []
+    for right, p, r in zip(VERDICTS, by_sample(policy, LENGTHS), by_sample(frozen, LENGTHS), strict=True):
+        reward = math.fsum(p) - math.fsum(r)
+        value = 1 / (1 + math.exp(-beta * (reward - z.item() if right else z.item() - reward)))  # v, eq. 8
+        losses.append(weights[not right] * (1 - value))
+        slopes.append(weights[not right] * beta * value * (1 - value) * (-1 if right else 1) / 4)
+    paper.assert_exact(loss, torch.tensor(average(losses), dtype=torch.float64))
+    gradient, *none = torch.autograd.grad(loss, [policy, frozen, z], allow_unused=True)
+    assert none == [None, None]
+    paper.assert_exact(gradient, torch.tensor(slopes, dtype=torch.float64)[targets.sample])
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.5, 0.5 * 10 / 4), (-0.5, 0.0)])
+def test_the_reference_point_is_a_mean_cut_at_0(shift: float, expected: float) -> None:
+    frozen, targets = random_logprobs(10), find_targets(make_batch(LENGTHS, VERDICTS))
+    assert reference_point(frozen + shift, frozen, targets).item() == pytest.approx(expected)
+    alone = find_targets(make_batch([10], [True]))
+    assert reference_point(frozen + shift, frozen, alone) == 0, "a row alone has no other rationale"
+
+
+def test_each_prompt_gets_the_next_rows_rationale() -> None:
+    rows, starts = [[1, 2, 3, 11, 12], [4, 21], [5, 6, 31, 32, 33]], [3, 1, 2]
+    ids, labels = torch.zeros(3, 5, dtype=torch.int64), torch.full((3, 5), IGNORE)
+    for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        ids[number, : len(row)] = torch.tensor(row)
+        labels[number, start : len(row)] = ids[number, start : len(row)]
+    batch = {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
+    found = mismatched(batch)
+    shown = [row[mask == 1].tolist() for row, mask in zip(found["input_ids"], found["attention_mask"], strict=True)]
+    assert shown == [[1, 2, 3, 21], [4, 31, 32, 33], [5, 6, 11, 12]]
+    assert find_targets(found).tokens.tolist() == [21, 31, 32, 33, 11, 12]
+    wide = {**batch, "input_ids": ids[:, :4], "attention_mask": (ids > 0).long()[:, :4], "labels": labels[:, :4]}
+    assert mismatched(wide)["input_ids"].shape == (3, 4), "cut at the batch's width"
+
+
+@pytest.mark.parametrize(("change", "field"), [({"segments": None}, "packing"), ({"labels": None}, "loss_on_prompt")])
+def test_a_rationale_without_a_place_of_its_own_is_refused(change: dict[str, None], field: str) -> None:
+    ids = torch.arange(8).view(2, 4)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.where(ids % 4 > 1, IGNORE)}
+    with pytest.raises(InputError) as caught:
+        mismatched({**batch, **dict.fromkeys(change, ids)})
+    assert caught.value.field == f"data.{field}"
