@@ -115,8 +115,9 @@ class RunCheckpoint(ModelCheckpoint):
             self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Records the end; the adapters are written by now, for checkpoint callbacks are the last."""
-        super().on_train_end(trainer, pl_module)
+        """Saves and records the end; the adapters are written by now, for checkpoint callbacks are the last."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         if trainer.is_global_zero:
             mark_finished(checkpoint_directory(trainer))
 

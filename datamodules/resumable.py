@@ -62,6 +62,7 @@ class ResumableDataModule(L.LightningDataModule):
         self._state = state_dict
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:  # the others read weights alone
             return
+        self._reopen_epoch()
         split = [self.trainer.world_size, self._accumulated()]
         if state_dict["split"] != split:
             self._convert_position(state_dict["split"], split)
@@ -69,6 +70,26 @@ class ResumableDataModule(L.LightningDataModule):
             self.resumed(self._sampler)
         if (fetcher := self.trainer.fit_loop._data_fetcher) is not None:
             iter(fetcher)
+
+    def _reopen_epoch(self) -> None:
+        """Makes of a checkpoint of a run's end one that was saved after its last optimizer step.
+
+        When training ends, in the middle of an epoch too, Lightning counts the epoch as done: a run that goes on would
+        leave its other batches out. A step that the end cut short is begun anew, as its gradients are gone.
+        """
+        assert self.trainer is not None
+        loops = self.trainer._checkpoint_connector._loaded_checkpoint["loops"]["fit_loop"]
+        epoch, batch = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+        if epoch["current"]["processed"] < epoch["current"]["ready"]:
+            return
+        for counters in (epoch["current"], epoch["total"]):
+            counters["processed"] = counters["completed"] = counters["started"] - 1
+        cut_short = self._state["batch"] % self._state["split"][1]
+        self._state = {**self._state, "batch": self._state["batch"] - cut_short}
+        for counters in (batch["current"], batch["total"]):
+            for name in counters:
+                counters[name] -= cut_short + (name == "completed")
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def _convert_position(self, before: list[int], now: list[int]) -> None:
         """Makes the counts of batches, here and in Lightning's counters, those of a run that had this split all along.
