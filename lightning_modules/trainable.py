@@ -120,6 +120,7 @@ class TrainableModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up from 0 and then `schedule`."""
         optimizer = self.make_optimizer()
+        self._optimizer_settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
         if self.schedule == BY_EPOCH:
             self.trainer.fit_loop.setup_data()  # with max_steps alone nothing has counted the batches yet
@@ -129,6 +130,17 @@ class TrainableModule(L.LightningModule):
         else:
             scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Applies this run's optimizer settings and schedule where a checkpoint has brought those of its own run."""
+        for scheduler in [config.scheduler for config in self.trainer.lr_scheduler_configs]:
+            if self.trainer.ckpt_path is None or not isinstance(scheduler, LambdaLR):
+                continue
+            groups = zip(scheduler.optimizer.param_groups, self._optimizer_settings, scheduler.lr_lambdas, strict=True)
+            for group, settings, factor in groups:
+                rate = settings["lr"]
+                group.update({**settings, "initial_lr": rate, "lr": rate * factor(scheduler.last_epoch)})
+            scheduler.base_lrs = [settings["lr"] for settings in self._optimizer_settings]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what trains, drops the base and the frozen adapters."""

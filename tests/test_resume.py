@@ -191,6 +191,18 @@ def test_a_finished_run_goes_on_as_if_it_had_not_ended(
     check_same(tmp_path / "whole", tmp_path / "resumed")
 
 
+def test_another_rate_and_length_of_the_schedule_are_applied(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit("run", "negative", max_epochs=-1, max_steps=3)
+    other = {"optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=0.5), "schedule": "linear"}
+    monkeypatch.setattr("tests.test_resume.COMMON", {**COMMON, **other})
+    rates: list[float] = []
+    note = L.pytorch.callbacks.LambdaCallback(
+        on_train_batch_start=lambda trainer, *_: rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+    )
+    fit("run", "negative", note, max_epochs=-1, max_steps=10)
+    assert rates == [0.5 * (10 - step) / 8 for step in range(3, 10)]  # two steps of warm-up
+
+
 @pytest.mark.parametrize("batches", [3, 7])
 def test_an_optimizer_step_that_an_early_end_cut_short_is_begun_anew(fit: Fit, batches: int) -> None:
     whole = fit("whole", "negative", accumulate_grad_batches=2, every=200)

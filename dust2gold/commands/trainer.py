@@ -47,7 +47,7 @@ _STAGE_HELP = (
 )
 _CKPT_PATH_HELP = (
     "Checkpoint to go on from. By default that of an unfinished run with the same settings; same: of a finished one, "
-    "too; last: the last one, whatever it was trained with; none: begin anew; or a path."
+    "too; last: the last one, whatever it was trained with (what has changed is named); none: begin anew; or a path."
 )
 
 
@@ -164,8 +164,8 @@ class StageCLI(LightningCLI):
         for keeper in keepers:
             keeper.made = made
         if options.ckpt_path in ("last", "same") or (options.ckpt_path is None and keepers):
-            alike = None if options.ckpt_path == "last" else made
-            options.ckpt_path = find_checkpoint(directory, alike, finished=options.ckpt_path == "same")
+            finished, others = options.ckpt_path == "same", options.ckpt_path == "last"
+            options.ckpt_path = find_checkpoint(directory, made, finished=finished, others=others)
         elif options.ckpt_path == "none":
             options.ckpt_path = None
         self._find_checkpoint("leave it out: fit goes on from where it was stopped")
