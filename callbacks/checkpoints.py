@@ -118,7 +118,7 @@ class RunCheckpoint(ModelCheckpoint):
         """Saves and records the end; the adapters are written by now, for checkpoint callbacks are the last."""
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and (checkpoint_directory(trainer) / LAST).is_file():  # fast_dev_run saves none
             mark_finished(checkpoint_directory(trainer))
 
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

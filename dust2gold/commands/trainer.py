@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, use_checked_checkpoints
@@ -56,7 +57,8 @@ class ConfigWriter(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Asks every process for the directory, which they agree on, then writes on the first."""
-        self._directory = Path(trainer.log_dir or trainer.default_root_dir)
+        own = isinstance(trainer.logger, (TensorBoardLogger, CSVLogger))  # others name a directory that runs share
+        self._directory = Path((own and trainer.log_dir) or trainer.default_root_dir)
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

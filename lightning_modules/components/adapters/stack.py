@@ -65,6 +65,11 @@ class LoraSettings:
     target_modules: list[str] | Literal["all-linear", "auto"] = field(default_factory=lambda: ["q_proj", "v_proj"])
     use_rslora: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            problem = f"must be at least 0 and below 1, found {self.dropout}"
+            raise InputError(problem, field="model.lora.dropout", remedy="1 would let nothing through (paper: 0.05)")
+
     def peft(self) -> LoraConfig:
         """The same as a PEFT config."""
         return LoraConfig(
