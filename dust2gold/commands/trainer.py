@@ -91,7 +91,7 @@ class StageCLI(LightningCLI):
             save_config_callback=ConfigWriter,
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=StageParser,
-            parser_kwargs={**quiet, **(dict.fromkeys(self.subcommands(), quiet) if run else {})},
+            parser_kwargs={**quiet, "prog": "dust2gold", **(dict.fromkeys(self.subcommands(), quiet) if run else {})},
             args=list(args),
             run=run,
         )
