@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from callbacks.checkpoint_files import read_checkpoint
 from dust2gold import cli
-from tests.records import write_held, write_positive
+from tests.records import write_asked, write_held, write_positive
 from tests.weights import check_same, weights
 from tests.words import REPOSITORY, stage_words
 
@@ -142,3 +142,26 @@ def test_a_logger_of_a_service(words: Words, tmp_path: Path) -> None:
     assert {"train/loss", "val/loss", "lr-AdamW"} <= set(Elsewhere.metrics)
     assert (tmp_path / "run/config.yaml").is_file()
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+
+
+def test_the_lines_of_the_readme(tiny_student: Path, tmp_path: Path, words: Words) -> None:
+    assert cli.main(words("runs/mine/neg")) == 0
+    write_positive(tmp_path / "runs/mine/data/positive.jsonl", 12)
+    write_asked(tmp_path / "runs/mine/test/questions.jsonl", 3)
+    lines = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.S)[0]
+    assert len(lines.strip().splitlines()) <= 12
+    names: dict[str, Any] = {"STUDENT": str(tiny_student)}
+    exec(lines, names)
+    assert (tmp_path / "runs/mine/nat/adapter").is_dir()
+    assert names["accuracy"] in (0, 1 / 3, 2 / 3, 1)
+    assert len(names["texts"]) == 3 * names["model"].sampling.samples
+    assert all(isinstance(text, str) for text in names["texts"])
+
+
+def test_completion_and_name(capsys: Capture, complaint: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--help"])
+    assert capsys.readouterr().out.startswith("usage: dust2gold")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(cli, "_own_packages_first", lambda: None)
+    assert "shell completion needs shtab, which is not installed" in complaint("--print_completion=shtab-bash")
