@@ -186,13 +186,19 @@ class StudentModule(TrainableModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:  # type: ignore[override]
         """Greedy answers to a batch of questions; a callback, or the end of the test, grades them."""
         samples = self._sample(batch, replace(self.sampling, samples=1, temperature=0.0))
-        self._answers += [(one.token_ids, batch["questions"][one.question_index]["gold"]) for one in samples]
+        if hasattr(self._datamodule, "grader"):
+            self._answers += [(one.token_ids, batch["questions"][one.question_index]["gold"]) for one in samples]
         return samples
+
+    @property
+    def _datamodule(self) -> Any:
+        """The DataModule, which has a tokenizer and a grader; None where there are loaders alone, or no Trainer."""
+        return None if self._trainer is None else self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_test_epoch_end(self) -> None:
         """Logs `test/accuracy` where no callback has: the DataModule has tokenizer and grader."""
         answers, self._answers = self._answers, []
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self._datamodule
         if "test/accuracy" in self.trainer.callback_metrics or not hasattr(data, "grader"):
             return
         texts = data.tokenizer.batch_decode([ids for ids, _ in answers], skip_special_tokens=True) if answers else []
@@ -204,8 +210,8 @@ class StudentModule(TrainableModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:
         """`sampling.samples` answers to each question of a batch; a callback grades and writes them."""
         samples = self._sample(batch, self.sampling)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if samples and self.trainer.predict_loop.return_predictions and hasattr(data, "tokenizer"):
+        data = self._datamodule
+        if samples and hasattr(data, "tokenizer") and self.trainer.predict_loop.return_predictions:
             texts = data.tokenizer.batch_decode([one.token_ids for one in samples], skip_special_tokens=True)
             for one, text in zip(samples, texts, strict=True):
                 one.text = text
