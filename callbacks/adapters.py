@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
 
 from datamodules.components.encoding.tokenizer_identity import TokenizerIdentity
 from datamodules.training import TrainingDataModule
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import recover, write_directory_atomically
+from dust2gold.core.text import say
 from lightning_modules.components.adapters.manifest import add_facts, read_manifest
 from lightning_modules.fully_sharded import gathered
 from lightning_modules.trainable import TrainableModule
+
+_OTHER_WEIGHTS = (ModelPruning, StochasticWeightAveraging, WeightAveraging)
+"""Callbacks that change the whole module, or a copy of it, base included; EMAWeightAveraging is one."""
 
 
 class AdapterWriter(L.Callback):
@@ -35,9 +41,17 @@ class AdapterWriter(L.Callback):
         self.mode = mode
         self.best: float | None = None
         self._encoding: dict[str, Any] = {}
+        self._score: float | None = None  # of the last validation
+        self._step: int | None = None  # the last, once training has ended
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses what another tokenizer or prompt was used to train, and tokens without an embedding."""
+        """Refuses callbacks that train other weights, another tokenizer or prompt, tokens without an embedding."""
+        if found := [callback for callback in trainer.callbacks if isinstance(callback, _OTHER_WEIGHTS)]:  # type: ignore[attr-defined]
+            problem = (
+                f"{type(found[0]).__name__} changes a copy of the whole student, and the adapter would not have it"
+            )
+            remedy = "leave it out; --model.schedule linear or cosine brings the learning rate to 0 at the end"
+            raise InputError(problem, field="trainer.callbacks", remedy=remedy)
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, TrainingDataModule):
             self._encoding = data.encoding
@@ -58,6 +72,14 @@ class AdapterWriter(L.Callback):
         """Restores the best adapter if a process was killed while replacing it."""
         if trainer.is_global_zero and Path(trainer.default_root_dir).is_dir():
             recover(Path(trainer.default_root_dir) / "adapter")
+        self._score, self._step = None, None
+        validates = trainer.enable_validation and (trainer.val_dataloaders is None or sum(trainer.num_val_batches) > 0)
+        for callback in [] if validates else trainer.callbacks:  # type: ignore[attr-defined]
+            metric = getattr(callback, "monitor", None)
+            if callback is not self and str(metric).startswith("val/"):
+                problem = f"{type(callback).__name__} waits for {metric}, and nothing is validated"
+                remedy = "give --data.validation FILES or a --data.validation_fraction, or let it monitor train/loss"
+                raise InputError(problem, field="trainer.callbacks", remedy=remedy)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the adapter if its score is the best so far."""
@@ -66,6 +88,7 @@ class AdapterWriter(L.Callback):
             return
         value = float(score)
         better = self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+        self._score = value
         if better:
             self.best = value
             self._write(trainer, pl_module, "adapter")
@@ -77,6 +100,23 @@ class AdapterWriter(L.Callback):
         found = trainer.strategy.broadcast(there)  # rank 0 writes; others may not see its files
         if self.monitor is None or self.best is None or not found:
             self._write(trainer, pl_module, "adapter")
+        self._step = trainer.global_step
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Says where the adapter is and how good it got, or that there was nothing to train."""
+        path = Path(trainer.default_root_dir) / "adapter"
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if self._step is None:
+            held = f"the adapter of before is in {path}" if path.is_dir() else "no adapter is written"
+            text = f"nothing was trained: max_epochs, max_steps or limit_train_batches leave no step; {held}"
+        elif self.monitor is None or self.best is None:
+            text = f"adapter: {path} (of the last step, {self._step:,}; without validation nobody knows how good it is)"
+        else:
+            text = f"adapter: {path} ({self.monitor} {self.best:.4f}, the best)"
+            if self._score is not None:
+                text += f"; {path}-last: step {self._step:,} ({self._score:.4f})"
+        say(text, sys.stderr)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
         with gathered(pl_module):  # which takes all processes

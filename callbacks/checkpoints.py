@@ -115,9 +115,10 @@ class RunCheckpoint(ModelCheckpoint):
             self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Records the end; the adapters are written by now, for checkpoint callbacks are the last."""
-        super().on_train_end(trainer, pl_module)
-        if trainer.is_global_zero:
+        """Saves and records the end; the adapters are written by now, for checkpoint callbacks are the last."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if trainer.is_global_zero and (checkpoint_directory(trainer) / LAST).is_file():  # fast_dev_run saves none
             mark_finished(checkpoint_directory(trainer))
 
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,6 +20,18 @@ from datamodules.components.table import Example, Examples
 from dust2gold.core.errors import InputError
 
 Collate = Callable[[list[Example], Batch], dict[str, Any]]
+
+_REFUSED: dict[type[L.Callback], tuple[str, str]] = {
+    GradientAccumulationScheduler: (
+        "changes the number of accumulated batches during training",
+        "give a constant --trainer.accumulate_grad_batches",
+    ),
+    BatchSizeFinder: (
+        "changes the number of batches after the learning-rate schedule was made for it",
+        "give --data.tokens_per_batch: as many tokens a batch as fit, whatever their rows",
+    ),
+}
+"""Callbacks that would change what an optimizer step is made of, why not, and what to do instead."""
 
 
 class ResumableDataModule(L.LightningDataModule):
@@ -42,7 +54,7 @@ class ResumableDataModule(L.LightningDataModule):
         if self.trainer is None or self._sampler is None or self.trainer.train_dataloader is None:
             return self._state
         loop, sampler = self.trainer.fit_loop, self._sampler
-        epoch = loop.epoch_progress.current.ready - 1
+        epoch = max(0, loop.epoch_progress.current.ready - 1)  # LearningRateFinder saves before the first
         batch = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         if batch >= loop.max_batches:  # an epoch may be shorter than the loader (trainer.limit_train_batches)
             epoch, batch = epoch + 1, 0
@@ -62,6 +74,11 @@ class ResumableDataModule(L.LightningDataModule):
         self._state = state_dict
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:  # the others read weights alone
             return
+        finds = any(isinstance(callback, LearningRateFinder) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if finds and (state_dict["epoch"] or state_dict["batch"]):  # its own checkpoint is of the start
+            problem = "LearningRateFinder would train from the checkpoint's weights and lose its position"
+            raise InputError(problem, field="trainer.callbacks", remedy="leave it out, or start anew: --ckpt_path none")
+        self._reopen_epoch()
         split = [self.trainer.world_size, self._accumulated()]
         if state_dict["split"] != split:
             self._convert_position(state_dict["split"], split)
@@ -69,6 +86,26 @@ class ResumableDataModule(L.LightningDataModule):
             self.resumed(self._sampler)
         if (fetcher := self.trainer.fit_loop._data_fetcher) is not None:
             iter(fetcher)
+
+    def _reopen_epoch(self) -> None:
+        """Makes of a checkpoint of a run's end one that was saved after its last optimizer step.
+
+        When training ends, in the middle of an epoch too, Lightning counts the epoch as done: a run that goes on would
+        leave its other batches out. A step that the end cut short is begun anew, as its gradients are gone.
+        """
+        assert self.trainer is not None
+        loops = self.trainer._checkpoint_connector._loaded_checkpoint["loops"]["fit_loop"]
+        epoch, batch = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+        if epoch["current"]["processed"] < epoch["current"]["ready"] or not epoch["current"]["ready"]:
+            return
+        for counters in (epoch["current"], epoch["total"]):
+            counters["processed"] = counters["completed"] = counters["started"] - 1
+        cut_short = self._state["batch"] % self._state["split"][1]
+        self._state = {**self._state, "batch": self._state["batch"] - cut_short}
+        for counters in (batch["current"], batch["total"]):
+            for name in counters:
+                counters[name] -= cut_short + (name == "completed")
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     def _convert_position(self, before: list[int], now: list[int]) -> None:
         """Makes the counts of batches, here and in Lightning's counters, those of a run that had this split all along.
@@ -165,10 +202,9 @@ class ResumableDataModule(L.LightningDataModule):
 
     def _accumulated(self) -> int:
         assert self.trainer is not None
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-            problem = "GradientAccumulationScheduler changes the number of accumulated batches during training"
-            remedy = "give a constant --trainer.accumulate_grad_batches"
-            raise InputError(problem, field="trainer.callbacks", remedy=remedy)
+        for kind, (problem, remedy) in _REFUSED.items():
+            if any(isinstance(callback, kind) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+                raise InputError(f"{kind.__name__} {problem}", field="trainer.callbacks", remedy=remedy)
         return self.trainer.accumulate_grad_batches
 
 

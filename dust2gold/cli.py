@@ -99,7 +99,8 @@ verbs:
 {verbs}
 
 dust2gold VERB --help says more. A stage: dust2gold fit --config configs/nat.yaml --print_config
---debug shows the traceback of an error, --version the version."""
+--debug shows the traceback of an error, --version the version, and
+--print_completion=shtab-bash (or shtab-zsh) a script of shell completion."""
 
 
 def dispatch(words: list[str]) -> int:
@@ -117,6 +118,11 @@ def dispatch(words: list[str]) -> int:
         except metadata.PackageNotFoundError:
             print("dust2gold (a checkout that is not installed)")
         return 0
+    if words[0].partition("=")[0] == "--print_completion":
+        if importlib.util.find_spec("shtab") is None:
+            raise InputError("shell completion needs shtab, which is not installed", remedy="pip install shtab")
+        os.environ["JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT"] = "true"  # read when jsonargparse is imported
+        return int(module_of("fit").main(words))
     name = words[0]
     if name not in VERBS:
         raise InputError(f"no verb '{name}'", remedy=f"choose one of {', '.join(VERBS)}")

@@ -79,6 +79,7 @@ class StudentModule(TrainableModule):
         self.stack: AdapterStack | None = None
         self.sample_listeners: list[SampleListener] = []
         self._has_trained = False
+        self._answers: list[tuple[list[int], str]] = []  # of a test: tokens and gold answer
 
     @abstractmethod
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
@@ -172,12 +173,38 @@ class StudentModule(TrainableModule):
     on_predict_start = on_test_start
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:  # type: ignore[override]
-        """Greedy answers to a batch of questions; a callback grades them."""
-        return self._sample(batch, replace(self.sampling, samples=1, temperature=0.0))
+        """Greedy answers to a batch of questions; a callback, or the end of the test, grades them."""
+        samples = self._sample(batch, replace(self.sampling, samples=1, temperature=0.0))
+        if hasattr(self._datamodule, "grader"):
+            self._answers += [(one.token_ids, batch["questions"][one.question_index]["gold"]) for one in samples]
+        return samples
+
+    @property
+    def _datamodule(self) -> Any:
+        """The DataModule, which has a tokenizer and a grader; None where there are loaders alone, or no Trainer."""
+        return None if self._trainer is None else self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def on_test_epoch_end(self) -> None:
+        """Logs `test/accuracy` where no callback has: the DataModule has tokenizer and grader."""
+        answers, self._answers = self._answers, []
+        data = self._datamodule
+        if "test/accuracy" in self.trainer.callback_metrics or not hasattr(data, "grader"):
+            return
+        texts = data.tokenizer.batch_decode([ids for ids, _ in answers], skip_special_tokens=True) if answers else []
+        grades = data.grader.grade_many([(text, gold) for text, (_, gold) in zip(texts, answers, strict=True)])
+        right = sum(verdict == "positive" for verdict, _ in grades)
+        totals = self.trainer.strategy.reduce(torch.tensor([right, len(answers)], device=self.device), reduce_op="sum")
+        self.log("test/accuracy", totals[0] / totals[1])
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:
         """`sampling.samples` answers to each question of a batch; a callback grades and writes them."""
-        return self._sample(batch, self.sampling)
+        samples = self._sample(batch, self.sampling)
+        data = self._datamodule
+        if samples and hasattr(data, "tokenizer") and self.trainer.predict_loop.return_predictions:
+            texts = data.tokenizer.batch_decode([one.token_ids for one in samples], skip_special_tokens=True)
+            for one, text in zip(samples, texts, strict=True):
+                one.text = text
+        return samples
 
     def _sample(self, batch: dict[str, Any], settings: SamplingSettings) -> list[Sample]:
         """All samples of a batch, question by question; listeners get each question's as soon as they are complete."""

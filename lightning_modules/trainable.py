@@ -47,6 +47,7 @@ class TrainableModule(ModuleWithProperties, L.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps
+        self.lr: float | None = None  # what LearningRateFinder found; it looks for this name
         self._step_sums: dict[str, Tensor] = {}  # by name, [2] float64: weighted sum and weight of the optimizer step
 
     def shard(self, transformer: PreTrainedModel, modules: Iterable[nn.Module]) -> None:
@@ -121,6 +122,7 @@ class TrainableModule(ModuleWithProperties, L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up from 0 and then `schedule`."""
         optimizer = self.make_optimizer()
+        self._optimizer_settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
         if self.schedule == BY_EPOCH:
             self.trainer.fit_loop.setup_data()  # with max_steps alone nothing has counted the batches yet
@@ -130,6 +132,20 @@ class TrainableModule(ModuleWithProperties, L.LightningModule):
         else:
             scheduler = get_scheduler(SCHEDULES[self.schedule], optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Applies this run's optimizer settings and schedule where a checkpoint has brought those of its own run.
+
+        So does a learning rate that was searched for.
+        """
+        for scheduler in [config.scheduler for config in self.trainer.lr_scheduler_configs]:
+            if (self.trainer.ckpt_path is None and self.lr is None) or not isinstance(scheduler, LambdaLR):
+                continue
+            groups = zip(scheduler.optimizer.param_groups, self._optimizer_settings, scheduler.lr_lambdas, strict=True)
+            for group, settings, factor in groups:
+                rate = settings["lr"] = self.lr or settings["lr"]
+                group.update({**settings, "initial_lr": rate, "lr": rate * factor(scheduler.last_epoch)})
+            scheduler.base_lrs = [settings["lr"] for settings in self._optimizer_settings]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what trains, drops the base and the frozen adapters."""

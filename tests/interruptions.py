@@ -46,6 +46,13 @@ class KillValidation(_Countdown):
             raise Killed
 
 
+class Stop(_Countdown):
+    """Ends training early and in order, as EarlyStopping and Timer do."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        trainer.should_stop |= self.due()
+
+
 class KillPrediction(_Countdown):
     """Stops `predict` as Ctrl-C does, or `by_signal` before the last batch, whose first question is still written."""
 

@@ -23,7 +23,7 @@ from lightning_modules.nat import NATModel
 from lightning_modules.nce import NCEModel
 from lightning_modules.negative import NegativeModel
 from lightning_modules.rank import RankModel
-from tests.interruptions import Kill, Killed, KillValidation, Log
+from tests.interruptions import Kill, Killed, KillValidation, Log, Stop
 from tests.records import rationale, write_held, write_positive
 from tests.weights import check_same
 
@@ -154,6 +154,62 @@ KILLS: dict[str, tuple[list[int], dict[str, Any]]] = {
 def test_resumed_run_is_the_undisturbed_run(fit: Fit, tmp_path: Path, case: str) -> None:
     kills, settings = KILLS[case]
     check_resumed(fit, tmp_path, "negative", kills, **settings)
+
+
+EPOCHS, TEN = {"max_epochs": 3}, {"max_epochs": -1, "max_steps": 10}
+ENDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "in an epoch": ({"max_steps": 3}, TEN, {}),
+    "at an epoch's end": ({"max_steps": 6}, TEN, {}),
+    "at the second epoch's end": ({"max_steps": 12}, EPOCHS, {}),
+    "steps, then epochs": ({"max_steps": 3}, EPOCHS, {}),
+    "epochs, then steps": ({"max_epochs": 1}, TEN, {}),
+    "epochs, then epochs": ({"max_epochs": 1}, EPOCHS, {"every": 4}),
+    "after another checkpoint": ({"max_steps": 7}, TEN, {"every": 4}),
+    "at a checkpoint": ({"max_steps": 7}, TEN, {"every": 7}),
+    "accumulated gradients": ({"max_steps": 2}, TEN, {"accumulate_grad_batches": 2}),
+    "accumulation that does not divide": ({"max_steps": 3}, TEN, {"accumulate_grad_batches": 4}),
+    "in a shortened epoch": ({"max_steps": 2}, TEN, {"limit_train_batches": 4}),
+    "at a shortened epoch's end": ({"max_steps": 4}, TEN, {"limit_train_batches": 4}),
+    "at a validation": ({"max_steps": 3}, TEN, {"val_check_interval": 3}),
+    "validation counted in steps": ({"max_steps": 4}, TEN, {"val_check_interval": 4, "check_val_every_n_epoch": None}),
+    "without validation": ({"max_steps": 6}, TEN, {"limit_val_batches": 0}),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_a_finished_run_goes_on_as_if_it_had_not_ended(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.setitem(COMMON, "schedule", "constant")  # the others know the number of steps
+    first, then, settings = ENDS[case]
+    settings = {"every": 200, **settings}
+    whole = fit("whole", "negative", **settings, **then)
+    begun = fit("resumed", "negative", **settings, **{"max_epochs": -1, **first})
+    ended = fit("resumed", "negative", seed=3, **settings, **then)
+    assert begun.batches + ended.batches == whole.batches
+    assert begun.scores + ended.scores == whole.scores
+    check_same(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_another_rate_and_length_of_the_schedule_are_applied(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit("run", "negative", max_epochs=-1, max_steps=3)
+    other = {"optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=0.5), "schedule": "linear"}
+    monkeypatch.setattr("tests.test_resume.COMMON", {**COMMON, **other})
+    rates: list[float] = []
+    note = L.pytorch.callbacks.LambdaCallback(
+        on_train_batch_start=lambda trainer, *_: rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+    )
+    fit("run", "negative", note, max_epochs=-1, max_steps=10)
+    assert rates == [0.5 * (10 - step) / 8 for step in range(3, 10)]  # two steps of warm-up
+
+
+@pytest.mark.parametrize("batches", [3, 7])
+def test_an_optimizer_step_that_an_early_end_cut_short_is_begun_anew(fit: Fit, batches: int) -> None:
+    whole = fit("whole", "negative", accumulate_grad_batches=2, every=200)
+    begun = fit("resumed", "negative", Stop(batches), accumulate_grad_batches=2, every=200)
+    ended = fit("resumed", "negative", accumulate_grad_batches=2, every=200)
+    assert len(begun.batches) == batches
+    assert begun.batches[:-1] + ended.batches == whole.batches
 
 
 @pytest.mark.parametrize("stage", ["nat", "nce", "rank"])

@@ -64,13 +64,14 @@ def fit_provenance(config: Mapping[str, Any], processes: int = 1) -> Provenance:
     )
 
 
-def find_checkpoint(directory: Path, made: Provenance | None, *, finished: bool = False) -> Path | None:
+def find_checkpoint(directory: Path, made: Provenance, *, finished: bool = False, others: bool = False) -> Path | None:
     """The checkpoint to go on from, `last.ckpt` or, if that is damaged, the one before it. Says on stderr what it does.
 
     Args:
         directory: Of the checkpoints.
-        made: What the run makes its adapter from; None takes any checkpoint, also one of a finished run.
+        made: What the run makes its adapter from.
         finished: Whether a finished run will do, too, if it was to make the same.
+        others: Whether any checkpoint will do; what it was trained with otherwise is named.
     """
     for path in (directory / LAST, directory / PREVIOUS):
         if not path.is_file():
@@ -80,15 +81,17 @@ def find_checkpoint(directory: Path, made: Provenance | None, *, finished: bool 
         except DamagedCheckpointError as error:
             _say(f"warning: {path}: {error.problem}")
             continue
-        if made is not None and ((is_finished(directory) and not finished) or not _fits(checkpoint, made, path)):
+        changed = made.differences(checkpoint.get(PROVENANCE_KEY) or {})
+        if not others and ((is_finished(directory) and not finished) or not _fits(changed, path)):
             return None
         _say(f"resuming from step {int(checkpoint['global_step']):,} ({path})")
+        if others and changed:
+            _say(f"from here on with other settings than it was trained with: {', '.join(changed)}")
         return path
     return None
 
 
-def _fits(checkpoint: dict[str, Any], made: Provenance, path: Path) -> bool:
-    changed = made.differences(checkpoint.get(PROVENANCE_KEY) or {})
+def _fits(changed: list[str], path: Path) -> bool:
     if changed == [_STEP]:
         return True  # meant to go on: the DataModule refuses, and says which numbers would do
     if changed:

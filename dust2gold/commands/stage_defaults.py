@@ -68,7 +68,8 @@ def with_defaults(config: Namespace) -> Namespace:
     given = config.trainer.callbacks or []
     given = given if isinstance(given, list) else [given]
     arguments = {**_ARGUMENTS, **({_WRITER: {"init_args": {"monitor": None}}} if config.adapter == "last" else {})}
-    config.trainer.callbacks = _with_default_callbacks(model.class_path, given, config.without_callbacks, arguments)
+    without = [*config.without_callbacks, *(["LearningRateMonitor"] if config.trainer.logger is False else [])]
+    config.trainer.callbacks = _with_default_callbacks(model.class_path, given, without, arguments)
     for callback in config.trainer.callbacks:
         if callback.class_path == _WRITER and (callback.init_args.monitor is None) != (config.adapter == "last"):
             problem = f"is '{config.adapter}', and AdapterWriter's monitor is {callback.init_args.monitor}"

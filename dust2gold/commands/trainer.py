@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, use_checked_checkpoints
@@ -48,7 +49,7 @@ _STAGE_HELP = (
 )
 _CKPT_PATH_HELP = (
     "Checkpoint to go on from. By default that of an unfinished run with the same settings; same: of a finished one, "
-    "too; last: the last one, whatever it was trained with; none: begin anew; or a path."
+    "too; last: the last one, whatever it was trained with (what has changed is named); none: begin anew; or a path."
 )
 
 
@@ -57,7 +58,8 @@ class ConfigWriter(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Asks every process for the directory, which they agree on, then writes on the first."""
-        self._directory = Path(trainer.log_dir or trainer.default_root_dir)
+        own = isinstance(trainer.logger, (TensorBoardLogger, CSVLogger))  # others name a directory that runs share
+        self._directory = Path((own and trainer.log_dir) or trainer.default_root_dir)
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -90,7 +92,7 @@ class StageCLI(LightningCLI):
             save_config_callback=ConfigWriter,
             save_config_kwargs={"save_to_log_dir": False},
             parser_class=StageParser,
-            parser_kwargs={**quiet, **(dict.fromkeys(self.subcommands(), quiet) if run else {})},
+            parser_kwargs={**quiet, "prog": "dust2gold", **(dict.fromkeys(self.subcommands(), quiet) if run else {})},
             args=list(args),
             run=run,
         )
@@ -165,8 +167,8 @@ class StageCLI(LightningCLI):
         for keeper in keepers:
             keeper.made = made
         if options.ckpt_path in ("last", "same") or (options.ckpt_path is None and keepers):
-            alike = None if options.ckpt_path == "last" else made
-            options.ckpt_path = find_checkpoint(directory, alike, finished=options.ckpt_path == "same")
+            finished, others = options.ckpt_path == "same", options.ckpt_path == "last"
+            options.ckpt_path = find_checkpoint(directory, made, finished=finished, others=others)
         elif options.ckpt_path == "none":
             options.ckpt_path = None
         self._find_checkpoint("leave it out: fit goes on from where it was stopped")

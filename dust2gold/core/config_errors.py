@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dust2gold.core.configs import config_files, read_yaml, with_found_configs
+from dust2gold.core.configs import config_files, find_config, read_yaml, with_found_configs
 from dust2gold.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def find_option(keys: Sequence[str], words: Sequence[str]) -> tuple[str | None, 
         return None, None
     for name in reversed(config_files(words)):
         waiting = list(keys)
-        for number, line in enumerate(Path(name).read_text(encoding="utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(find_config(name).read_text(encoding="utf-8-sig").splitlines(), 1):
             if waiting and re.match(rf"[\s-]*{re.escape(waiting[0])}\s*:", line):
                 waiting.pop(0)
                 if not waiting:

@@ -75,6 +75,7 @@ _KNOWN = (
         "mend config.json, or fetch the student again",
         "its weights have other shapes than its config.json says, see above",
     ),
+    _Known("RuntimeError", "Early stopping conditioned on metric", "let it monitor one of these metrics"),
     _Known("MisconfigurationException", "", "mend the options of trainer: dust2gold fit --help lists them"),
 )
 

@@ -7,6 +7,7 @@ them here; `tables.py` adds the other rows of the paper's tables.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from shlex import quote
 
 from dust2gold.core.configs import find_config
@@ -180,9 +181,11 @@ def method_stages(settings: RunSettings) -> list[Stage]:
 
 
 def data_stage(settings: RunSettings) -> Stage:
-    """D_pos, D_neg and the test questions: of generated problems, or of files of MATH."""
+    """D_pos, D_neg and the test questions: of generated problems, or of files."""
     run, source = quote(settings.run), quote(settings.train_source)
     if settings.test_data is None:
+        if settings.columns or settings.test_columns:
+            raise InputError("are given, and problems are generated", field="columns", remedy="give test_data, too")
         return Stage(
             "data",
             "a seeded teacher solves generated problems, slips included; its answers are graded into D_pos and D_neg",
@@ -201,13 +204,26 @@ def data_stage(settings: RunSettings) -> Stage:
         "data",
         "the teacher's samples, graded into D_pos and D_neg by string comparison (reference)",
         (
-            f"prepare --input {quote(teacher)} --format tdg --source {source} {limit} --output {run}/data",
-            f"prepare --input {quote(settings.test_data)} --format math --source math {limit} --output {run}/test",
+            f"prepare --input {quote(teacher)} {train_format(settings)} --source {source} {limit} --output {run}/data",
+            f"prepare --input {quote(settings.test_data)} {_format(settings.test_format, settings.test_columns)} "
+            f"--source {quote(settings.test_source)} {limit} --output {run}/test",
         ),
         inputs=(teacher, settings.test_data),
         directories=("data", "test"),
         outputs=("data", "test"),
     )
+
+
+def train_format(settings: RunSettings) -> str:
+    """How `prepare` reads the teacher's samples."""
+    return _format(settings.train_format, settings.columns)
+
+
+def _format(name: str, columns: Mapping[str, str] | None) -> str:
+    """How `prepare` reads a file: by a publisher's format, or by its columns."""
+    if not columns:
+        return f"--format {quote(name)}"
+    return " ".join(["--columns", *(quote(f"{ours}={theirs}") for ours, theirs in columns.items())])
 
 
 def teacher_data(settings: RunSettings) -> str:

@@ -12,7 +12,7 @@ from dust2gold.core.errors import InputError
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The values of a run. A file that names `test_data` reads MATH's files; otherwise problems are generated."""
+    """The values of a run. A file that names `test_data` reads data of files; otherwise problems are generated."""
 
     run: str  # the run directory; the report names the run's rows after the directories in it
     student: str = "embedded"  # a Hugging Face directory, a hub name, or `embedded`
@@ -27,10 +27,17 @@ class RunSettings:
     rank_base: str | None = None  # what M_rank reads with; null: the student
     rank_encoder: bool = False  # whether that is an encoder, named as a path
     rank_data: tuple[str, ...] = ("samples/samples.jsonl", "data/solutions.jsonl")  # M_rank's, of the run directory
+    # Options added to the first command of a stage, which trains or samples: {nat: --model.lora.r 16}.
+    options: dict[str, str] | None = None
     tables: bool = False  # whether the other rows of the paper's tables are made too
     teacher_data: str | None = None  # the teacher's samples; null: those of the generated problems
+    train_format: str = "tdg"  # their publisher's
+    columns: dict[str, str] | None = None  # or what they call their columns: {question: problem, gold: answer, …}
     train_source: str = "demo-train"  # the name of the training data
-    test_data: str | None = None  # MATH's test set; null: problems are generated
+    test_data: str | None = None  # the test set; null: problems are generated
+    test_format: str = "math"
+    test_columns: dict[str, str] | None = None
+    test_source: str = "math"  # the name of the test set
     questions: int | None = None  # prepare only the first so many questions of each of these files
     data_seed: int = 0  # of the generated problems and of the teacher
     train_questions: int = 1500  # generated ones

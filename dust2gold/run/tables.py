@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from shlex import quote
 
-from dust2gold.run.method import ABOUT, RIGHT, Commands, data_stage, method_stages, teacher_data
+from dust2gold.core.errors import InputError
+from dust2gold.run.method import ABOUT, RIGHT, Commands, data_stage, method_stages, teacher_data, train_format
 from dust2gold.run.settings import RunSettings
 from dust2gold.run.stage import Stage
 
@@ -20,7 +22,17 @@ GENERATED = {
 def run_stages(settings: RunSettings) -> list[Stage]:
     """All stages that a run's settings ask for."""
     rows = table_stages(settings) if settings.tables else []
-    return [*other_tests(settings), *method_stages(settings), *rows, data_stage(settings)]
+    stages = [*other_tests(settings), *method_stages(settings), *rows, data_stage(settings)]
+    more = settings.options or {}
+    if unknown := more.keys() - {stage.name for stage in stages}:
+        remedy = f"stages: {', '.join(stage.name for stage in stages)}"
+        raise InputError(f"no stage '{min(unknown)}'", field="options", remedy=remedy)
+    return [
+        replace(stage, commands=(f"{stage.commands[0]} {more[stage.name]}", *stage.commands[1:]))
+        if stage.name in more
+        else stage
+        for stage in stages
+    ]
 
 
 def table_stages(settings: RunSettings) -> list[Stage]:
@@ -64,7 +76,7 @@ def _nat_on(make: Commands, name: str, data: str, options: str, positive: str) -
         name,
         ABOUT[name],
         (
-            f"prepare --input {quote(teacher_data(settings))} --format tdg --source {source} {options} "
+            f"prepare --input {quote(teacher_data(settings))} {train_format(settings)} --source {source} {options} "
             f"--output {run}/{data}",
             make.fit("neg", f"{run}/{data}/negative.jsonl", f"{root}/neg"),
             make.fit("nat", positive, root, f"--model.negative {root}/neg/adapter"),

@@ -15,7 +15,8 @@ STATE = {"epoch": 1, "batch": 8, "planned": 12, "split": [1, 4]}
 def module(world: int, accumulate: int, limit: int | float = 1.0) -> tuple[ResumableDataModule, dict[str, Any]]:
     """A DataModule under a Trainer that has read a checkpoint of `STATE`, and the checkpoint's counters of batches."""
     counters = {"current": {"processed": 8, "completed": 7}, "total": {"processed": 20, "completed": 19}}
-    checkpoint = {"loops": {"fit_loop": {"epoch_loop.batch_progress": counters}}}
+    epochs = {"current": {"processed": 1, "ready": 2}}
+    checkpoint = {"loops": {"fit_loop": {"epoch_loop.batch_progress": counters, "epoch_progress": epochs}}}
     data: Any = ResumableDataModule(seed=0, num_workers=0)
     data.trainer = SimpleNamespace(
         state=SimpleNamespace(fn=TrainerFn.FITTING),

@@ -69,6 +69,11 @@ class LoraSettings:
     use_rslora: bool = False
     peft_settings: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            problem = f"must be at least 0 and below 1, found {self.dropout}"
+            raise InputError(problem, field="model.lora.dropout", remedy="1 would let nothing through (paper: 0.05)")
+
     def peft(self) -> LoraConfig:
         """The same as a PEFT config."""
         return LoraConfig(

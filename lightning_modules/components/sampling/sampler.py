@@ -36,6 +36,7 @@ class Sample:
         tokens: Number of generated tokens, EOS included.
         seed: Seed of its random numbers (unused by greedy decoding).
         finished: Whether it ended in EOS and not at the cap.
+        text: What it says, where `Trainer.predict` returns it.
     """
 
     question_index: int
@@ -45,6 +46,7 @@ class Sample:
     tokens: int
     seed: int
     finished: bool
+    text: str | None = None
 
 
 @torch.inference_mode()

@@ -49,7 +49,8 @@ def test_another_version_begins_anew(checkpoint: Path, capsys: Capture, monkeypa
     )
     assert find_checkpoint(checkpoint.parent, made(2, 4)) is None
     assert "other settings (version of peft)" in capsys.readouterr().err
-    assert find_checkpoint(checkpoint.parent, None) == checkpoint
+    assert find_checkpoint(checkpoint.parent, made(2, 4), others=True) == checkpoint
+    assert "with other settings than it was trained with: version of peft" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("split", [(8, 1), (1, 8), (4, 2)])

@@ -52,6 +52,40 @@ def test_data_of_files() -> None:
             stages(**wrong)
 
 
+def test_data_by_columns() -> None:
+    columns = {"columns": {"question": "my problem", "samples": "generations"}, "test_columns": {"gold": "answer"}}
+    data = stages(test_data="t.jsonl", teacher_data="x.jsonl", test_source="mine", **columns)["data"]
+    assert [as_typed(words).split("--output")[0] for words in data.words] == [
+        "python cli.py prepare --input x.jsonl --columns 'question=my problem' samples=generations "
+        "--source demo-train ",
+        "python cli.py prepare --input t.jsonl --columns gold=answer --source mine ",
+    ]
+    by_format = stages(test_data="t.jsonl", teacher_data="x.jsonl", test_format="gsm8k", train_format="records")["data"]
+    assert ["--format records" in by_format.commands[0], "--format gsm8k" in by_format.commands[1]] == [True, True]
+    with pytest.raises(InputError, match="problems are generated"):
+        stages(**columns)
+
+
+def test_options_of_a_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(setting: str, status: int) -> str:
+        assert cli.main(["run", "--config", "configs/demo.yaml", "--dry-run", "--set", setting]) == status
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    assert told("options.nat=--model.lora.r 16 --trainer.max_epochs 2", 0).count("same --model.lora.r 16") == 1
+    assert "no stage 'nta'" in told("options.nta=--model.lora.r 16", 1)
+
+
+def test_the_usual_case(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "--config", "configs/single_gpu.yaml", "--dry-run"]
+    for name in ("teacher", "test"):
+        Path(f"{name}.jsonl").write_text("{}\n")
+    assert cli.main([*words, "--set", "student=embedded", "--set", "columns.gold=final"]) == 0
+    found = capsys.readouterr().out
+    assert "--columns question=problem gold=final samples=generations --source mine" in found
+    assert "--config configs/nce.yaml --config configs/single_gpu/student.yaml --model.student embedded" in found
+
+
 def test_a_stage_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "--config", "configs/demo.yaml", "--stages", str(REPOSITORY / "examples/own_stage.py"), "--dry-run"]
     assert cli.main(words) == 0
