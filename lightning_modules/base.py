@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from tqdm import tqdm
 
@@ -195,6 +196,13 @@ class StudentModule(TrainableModule):
         right = sum(verdict == "positive" for verdict, _ in grades)
         totals = self.trainer.strategy.reduce(torch.tensor([right, len(answers)], device=self.device), reduce_op="sum")
         self.log("test/accuracy", totals[0] / totals[1])
+
+    def on_test_end(self) -> None:
+        """Fills in the metric of TensorBoard's page of hyperparameters."""
+        accuracy = self.trainer.callback_metrics.get("test/accuracy")
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger) and accuracy is not None:
+                logger.log_metrics({"hp_metric": float(accuracy)})
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Sample]:
         """`sampling.samples` answers to each question of a batch; a callback grades and writes them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -43,12 +44,25 @@ class TrainableModule(ModuleWithProperties, L.LightningModule):
         if schedule not in SCHEDULES:
             remedy = f"choose one of {', '.join(SCHEDULES)}"
             raise InputError(f"unknown schedule '{schedule}'", field="model.schedule", remedy=remedy)
+        self._note_settings()
         self.strict_loading = False  # checkpoints hold what was trained, never the base
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps
         self.lr: float | None = None  # what LearningRateFinder found; it looks for this name
         self._step_sums: dict[str, Tensor] = {}  # by name, [2] float64: weighted sum and weight of the optimizer step
+
+    def _note_settings(self) -> None:
+        """Keeps the constructor's arguments as plain values, for loggers and for `load_from_checkpoint`.
+
+        The command line gives them so, the optimizer too; what Python gives is written the same way, without it.
+        """
+        self.save_hyperparameters()
+        if "_instantiator" in self.hparams:
+            return
+        given = {name: value for name, value in self.hparams.items() if name != "optimizer"}
+        self.hparams.clear()
+        self.save_hyperparameters({**_plain(given), "_instantiator": "lightning.pytorch.cli.instantiate_module"})
 
     def shard(self, transformer: PreTrainedModel, modules: Iterable[nn.Module]) -> None:
         """Shards, where the strategy is FSDP2's, a transformer, as it is called, and trainable modules outside it."""
@@ -164,6 +178,21 @@ class TrainableModule(ModuleWithProperties, L.LightningModule):
         if differ:
             problem = f"the checkpoint does not fit this stage ({len(differ)} parameters differ, e.g. {min(differ)})"
             raise InputError(problem, remedy="use the settings it was trained with, or start over without --ckpt_path")
+
+
+def _plain(value: Any) -> Any:
+    """Settings as a config file writes them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        kind = type(value)
+        return (
+            own
+            if kind.__base__ is object
+            else {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": own}
+        )
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _cosine_by_epoch(warmup: int, steps_an_epoch: int, epochs: int, step: int) -> float:

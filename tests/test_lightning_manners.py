@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.loggers.logger import Logger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks.checkpoint_files import read_checkpoint
 from dust2gold import cli
+from lightning_modules.negative import NegativeModel
 from tests.records import write_asked, write_held, write_positive
 from tests.weights import check_same, weights
 from tests.words import REPOSITORY, stage_words
@@ -156,6 +158,24 @@ def test_the_lines_of_the_readme(tiny_student: Path, tmp_path: Path, words: Word
     assert names["accuracy"] in (0, 1 / 3, 2 / 3, 1)
     assert len(names["texts"]) == 3 * names["model"].sampling.samples
     assert all(isinstance(text, str) for text in names["texts"])
+
+
+def test_a_checkpoint_of_the_command_line_builds_its_module(words: Words, tmp_path: Path) -> None:
+    assert cli.main(words("run", "--model.optimizer AdamW --model.optimizer.lr 0.02")) == 0
+    module = NegativeModel.load_from_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    assert module.make_optimizer().param_groups[0]["lr"] == 0.02
+    state = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in state.items())
+
+
+def test_the_page_of_hyperparameters_shows_the_accuracy(tiny_student: Path, tmp_path: Path) -> None:
+    asked = write_asked(tmp_path / "asked.jsonl", 3)
+    words = stage_words("test", "neg", tiny_student, tmp_path / "run", f"--data.questions {asked}")
+    assert cli.main(words) == 0
+    [file] = (tmp_path / "run").rglob("events.*")
+    logged = EventAccumulator(str(file)).Reload()
+    assert [event.value for event in logged.Scalars("hp_metric")][-1] == logged.Scalars("test/accuracy")[-1].value
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(logged.summary_metadata)
 
 
 def test_completion_and_name(capsys: Capture, complaint: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

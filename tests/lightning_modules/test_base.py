@@ -201,3 +201,17 @@ def test_questions_are_answered(
     (trainer := quiet_trainer(tmp_path, max_steps=1)).fit(module, loader(make_batch()))
     trainer.test(module, loader(questions))
     assert untrained not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["negative", "nat", "nce", "ul", "redi", "dpo", "opd"])
+def test_a_checkpoint_builds_its_module(make_stage: Any, pairs: Any, tmp_path: Path, name: str) -> None:
+    module = make_stage(name, dtype="bfloat16" if name == "negative" else "float32")
+    trainer = quiet_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    trainer.fit(module, loader(pairs))
+    trainer.save_checkpoint(tmp_path / "checkpoint")
+    found = type(module).load_from_checkpoint(tmp_path / "checkpoint")
+    assert found.hparams == module.hparams
+    assert found.lora == module.lora
+    loaded = dict(found.named_parameters())
+    assert all(torch.equal(loaded[name], p) for name, p in module.named_parameters())
+    assert type(module).load_from_checkpoint(tmp_path / "checkpoint", warmup_steps=7).warmup_steps == 7
