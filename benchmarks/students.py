@@ -92,18 +92,21 @@ def flops_per_token(model: PreTrainedModel, sequence: int) -> float:
 def rates_of(
     found: Mapping[str, Timing], model: PreTrainedModel, options: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Tokens per second of each variant and, on a GPU of `PEAKS`, MFU: the base model's work over the GPU's peak."""
-    tokens = options.batch * options.sequence
-    rates = {name: {"tokens_per_second": round(tokens / timing.median, 1)} for name, timing in found.items()}
+    """What `rate_of` says of each variant; prints it, too."""
+    rates = {name: rate_of(timing, model, options) for name, timing in found.items()}
+    for name, rate in rates.items():
+        mfu = f", MFU {rate['mfu']:.3f}" if "mfu" in rate else ""
+        print(f"{name}: {rate['tokens_per_second']:.0f} tokens/s{mfu}")
+    return rates
+
+
+def rate_of(timing: Timing, model: PreTrainedModel, options: argparse.Namespace) -> dict[str, float]:
+    """Tokens per second and, on a GPU of `PEAKS`, MFU: the base model's work over the GPU's peak."""
+    speed = options.batch * options.sequence / timing.median
     gpu = torch.cuda.get_device_name(options.device) if torch.device(options.device).type == "cuda" else ""
     peak = next((peak for part, peak in PEAKS.items() if part in gpu), None)
-    for name, rate in rates.items():
-        text = f"{name}: {rate['tokens_per_second']:.0f} tokens/s"
-        if peak is not None:
-            rate["mfu"] = round(rate["tokens_per_second"] * flops_per_token(model, options.sequence) / peak, 4)
-            text += f", MFU {rate['mfu']:.3f}"
-        print(text)
-    return rates
+    mfu = {} if peak is None else {"mfu": round(speed * flops_per_token(model, options.sequence) / peak, 4)}
+    return {"tokens_per_second": round(speed, 1), **mfu}
 
 
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
