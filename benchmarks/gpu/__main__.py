@@ -1,6 +1,6 @@
 """Checks and measures this project on a CUDA card, or with `--dry-run`, tiny, on a CPU.
 
-    python -m benchmarks.gpu --student models/smollm2 | tee gpu.txt
+    python -m benchmarks.gpu --student models/smollm2-135m-instruct | tee gpu.txt
     python -m benchmarks.gpu --only llama,sample --budget 300
 
 Each step is a process of its own with a time limit: one that fails, hangs or runs out of memory loses nothing of the
@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 STEPS = {  # name → module and seconds it may take; Python alone takes 15 to 25 of them on a cold machine
     "env": ("checks", 60),
@@ -34,6 +35,7 @@ STEPS = {  # name → module and seconds it may take; Python alone takes 15 to 2
     "sample": ("speed", 150),
     "compiled": ("speed", 150),
 }
+NO_CARD = 2  # exit status
 LEAST = 40  # seconds with which a step is begun
 GRACE = 10  # seconds that a step has after its deadline to end by itself
 
@@ -61,7 +63,10 @@ def run(name: str, options: argparse.Namespace) -> int:
     from benchmarks.gpu.step import Step
 
     if not options.dry_run and not torch.cuda.is_available():
-        sys.exit("torch finds no CUDA card here\n  --dry-run tries everything on the CPU, with tiny sizes")
+        print(
+            "torch finds no CUDA card here\n  --dry-run tries everything on the CPU, with tiny sizes", file=sys.stderr
+        )
+        return NO_CARD
     step = Step(name, options.output, options.deadline, options.dry_run, options.student)
     with step.attempt(name):
         getattr(import_module(f"benchmarks.gpu.{STEPS[name][0]}"), name)(step)
@@ -84,9 +89,11 @@ def drive(names: Sequence[str], options: argparse.Namespace) -> int:
             row["note"] = f"{time.time() - begun:.0f} s" if met is not None else "no time left"
             with results.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
-            if met is False:
+            if met is False:  # what it last said
                 log = (options.output / f"{name}.log").read_text(encoding="utf-8", errors="replace")
                 print(f"{name} ended with status {status}:", log[-1000:], sep="\n", flush=True)
+            if status == NO_CARD:
+                break
     finally:
         rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
         show_table(rows)
@@ -112,15 +119,14 @@ def execute(name: str, deadline: float, options: argparse.Namespace) -> int | st
             process.wait()
 
 
-def show_table(rows: list[dict[str, object]]) -> None:
+def show_table(rows: list[dict[str, Any]]) -> None:
     """All figures, one a line."""
     from benchmarks.harness import show
 
-    marks = {True: "yes", False: "NO", None: ""}
+    met = {True: "yes", False: "NO", None: ""}
     cells = [
-        [*(row[k] for k in ("step", "figure", "value", "unit", "bound")), marks[row["met"]], row["note"]]
-        for row in rows
-    ]  # type: ignore[index]
+        [*(row[k] for k in ("step", "figure", "value", "unit", "bound")), met[row["met"]], row["note"]] for row in rows
+    ]
     show(["step", "figure", "value", "unit", "bound", "met", "note"], cells)
 
 

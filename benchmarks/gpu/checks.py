@@ -61,8 +61,9 @@ def unit(step: Step) -> None:
                 name: nat_step.build(name, base, batch, options) for name in (nat_step.OURS, nat_step.REFERENCE)
             }
             for path, layer in reference.stack.lora_layers(POSITIVE).items():
-                x = torch.randn(2, step.size(512, 20), layer.in_features, device=step.device)
-                upstream = torch.randn(*x.shape[:2], layer.out_features, device=step.device)
+                rows = 2, step.size(512, 20)  # [B, T]
+                x = torch.randn(*rows, int(layer.in_features or 0), device=step.device)
+                upstream = torch.randn(*rows, int(layer.out_features or 0), device=step.device)
                 exact = layer_results(step, reference, path, x.double(), upstream, torch.float64)
                 for dtype, bound in zip(Precisions, (2e-5, 5e-2), strict=True):
                     errors = {}
@@ -83,10 +84,10 @@ def layer_results(
     x = x.clone().requires_grad_()
     variant.optimizer.zero_grad()
     with step.autocast(dtype):
-        out = variant.stack.lora_layers(POSITIVE)[path](x)
+        out: Tensor = variant.stack.lora_layers(POSITIVE)[path](x)  # type: ignore[operator]  # a layer is a Module, too
     out.backward(upstream.to(out.dtype))
-    gradients = {n: p.grad for n, p in variant.stack.named_parameters() if p.grad is not None}
-    return {"output": out, "input": x.grad, **gradients}  # type: ignore[dict-item]
+    leaves = {"input": x, **dict(variant.stack.named_parameters())}
+    return {"output": out, **{name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}}
 
 
 def label(dtype: torch.dtype) -> str:
@@ -126,7 +127,7 @@ def head_errors(step: Step, what: str, weight: Tensor, states: Tensor, dtype: to
         exact_kl = (z_negative.softmax(-1) * difference).sum(-1)
         (exact_gradient,) = torch.autograd.grad((exact_kd - exact_log_p).sum(), exact)
         pairs = {"log P": (log_p, exact_log_p), "KD": (kd, exact_kd), "gradient": (gradient, exact_gradient)}
-        pairs["KL"] = (taught.divergence, exact_kl)  # type: ignore[assignment]
+        pairs["KL"] = (taught.divergence, exact_kl)
         worst, where = max((distance(*pair), name) for name, pair in pairs.items())
         bound = 1e-4 if dtype == torch.float32 else 2e-3
         step.emit(f"{what}, T={temperature:g}, worst", worst, at_most=bound, note=where)
@@ -232,4 +233,5 @@ def logprob_error(exact: Any, prompt: Tensor, sample: Sample, task: Task) -> flo
     """How far a sample's log-probability a token is from the exact model's."""
     tokens = torch.tensor(whole(sample, task), device=prompt.device)  # [T]
     log_p = exact(torch.cat([prompt, tokens])[None]).logits[0, len(prompt) - 1 : -1].log_softmax(-1)  # [T, V]
-    return abs(log_p.gather(-1, tokens[:, None]).sum().item() - sample.logprob) / len(tokens)
+    error: float = abs(log_p.gather(-1, tokens[:, None]).sum().item() - sample.logprob)
+    return error / len(tokens)

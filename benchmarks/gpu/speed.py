@@ -6,6 +6,8 @@ import argparse
 import random
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -104,12 +106,12 @@ def kernels(step: Step, title: str, base: PreTrainedModel, options: argparse.Nam
     variant = nat_step.build(name, base, random_batch(base, options.batch, options.sequence), options)
     variant.step()
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         begun = time.perf_counter()
         variant.step()
         torch.cuda.synchronize()
         seconds = time.perf_counter() - begun
-    events = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    events = [e for e in found.events() if e.device_type.name == "CUDA"]
     busy = sum(e.device_time for e in events) / 1e6
     step.emit(f"{title}: share of a step in which the card works", busy / seconds, note=f"{len(events)} kernels")
 
@@ -118,7 +120,8 @@ def small_student(step: Step) -> tuple[PreTrainedModel, str]:
     """The real SmolLM2 where the user has it, else its shape with random weights; in a dry run the embedded student."""
     student = step.student or step.size(None, "embedded")
     if student:
-        return load_base(student, "bfloat16").to(step.device), step.size("SmolLM2", student)
+        base = load_base(student, "bfloat16")
+        return base.to(step.device), step.size("SmolLM2", student)  # type: ignore[arg-type]
     return build_student("smollm2", step.device, torch.bfloat16, layers=30), "SmolLM2's shape"
 
 
@@ -150,8 +153,10 @@ def draw_samples(step: Step, task: sampling.Task, title: str, both: bool) -> Non
         each = sample_each(task.model, ids, mask, names, task.eos, task.pad, task.settings)
         return sum(one.tokens for question in each for one in question)
 
-    runs = {"ours": ours, **({"generate": lambda: sampling.generate(task, ids, mask)} if both else {})}
-    for name, run in step.in_time(runs.items()):
+    runs: list[tuple[str, Callable[[], int]]] = [("ours", ours)]
+    if both:
+        runs.append(("generate", partial(sampling.generate, task, ids, mask)))
+    for name, run in step.in_time(runs):
         begun = time.perf_counter()
         with step.autocast():
             tokens = run()

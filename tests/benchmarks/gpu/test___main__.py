@@ -67,13 +67,20 @@ def test_an_unknown_step_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no step is named speeed: choose from env, unit" in capsys.readouterr().err
 
 
-def test_without_a_card_it_says_so(tmp_path: Path) -> None:
+def test_without_a_card_it_says_so_and_starts_no_further_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("there is a card")
-    with pytest.raises(SystemExit, match=r"no CUDA card.*\n.*--dry-run"):
-        gpu.main(["--only", "unit", "--deadline", str(time.time() + 60), "--output", str(tmp_path)])
+    here = ["--output", str(tmp_path)]
+    assert gpu.main(["--only", "unit", "--deadline", str(time.time() + 60), *here]) == gpu.NO_CARD
+    (tmp_path / "unit.log").write_text(capsys.readouterr().err)
+    monkeypatch.setattr(gpu, "execute", lambda *_: gpu.NO_CARD)
+    assert gpu.main(["--only", "unit,head", *here]) == 1
+    assert "no CUDA card here\n  --dry-run" in capsys.readouterr().out
+    assert [row["step"] for row in rows(tmp_path)] == ["unit"]
 
 
 @pytest.mark.slow

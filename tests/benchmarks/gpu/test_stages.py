@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_all_command_lines_are_understood(tmp_path: Path) -> None:
-    lines = stages.command_lines(Step("stages", tmp_path / "a b", time.time(), dry=True))
+    lines = stages.command_lines(Step("stages", tmp_path, time.time(), dry=True), tmp_path / "a b")
     for name, line in lines.items():
         assert set(line.needs) < set(lines), name
         parse(shlex.split(line.words))
