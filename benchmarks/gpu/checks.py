@@ -33,8 +33,8 @@ Precisions = (torch.float32, torch.bfloat16)
 
 def env(step: Step) -> None:
     """What is installed, and what the card does at best."""
-    names = ("torch", "transformers", "peft", "lightning")
-    step.emit("versions", " ".join([f"python {platform.python_version()}", *(f"{n} {version(n)}" for n in names)]))
+    others = ", ".join(f"{name} {version(name)}" for name in ("transformers", "peft", "lightning"))
+    step.emit("torch", torch.__version__, note=f"Python {platform.python_version()}, {others}")
     if not step.dry:
         card = torch.cuda.get_device_properties(0)
         step.emit("card", f"{card.name}, {card.total_memory / 2**30:.0f} GiB", note=f"CUDA {torch.version.cuda}")

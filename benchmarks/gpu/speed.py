@@ -33,8 +33,8 @@ def llama(step: Step) -> None:
         words = ["--gradient-checkpointing"] if checkpointing else []
         # The paper's form needs more than 80 GB for 16 rows whose activations are kept.
         names = [LORA_16, OURS, *([REFERENCE] if batch < 16 or checkpointing else [])]
-        title = f"7B {batch} x {step.size(512, 16)}{', checkpointing' if checkpointing else ''}"
         options = options_of(step, shape, batch, *words)
+        title = f"{shape} {options.batch} x {options.sequence}{', checkpointing' if checkpointing else ''}"
         parts = ["step"] if checkpointing else ["step", "decode"]
         measure(step, title, base, options, names, [CACHED] if batch == 16 else [ONLINE], parts)
 
@@ -44,8 +44,9 @@ def compiled(step: Step) -> None:
     shape, layers = step.size("llama7b", "tiny"), step.size(8, 2)
     base = build_student(shape, step.device, torch.bfloat16, layers)
     for words in step.in_time([[], ["--compile"]][: step.size(2, 1)]):  # on a CPU compiling takes minutes
-        title = f"7B's widths, {layers} layers, 16 x {step.size(512, 16)}{', compiled' if words else ''}"
-        measure(step, title, base, options_of(step, shape, 16, *words), [LORA_16, OURS], [], ["step"])
+        options = options_of(step, shape, 16, *words)
+        size = f"{layers} layers, {options.batch} x {options.sequence}"
+        measure(step, f"{shape}, {size}{', compiled' if words else ''}", base, options, [LORA_16, OURS], [], ["step"])
 
 
 def train(step: Step) -> None:

@@ -73,6 +73,8 @@ def command_lines(step: Step, root: Path) -> dict[str, Line]:
     stop = f"--trainer.callbacks+=tests.interruptions.Signal --trainer.callbacks.after={count // 2}"
     rank_dtype, teacher = "--model.backbone.init_args.dtype bfloat16", f"--model.nat {quote(f'{root}/nat/adapter')}"
 
+    cached = "--model.teacher cached --data.num_workers 2"
+
     def fit(stage: str, data: str, name: str, options: str) -> str:
         train = quote(f"{root}/data/{data}.jsonl")
         return f"{make.fit(stage, train, quote(f'{root}/{name}'), dtype)} {options} {short}"
@@ -95,9 +97,7 @@ def command_lines(step: Step, root: Path) -> dict[str, Line]:
         "neg-ddp": Line(neg("neg-ddp", f"--config configs/trainer/ddp.yaml {one}"), ("prepare",)),
         "neg-fsdp2": Line(neg("neg-fsdp2", f"--config configs/trainer/fsdp2.yaml {one}"), ("prepare",)),
         "nat-answers": Line(f"{of['nat'][1]} {dtype} {card} {sure}", ("nat", "prepare-test")),
-        "nce-cached": Line(
-            nce("nce-cached", f"{card} {teacher} --model.teacher cached --data.num_workers 2"), ("nat",)
-        ),
+        "nce-cached": Line(nce("nce-cached", f"{card} {teacher} {cached}"), ("nat",)),
     }
 
 

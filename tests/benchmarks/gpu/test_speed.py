@@ -26,8 +26,8 @@ def test_a_variant_without_memory_leaves_the_others_their_figures(
     monkeypatch.setattr(nat_step, "build", small_card)
     speed.llama(Step("llama", tmp_path, time.time() + 600, dry=True))
     found = {str(row["figure"]): row for row in figures(tmp_path)}
-    assert found[f"7B 8 x 16 {OURS}"]["value"] == "out of memory"
-    assert found[f"7B 8 x 16 {LORA_16}"]["unit"] == "tokens/s"
+    assert found[f"tiny 2 x 16 {OURS}"]["value"] == "out of memory"
+    assert found[f"tiny 2 x 16 {LORA_16}"]["unit"] == "tokens/s"
     assert len(found) == 6
     assert not any(row["met"] is False for row in found.values())
 
