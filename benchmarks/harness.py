@@ -19,7 +19,9 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -121,8 +123,29 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def groups(names: Sequence[str], device: str) -> list[Sequence[str]]:
+    """Which variants are built and measured at a time: all, or on a GPU each alone, with the memory to itself."""
+    return [[name] for name in names] if torch.device(device).type == "cuda" else [names]
+
+
+@contextmanager
+def guarded(name: str, device: str, tell: Callable[[str], object] = print) -> Iterator[None]:
+    """Ends a part that runs out of GPU memory, it alone, with a line; frees what a part held."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)  # their tensors
+        tell(f"{name}: out of memory")
+    finally:
+        gc.collect()
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
+
+
 def ratio(timings: Mapping[str, Timing], name: str, over: str) -> float:
-    """Median over the rounds of a variant's time over another's in the same round."""
+    """Median over the rounds of a variant's time over another's in the same round; NaN where one was not measured."""
+    if not {name, over} <= timings.keys():
+        return math.nan
     pairs = zip(timings[name].seconds, timings[over].seconds, strict=True)
     return statistics.median(a / b for a, b in pairs)
 

@@ -15,7 +15,7 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -32,6 +32,8 @@ from benchmarks.harness import (
     alternate,
     begin,
     finish,
+    groups,
+    guarded,
     peak_memory,
     ratio,
     saved_activations,
@@ -145,6 +147,30 @@ def _layers(text: str) -> list[str] | Literal["all-linear"]:
     return "all-linear" if text == "all-linear" else text.split(",")
 
 
+@dataclass
+class Measured:
+    """What was measured, by the variant's name: seconds of each part, saved activations and a step's peak in bytes."""
+
+    timings: dict[str, dict[str, Timing]] = field(default_factory=dict)
+    saved: dict[str, int] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
+
+    def measure(
+        self, names: Sequence[str], base: PreTrainedModel, options: argparse.Namespace, parts: Sequence[str]
+    ) -> None:
+        """Builds variants on the base and alternates between them, one part after another."""
+        batch = random_batch(base, options.batch, options.sequence)  # [B, T]
+        variants = {name: build(name, base, batch, options) for name in names}
+        for name, v in variants.items():
+            self.saved[name] = saved_activations(v.hidden, [*v.stack.parameters(), *v.stack.buffers()])
+        for part in parts:
+            runs = {name: getattr(variant, part) for name, variant in variants.items()}
+            self.timings.setdefault(part, {}).update(alternate(runs, options.rounds, 1, options.device))
+        whole = "step" if "step" in parts else "decoder"
+        for name, variant in variants.items():
+            self.peaks[name] = peak_memory(getattr(variant, whole), options.device)
+
+
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = student_arguments(str(__doc__).partition("\n")[0])
@@ -152,56 +178,51 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--adapted", type=_layers, default=["q_proj", "v_proj"], help="all-linear, or q_proj,v_proj ..."
     )
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    options.rounds = options.rounds or (3 if options.quick else 20)
+    return options
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
     options = parse(words)
     begin(options)
-    rounds = options.rounds or (3 if options.quick else 20)
-    base = build_student(options.shape, options.device, getattr(torch, options.dtype))
-    batch = random_batch(base, options.batch, options.sequence)  # [B, T]
-    variants = {name: build(name, base, batch, options) for name in (LORA_8, LORA_16, REFERENCE, OURS)}
-    saved = {n: saved_activations(v.hidden, [*v.stack.parameters(), *v.stack.buffers()]) for n, v in variants.items()}
-    parts = ["decoder"] if options.quick else ["decoder", "step", "decode"]
-    timings = {
-        part: alternate({n: getattr(v, part) for n, v in variants.items()}, rounds, 1, options.device) for part in parts
-    }
-    whole = parts[min(1, len(parts) - 1)]  # a training step, where it is measured at all
-    peaks = {name: peak_memory(getattr(variant, whole), options.device) for name, variant in variants.items()}
-    print_table(timings, saved, peaks, whole)
-    rates = rates_of(timings.get("step", timings["decoder"]), options)
-    medians = {part: {n: round(1e3 * t.median, 2) for n, t in found.items()} for part, found in timings.items()}
-    finish(targets(timings, saved, rates, options), milliseconds=medians, rates=rates)
+    base = build_student(options.shape, options.device, getattr(torch, options.dtype), options.layers)
+    found = Measured()
+    for names in groups([LORA_8, LORA_16, REFERENCE, OURS], options.device):
+        with guarded(", ".join(names), options.device):
+            found.measure(names, base, options, ["decoder"] if options.quick else ["decoder", "step", "decode"])
+    print_table(found)
+    rates = rates_of(found.timings.get("step", found.timings.get("decoder", {})), base, options)
+    medians = {part: {n: round(1e3 * t.median, 2) for n, t in each.items()} for part, each in found.timings.items()}
+    layers = base.config.num_hidden_layers
+    finish(targets(found, rates, options), milliseconds=medians, layers=layers, rates=rates)
 
 
-def print_table(
-    timings: dict[str, dict[str, Timing]], saved: dict[str, int], peaks: dict[str, int], whole: str
-) -> None:
+def print_table(found: Measured) -> None:
     """One row a variant; every ratio is to LoRA r = 16."""
+    saved, peaks = found.saved, found.peaks
 
     def cells(name: str) -> list[str]:
-        timed = [(found[name], ratio(found, name, LORA_16)) for found in timings.values()]
-        memory = f"{saved[name] / MIB:.1f} MiB, {saved[name] / saved[LORA_16]:.3f}", f"{peaks[name] / MIB:.0f} MiB"
+        timed = [(each[name], ratio(each, name, LORA_16)) for each in found.timings.values()]
+        share = saved[name] / saved.get(LORA_16, math.nan)
+        memory = f"{saved[name] / MIB:.1f} MiB, {share:.3f}", f"{peaks[name] / MIB:.0f} MiB"
         return [name, *(f"{1e3 * t.median:.1f} ±{100 * t.spread:.0f}%, {share:.3f}" for t, share in timed), *memory]
 
-    header = ["variant", *(f"{part}, ms, ratio" for part in timings), "saved activations, ratio", f"peak of {whole}"]
-    show(header, [cells(name) for name in saved])
+    header = ["variant", *(f"{part}, ms, ratio" for part in found.timings), "saved activations, ratio", "peak"]
+    show(header, [cells(name) for name in peaks])
 
 
-def targets(
-    timings: dict[str, dict[str, Timing]], saved: dict[str, int], rates: dict[str, Any], options: argparse.Namespace
-) -> list[Target]:
+def targets(found: Measured, rates: dict[str, Any], options: argparse.Namespace) -> list[Target]:
     """Of docs/performance.md: those of a CPU, or those of a GPU."""
+    decoder = found.timings.get("decoder", {})
     if torch.device(options.device).type == "cuda":
-        share = 1 / ratio(timings.get("step", timings["decoder"]), OURS, LORA_16)
+        share = 1 / ratio(found.timings.get("step", decoder), OURS, LORA_16)
         faster = Target("NAT tokens/s over LoRA r=16", share, 0.93, at_least=True)
-        return [faster, Target("MFU of NAT", rates[OURS].get("mfu", math.nan), 0.45, at_least=True)]
-    decoder = timings["decoder"]
+        return [faster, Target("MFU of NAT", rates.get(OURS, {}).get("mfu", math.nan), 0.45, at_least=True)]
     return [
         Target("time over LoRA r=16", ratio(decoder, OURS, LORA_16), 1.10),
-        Target("saved activations over LoRA r=16", saved[OURS] / saved[LORA_16], 1.05),
+        Target("saved activations over LoRA r=16", found.saved[OURS] / found.saved[LORA_16], 1.05),
         Target("time over the paper's form", ratio(decoder, OURS, REFERENCE), 0.80),
     ]
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -29,7 +30,20 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmarks.harness import MIB, Target, Timing, alternate, begin, finish, peak_memory, ratio, show, show_timings
+from benchmarks.harness import (
+    MIB,
+    Target,
+    Timing,
+    alternate,
+    begin,
+    finish,
+    groups,
+    guarded,
+    peak_memory,
+    ratio,
+    show,
+    show_timings,
+)
 from benchmarks.students import autocast, build_student, random_batch, rates_of, student_arguments
 from lightning_modules.base import STUDENT
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
@@ -76,23 +90,23 @@ def naive_loss(student: NCEModel, teachers: NCEModel, batch: dict[str, Any]) -> 
     return loss
 
 
-def variants(module: NCEModel, batch: dict[str, Any], directory: Path) -> dict[str, Callable[[], Tensor]]:
-    """Each variant's loss by name; they share the base, but for the naive one's second copy."""
-    targets, second = find_targets(batch), copy.deepcopy(module)
-    online = OnlineTeacher(module.adapters)
-    cached = cached_teacher(module.adapters, CacheSettings(), directory, 1.0, calibrated=True)
-    cached.targets_for(batch, targets)
+def loss_of(name: str, module: NCEModel, batch: dict[str, Any], directory: Path) -> Callable[[], Tensor]:
+    """A variant's loss; all share the base, but for the naive one's second copy."""
+    targets = find_targets(batch)
+    if name == PLAIN:
+        return lambda: cross_entropy(module.target_logprobs(batch, targets), targets)
+    if name == NAIVE:
+        return partial(naive_loss, module, copy.deepcopy(module), batch)
+    teacher: Any = OnlineTeacher(module.adapters)
+    if name == CACHED:
+        teacher = cached_teacher(module.adapters, CacheSettings(), directory, 1.0, calibrated=True)
+        teacher.targets_for(batch, targets)
 
-    def ours(teacher: Any) -> Tensor:
+    def ours() -> Tensor:
         module._teacher = teacher
         return module.loss_parts(batch, targets)["loss"]
 
-    return {
-        PLAIN: lambda: cross_entropy(module.target_logprobs(batch, targets), targets),
-        NAIVE: lambda: naive_loss(module, second, batch),
-        ONLINE: lambda: ours(online),
-        CACHED: lambda: ours(cached),
-    }
+    return ours
 
 
 def as_steps(
@@ -110,6 +124,20 @@ def as_steps(
         optimizer.step()
 
     return {name: partial(step, loss) for name, loss in losses.items()}
+
+
+def measure(
+    names: Sequence[str], module: NCEModel, directory: Path, options: argparse.Namespace
+) -> tuple[dict[str, Timing], dict[str, int]]:
+    """Alternates between steps of these variants: their times, and of `online` and `cached` the peaks in bytes."""
+    batch = random_batch(module.adapters.base, options.batch, options.sequence, options.prompt)
+    context = partial(autocast, options)
+    with context():
+        losses = {name: loss_of(name, module, batch, directory) for name in names}
+    steps = as_steps(losses, module, context)
+    timings = alternate(steps, options.rounds, 1, options.device)
+    held = sum(p.numel() * p.element_size() for p in module.parameters())
+    return timings, {n: held + peak_memory(steps[n], options.device) for n in names if n in (ONLINE, CACHED)}
 
 
 def loss_memory(module: NCEModel, tokens: int) -> dict[str, float]:
@@ -130,10 +158,10 @@ def loss_memory(module: NCEModel, tokens: int) -> dict[str, float]:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = student_arguments(str(__doc__).partition("\n")[0], batch=None)
-    parser.add_argument("--layers", type=int, help="decoder layers (default: smollm2 30, with --quick 6)")
     parser.add_argument("--prompt", type=int, default=96, help="tokens of a row without a target")
     options = parser.parse_args(words)
     options.batch = options.batch or (1 if options.quick else 4)
+    options.rounds = options.rounds or (3 if options.quick else 10)
     if options.shape == "smollm2":
         options.layers = options.layers or (6 if options.quick else 30)
     return options
@@ -148,17 +176,16 @@ def main(words: Sequence[str] | None = None) -> None:
     module = build_nce(base, options.gradient_checkpointing)
     if options.compile:
         module.adapters.base.get_decoder().compile()
-    batch = random_batch(base, options.batch, options.sequence, options.prompt)
     layers, size = base.config.num_hidden_layers, f"batch {options.batch} x {options.sequence}"
     print(f"{options.shape}'s shape, {layers} layers, {size}, {options.prompt} of them prompt, {options.dtype}")
+    timings: dict[str, Timing] = {}
+    peaks: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as directory:
-        context = partial(autocast, options)
-        with context():
-            losses = variants(module, batch, Path(directory))
-        steps = as_steps(losses, module, context)
-        timings = alternate(steps, options.rounds or (3 if options.quick else 10), 1, options.device)
-        held = sum(p.numel() * p.element_size() for p in module.parameters())
-        peaks = {name: held + peak_memory(steps[name], options.device) for name in (ONLINE, CACHED)}
+        for names in groups([PLAIN, NAIVE, ONLINE, CACHED], options.device):
+            with guarded(", ".join(names), options.device):
+                times, most = measure(names, module, Path(directory), options)
+                timings.update(times)
+                peaks.update(most)
     show_timings(timings, PLAIN)
     tokens = 2048
     memory = loss_memory(module, tokens)
@@ -167,13 +194,13 @@ def main(words: Sequence[str] | None = None) -> None:
         [[n, f"{m * tokens * base.config.vocab_size * 4 / MIB:.0f}", f"{m:.2f}"] for n, m in memory.items()],
     )
     copies = sum(p.numel() for n, p in module.adapters.named_parameters() if "lora_" not in n) / numbers
-    found = targets(timings, max(memory.values()), copies, max(peaks.values()), options)
+    found = targets(timings, max(memory.values()), copies, max(peaks.values(), default=math.inf), options)
     medians = {name: round(1e3 * t.median, 1) for name, t in timings.items()}
-    finish(found, medians_ms=medians, layers=layers, peak_bytes=peaks, rates=rates_of(timings, options))
+    finish(found, medians_ms=medians, layers=layers, peak_bytes=peaks, rates=rates_of(timings, base, options))
 
 
 def targets(
-    timings: dict[str, Timing], loss_share: float, bases: float, peak: int, options: argparse.Namespace
+    timings: dict[str, Timing], loss_share: float, bases: float, peak: float, options: argparse.Namespace
 ) -> list[Target]:
     """Of docs/performance.md: those of a CPU, or those of a GPU."""
     of_both = [Target("peak memory of the loss / one [B,T,V]", loss_share, 0.4), Target("copies of the base", bases, 1)]

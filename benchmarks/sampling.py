@@ -46,6 +46,11 @@ class Task:
     pad: int
     settings: SamplingSettings
 
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """The prompts, longest first, left-padded, and their mask: [Q, P] both."""
+        batch = pad_with_mask(sorted(self.prompts, key=len, reverse=True), self.pad, left=True)
+        return batch["input_ids"], batch["attention_mask"]
+
 
 def embedded_task(questions: int, settings: SamplingSettings, seed: int) -> Task:
     """The embedded student's own kind of problems, short ones and long ones."""
@@ -80,7 +85,7 @@ def generate(task: Task, ids: Tensor, mask: Tensor) -> int:
         pad_token_id=task.pad,
         **whole,
     )[:, width:]  # [Q * samples, new tokens]
-    ends = torch.isin(written, torch.tensor(task.eos))
+    ends = torch.isin(written, torch.tensor(task.eos, device=written.device))
     after = (ends.cumsum(1) - ends.long()) > 0  # behind a sample's end there is padding
     return int((~after).sum())
 
@@ -88,8 +93,7 @@ def generate(task: Task, ids: Tensor, mask: Tensor) -> int:
 def measure(task: Task, rounds: int) -> dict[str, Timing]:
     """Seconds per token of each variant and round."""
     total, step = len(task.prompts), max(1, task.settings.rows // task.settings.samples)
-    batch = pad_with_mask(sorted(task.prompts, key=len, reverse=True), task.pad, left=True)
-    ids, mask = batch["input_ids"], batch["attention_mask"]  # [Q, P]
+    ids, mask = task.batch()  # [Q, P]
     model, questions = task.model.eval(), [str(index) for index in range(total)]
     tokens: dict[str, list[int]] = {BATCH: [], OURS: []}
     lengths: list[int] = []

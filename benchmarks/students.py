@@ -33,6 +33,7 @@ def student_arguments(description: str, batch: int | None = 4) -> argparse.Argum
     parser = arguments(description)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="smollm2", help="the student's shape")
+    parser.add_argument("--layers", type=int, help="decoder layers (default: the shape's own)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="base and autocast")
     parser.add_argument("--batch", type=int, default=batch, help="rows")
     parser.add_argument("--sequence", type=int, default=256, help="tokens a row")
@@ -74,35 +75,38 @@ def sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def flops_per_token(shape: str, sequence: int, layers: int | None = None) -> float:
-    """Floating-point operations per token that training needs on a frozen base, adapters left out.
+def flops_per_token(model: PreTrainedModel, sequence: int) -> float:
+    """Floating-point operations per token that training needs on a frozen base as it was built, adapters left out.
 
     Two per weight in the forward pass and two in the backward pass (no gradients of the frozen weights: 4, not the
     usual 6), output head included; causal attention 2·T·d a layer forward and twice that backward.
     """
-    s = SHAPES[shape]
-    width, heads, layers = s["hidden_size"], s["num_attention_heads"], layers or s["num_hidden_layers"]
-    keys = 2 * width * width * s["num_key_value_heads"] // heads
-    layer = 2 * width * width + keys + 3 * width * s["intermediate_size"]
-    weights = layers * layer + s["vocab_size"] * width
+    c = model.config
+    width, heads, layers = c.hidden_size, c.num_attention_heads, c.num_hidden_layers
+    keys = 2 * width * width * c.num_key_value_heads // heads
+    layer = 2 * width * width + keys + 3 * width * c.intermediate_size
+    weights = layers * layer + c.vocab_size * width
     return float(4 * weights + 6 * layers * sequence * width)
 
 
-def rates_of(found: Mapping[str, Timing], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Tokens per second of each variant and, on a GPU of `PEAKS`, MFU: the base model's work over the GPU's peak."""
-    tokens = options.batch * options.sequence
-    rates = {name: {"tokens_per_second": round(tokens / timing.median, 1)} for name, timing in found.items()}
+def rates_of(
+    found: Mapping[str, Timing], model: PreTrainedModel, options: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """What `rate_of` says of each variant; prints it, too."""
+    rates = {name: rate_of(timing, model, options) for name, timing in found.items()}
+    for name, rate in rates.items():
+        mfu = f", MFU {rate['mfu']:.3f}" if "mfu" in rate else ""
+        print(f"{name}: {rate['tokens_per_second']:.0f} tokens/s{mfu}")
+    return rates
+
+
+def rate_of(timing: Timing, model: PreTrainedModel, options: argparse.Namespace) -> dict[str, float]:
+    """Tokens per second and, on a GPU of `PEAKS`, MFU: the base model's work over the GPU's peak."""
+    speed = options.batch * options.sequence / timing.median
     gpu = torch.cuda.get_device_name(options.device) if torch.device(options.device).type == "cuda" else ""
     peak = next((peak for part, peak in PEAKS.items() if part in gpu), None)
-    for name, rate in rates.items():
-        text = f"{name}: {rate['tokens_per_second']:.0f} tokens/s"
-        if peak is not None:
-            layers = getattr(options, "layers", None)
-            work = rate["tokens_per_second"] * flops_per_token(options.shape, options.sequence, layers)
-            rate["mfu"] = round(work / peak, 4)
-            text += f", MFU {rate['mfu']:.3f}"
-        print(text)
-    return rates
+    mfu = {} if peak is None else {"mfu": round(speed * flops_per_token(model, options.sequence) / peak, 4)}
+    return {"tokens_per_second": round(speed, 1), **mfu}
 
 
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}

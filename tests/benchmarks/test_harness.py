@@ -1,5 +1,6 @@
 import json
 import time
+import weakref
 from functools import partial
 
 import pytest
@@ -63,3 +64,25 @@ def test_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
         "none": {"value": None, "target": 1, "met": False},
     }
     assert json.loads(lines[-1]) == {"targets": expected, "n": 3}
+
+
+def test_a_part_without_memory_ends_alone_and_frees_what_it_held(capsys: pytest.CaptureFixture[str]) -> None:
+    held = []
+
+    def run() -> None:
+        tensor = torch.zeros(3)
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with harness.guarded("first", "cpu"):
+        run()
+    assert held[0]() is None
+    assert capsys.readouterr().out == "first: out of memory\n"
+    with pytest.raises(ZeroDivisionError), harness.guarded("second", "cpu"):
+        _ = 1 / 0
+
+
+def test_on_a_gpu_each_variant_has_the_memory_to_itself() -> None:
+    assert harness.groups(["a", "b"], "cuda:0") == [["a"], ["b"]]
+    assert harness.groups(["a", "b"], "cpu") == [["a", "b"]]
+    assert ratio({"a": Timing((1.0,))}, "a", "b") != ratio({"a": Timing((1.0,))}, "a", "b")  # NaN: not measured
