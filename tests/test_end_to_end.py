@@ -28,7 +28,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if "trainer" not in config:  # what differs from student.yaml
             continue
         config["trainer"] |= {"max_steps": 3, "limit_val_batches": 1, "enable_progress_bar": False}
-        if "sampling" in config["model"]["init_args"]:
+        if "sampling" in config.get("model", {}).get("init_args", {}):
             config["model"]["init_args"]["sampling"]["max_new_tokens"] = 24
         overlay.write_text(yaml.safe_dump(config), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
