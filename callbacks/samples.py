@@ -155,7 +155,12 @@ class SampleWriter(L.Callback):
         for file in self._parts():
             file.unlink()
         right = sum(record.verdict == "positive" for record in ordered)
-        print(f"{len(ordered):,} samples, {right:,} right, in {self._path}")
+        unstated = sum(record.answer is None for record in ordered)
+        print(f"{len(ordered):,} samples, {right:,} right, {unstated:,} without an answer, in {self._path}")
+        if unstated > len(ordered) / 2:
+            print(
+                "most state no answer: are they cut off? --model.sampling.max_new_tokens is the limit", file=sys.stderr
+            )
 
     def _part(self, rank: int) -> Path:
         return self._path.with_name(f"{self._path.stem}.part-{rank}.jsonl")

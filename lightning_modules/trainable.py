@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -138,6 +139,9 @@ class TrainableModule(ModuleWithProperties, L.LightningModule):
         optimizer = self.make_optimizer()
         self._optimizer_settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
+        if steps <= self.warmup_steps and self.trainer.is_global_zero:
+            about = "the learning rate never reaches its full value; lower --model.warmup_steps"
+            print(f"{steps:,} steps, {self.warmup_steps:,} of warm-up: {about}", file=sys.stderr)
         if self.schedule == BY_EPOCH:
             self.trainer.fit_loop.setup_data()  # with max_steps alone nothing has counted the batches yet
             an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)

@@ -115,6 +115,7 @@ FORMATS: dict[str, Format] = {
     "openr1": Format(  # OpenR1-Math-220k, and -Raw; where a judge has looked, its verdict counts
         "openr1",
         {"question": "problem", "gold": "answer", "samples": "generations", "id": "uuid|", "subject": "problem_type|"}
+        | {"solution": "solution|"}
         | {"verdict": "correctness_llama|correctness_math_verify|correctness.math_verify_answer"}
         | {"keep": "is_reasoning_complete|", "finish": "finish_reasons|"},
     ),

@@ -181,6 +181,8 @@ def _remarks(summary: Summary) -> Iterator[str]:
             f"WARNING: {summary.without_answer:,} of {summary.samples:,} samples state no answer that could be found, "
             f"and {fate}: look at some, and say with --answer-pattern how they state it"
         )
+    if summary.samples and not summary.positive:
+        yield "WARNING: no rationale is right: is the column of gold answers the right one?"
     yield from _comparison(summary)
     yield from ("", "some samples, drawn at random:")
     rows = [(verdict, answer or "(none)", gold, name) for name, answer, gold, verdict in summary.drawn]

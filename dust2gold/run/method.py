@@ -205,7 +205,7 @@ def data_stage(settings: RunSettings) -> Stage:
         "the teacher's samples, graded into D_pos and D_neg by string comparison (reference)",
         (
             f"prepare --input {quote(teacher)} {train_format(settings)} --source {source} {limit} --output {run}/data",
-            f"prepare --input {quote(settings.test_data)} {_format(settings.test_format, settings.test_columns)} "
+            f"prepare --input {quote(settings.test_data)} {test_format(settings)} "
             f"--source {quote(settings.test_source)} {limit} --output {run}/test",
         ),
         inputs=(teacher, settings.test_data),
@@ -216,14 +216,20 @@ def data_stage(settings: RunSettings) -> Stage:
 
 def train_format(settings: RunSettings) -> str:
     """How `prepare` reads the teacher's samples."""
-    return _format(settings.train_format, settings.columns)
+    return _format(settings.train_format, settings.columns, "tdg")
 
 
-def _format(name: str, columns: Mapping[str, str] | None) -> str:
-    """How `prepare` reads a file: by a publisher's format, or by its columns."""
-    if not columns:
-        return f"--format {quote(name)}"
-    return " ".join(["--columns", *(quote(f"{ours}={theirs}") for ours, theirs in columns.items())])
+def test_format(settings: RunSettings) -> str:
+    """How it reads the test set."""
+    return _format(settings.test_format, settings.test_columns, "math")
+
+
+def _format(name: str | None, columns: Mapping[str, str] | None, default: str) -> str:
+    """How `prepare` reads a file: by a known format, by columns, or by columns over those of the format."""
+    words = [] if name is None and columns else ["--format", quote(name or default)]
+    if columns:
+        words += ["--columns", *(quote(f"{ours}={theirs}") for ours, theirs in columns.items())]
+    return " ".join(words)
 
 
 def teacher_data(settings: RunSettings) -> str:

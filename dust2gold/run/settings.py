@@ -31,11 +31,11 @@ class RunSettings:
     options: dict[str, str] | None = None
     tables: bool = False  # whether the other rows of the paper's tables are made too
     teacher_data: str | None = None  # the teacher's samples; null: those of the generated problems
-    train_format: str = "tdg"  # their publisher's
-    columns: dict[str, str] | None = None  # or what they call their columns: {question: problem, gold: answer, …}
+    train_format: str | None = None  # a format that `prepare` knows; null: tdg, unless columns are given
+    columns: dict[str, str] | None = None  # their columns, {question: problem, gold: answer}; over the format's
     train_source: str = "demo-train"  # the name of the training data
     test_data: str | None = None  # the test set; null: problems are generated
-    test_format: str = "math"
+    test_format: str | None = None  # null: math, unless columns are given
     test_columns: dict[str, str] | None = None
     test_source: str = "math"  # the name of the test set
     questions: int | None = None  # prepare only the first so many questions of each of these files

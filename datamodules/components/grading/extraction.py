@@ -41,6 +41,8 @@ def stated_answer(text: str, pattern: re.Pattern[str] | None = None) -> str | No
     if not stated:
         return answer
     sentence = _SENTENCE_END.split(stated[-1].strip(), maxsplit=1)[0]
+    if _last_box(sentence) is not None:  # one that never closes: the text was cut there
+        return answer
     return sentence.strip(" *_") or None
 
 

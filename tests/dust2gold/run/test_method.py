@@ -98,3 +98,12 @@ def test_a_stage_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     for file, problem in (("none.py", "no such file of Python"), ("empty.py", "defines no function `stages`")):
         assert cli.main(["run", "--config", "configs/demo.yaml", "--stages", file]) == 1
         assert problem in capsys.readouterr().err
+
+
+def test_columns_go_over_those_of_a_format() -> None:
+    made = stages(
+        test_data="t", teacher_data="x", train_format="openr1", columns={"keep": "whole"}, test_format="gsm8k"
+    )
+    read = made["data"].commands
+    assert "--format openr1 --columns keep=whole --source" in read[0]
+    assert "--format gsm8k --source" in read[1]

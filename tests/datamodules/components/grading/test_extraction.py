@@ -107,3 +107,8 @@ def test_hostile_texts_are_read_fast(text: str) -> None:
     start = time.process_time()
     stated_answer(text)
     assert time.process_time() - start < 1.0
+
+
+@pytest.mark.parametrize("text", [r"The answer: \boxed{", r"So the answer is \boxed{4"])
+def test_a_box_that_never_closes_states_nothing(text: str) -> None:
+    assert stated_answer(text) is None
