@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 
 from datamodules.components.records.records import Question, Rationale, rationale_for
 from lightning_modules.components.sampling.sampler import Sample
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class SampleGrader:
@@ -21,23 +18,19 @@ class SampleGrader:
     see `grader_for`.
 
     Args:
-        trainer: Its DataModule holds the tokenizer and the questions.
+        trainer: Its DataModule holds the questions, and decodes and grades answers.
         writer: Who wrote the samples, for the records ("nat", "nce", …).
     """
 
     def __init__(self, trainer: L.Trainer, writer: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.tokenizer: PreTrainedTokenizerBase = data.tokenizer
-        self.prompt = data.prompt
+        self.texts = data.texts
         self.grader = data.grader
         self.writer = writer
 
     def records(self, samples: list[Sample], batch: dict[str, Any]) -> list[Rationale]:
         """One graded record per sample of questions of a batch."""
-        if not samples:  # of an empty list the tokenizer would make one text
-            return []
-        written = self.tokenizer.batch_decode([s.token_ids for s in samples], skip_special_tokens=True)
-        texts = [self.prompt.rationale(text) for text in written]
+        texts = self.texts([sample.token_ids for sample in samples])
         questions = [Question.from_json(batch["questions"][sample.question_index]) for sample in samples]
         grades = self.grader.grade_many([(text, q.gold) for text, q in zip(texts, questions, strict=True)])
         return [

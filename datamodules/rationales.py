@@ -109,6 +109,13 @@ class RationaleDataModule(TrainingDataModule):
         super().read_tokenizer()
         self.stops = stops_of(self.tokenizer, self.tokenizer_name, self.prompt)
 
+    def texts(self, answers: list[list[int]]) -> list[str]:
+        """The rationales in the tokens of sampled answers."""
+        if not answers:  # of an empty list the tokenizer would make one text
+            return []
+        written = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [self.prompt.rationale(text) for text in written]
+
     def largest_ids(self) -> Iterator[tuple[Path, int, int]]:
         """The largest token id of each rationale and question, with its file and line."""
         yield from super().largest_ids()

@@ -182,16 +182,16 @@ class StudentModule(TrainableModule):
 
     @property
     def _datamodule(self) -> Any:
-        """The DataModule, which has a tokenizer and a grader; None where there are loaders alone, or no Trainer."""
+        """The DataModule, which decodes and grades answers; None where there are loaders alone, or no Trainer."""
         return None if self._trainer is None else self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_test_epoch_end(self) -> None:
-        """Logs `test/accuracy` where no callback has: the DataModule has tokenizer and grader."""
+        """Logs `test/accuracy` where no callback has: the DataModule grades the answers."""
         answers, self._answers = self._answers, []
         data = self._datamodule
         if "test/accuracy" in self.trainer.callback_metrics or not hasattr(data, "grader"):
             return
-        texts = data.tokenizer.batch_decode([ids for ids, _ in answers], skip_special_tokens=True) if answers else []
+        texts = data.texts([ids for ids, _ in answers])
         grades = data.grader.grade_many([(text, gold) for text, (_, gold) in zip(texts, answers, strict=True)])
         right = sum(verdict == "positive" for verdict, _ in grades)
         totals = self.trainer.strategy.reduce(torch.tensor([right, len(answers)], device=self.device), reduce_op="sum")
@@ -208,9 +208,8 @@ class StudentModule(TrainableModule):
         """`sampling.samples` answers to each question of a batch; a callback grades and writes them."""
         samples = self._sample(batch, self.sampling)
         data = self._datamodule
-        if samples and hasattr(data, "tokenizer") and self.trainer.predict_loop.return_predictions:
-            texts = data.tokenizer.batch_decode([one.token_ids for one in samples], skip_special_tokens=True)
-            for one, text in zip(samples, texts, strict=True):
+        if hasattr(data, "texts") and self.trainer.predict_loop.return_predictions:
+            for one, text in zip(samples, data.texts([one.token_ids for one in samples]), strict=True):
                 one.text = text
         return samples
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
@@ -47,6 +46,6 @@ class KTOModel(ReferencedModule):
     def _reference_point(self, batch: dict[str, Any]) -> Tensor:
         """z₀ of mismatched rows, without dropout."""
         targets = find_targets(batch)
-        with torch.no_grad(), self.adapters.using(STUDENT):
+        with self.adapters.using(STUDENT):
             policy = self.target_logprobs(batch, targets)  # [N]
         return reference_point(policy, self.reference_logprobs(batch, targets), targets)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
@@ -46,5 +45,5 @@ class ReferencedModule(RightWrongModule):
 
     def reference_logprobs(self, batch: dict[str, Any], targets: Targets) -> Tensor:
         """The reference's log P of the targets [N]."""
-        with torch.no_grad(), self.adapters.using(REFERENCE):
+        with self.adapters.using(REFERENCE):
             return self.target_logprobs(batch, targets)
