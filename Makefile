@@ -39,7 +39,7 @@ faults: $(INSTALLED)  ## kill -9 every verb at POINTS=20 random points each, rep
 
 test-interop: $(INSTALLED)  ## the exports on TRL and lm-evaluation-harness, which it installs first
 	@$(RUN) -m pip install --disable-pip-version-check --no-input --quiet -c constraints.txt $(PIP_ARGS) --no-build-isolation -e '.[interop]'
-	@$(RUN) -m pytest tests/interchange
+	@$(RUN) -m pytest tests/dust2gold/interchange
 
 check: $(INSTALLED)  ## lint, format and types
 	$(RUN) -m ruff check .
