@@ -98,6 +98,10 @@ def test_gates_of_the_first_batch(nat: NATModel, data: RationaleDataModule, make
     overall = torch.stack([alpha.mean() for alpha in expected.values()]).mean().item()
     [mean] = logged.Scalars("gate/alpha_neg_mean")
     assert mean.value == pytest.approx(overall, abs=1e-4)
+    [saturated] = logged.Scalars("gate/saturation")
+    beyond = (torch.cat(list(expected.values())).abs() > 0.45).double().mean().item()
+    assert 0 < beyond < 1
+    assert saturated.value == pytest.approx(beyond, abs=0.02)
 
 
 def test_no_gates(nat: NATModel, student_model: Any, data: RationaleDataModule, make_trainer: Any, events: Any) -> None:
