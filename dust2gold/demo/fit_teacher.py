@@ -61,10 +61,10 @@ def fit(questions: Sequence[Graded]) -> tuple[float, float]:
         optimizer.zero_grad()
         a, b = logs.exp()
         value = (_log_beta(a, b) - _log_beta(k + a, n - k + b)).mean()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     a, b = logs.exp().tolist()
     return a, b
 

@@ -141,7 +141,7 @@ def test_styles_all_occur_and_name_what_was_asked(subject: str, ending: str) -> 
     assert any(text == teacher.correct_solution(problem) for text in texts)
 
 
-@pytest.mark.parametrize("arguments", [{"unboxed": 1.2}, {"notation": 1.5}, {"notation": -0.1}])
-def test_rates_that_are_no_probabilities_are_refused(arguments: dict[str, float]) -> None:
+@pytest.mark.parametrize(("unboxed", "notation"), [(1.2, 0.0), (0.0, 1.5), (0.0, -0.1)])
+def test_rates_that_are_no_probabilities_are_refused(unboxed: float, notation: float) -> None:
     with pytest.raises(InputError, match="no probability"):
-        Teacher(0, **arguments)
+        Teacher(0, unboxed=unboxed, notation=notation)
