@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from dust2gold.core.text import say
 from dust2gold.run.children import Children
 from dust2gold.run.runner import Execute, Runner
 from dust2gold.run.stage import Stage, as_typed
+from dust2gold.study.settings import StudySettings, chosen, load_study
 
 if TYPE_CHECKING:
     from dust2gold.study.cells import CellRun
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Run each cell of a study, which is a run with some settings, once for each seed. Each arm that is done leaves "
         "a record; the command goes on from the records, on any machine, and ends with the tables made from them."
     )
+    parser.epilog = f"Settings, for FILE: {', '.join(each.name for each in fields(StudySettings))}."
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="the settings of the study, as configs/study.yaml")
     add("--cells", type=names, default=(), metavar="CELL[,CELL]", help="run these cells alone")
@@ -63,7 +66,6 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
     """
     # What `--help` need not wait for.
     from dust2gold.study.cells import CellRun
-    from dust2gold.study.settings import chosen, load_study
     from dust2gold.study.tables import write_study
 
     if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -83,6 +85,7 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
     try:
         with children.signals:
             for run in asked:
+                run.read()
                 if run.missing:
                     say(f"{run.name}: {', '.join(run.missing)}")
                     here: Execute = lambda words: children.stopped or execute(words)  # noqa: E731

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from dust2gold.core.configs import find_config, read_yaml
 from dust2gold.core.errors import InputError
 from dust2gold.core.provenance import short_hash
 from dust2gold.core.secret_options import check_command
@@ -50,10 +51,16 @@ class CellRun:
             remedy = f"choose of {', '.join(answering)}"
             raise InputError(f"'{min(unknown)}' answers no test questions", file=file, field="arms", remedy=remedy)
         self.arms = [name for name in answering if study.arms is None or name in study.arms]
-        self._by_name = {stage.name: stage for stage in self.plan.stages}
         self._place = Path(study.records, cell, f"seed-{seed}")
         # With a name for the run directory: what is made must not depend on where.
-        self._anywhere = Plan(_stages(replace(settings, run="RUN_DIR")), Path("RUN_DIR"))
+        anywhere = Plan(_stages(replace(settings, run="RUN_DIR")), Path("RUN_DIR"))
+        self._typed = {stage.name: stage.commands for stage in anywhere.stages}
+        self._defined = {stage.name: _definition(anywhere, stage) for stage in anywhere.stages}
+        self.records: dict[str, ArmRecord] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Reads the records that are there: another process may have written some."""
         self.records = {name: record for name in self.arms if (record := self._read(name)) is not None}
 
     @property
@@ -69,7 +76,7 @@ class CellRun:
     @property
     def wanted(self) -> list[str]:
         """The stages to be run: the missing arms and all that they need."""
-        return list(self._needed(self.missing))
+        return self._needed(self.missing)
 
     def keep(self, stage: Stage) -> None:
         """Writes the record of an arm that is done, where there is none yet."""
@@ -77,9 +84,8 @@ class CellRun:
             return
         answers = [a for file in _answer_files(stage) for a in read_predictions((self.plan.run / file).parent)]
         done = self.plan.records.read(stage.name)
-        typed = next(each.commands for each in self._anywhere.stages if each.name == stage.name)
         seconds = 0.0 if done is None else round(done.seconds, 1)
-        made = Made(self._made_from(stage.name), typed, seconds, **circumstances())
+        made = Made(self._made_from(stage.name), self._typed[stage.name], seconds, **circumstances())
         self.records[stage.name] = arm_record(self.cell, self.seed, stage.name, answers, made)
         write_record(self._file(stage.name), self.records[stage.name])
 
@@ -96,23 +102,23 @@ class CellRun:
                 raise InputError(problem, file=self._file(arm), remedy=remedy)
         return record
 
-    def _needed(self, names: Iterable[str]) -> dict[str, Stage]:
+    def _needed(self, names: Iterable[str]) -> list[str]:
         """Stages and all that these need, in order."""
         wanted = set(names)
         for stage in reversed(self.plan.stages):
             wanted |= set(stage.needs) if stage.name in wanted else set()
-        return {name: stage for name, stage in self._by_name.items() if name in wanted}
+        return [stage.name for stage in self.plan.stages if stage.name in wanted]
 
     def _made_from(self, arm: str) -> dict[str, str]:
-        """For the stage and all that it needs a hash of command lines, configs and inputs from elsewhere."""
-        needed = self._needed([arm])
-        stages = [stage for stage in self._anywhere.stages if stage.name in needed]
-        facts = {stage.name: self._anywhere.made_from(stage).facts for stage in stages}
-        left_out = ("code ", "version of ")  # a record of another machine or commit counts
-        return {
-            name: short_hash({fact: value for fact, value in own.items() if not fact.startswith(left_out)})
-            for name, own in facts.items()
-        }
+        return {name: self._defined[name] for name in self._needed([arm])}
+
+
+def _definition(plan: Plan, stage: Stage) -> str:
+    """A hash of a stage's command lines, configs, students and inputs from elsewhere."""
+    facts = {**plan.made_from(stage).facts}
+    facts |= {f"config {name}": short_hash(read_yaml(find_config(name))) for name in stage.configs}  # without comments
+    left_out = ("code ", "version of ")  # a record of another machine or commit counts
+    return short_hash({name: fact for name, fact in facts.items() if not name.startswith(left_out)})
 
 
 def _stages(settings: RunSettings) -> list[Stage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +34,8 @@ _SECONDARY = "as above, but not corrected for their number: hints, no tests."
 
 def write_study(study: StudySettings, runs: Sequence[CellRun]) -> str:
     """Writes the files beside the records and returns what to show on the terminal; the same records give the same."""
+    for run in runs:
+        run.read()
     section, results = Section(), {}
     section.add("# The study's table")
     section.note(_progress(runs))
@@ -68,11 +70,8 @@ def _progress(runs: Sequence[CellRun]) -> str:
     there, planned = sum(len(run.records) for run in runs), sum(len(run.arms) for run in runs)
     if there == planned:
         return f"Complete: {there} records, one for each arm, cell and seed."
-    by_cell: Counter[str] = Counter()
-    for run in runs:
-        by_cell[run.cell] += len(run.missing)
-    missing = ", ".join(f"{count} of {escape(cell)}" for cell, count in by_cell.items() if count)
-    return f"NOT COMPLETE: {there} of {planned} records of arms, cells and seeds are there; missing: {missing}."
+    waiting = "; ".join(f"{run.name}: {', '.join(run.missing)}" for run in runs if run.missing)
+    return f"NOT COMPLETE: {there} of {planned} records of arms, cells and seeds are there. Missing: {escape(waiting)}."
 
 
 def _add_cell(

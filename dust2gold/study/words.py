@@ -10,12 +10,6 @@ from dust2gold.study.results import Contrast
 _LEVEL = 0.05
 _RIVAL = "mix"
 """Plain training on everything: where it wins, a reader learns that first."""
-_KNOWN = {
-    _RIVAL: "MIX, plain training on right and wrong rationales alike",
-    "cot-kd-long": "CoT KD with as many steps in all",
-    "nat-shuffled": "its placebo with shuffled verdicts",
-    "nce-permuted": "its placebo with β permuted across samples",
-}
 
 
 def verdict(contrast: Contrast) -> str:
@@ -44,8 +38,7 @@ def in_words(found: Sequence[Contrast], seeds: int) -> list[str]:
 
 
 def _sentence(contrast: Contrast, seeds: int) -> str:
-    name = f"{contrast.against} ({_KNOWN[contrast.against]})" if contrast.against in _KNOWN else contrast.against
-    pair, found = f"{contrast.method} against {name}", contrast.difference
+    pair, found = f"{contrast.method} against {contrast.against}", contrast.difference
     if found is None:
         return f"{pair}: not compared yet, no seed has both."
     low, high, p = points(found.low), points(found.high), p_value(contrast.corrected or 0)

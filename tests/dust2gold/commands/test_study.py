@@ -159,8 +159,9 @@ def test_record_of_other_settings_is_refused(world: World, change: str) -> None:
     assert before == {file: file.read_bytes() for file in Path("kept").rglob("*.json")}
 
 
-def test_code_and_versions_leave_records_valid(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_versions_and_comments_leave_records_valid(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.run()
+    Path("size.yaml").write_text("# slow\nlr: 1\n")
     monkeypatch.setattr(dust2gold.run.plan, "facts_of", lambda verbs: {"code in package": "x", "version of torch": "3"})
     assert world.run() == []
 
@@ -174,6 +175,17 @@ def test_missing_record_of_a_finished_stage_is_written_without_running_it(world:
     after = json.loads(written.read_text())
     assert {**after["made"], "date": ""} == {**before["made"], "date": ""}
     assert after["correct"] == before["correct"]
+
+
+def test_records_that_another_process_wrote_meanwhile_count(world: World) -> None:
+    def other(name: str) -> None:
+        if name == "seed-0/votes" and not Path("kept/slips/seed-3").exists():
+            world.run("--seeds", "3")
+            world.done.clear()
+
+    world.trouble = other
+    assert set(world.run()) <= set(of(0))
+    assert "Complete: 8 records" in Path("kept/table.md").read_text()
 
 
 def test_selection(world: World) -> None:
