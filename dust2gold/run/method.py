@@ -51,6 +51,7 @@ ABOUT = {
     "nat-no-negatives": "NAT without negative data: the frozen half is CoT KD's",
     "nat-single": "NAT without the dual structure: M_neg's LoRA goes on learning from right rationales",
     "nat-sum": "NAT without attention: both halves are added",
+    "nat-unscaled": "NAT with the gate as the paper writes it, its logits not divided by √d_k",
     "nat-delta": "NAT whose units see the halves' own outputs alone",
     # What the number of negatives does, and their labels. Of 8 samples a question, 2 hold a quarter of the wrong ones.
     "nat-negatives-25": "NAT with a quarter of the negatives: those among 2 of the teacher's 8 samples",

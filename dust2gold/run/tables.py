@@ -100,6 +100,9 @@ def table_stages(settings: RunSettings) -> list[Stage]:
         ),
         make.trained("nat-single", "data neg", "neg", positive, f"{RIGHT} --model.adapter {neg}"),
         make.trained("nat-sum", "data neg", "nat", positive, f"--model.negative {neg} --model.units.attention false"),
+        make.trained(
+            "nat-unscaled", "data neg", "nat", positive, f"--model.negative {neg} --model.units.scale_gate false"
+        ),
         make.trained("nat-delta", "data neg", "nat", positive, f"--model.negative {neg} --model.units.delta true"),
         _nat_on(make, "nat-negatives-25", "data-negatives-25", "--samples 2", positive),
         _nat_on(make, "nat-negatives-50", "data-negatives-50", "--samples 4", positive),

@@ -26,6 +26,7 @@ METHODS = {
     "nat-no-negatives": "NAT whose frozen half is CoT KD's LoRA instead of M_neg",
     "nat-single": "NAT without the dual structure: one LoRA, trained on D_neg and then on D_pos",
     "nat-sum": "NAT without the attention: both halves are added",
+    "nat-unscaled": "NAT with the gate as the paper writes it: its logits are not divided by √d_k",
     "nat-delta": "NAT whose units see the LoRAs' own outputs, without the base's",
     "nat-semantic": "NAT on data graded by value instead of by text",
     "redi": "REDI: reinforced on right, penalised on wrong rationales, normalised by length",
