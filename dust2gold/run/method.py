@@ -30,6 +30,9 @@ ABOUT = {
     "neg-shuffled": "M_neg on rationales called wrong by shuffled verdicts",
     "nat-shuffled": "NAT whose M_neg learned from shuffled verdicts",
     "nce-permuted": "NCE with each sample weighted by another one's β",
+    # What follows from MIX.
+    "nat-from-mix": "NAT whose positive half starts from MIX",
+    "nce-from-mix": "NCE taught by MIX, calibrated by M_neg",
     "report": "the tables and figures: report.md, results.json, analyses.json",
     # The paper's baselines.
     "fine-tune": "Fine-tune: a LoRA on the data set's own solutions",
