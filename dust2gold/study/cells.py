@@ -16,7 +16,7 @@ from dust2gold.run.settings import RunSettings
 from dust2gold.run.stage import Stage
 from dust2gold.run.tables import run_stages
 from dust2gold.study.records import ArmRecord, Made, arm_record, circumstances, read_record, write_record
-from dust2gold.study.settings import StudySettings, cell_settings
+from dust2gold.study.settings import StudySettings, arms_of, cell_settings
 
 _ANSWERS = "predictions.jsonl"
 
@@ -47,10 +47,11 @@ class CellRun:
             for words in stage.words:
                 check_command(words, Path(file), f"stage {stage.name}")
         answering = {stage.name: stage for stage in self.plan.stages if _answer_files(stage)}
-        if unknown := set(study.arms or ()) - answering.keys():
+        arms = arms_of(study, cell)
+        if unknown := set(arms or ()) - answering.keys():
             remedy = f"choose of {', '.join(answering)}"
             raise InputError(f"'{min(unknown)}' answers no test questions", file=file, field="arms", remedy=remedy)
-        self.arms = [name for name in answering if study.arms is None or name in study.arms]
+        self.arms = [name for name in answering if arms is None or name in arms]
         self._place = Path(study.records, cell, f"seed-{seed}")
         # With a name for the run directory: what is made must not depend on where.
         anywhere = Plan(_stages(replace(settings, run="RUN_DIR")), Path("RUN_DIR"))

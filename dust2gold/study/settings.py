@@ -19,7 +19,7 @@ class StudySettings:
 
     run: str  # the runs' directories are <run>/<cell>/seed-<k>
     records: str  # what finished arms leave: <records>/<cell>/seed-<k>/<stage>.json
-    cells: dict[str, dict[str, Any]]  # by name: values of RunSettings, laid over `settings`
+    cells: dict[str, dict[str, Any]]  # by name: values of RunSettings, laid over `settings`; `arms` of its own
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of data and of training alike
     settings: dict[str, Any] = field(default_factory=dict)  # values of RunSettings for all cells
     arms: tuple[str, ...] | None = None  # the stages whose answers count; null: all that answer test questions
@@ -48,7 +48,7 @@ def cell_settings(study: StudySettings, file: str, cell: str, seed: int) -> RunS
     Raises:
         InputError: If a field is unknown or of another type, or one that the study sets.
     """
-    values = {**study.settings, **study.cells[cell]}
+    values = {name: value for name, value in {**study.settings, **study.cells[cell]}.items() if name != "arms"}
     try:
         if own := {"run", "seed", "data_seed"}.intersection(values):
             raise InputError("the study sets it", field=min(own), remedy="take it away; `run` and `seeds` say it")
@@ -62,6 +62,12 @@ def cell_settings(study: StudySettings, file: str, cell: str, seed: int) -> RunS
 
 def _typed(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def arms_of(study: StudySettings, cell: str) -> Sequence[str] | None:
+    """The stages of a cell whose answers count: its own `arms`, or the study's."""
+    own: Sequence[str] | None = study.cells[cell].get("arms", study.arms)
+    return own
 
 
 def chosen(asked: Sequence[Any], known: Sequence[Any], flag: str) -> list[Any]:
