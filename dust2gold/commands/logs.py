@@ -1,0 +1,59 @@
+"""What each command of the Trainer leaves in `<default_root_dir>/<verb>/`, where TensorBoard's log is, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from dust2gold.core.files import write_atomically
+from dust2gold.core.provenance import version_of
+
+TRAINING = "training.json"
+_SHOWN_VERSIONS = ("dust2gold", "torch", "transformers", "peft", "lightning")
+
+
+class ConfigWriter(SaveConfigCallback):
+    """Writes a command's config.yaml, as the stock callback does, but whole or not at all; training.json after `fit`."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the command's settings."""
+        file = Path(trainer.default_root_dir, TrainerFn(stage).value, self.config_filename)
+        with write_atomically(file) as stream:
+            stream.write(self.parser.dump(self.config, skip_unset=False))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what the settings do not say."""
+        sizes = {True: 0, False: 0}
+        for parameter in pl_module.parameters():
+            sizes[parameter.requires_grad] += parameter.numel()
+        facts = {
+            "schema": 1,
+            "steps": trainer.global_step,
+            "trained_parameters": sizes[True],
+            "frozen_parameters": sizes[False],  # 4-bit weights count as they are stored
+            "processes": trainer.world_size,
+            "versions": {name: version_of(name) for name in _SHOWN_VERSIONS},
+            "machine": machine(),
+        }
+        if trainer.is_global_zero:
+            with write_atomically(Path(trainer.default_root_dir, "fit", TRAINING)) as stream:
+                stream.write(json.dumps(facts, indent=1) + "\n")
+
+
+def machine() -> str:
+    """The machine's processor and cores that we may use, and its GPUs."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    name = (names or [platform.processor() or platform.machine()])[0]
+    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    return " + ".join([f"{name}, {len(os.sched_getaffinity(0))} cores", *gpus])
