@@ -39,7 +39,7 @@ def thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 
 def show_rationales(trainer: L.Trainer, tag: str, rationales: Iterable[Rationale]) -> None:
-    """Adds rationales with their verdicts to TensorBoard's text page, which reads Markdown; what others wrote is escaped."""
+    """Adds rationales with their verdicts to TensorBoard's text page, which reads Markdown; others' text is escaped."""
     writer = writer_of(trainer)
     if writer is None:
         return

@@ -20,7 +20,7 @@ _SHOWN_VERSIONS = ("dust2gold", "torch", "transformers", "peft", "lightning")
 
 
 class ConfigWriter(SaveConfigCallback):
-    """Writes a command's config.yaml, as the stock callback does, but whole or not at all; training.json after `fit`."""
+    """Writes config.yaml, as the stock callback does, but whole or not at all; after `fit` training.json, too."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes the command's settings."""

@@ -157,8 +157,8 @@ class StageCLI(LightningCLI):
         elif options.ckpt_path == "none":
             options.ckpt_path = None
         self._find_checkpoint("leave it out: fit goes on from where it was stopped")
-        resumed = options.ckpt_path is not None and not self.trainer.fast_dev_run
-        self._log_as_verb(int(read_checkpoint(Path(options.ckpt_path))["global_step"]) + 1 if resumed else 0)
+        fresh = options.ckpt_path is None
+        self._log_as_verb(0 if fresh else int(read_checkpoint(Path(options.ckpt_path))["global_step"]) + 1)
 
     def before_validate(self) -> None:
         """Finds the checkpoint, and tells the Trainer before stage and callbacks are set up: handed over it is late."""
@@ -180,7 +180,7 @@ class StageCLI(LightningCLI):
         The same command again goes on there; what an earlier attempt had logged from `step` on, TensorBoard drops.
         """
         given = self.config[self.subcommand].trainer.logger
-        if given in (None, True) and not self.trainer.fast_dev_run:
+        if given in (None, True) and isinstance(self.trainer.logger, TensorBoardLogger):  # not with fast_dev_run
             root = self.trainer.default_root_dir
             self.trainer.logger = TensorBoardLogger(root, "", self.subcommand, purge_step=step)
 
