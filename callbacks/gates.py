@@ -28,7 +28,8 @@ class GateMonitor(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Hooks the units for a batch at which the Trainer logs; of accumulated batches, for the first."""
-        every, first = trainer.log_every_n_steps, batch_idx % trainer.accumulate_grad_batches == 0
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        first = batch_idx % trainer.accumulate_grad_batches == 0
         if every and first and (trainer.global_step + 1) % every == 0 and writer_of(trainer) is not None:
             self._hooks = [
                 module.register_forward_hook(partial(self._keep, name))
