@@ -6,17 +6,22 @@ from functools import partial
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 
 from callbacks.tensorboard import writer_of
 from lightning_modules.components.integration.unit import IntegrationUnit, Mixed
+
+SATURATED = 0.45
+"""|α_neg| from which a gate counts as saturated."""
 
 
 class GateMonitor(L.Callback):
     """Logs α_neg ∈ [−0.5, 0.5] of every integration unit in training, at the steps at which the Trainer logs.
 
     Histograms `gate/alpha_neg/<layer>` hold one value per token of a batch, padding left out;
-    `gate/alpha_neg_mean/<layer>` is their mean and `gate/alpha_neg_mean` the mean over all layers. Below 0 negative
+    `gate/alpha_neg_mean/<layer>` is their mean and `gate/alpha_neg_mean` the mean over all layers; `gate/saturation` is
+    the share of values, over all layers, beyond ±0.45, where the gate hardly learns any more. Below 0 negative
     knowledge is subtracted, above it is added.
     """
 
@@ -53,6 +58,8 @@ class GateMonitor(L.Callback):
                 writer.add_scalar(f"gate/alpha_neg_mean/{name}", value.mean().item(), self._step)
             mean = sum(value.mean().item() for value in values.values()) / len(values)
             writer.add_scalar("gate/alpha_neg_mean", mean, self._step)
+            saturated = (torch.cat(list(values.values())).abs() > SATURATED).float().mean()
+            writer.add_scalar("gate/saturation", saturated.item(), self._step)
         self._values.clear()
 
     def _keep(self, name: str, module: nn.Module, inputs: Any, mixed: Mixed) -> None:

@@ -32,6 +32,7 @@ VERBS = TRAINER_VERBS | {
     "prepare": "grade teacher samples into D_pos and D_neg",
     "collect": "sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",
     "augment": "join D_pos with the student's own right samples",
+    "placebo": "shuffle the verdicts of D_pos and D_neg, for a control",
     "export": "write a trained stage as a stock adapter or a merged Hugging Face model",
     "export-data": "write D_pos and D_neg as a preference data set for other trainers",
     "import-data": "turn a preference data set into D_pos and D_neg",

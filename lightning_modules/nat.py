@@ -45,6 +45,14 @@ class NATModel(StudentModule):
             remedy = "give --model.negative the adapter directory of the NEG stage, or --model.adapter a trained NAT"
             raise InputError("NAT needs a negative half", field="model.negative", remedy=remedy)
 
+    def trained_parts(self) -> list[tuple[list[nn.Parameter], float]]:
+        """The positive LoRA, and the units where they have a learning rate of their own."""
+        factor, units = self.unit_settings.lr_factor, list(self.units.parameters())
+        if factor == 1:
+            return super().trained_parts()
+        own = {id(parameter) for parameter in units}
+        return [([p for p in self.parameters() if id(p) not in own], 1.0), (units, factor)]
+
     def loss_parts(self, batch: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """Cross-entropy, mean over the batch's target tokens."""
         return {"loss": cross_entropy(self.target_logprobs(batch, targets), targets)}

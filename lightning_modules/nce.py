@@ -27,6 +27,7 @@ class NCEModel(TaughtModule):
         mix: a, the weight of the distillation (reference: 0.5).
         temperature: T of the distillation (reference: 1).
         calibrated: False sets β to 0.5, weight 1: plain self-refinement (KD).
+        permuted: A placebo: each sample is weighted by the β of another of its batch, drawn anew at every step.
         per_token: Weigh each token by its own β_t = tanh KL_t instead of each sample by its mean's.
         teacher: `online` runs M_NAT and M_neg at every step; `cached` runs them once per sample, in the first epoch:
             later epochs cost what a plain LoRA costs.
@@ -43,6 +44,7 @@ class NCEModel(TaughtModule):
         mix: float = 0.5,
         temperature: float = 1.0,
         calibrated: bool = True,
+        permuted: bool = False,
         per_token: bool = False,
         teacher: Literal["online", "cached"] = "online",
         cache: CacheSettings = CacheSettings(),
@@ -53,11 +55,15 @@ class NCEModel(TaughtModule):
             raise InputError(f"must be between 0 and 1, found {mix}", field="model.mix")
         if temperature <= 0:
             raise InputError(f"must be positive, found {temperature}", field="model.temperature")
-        if per_token and not calibrated:
-            raise InputError("weighs by β, which calibrated: false switches off", field="model.per_token")
+        for field, given in (("per_token", per_token), ("permuted", permuted)):
+            if given and not calibrated:
+                raise InputError("weighs by β, which calibrated: false switches off", field=f"model.{field}")
+        if permuted and per_token:
+            raise InputError("permutes the β of samples", field="model.permuted", remedy="leave per_token out")
         self.mix = mix
         self.temperature = temperature
         self.calibrated = calibrated
+        self.permuted = permuted
         self.per_token = per_token
         self.teacher_name = teacher
         self.cache = cache
@@ -129,4 +135,7 @@ class NCEModel(TaughtModule):
             return torch.full(targets.tokens.shape, 0.5, device=targets.tokens.device)  # [N]
         if self.per_token:
             return torch.tanh(teacher_targets.divergence)  # [N], β_t of each target's own KL
-        return calibration(teacher_targets.divergence, targets)[targets.sample]
+        by_sample = calibration(teacher_targets.divergence, targets)  # [S]
+        if self.permuted and self.training:
+            by_sample = by_sample[torch.randperm(len(by_sample)).to(by_sample.device)]
+        return by_sample[targets.sample]

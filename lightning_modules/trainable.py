@@ -118,6 +118,10 @@ class TrainableModule(ModuleWithProperties, L.LightningModule):
         """
         return [name for name, _ in self.named_buffers()]
 
+    def trained_parts(self) -> list[tuple[list[nn.Parameter], float]]:
+        """The parameters, in parts that have a learning rate of their own, each with its factor."""
+        return [(list(self.parameters()), 1.0)]
+
     def make_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer over what trains.
 
@@ -125,7 +129,11 @@ class TrainableModule(ModuleWithProperties, L.LightningModule):
             InputError: If its arguments cannot be used, or a learning rate is no rate.
         """
         try:
-            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+            groups = [[p for p in group if p.requires_grad] for group, _ in self.trained_parts()]
+            # One part is given as a plain list: some optimizers take nothing else.
+            optimizer = self.optimizer(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
+            for group, (_, factor) in zip(optimizer.param_groups, self.trained_parts(), strict=True):
+                group["lr"] *= factor
             rates = [float(group["lr"]) for group in optimizer.param_groups]
             if not all(0 < rate < math.inf for rate in rates):
                 raise ValueError(f"lr must be finite and above 0, found {rates[0]}")
@@ -159,9 +167,12 @@ class TrainableModule(ModuleWithProperties, L.LightningModule):
         for scheduler in [config.scheduler for config in self.trainer.lr_scheduler_configs]:
             if (self.trainer.ckpt_path is None and self.lr is None) or not isinstance(scheduler, LambdaLR):
                 continue
-            groups = zip(scheduler.optimizer.param_groups, self._optimizer_settings, scheduler.lr_lambdas, strict=True)
-            for group, settings, factor in groups:
-                rate = settings["lr"] = self.lr or settings["lr"]
+            factors = [factor for _, factor in self.trained_parts()]
+            groups = zip(
+                scheduler.optimizer.param_groups, self._optimizer_settings, scheduler.lr_lambdas, factors, strict=True
+            )
+            for group, settings, factor, own in groups:
+                rate = settings["lr"] = self.lr * own if self.lr else settings["lr"]
                 group.update({**settings, "initial_lr": rate, "lr": rate * factor(scheduler.last_epoch)})
             scheduler.base_lrs = [settings["lr"] for settings in self._optimizer_settings]
 

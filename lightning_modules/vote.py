@@ -9,26 +9,38 @@ import lightning as L
 import torch
 
 from lightning_modules.components.accuracy import GroupedAccuracy
-from lightning_modules.components.voting.votes import NEEDS, vote_accuracy, vote_weights, winning_classes
+from lightning_modules.components.voting.votes import (
+    NEEDS,
+    PLACEBO,
+    permute_scores,
+    vote_accuracy,
+    vote_weights,
+    winning_classes,
+)
 
 
 class VotingModel(L.LightningModule):
     """Votes with every weighting that the samples allow: `sc` always, `ws` with log-probabilities, `asc` with scores.
 
     ASC comes in the paper's form, `asc`, and in the reference's two others, `asc-1+s` and `asc-1+2s`. The model has no
-    parameters; only `test` applies. It logs `test/<method>/accuracy` and its groups, and its step returns the rows of
+    parameters; only `test` applies. With `placebo` there is also `asc-permuted`, M_rank's scores exchanged among a
+    question's samples. It logs `test/<method>/accuracy` and its groups, and its step returns the rows of
     predictions.jsonl.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, placebo: bool = False) -> None:
         super().__init__()
-        self.accuracies: Any = torch.nn.ModuleDict({method: GroupedAccuracy() for method in NEEDS})
+        self.placebo = placebo
+        methods = [*NEEDS, PLACEBO] if placebo else NEEDS
+        self.accuracies: Any = torch.nn.ModuleDict({method: GroupedAccuracy() for method in methods})
 
     def test_step(  # type: ignore[override]  # Lightning hands any value on to the callbacks
         self, batch: dict[str, Any], batch_idx: int
     ) -> list[dict[str, Any]]:
         """Counts the votes of a batch and returns one row per method and question."""
         by_method = vote_weights(batch["answers"], batch.get("logprob_mean"), batch.get("score"))  # [Q, N] each
+        if self.placebo and "asc" in by_method:
+            by_method[PLACEBO] = permute_scores(batch["score"], batch["samples"])  # [Q, N]
         if batch_idx == 0 and self.trainer.is_global_zero:
             _report_skipped([method for method in NEEDS if method not in by_method])
         rows: list[dict[str, Any]] = []

@@ -23,6 +23,13 @@ ABOUT = {
     "nce": "NCE: a plain LoRA taught by NAT, weighted by what NEG lacks (stage 2)",
     "rank": "M_rank: tells right rationales from wrong ones (stage 3)",
     "votes": "NCE samples the test questions, M_rank scores the samples, SC, WS and ASC vote (stage 3)",
+    # At equal budgets: what else twice the steps, or as many trained parameters, would give; and placebos.
+    "cot-kd-long": "CoT KD with M_neg's steps added to its own",
+    "cot-kd-wide": "CoT KD with M_neg's steps added, and as many trained parameters as NAT",
+    "data-shuffled": "right and wrong rationales with shuffled verdicts",
+    "neg-shuffled": "M_neg on rationales called wrong by shuffled verdicts",
+    "nat-shuffled": "NAT whose M_neg learned from shuffled verdicts",
+    "nce-permuted": "NCE with each sample weighted by another one's β",
     "report": "the tables and figures: report.md, results.json, analyses.json",
     # The paper's baselines.
     "fine-tune": "Fine-tune: a LoRA on the data set's own solutions",
@@ -64,6 +71,8 @@ class Commands:
         self.decoder = f"--model.student {student} --data.tokenizer {student}"
         self.ranker = f"--model.backbone.init_args.{reader} {base} --data.tokenizer {base}"
         self.seeds = f"--seed_everything {settings.seed} --data.seed {settings.seed}"
+        rate = settings.learning_rate
+        self.rate = "" if rate is None else f"--model.optimizer.init_args.lr {rate:g}"
         self.test_set = self.questions(f"{self.run}/test", settings.test_limit)
         if not any(find_config(f"{settings.configs}/{name}.yaml").is_file() for name in ("student", "neg", "rank")):
             remedy = "name a directory with student.yaml or rank.yaml in it, as configs/demo"
@@ -83,11 +92,16 @@ class Commands:
         """Several files of the run directory as one option."""
         return quote(f"[{', '.join(f'{self.settings.run}/{name}' for name in names)}]")
 
-    def fit(self, config: str, train: str, root: str, options: str = "") -> str:
-        """Trains a decoder on a file or files, quoted already."""
+    def fit(self, config: str, train: str, root: str, options: str = "", budgets: int = 1) -> str:
+        """Trains a decoder on a file or files, quoted already, for so many times the run's `steps`."""
+        steps = (
+            ""
+            if self.settings.steps is None
+            else f"--trainer.max_epochs -1 --trainer.max_steps {self.settings.steps * budgets}"
+        )
         return (
-            f"fit {self.configs(config)} {self.decoder} {self.seeds} {options} --data.train {train} "
-            f"--trainer.default_root_dir {root} --ckpt_path same"
+            f"fit {self.configs(config)} {self.decoder} {self.seeds} {steps} {self.rate} {options} "
+            f"--data.train {train} --trainer.default_root_dir {root} --ckpt_path same"
         )
 
     def test(self, config: str, adapter: str, root: str, questions: str | None = None) -> str:
@@ -97,13 +111,13 @@ class Commands:
             f"--trainer.default_root_dir {root}"
         )
 
-    def trained(self, name: str, needs: str, config: str, train: str, options: str = "") -> Stage:
+    def trained(self, name: str, needs: str, config: str, train: str, options: str = "", budgets: int = 1) -> Stage:
         """A stage that trains a decoder and answers the test questions; `needs` names stages, with blanks between."""
         root = f"{self.run}/{name}"
         return Stage(
             name,
             ABOUT[name],
-            (self.fit(config, train, root, options), self.test(config, f"{root}/adapter", root)),
+            (self.fit(config, train, root, options, budgets), self.test(config, f"{root}/adapter", root)),
             tuple(needs.split()),
             students=(self.settings.student,),
             outputs=(f"{name}/adapter", f"{name}/predictions.jsonl"),
@@ -129,6 +143,7 @@ class Commands:
 
 
 RIGHT = "--data.verdicts positive"  # where the stage that trains M_neg trains on right rationales
+VOTE_PLACEBO = "asc-permuted"  # a row without a stage of its own: the votes make it
 _RANKER = ("student", "rank")  # M_rank is no student: its sizes stand in rank.yaml alone
 
 
@@ -137,6 +152,7 @@ def method_stages(settings: RunSettings) -> list[Stage]:
     make = Commands(settings)
     run, positive, augmented = make.run, f"{make.run}/data/positive.jsonl", f"{make.run}/samples/positive.jsonl"
     rank_base = settings.rank_base or settings.student
+    placebo = "--model.placebo true" if VOTE_PLACEBO in settings.rows else ""
     return [
         make.trained("cot-kd", "data", "neg", positive, RIGHT),
         make.trained("neg", "data", "neg", f"{run}/data/negative.jsonl"),
@@ -163,7 +179,7 @@ def method_stages(settings: RunSettings) -> list[Stage]:
                 f"--trainer.default_root_dir {run}/votes",
                 f"predict {make.configs('rank')} {make.ranker} --model.trained {run}/rank/adapter "
                 f"--data.predict {run}/votes/samples.jsonl --trainer.default_root_dir {run}/votes",
-                f"test --config configs/vote.yaml --data.samples {run}/votes/scored.jsonl "
+                f"test --config configs/vote.yaml {placebo} --data.samples {run}/votes/scored.jsonl "
                 f"--data.samples_per_question {settings.votes} --trainer.default_root_dir {run}/votes",
             ),
             ("nce", "rank"),

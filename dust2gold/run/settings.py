@@ -29,7 +29,13 @@ class RunSettings:
     rank_data: tuple[str, ...] = ("samples/samples.jsonl", "data/solutions.jsonl")  # M_rank's, of the run directory
     # Options added to the first command of a stage, which trains or samples: {nat: --model.lora.r 16}.
     options: dict[str, str] | None = None
-    tables: bool = False  # whether the other rows of the paper's tables are made too
+    # Rows of the report beside those of the method: baselines, ablations, placebos (tables.py). These two are what a
+    # reader asks for first: training on everything, and NAT without the wrong answers.
+    rows: tuple[str, ...] = ("mix", "nat-no-negatives")
+    # Optimizer steps of every stage that trains a student; of one that stands against two of NAT's halves (M_neg and
+    # NAT) twice as many. null: what the stages' configs say.
+    steps: int | None = None
+    learning_rate: float | None = None  # of every stage that trains a student; null: the stages' configs'
     teacher_data: str | None = None  # the teacher's samples; null: those of the generated problems
     train_format: str | None = None  # a format that `prepare` knows; null: tdg, unless columns are given
     columns: dict[str, str] | None = None  # their columns, {question: problem, gold: answer}; over the format's

@@ -6,7 +6,16 @@ from dataclasses import replace
 from shlex import quote
 
 from dust2gold.core.errors import InputError
-from dust2gold.run.method import ABOUT, RIGHT, Commands, data_stage, method_stages, teacher_data, train_format
+from dust2gold.run.method import (
+    ABOUT,
+    RIGHT,
+    VOTE_PLACEBO,
+    Commands,
+    data_stage,
+    method_stages,
+    teacher_data,
+    train_format,
+)
 from dust2gold.run.settings import RunSettings
 from dust2gold.run.stage import Stage
 
@@ -21,8 +30,7 @@ GENERATED = {
 
 def run_stages(settings: RunSettings) -> list[Stage]:
     """All stages that a run's settings ask for."""
-    rows = table_stages(settings) if settings.tables else []
-    stages = [*other_tests(settings), *method_stages(settings), *rows, data_stage(settings)]
+    stages = [*other_tests(settings), *method_stages(settings), data_stage(settings), *_chosen(settings)]
     more = settings.options or {}
     if unknown := more.keys() - {stage.name for stage in stages}:
         remedy = f"stages: {', '.join(stage.name for stage in stages)}"
@@ -35,8 +43,25 @@ def run_stages(settings: RunSettings) -> list[Stage]:
     ]
 
 
+def _chosen(settings: RunSettings) -> list[Stage]:
+    """The rows asked for, and those that they need."""
+    known = {stage.name: stage for stage in table_stages(settings)}
+    if unknown := set(settings.rows) - {*known, VOTE_PLACEBO}:
+        remedy = f"rows: {', '.join([*known, VOTE_PLACEBO])}"
+        raise InputError(f"no row '{min(unknown)}'", field="rows", remedy=remedy)
+    names = [name for name in settings.rows if name in known]
+    for name in names:  # which grows on the way
+        names += [need for need in known[name].needs if need in known and need not in names]
+    if "cot-kd-long" in names and settings.steps is None:
+        raise InputError("cot-kd-long takes a number of steps", field="steps", remedy="give one, or leave that row out")
+    if "cot-kd-wide" in names and "cot-kd-wide" not in (settings.options or {}):
+        remedy = "give options: {cot-kd-wide: --model.lora.r 64 --model.lora.alpha 128}"
+        raise InputError("cot-kd-wide takes a rank", field="options", remedy=remedy)
+    return [known[name] for name in dict.fromkeys(names)]
+
+
 def table_stages(settings: RunSettings) -> list[Stage]:
-    """The rows beside those of the method."""
+    """All rows that there are beside those of the method."""
     make = Commands(settings)
     run, positive, augmented = make.run, f"{make.run}/data/positive.jsonl", f"{make.run}/samples/positive.jsonl"
     both = make.files("data/positive.jsonl", "data/negative.jsonl")
@@ -44,21 +69,35 @@ def table_stages(settings: RunSettings) -> list[Stage]:
     solutions = f"{run}/data/solutions.jsonl"
     neg, cot_kd, nat = (f"{run}/{name}/adapter" for name in ("neg", "cot-kd", "nat"))
     return [
-        make.trained("fine-tune", "data", "neg", solutions, RIGHT),
-        make.trained("mix", "data", "neg", both, "--data.verdicts both"),
-        make.trained("cl", "data", "cl", with_gold),
-        make.trained("nt", "data", "nt", with_gold),
-        make.trained("ul", "data", "ul", both),
+        make.trained("fine-tune", "data", "neg", solutions, RIGHT, budgets=2),
+        make.trained("cot-kd-long", "data", "neg", positive, RIGHT, budgets=2),
+        make.trained("cot-kd-wide", "data", "neg", positive, RIGHT, budgets=2),
+        make.trained("mix", "data", "neg", both, "--data.verdicts both", budgets=2),
+        make.trained("cl", "data", "cl", with_gold, budgets=2),
+        make.trained("nt", "data", "nt", with_gold, budgets=2),
+        make.trained("ul", "data", "ul", both, budgets=2),
         make.sampled("cot-kd-samples", "cot-kd", "neg"),
         make.trained("self-augmentation", "cot-kd-samples", "neg", f"{run}/cot-kd-samples/positive.jsonl", RIGHT),
         make.trained("kd", "nat samples", "nce", augmented, f"--model.nat {nat} --model.calibrated false"),
         make.trained("nce-token", "nat samples", "nce", augmented, f"--model.nat {nat} --model.per_token true"),
+        make.trained("nce-permuted", "nat samples", "nce", augmented, f"--model.nat {nat} --model.permuted true"),
         make.trained("redi", "data cot-kd", "redi", both, f"--model.adapter {cot_kd}"),
         make.trained("dpo", "data cot-kd", "dpo", both, f"--model.adapter {cot_kd}"),
         make.trained("kto", "data cot-kd", "kto", both, f"--model.adapter {cot_kd}"),
-        make.trained("glow", "data", "glow", both),
+        make.trained("glow", "data", "glow", both, budgets=2),
         make.trained("opd", "data cot-kd nat", "opd", solutions, f"--model.adapter {cot_kd} --model.nat {nat}"),
         make.trained("nat-no-negatives", "data cot-kd", "nat", positive, f"--model.negative {cot_kd}"),
+        Stage(
+            "data-shuffled",
+            ABOUT["data-shuffled"],
+            (f"placebo --data {run}/data --seed {settings.seed} --output {run}/data-shuffled",),
+            ("data",),
+            outputs=("data-shuffled",),
+        ),
+        make.trained("neg-shuffled", "data-shuffled", "neg", f"{run}/data-shuffled/negative.jsonl"),
+        make.trained(
+            "nat-shuffled", "data neg-shuffled", "nat", positive, f"--model.negative {run}/neg-shuffled/adapter"
+        ),
         make.trained("nat-single", "data neg", "neg", positive, f"{RIGHT} --model.adapter {neg}"),
         make.trained("nat-sum", "data neg", "nat", positive, f"--model.negative {neg} --model.units.attention false"),
         make.trained("nat-delta", "data neg", "nat", positive, f"--model.negative {neg} --model.units.delta true"),

@@ -117,6 +117,9 @@ def test_gates_of_a_training(nat: NATModel, data: RationaleDataModule, make_trai
         assert found == pytest.approx([alpha.min().item(), alpha.max().item(), alpha.mean().item()], abs=1e-4)
     overall = torch.stack([alpha.mean() for alpha in expected.values()]).mean().item()
     assert means[0].value == pytest.approx(overall, abs=1e-4)
+    beyond = (torch.cat(list(expected.values())).abs() > 0.45).double().mean().item()
+    assert 0 < beyond < 1
+    assert logged.Scalars("gate/saturation")[0].value == pytest.approx(beyond, abs=0.02)
 
 
 def test_no_gates(nat: NATModel, student_model: Any, data: RationaleDataModule, make_trainer: Any, events: Any) -> None:

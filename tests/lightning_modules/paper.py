@@ -40,6 +40,8 @@ def attention(unit: IntegrationUnit, x: Tensor, hs: Sequence[Tensor]) -> Tensor:
     assert unit.gate is not None
     q = unit.gate.query.weight @ x
     logits = torch.stack([q @ (unit.gate.key.weight @ h) for h in hs])
+    if unit.scale_gate:
+        logits = logits / math.sqrt(unit.key_dim)
     return logits.softmax(0) + torch.tensor([0.5, -0.5], dtype=x.dtype)
 
 

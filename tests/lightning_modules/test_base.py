@@ -10,7 +10,7 @@ import torch
 
 from dust2gold.core.errors import InputError
 from lightning_modules.base import STUDENT
-from lightning_modules.components.adapters.nat import POSITIVE
+from lightning_modules.components.adapters.nat import POSITIVE, UnitSettings
 from lightning_modules.components.adapters.stack import LoraSettings
 from lightning_modules.components.sampling.settings import SamplingSettings
 from lightning_modules.nat import NATModel
@@ -101,6 +101,14 @@ def test_learning_rates(
     module = Paced(schedule, warmup)
     quiet_trainer(tmp_path, accumulate_grad_batches=2, **limits).fit(module, loader(*range(5)))
     assert module.rates == pytest.approx(expected)
+
+
+def test_units_may_have_a_learning_rate_of_their_own(make_stage: Any) -> None:
+    plain, factored = (make_stage("nat", units=UnitSettings(6, 10, lr_factor=factor)) for factor in (1.0, 0.25))
+    [whole], (lora, units) = (module.make_optimizer().param_groups for module in (plain, factored))
+    assert [group["lr"] for group in (lora, units)] == [whole["lr"], 0.25 * whole["lr"]]
+    assert units["params"] == list(factored.units.parameters())
+    assert len(lora["params"]) + len(units["params"]) == len(whole["params"])
 
 
 def test_ddp_leaves_the_constants_of_the_base_alone(make_stage: Any) -> None:

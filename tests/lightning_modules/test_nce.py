@@ -75,13 +75,33 @@ def test_a_token_may_have_a_beta_of_its_own(make_stage: Any, make_batch: Any) ->
     assert parts[1]["beta"] < parts[0]["beta"], "tanh is concave: the mean of tanh lies below the tanh of the mean"
 
 
+def test_the_placebo_permutes_beta_among_the_samples_of_a_batch(make_stage: Any, make_batch: Any) -> None:
+    batch, placebo, honest = make_batch(), make_stage("nce", permuted=True), make_stage("nce")
+    own = held_out_parts(honest, batch)
+    assert held_out_parts(placebo, batch)["loss"] == own["loss"], "validation shows the real loss"
+    placebo.train()
+    orders = []
+    for _ in range(5):
+        placebo.loss_parts(batch, find_targets(batch))
+        assert sorted(placebo.last_beta.tolist()) == sorted(honest.last_beta.tolist())
+        orders.append(placebo.last_beta.tolist())
+    assert len({tuple(order) for order in orders}) > 1
+
+
 def test_no_mix_is_plain_training(make_stage: Any, make_batch: Any) -> None:
     one, other = (held_out_parts(stage, make_batch()) for stage in (make_stage("nce", mix=0.0), make_stage("negative")))
     torch.testing.assert_close(one["loss"], other["loss"], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(
-    "options", [{"mix": 1.5}, {"mix": -0.1}, {"temperature": 0.0}, {"per_token": True, "calibrated": False}]
+    "options",
+    [
+        {"mix": 1.5},
+        {"mix": -0.1},
+        {"temperature": 0.0},
+        {"per_token": True, "calibrated": False},
+        {"permuted": True, "per_token": True},
+    ],
 )
 def test_settings_that_cannot_work_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 METHODS = {
     "fine-tune": "trained on the data set's own solutions, greedy (the paper's Fine-tune)",
     "cot-kd": "trained on the teacher's right rationales (D_pos), greedy: the baseline",
+    "cot-kd-long": "CoT KD with twice the steps: as many as M_neg and NAT together",
+    "cot-kd-wide": "cot-kd-long with as many trained parameters as NAT",
     "mix": "trained on right and wrong rationales alike (D_pos and D_neg)",
     "cl": "CoT KD with a contrastive term: a question's right rationales near, its wrong ones far",
     "nt": "negative training: lowers the likelihood of wrong rationales",
@@ -16,7 +18,10 @@ METHODS = {
     "kd": "self-refinement: NCE with β switched off",
     "neg": "M_neg, trained on the wrong rationales (D_neg), greedy",
     "nat": "M_NAT, right rationales with the frozen M_neg integrated (stage 1), greedy",
+    "neg-shuffled": "M_neg's placebo, trained on rationales called wrong by shuffled verdicts",
+    "nat-shuffled": "NAT's placebo: its M_neg learned from shuffled verdicts",
     "nce": "M_NCE, one plain LoRA distilled from M_NAT, calibrated by M_neg (stage 2), greedy",
+    "nce-permuted": "NCE's placebo: each sample weighted by another one's β",
     "nce-token": "NCE with one β per token",
     "nat-no-negatives": "NAT whose frozen half is CoT KD's LoRA instead of M_neg",
     "nat-single": "NAT without the dual structure: one LoRA, trained on D_neg and then on D_pos",
@@ -31,6 +36,7 @@ METHODS = {
     "sc": "self-consistency: majority vote over the samples",
     "ws": "vote weighted by the model's own length-normalised probability",
     "asc": "adaptive self-consistency: vote weighted by M_rank's score s (stage 3)",
+    "asc-permuted": "asc's placebo: M_rank's scores exchanged among a question's samples",
     "asc-1+s": "vote weighted by 1 + s",
     "asc-1+2s": "vote weighted by 1 + 2s",
 }

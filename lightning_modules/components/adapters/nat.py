@@ -7,9 +7,10 @@ On disk NAT is a directory of two stock PEFT adapters and the units:
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -35,12 +36,26 @@ class UnitSettings:
         bottleneck: Width between W_1 and W_2 (reference: 128).
         delta: Mix s·B z alone, without the base output (reference: false).
         attention: Weigh the branches by the gate (paper: true); false adds both with weight 1, and there is no gate.
+        scale_gate: Divide the gate's logits by √d_k, as other attention does (paper: false; there the gate saturates).
+        lr_factor: The units' learning rate over that of the positive LoRA (reference: 1).
     """
 
     key_dim: int = 128
     bottleneck: int = 128
     delta: bool = False
     attention: bool = True
+    scale_gate: bool = False
+    lr_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses a factor that is none."""
+        if not 0 < self.lr_factor < math.inf:
+            raise InputError(f"must be above 0, found {self.lr_factor}", field="model.units.lr_factor")
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What makes a unit, and what its directory keeps of it: all but the learning rate."""
+        return {name: value for name, value in asdict(self).items() if name != "lr_factor"}
 
 
 def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
@@ -56,7 +71,7 @@ def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
             remedy = "train M_neg with the same target modules"
             raise InputError(problem, field="lora.target_modules", remedy=remedy)
         a, b = cast(nn.Linear, layer.lora_A[POSITIVE]), cast(nn.Linear, layer.lora_B[POSITIVE])
-        unit = IntegrationUnit(a.in_features, b.out_features, **asdict(settings)).to(a.weight.device)
+        unit = IntegrationUnit(a.in_features, b.out_features, **settings.shape).to(a.weight.device)
         units[path.replace(".", "/")] = unit  # a ModuleDict key holds no dots
         layer.lora_variant[POSITIVE] = IntegrationVariant(unit, NEGATIVE)
     StepBatch(stack.lora_layers(POSITIVE), POSITIVE).attach(decoder_of(stack.base))
@@ -85,7 +100,8 @@ def load_nat(stack: AdapterStack, directory: str | Path, trainable: bool = False
     stack.load(POSITIVE, directory / POSITIVE, trainable=trainable)
     check_weights(directory, manifest)
     try:
-        units = attach_units(stack, UnitSettings(**manifest.get("units", {})))
+        # An adapter that says nothing of its gate's scale was written before there was one.
+        units = attach_units(stack, UnitSettings(**{"scale_gate": False, **manifest.get("units", {})}))
         if file.is_file():
             units.load_state_dict(load_file(file))
     except (OSError, RuntimeError, SafetensorError, TypeError) as error:
@@ -113,11 +129,11 @@ def open_nat(directory: str | Path, student: str | None = None, dtype: str = "fl
 def save_nat(stack: AdapterStack, units: nn.ModuleDict, directory: Path) -> None:
     """Writes NAT into an empty directory."""
     unit = cast(IntegrationUnit, next(iter(units.values())))
-    settings = UnitSettings(unit.key_dim, unit.down.out_features, unit.delta, unit.gate is not None)
+    settings = UnitSettings(unit.key_dim, unit.down.out_features, unit.delta, unit.gate is not None, unit.scale_gate)
     for name in (POSITIVE, NEGATIVE):
         (directory / name).mkdir()
         stack.save(name, directory / name)
     if not shapes_only():
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in units.state_dict().items()}
         save_file(state, directory / UNITS_FILE)
-    stack.write_manifest(directory, {"kind": "nat", "units": asdict(settings)})
+    stack.write_manifest(directory, {"kind": "nat", "units": settings.shape})

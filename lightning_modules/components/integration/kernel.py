@@ -2,7 +2,7 @@
 
 With n tokens, R = r_pos + r_neg and bottleneck h, one product reads everything that is linear in x:
 
-    [s, z] = x Mᵀ             M = [−P_pos; P_neg; A_pos; A_neg], P_i = s_i (W_K B_i)ᵀ W_Q          [n, 2R]
+    [s, z] = x Mᵀ             M = [−P_pos; P_neg; A_pos; A_neg], P_i = c s_i (W_K B_i)ᵀ W_Q        [n, 2R]
     α_neg  = σ(Σ_j s_j z_j) − ½                                                                   [n]
     u      = z Sᵀ + [W_1 y, W_1 y]         S = diag(s_pos W_1 B_pos, s_neg W_1 B_neg)              [n, 2h]
     out    = y + W_2 (α_pos GELU(u_pos) + α_neg GELU(u_neg))

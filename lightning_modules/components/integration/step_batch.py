@@ -32,7 +32,8 @@ def make_together(units: list[IntegrationUnit], halves: list[list[Half]], dtype:
         rows = a
         if first.gate is not None:
             query, key = (torch.stack([getattr(u.gate, name).weight for u in units]) for name in ("query", "key"))
-            rows = [(key @ torch.cat([-b[0], b[1]], 2)).mT @ query, *a]  # [U, R, d_in] first
+            scaled = first.gate.scale * torch.cat([-b[0], b[1]], 2)  # [U, d_out, R]
+            rows = [(key @ scaled).mT @ query, *a]  # [U, R, d_in] first
         read = torch.cat(rows, 1).to(dtype)  # [U, 2R, d_in]
         both = (down @ torch.cat(b, 2)).split([half.shape[2] for half in b], 2)  # [U, h, r] each
         pad = nn.functional.pad
@@ -79,7 +80,7 @@ class StepBatch:
             halves = [variant.half(layer, name) for name in (self.adapter, variant.negative)]
             shapes = tuple((half.a.shape, half.b.shape, half.scale, half.a.device) for half in halves)
             dtype = unit.compute_dtype(unit.up.weight.device.type)
-            groups[(shapes, unit.delta, unit.gate is None, dtype)].append((unit, halves))
+            groups[(shapes, unit.delta, unit.gate and unit.gate.scale, dtype)].append((unit, halves))
         for (*_, dtype), members in groups.items():
             units = [unit for unit, _ in members]
             for unit, matrices in zip(units, make_together(units, [pair for _, pair in members], dtype), strict=True):

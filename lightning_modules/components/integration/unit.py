@@ -3,8 +3,10 @@
 With x the layer's input, y = W₀x, z_i = A_i x and s_i = lora_alpha / r, the paper's unit is
 
     h_i = y + s_i B_i z_i          i ∈ {pos, neg}; variant "delta": h_i = s_i B_i z_i
-    α   = softmax([q·k_pos, q·k_neg]) + [0.5, −0.5],   q = W_Q x, k_i = W_K h_i
+    α   = softmax(c [q·k_pos, q·k_neg]) + [0.5, −0.5],   q = W_Q x, k_i = W_K h_i
     out = y + α_pos v_pos + α_neg v_neg,               v_i = W_2 GELU(W_1 h_i)
+
+c is 1 in the paper and 1 / √d_k with `scale_gate`, as in other attention: without it the gate saturates.
 
 Written so, it builds two [tokens, d_out] tensors per branch. The form here is algebraically the same and does not:
 
@@ -51,14 +53,15 @@ class Mixed(NamedTuple):
 class IntegrationGate(nn.Module):
     """W_Q, on the layer's input, and W_K, on its output: a token's shares of the two branches (eq. 4)."""
 
-    def __init__(self, in_features: int, out_features: int, key_dim: int = 128) -> None:
+    def __init__(self, in_features: int, out_features: int, key_dim: int = 128, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         self.query = nn.Linear(in_features, key_dim, bias=False)
         self.key = nn.Linear(out_features, key_dim, bias=False)
 
     def projections(self, scaled_b: Tensor) -> Tensor:
-        """(W_K B)ᵀ W_Q, [r, d_in]: times x and then z, a branch's logit q·k less the part both branches share."""
-        return (self.key.weight @ scaled_b).mT @ self.query.weight  # [r, d_in]
+        """C (W_K B)ᵀ W_Q, [r, d_in]: times x and then z, a branch's logit c q·k less the part both branches share."""
+        return (self.key.weight @ (self.scale * scaled_b)).mT @ self.query.weight  # [r, d_in]
 
 
 class IntegrationUnit(nn.Module):
@@ -76,10 +79,13 @@ class IntegrationUnit(nn.Module):
         bottleneck: int = 128,
         delta: bool = False,
         attention: bool = True,
+        scale_gate: bool = False,
     ) -> None:
         super().__init__()
         self.key_dim = key_dim
-        self.gate = IntegrationGate(in_features, out_features, key_dim) if attention else None
+        self.scale_gate = scale_gate
+        scale = key_dim**-0.5 if scale_gate else 1.0
+        self.gate = IntegrationGate(in_features, out_features, key_dim, scale) if attention else None
         self.down = nn.Linear(out_features, bottleneck, bias=False)
         self.up = nn.Linear(bottleneck, out_features, bias=False)
         self.delta = delta

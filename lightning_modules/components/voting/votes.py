@@ -23,6 +23,9 @@ NEEDS: dict[str, str | None] = {
 }
 """Each method of voting, and which field of a sample it weighs by."""
 
+PLACEBO = "asc-permuted"
+"""`asc` with each sample weighted by the score of another one of its question: votes without M_rank's word."""
+
 _ASC_WEIGHTS = {"asc": (0.0, 1.0), "asc-1+s": (1.0, 1.0), "asc-1+2s": (1.0, 2.0)}
 """Offset and slope that make a weight of M_rank's score; the first is the paper's, the reference tries all three."""
 
@@ -41,6 +44,15 @@ def vote_weights(answers: Tensor, logprob_mean: Tensor | None = None, score: Ten
     if score is not None:
         weights |= {method: offset + slope * score.double() for method, (offset, slope) in _ASC_WEIGHTS.items()}
     return weights
+
+
+def permute_scores(score: Tensor, samples: Tensor) -> Tensor:
+    """Gives each sample the score of the next one, the last that of the first; samples are drawn in no order.
+
+    Takes scores [Q, N], padded after each question's samples [Q] in number.
+    """
+    following = (torch.arange(score.shape[1]) + 1) % samples.clamp(min=1)[:, None]  # [Q, N]
+    return score.gather(1, following.to(score.device))  # [Q, N]
 
 
 def vote(classes: Sequence[int], weights: Sequence[float]) -> list[int]:

@@ -90,9 +90,9 @@ def test_a_stage_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "--config", "configs/demo.yaml", "--stages", str(REPOSITORY / "examples/own_stage.py"), "--dry-run"]
     assert cli.main(words) == 0
     told = capsys.readouterr().out
-    assert "[ 9/10] nce-long: NCE with longer answers" in told
+    assert "/12] nce-long: NCE with longer answers" in told
     assert "--trainer.default_root_dir runs/demo/nce-long --model.sampling.max_new_tokens 160" in told
-    assert "[10/10] report" in told
+    assert "[12/12] report" in told
     assert "10 of 10 stages would run" in told
     (Path("empty.py")).write_text("")
     for file, problem in (("none.py", "no such file of Python"), ("empty.py", "defines no function `stages`")):

@@ -27,8 +27,8 @@ def test_values_have_their_fields_types() -> None:
 
 
 def test_overrides_are_read_as_the_file_is() -> None:
-    typed = {"samples": "5", "test_limit": "7", "tables": "true", "rank_data": "[a, b]", "levels": "1"}
-    expected = OwnSettings("r", "it's: [odd", samples=5, test_limit=7, tables=True, rank_data=("a", "b"), levels="1")
+    typed = {"samples": "5", "test_limit": "7", "rows": "[kd]", "rank_data": "[a, b]", "levels": "1"}
+    expected = OwnSettings("r", "it's: [odd", samples=5, test_limit=7, rows=("kd",), rank_data=("a", "b"), levels="1")
     assert load("run: r\ntest_data: x\n", **typed, test_data="null", student="it's: [odd") == expected
 
 

@@ -48,7 +48,13 @@ def test_a_fresh_nat_is_the_base(
 
 
 @pytest.mark.parametrize(
-    "settings", [UnitSettings(4, 5, True), UnitSettings(7, 3, False), UnitSettings(4, 5, attention=False)]
+    "settings",
+    [
+        UnitSettings(4, 5, True),
+        UnitSettings(7, 3, False),
+        UnitSettings(4, 5, attention=False),
+        UnitSettings(4, 5, scale_gate=True),
+    ],
 )
 def test_a_trained_nat_comes_back_bit_for_bit(
     new_stack: Any,

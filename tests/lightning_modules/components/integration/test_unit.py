@@ -64,7 +64,7 @@ def gradients(out: Tensor, unit: nn.Module, leaves: dict[str, Tensor]) -> dict[s
     lead=st.sampled_from([(3,), (2, 3), (1, 1), (2, 1, 2)]),
     widths=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     ranks=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    options=st.fixed_dictionaries({"delta": st.booleans(), "attention": st.booleans()}),
+    options=st.fixed_dictionaries({name: st.booleans() for name in ("delta", "attention", "scale_gate")}),
     with_base=st.booleans(),
     seed=st.integers(0, 1000),
 )
@@ -115,8 +115,9 @@ def test_a_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
-def test_gate_is_the_shifted_softmax_and_stays_in_range() -> None:
-    unit, leaves = random_case((50,), (4, 6))
+@pytest.mark.parametrize("scale_gate", [False, True])
+def test_gate_is_the_shifted_softmax_and_stays_in_range(scale_gate: bool) -> None:
+    unit, leaves = random_case((50,), (4, 6), scale_gate=scale_gate)
     for sharpness in (1.0, 1e4):  # 1e4 saturates the softmax
         sharp = {name: leaf * sharpness if name.startswith("B") else leaf for name, leaf in leaves.items()}
         mixed, y = run_unit(unit, sharp), base_output(leaves)

@@ -5,7 +5,14 @@ from fractions import Fraction
 import pytest
 import torch
 
-from lightning_modules.components.voting.votes import NEEDS, vote, vote_accuracy, vote_weights, winning_classes
+from lightning_modules.components.voting.votes import (
+    NEEDS,
+    permute_scores,
+    vote,
+    vote_accuracy,
+    vote_weights,
+    winning_classes,
+)
 
 
 def reference(answers: list[int], weights: list[Fraction], gold: int) -> Fraction:
@@ -59,6 +66,14 @@ def test_a_tie_counts_fractionally_and_abstention_is_wrong() -> None:
     gold = torch.tensor([1, 2, -2, -2])
     assert vote_accuracy(answers, weights, gold).tolist() == pytest.approx([1 / 2, 1 / 3, 0, 0])
     assert winning_classes(answers, weights).sum(1).tolist() == [2, 3, 0, 1]
+
+
+def test_the_placebo_gives_each_sample_another_ones_score() -> None:
+    score = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 9.0, 9.0], [0.7, 9.0, 9.0, 9.0]])  # 9: padding
+    found = permute_scores(score, torch.tensor([4, 2, 1]))
+    wanted = [[0.2, 0.3, 0.4, 0.1], [0.6, 0.5], [0.7]]
+    for row, expected in zip(found, wanted, strict=True):
+        assert row[: len(expected)].tolist() == pytest.approx(expected)
 
 
 def test_vote_lists_the_winners() -> None:
