@@ -165,7 +165,8 @@ class StageCLI(LightningCLI):
         self._find_checkpoint()
         options = self.config_init[self.subcommand]
         self.trainer.ckpt_path, options.ckpt_path = options.ckpt_path, None
-        self._log_as_verb(0)
+        # `predict` has no curves, and in one directory samples are drawn and then scored: both keep their texts.
+        self._log_as_verb(None if self.subcommand == "predict" else 0)
 
     before_test = before_validate
 
@@ -174,7 +175,7 @@ class StageCLI(LightningCLI):
         self.before_validate()
         self.config_init.predict.return_predictions = False
 
-    def _log_as_verb(self, step: int) -> None:
+    def _log_as_verb(self, step: int | None) -> None:
         """Logs, where no logger is given, to `<root>/<verb>`, from which TensorBoard calls the run.
 
         The same command again goes on there; what an earlier attempt had logged from `step` on, TensorBoard drops.
