@@ -105,7 +105,7 @@ def does_nat_beat_mix(evidence: Evidence) -> Finding:
 def what_to_take(evidence: Evidence) -> Finding | None:
     """The recipe with the highest accuracy, of equal ones that of the least work; None where none was tested."""
     ranked = sorted((name for name in RECIPES if name in evidence.accuracies), key=lambda n: -evidence.accuracies[n])
-    return _compared(evidence, "take", *[*ranked, None][:2]) if ranked else None
+    return _compared(evidence, "take", ranked[0], ranked[1] if ranked[1:] else None) if ranked else None
 
 
 def _compared(evidence: Evidence, question: str, method: str, baseline: str | None) -> Finding:
@@ -194,9 +194,8 @@ def _interval(found: Finding) -> str:
     if found.points is None or found.margin is None:
         return f", without an interval; {where}"
     ends = f"{found.points - found.margin:+.2f} to {found.points + found.margin:+.2f}"
-    return (
-        f", 95% interval {ends}, which {'includes' if _holds_0(found.points, found.margin) else 'excludes'} 0; {where}"
-    )
+    zero = "includes 0" if _holds_0(found.points, found.margin) else "excludes 0"
+    return f", 95% interval {ends}, which {zero}; {where}"
 
 
 def _names(methods: Iterable[str]) -> str:

@@ -72,6 +72,7 @@ def test_every_section_is_there_and_says_how_to_read_it(full: Path) -> None:
     text = (full / "report.md").read_text()
     assert headings(text.splitlines()) == [
         "Verdict",
+        "Set-up",
         "math: accuracy in %",
         "gsm8k: accuracy in %",
         "Generalisation: accuracy in % by test set",
@@ -210,7 +211,9 @@ def test_a_column_of_zeros_has_no_best_and_gaps_are_shown(tmp_path: Path) -> Non
         ["nce", "0.00", "**100.00**", "**50.00**"],
         ["questions", "1 to 2", "1", "2"],
     ]
-    assert headings(lines) == ["Verdict", "math: accuracy in %", "math: questions that two models solve"], "short"
+    assert headings(lines) == ["Verdict", "Set-up", "math: accuracy in %", "math: questions that two models solve"], (
+        "short"
+    )
     assert not any("Left out" in line or "points over" in line for line in lines)
     (compared,) = loaded(tmp_path / "analyses.json")["comparisons"]
     assert compared["shared"] == 1
@@ -308,7 +311,7 @@ def test_seeds_are_joined(tmp_path: Path) -> None:
     rows = loaded(tmp_path / "results.json")
     assert {row["seed"] for row in rows} == {0, 1, 2}
     assert any("[seed 1](seed-1/report.md)" in line for line in lines)
-    assert headings(lines) == ["Verdict", "math: accuracy in % over 3 seeds"]
+    assert headings(lines) == ["Verdict", "Set-up", "math: accuracy in % over 3 seeds"]
     assert "**What 3 seeds can and cannot tell.**" in "\n".join(lines)
     found = loaded(tmp_path / "analyses.json")["seeds"]
     nat = next(row["accuracy"] for row in found if (row["method"], row["subject"]) == ("nat", "all"))
