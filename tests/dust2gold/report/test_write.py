@@ -211,9 +211,7 @@ def test_a_column_of_zeros_has_no_best_and_gaps_are_shown(tmp_path: Path) -> Non
         ["nce", "0.00", "**100.00**", "**50.00**"],
         ["questions", "1 to 2", "1", "2"],
     ]
-    assert headings(lines) == ["Verdict", "Set-up", "math: accuracy in %", "math: questions that two models solve"], (
-        "short"
-    )
+    assert headings(lines)[2:] == ["math: accuracy in %", "math: questions that two models solve"], "a short report"
     assert not any("Left out" in line or "points over" in line for line in lines)
     (compared,) = loaded(tmp_path / "analyses.json")["comparisons"]
     assert compared["shared"] == 1
