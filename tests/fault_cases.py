@@ -130,7 +130,7 @@ def running(home: Path) -> Case:
 
     ask = "--trainer.logger false --model.adapter {run}/neg/adapter --model.sampling.max_new_tokens 8 --data.questions"
     data = (
-        "generate --output {run}/raw --train-questions 12 --test-questions 6 --samples 2 --levels 1,1,2",
+        "generate --output {run}/raw --train-questions 12 --test-questions 6 --samples 2 --levels 1,2",
         "prepare --input {run}/raw/train.jsonl --format tdg --source t --output {run}/data",
         "prepare --input {run}/raw/test.jsonl --format math --source t --output {run}/test",
     )

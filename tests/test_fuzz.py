@@ -54,7 +54,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "messages": {"messages": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}], "answer": "1"},
     "records": rationale(0).to_json(),
 }
-RUN: dict[str, Any] = {"run": "runs/t", "student": "a b", "samples": 4, "slips": 0.5, "rows": ["kd"]}
+RUN: dict[str, Any] = {"run": "runs/t", "student": "a b", "samples": 4, "notation": 0.5, "rows": ["kd"]}
 RUN |= {"test_limit": None, "rank_data": ["a", "b"], "test_data": "c", "teacher_data": "d"}
 SHOT = {"question": "1?", "rationale": "\\boxed{1}"}
 PROMPT: dict[str, Any] = {"instructions": "Solve in \\boxed{}.", "ask": "Problem: {question}", "shots": [SHOT]}

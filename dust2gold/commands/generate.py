@@ -9,6 +9,7 @@ from shlex import quote
 
 from dust2gold.demo.formats import TEST_FORMATS
 from dust2gold.demo.generate import LevelCount, Recipe, generate
+from dust2gold.demo.teacher import TEACHERS
 from dust2gold.demo.wording import WORDINGS
 
 
@@ -20,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--test-questions", type=int, default=Recipe.test_questions, help="default %(default)s")
     add("--samples", type=int, default=Recipe.samples, help="of each training question, default %(default)s")
     add("--seed", type=int, default=Recipe.seed, help="default %(default)s")
-    add("--levels", type=_levels, default=Recipe.levels, help="steps per problem, default 1,2,3")
-    add("--slips", type=float, default=Recipe.slips, help="factor on the teacher's slip rates, %(default)s")
+    kinds = "what its mistakes are: of computing or of reasoning, default %(default)s"
+    add("--teacher", choices=list(TEACHERS), default=Recipe.teacher, help=kinds)
+    add("--levels", type=_levels, default=Recipe.levels, help="steps per problem, default 1,2,3,4,5; in MATH's shares")
     notation = r"share of boxed answers written as 12.0, \frac{24}{2} or 12 apples, %(default)s"
     add("--notation", type=float, default=Recipe.notation, metavar="SHARE", help=notation)
     wording = "words of the stories, default %(default)s"

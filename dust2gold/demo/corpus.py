@@ -36,7 +36,7 @@ def notation(seed: int, share: float = 0.4) -> Iterator[str]:
     """
     rng = random.Random(f"notation/{seed}")
     writer = ProblemWriter(rng)
-    careful = Teacher(seed, rates={}, dropped=0.0, unboxed=0.0)
+    careful = Teacher(seed, unboxed=0.0)
     for index, document in enumerate(documents(seed)):
         if rng.random() >= share:
             yield document

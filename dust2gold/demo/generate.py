@@ -21,7 +21,7 @@ from dust2gold.core.files import write_atomically
 from dust2gold.core.jsonl import write_json_lines
 from dust2gold.demo.formats import TEST_FORMATS
 from dust2gold.demo.problems import LONGEST, SUBJECTS, Problem, ProblemWriter
-from dust2gold.demo.teacher import DEFAULT_RATES, Teacher
+from dust2gold.demo.teacher import LEVELS, TEACHERS, Teacher
 from dust2gold.demo.wording import WORDINGS
 
 MOST_REDRAWS = 1000
@@ -35,8 +35,8 @@ class Recipe:
     test_questions: int = 600  # held out; drawn first, so that they depend on no other count
     samples: int = 8  # rationales per training question
     seed: int = 0  # of the questions and of the teacher
-    levels: tuple[int, ...] = (1, 2, 3)  # numbers of steps, 1 to 6; levels and subjects take turns
-    slips: float = 1.0  # factor on the rates at which the teacher slips in a step
+    teacher: str = "slips"  # what it does wrong: a key of TEACHERS
+    levels: tuple[int, ...] = (1, 2, 3, 4, 5)  # numbers of steps, 1 to 6, in the shares of LEVELS; subjects take turns
     notation: float = 0.0  # share of boxed answers not in plain digits (`teacher.other_notation`)
     wording: str = "plain"  # a key of WORDINGS
     test_format: str = "math"  # a key of TEST_FORMATS
@@ -45,7 +45,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be generated, naming the field."""
-        zero = dict.fromkeys(("train_questions", "seed", "slips", "notation"), 0)
+        zero = dict.fromkeys(("train_questions", "seed", "notation"), 0)
         for field, bound in {**zero, "test_questions": 1, "samples": 1, "largest": 6, "factor": 2}.items():
             if getattr(self, field) < bound:
                 raise InputError(f"{getattr(self, field)} is too small", field=field, remedy=f"give at least {bound}")
@@ -53,7 +53,7 @@ class Recipe:
         if not self.levels or not set(self.levels) <= set(levels):
             remedy = f"give some of {','.join(map(str, levels))} (steps per problem)"
             raise InputError(f"{list(self.levels)} are not levels", field="levels", remedy=remedy)
-        for field, known in (("wording", WORDINGS), ("test_format", TEST_FORMATS)):
+        for field, known in (("teacher", TEACHERS), ("wording", WORDINGS), ("test_format", TEST_FORMATS)):
             if getattr(self, field) not in known:
                 problem = f"there is no '{getattr(self, field)}'"
                 raise InputError(problem, field=field, remedy=f"give one of {', '.join(known)}")
@@ -83,8 +83,7 @@ def generate(output: Path, recipe: Recipe) -> dict[int, LevelCount]:
     test = list(_distinct_problems(recipe, "test", recipe.test_questions, seen))
     train = list(_distinct_problems(recipe, "train", recipe.train_questions, seen))
     counts = {level: LevelCount() for level in sorted(set(recipe.levels))}
-    rates = {slip: {op: p * recipe.slips for op, p in by_op.items()} for slip, by_op in DEFAULT_RATES.items()}
-    teacher = Teacher(recipe.seed, rates=rates, notation=recipe.notation)
+    teacher = Teacher(recipe.seed, TEACHERS[recipe.teacher], notation=recipe.notation)
     if train:
         write_json_lines(output / "train.jsonl", _train_records(train, teacher, recipe.samples, counts))
     else:
@@ -100,9 +99,13 @@ def generate(output: Path, recipe: Recipe) -> dict[int, LevelCount]:
 def _distinct_problems(recipe: Recipe, split: str, count: int, seen: set[str]) -> Iterator[Problem]:
     rng = random.Random(f"{recipe.seed}/{split}")
     writer = ProblemWriter(rng, recipe.largest, recipe.factor, WORDINGS[recipe.wording])
+    drawn = dict.fromkeys(sorted(set(recipe.levels)), 0)
+    total = sum(LEVELS[level].questions for level in drawn)
     for index in range(count):
-        level = recipe.levels[index % len(recipe.levels)]
-        subject = SUBJECTS[index // len(recipe.levels) % len(SUBJECTS)]
+        # The level that lacks most: the first n questions have each level's share of n to within one, for every n.
+        level = max(drawn, key=lambda each: LEVELS[each].questions / total * (index + 1) - drawn[each])
+        subject = SUBJECTS[drawn[level] % len(SUBJECTS)]
+        drawn[level] += 1
         for _ in range(MOST_REDRAWS):
             problem = writer.draw(level, subject)
             if problem.text not in seen:
@@ -118,7 +121,8 @@ def _train_records(
     problems: Sequence[Problem], teacher: Teacher, samples: int, counts: dict[int, LevelCount]
 ) -> Iterator[dict[str, Any]]:
     for index, problem in enumerate(problems):
-        rationales = [teacher.rationale(problem, index, k) for k in range(samples)]
+        rate = teacher.rate(problem, index)
+        rationales = [teacher.rationale(problem, index, k, rate) for k in range(samples)]
         count = counts[problem.level]
         count.questions += 1
         count.samples += samples

@@ -1,12 +1,10 @@
-r"""A seeded teacher that writes rationales to generated problems and slips the way a real one does.
+r"""A seeded teacher of generated problems, right and wrong as often as the paper's teacher on MATH.
 
-It goes through the steps of a problem and writes each as a line. At a step it may slip: forget a carry, take the
-neighbouring entry of the times table, use the wrong operation or misread a number; over the whole solution it may
-leave a step out or forget the box. After a slip it goes on consistently with its wrong value:
+It goes through the steps of a problem and writes each as a line. A wrong rationale has a mistake in at least one step:
+a carry is forgotten, a number misread, a step left out. After a mistake the teacher goes on consistently with its wrong
+value:
 
     14 + 27 = 31. 31 - 9 = 22. The answer is \boxed{22}.
-
-A slip can cancel out by luck. Whether a rationale is right is decided by grading its boxed answer, never here.
 """
 
 from __future__ import annotations
@@ -14,11 +12,35 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
 from dust2gold.core.errors import InputError
 from dust2gold.demo.problems import COMPUTE, Problem
+
+MOST_REDRAWS = 1000
+
+
+class Level(NamedTuple):
+    """A level of the paper's teacher data, counted and fitted by `fit_teacher`."""
+
+    questions: int
+    a: float  # the rates of right samples of its questions are distributed as Beta(a, b)
+    b: float
+
+
+LEVELS: Mapping[int, Level] = MappingProxyType(
+    {
+        1: Level(564, 0.763, 0.265),
+        2: Level(1348, 0.577, 0.421),
+        3: Level(1592, 0.409, 0.549),
+        4: Level(1690, 0.325, 0.815),
+        5: Level(2304, 0.174, 1.156),
+        6: Level(2304, 0.174, 1.156),  # MATH has no level 6: as level 5
+    }
+)
+"""By number of steps."""
 
 
 class Line(NamedTuple):
@@ -41,99 +63,113 @@ def _true_line(left: int, op: str, right: int) -> Line:
     return Line(left, op, right, COMPUTE[op](left, right))
 
 
-def forget_carry(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+def forget_carry(rng: random.Random, left: int, op: str, right: int) -> list[Line] | None:
     """Forgets a carry (14 + 27 = 31) or a borrow (41 - 9 = 42)."""
     true = _true_line(left, op, right)
+    if op not in "+-":
+        return None
     sign = 1 if op == "+" else -1
     # A carry into the column worth `power` (a borrow from it) is due exactly if the digits below it do not add up to
     # (differ by) a number of that many digits. The leading digit of a longer sum is no carry that one forgets.
     powers = [10**p for p in range(1, len(str(max(true.left, true.right))))]
     carries = [power for power in powers if not 0 <= true.left % power + sign * (true.right % power) < power]
-    return true._replace(value=true.value - sign * rng.choice(carries)) if carries else None
+    return [true._replace(value=true.value - sign * rng.choice(carries))] if carries else None
 
 
-def wrong_table_entry(rng: random.Random, left: int, op: str, right: int) -> Line | None:
-    """Takes the neighbouring entry of the times table (7 * 8 = 63)."""
+def wrong_table_entry(rng: random.Random, left: int, op: str, right: int) -> list[Line]:
+    """Takes the neighbouring entry of a table (7 * 8 = 63, 14 + 3 = 18)."""
     true = _true_line(left, op, right)
     off_by_one = [true.value + 1, true.value - 1]
     if op == "*":
         off_by_one = [left * (right + 1), left * (right - 1), (left + 1) * right, (left - 1) * right]
-    return true._replace(value=rng.choice([value for value in off_by_one if value > 0]))
+    return [true._replace(value=rng.choice([value for value in off_by_one if value > 0]))]
 
 
-def wrong_operation(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+def wrong_operation(rng: random.Random, left: int, op: str, right: int) -> list[Line] | None:
     """Computes with another operation."""
     swapped = {"+": "-", "-": "+", "*": "+", "/": "-"}[op]
-    return None if swapped == "-" and left < right else _true_line(left, swapped, right)
+    return None if swapped == "-" and left < right else [_true_line(left, swapped, right)]
 
 
-def misread_number(rng: random.Random, left: int, op: str, right: int) -> Line | None:
+def misread_number(rng: random.Random, left: int, op: str, right: int) -> list[Line]:
     """Misreads the number that the step brings in: its digits swapped, or its neighbour."""
     swapped = int(str(right)[::-1]) if right % 10 else right
     readings = [number for number in (swapped, right - 1, right + 1) if number not in (0, 1, right)]
-    return _true_line(left, op, rng.choice(readings))
+    return [_true_line(left, op, rng.choice(readings))]
 
 
-Slip = Callable[[random.Random, int, str, int], "Line | None"]
-"""Writes the step `left op right` as a line with a mistake; None where the step gives no occasion for it."""
-Rates = Mapping[Slip, Mapping[str, float]]
+def leave_out(rng: random.Random, left: int, op: str, right: int) -> list[Line]:
+    """Leaves the step out."""
+    return []
 
-DEFAULT_RATES: Rates = MappingProxyType(
+
+def add_step(rng: random.Random, left: int, op: str, right: int) -> list[Line]:
+    """Does the step twice."""
+    once = _true_line(left, op, right)
+    return [once, _true_line(once.value, op, right)]
+
+
+Mistake = Callable[[random.Random, int, str, int], "list[Line] | None"]
+"""Writes the step `left op right` with a mistake, in any number of lines; None where the step has no place for it."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a teacher does wrong.
+
+    Attributes:
+        mistakes: How often each mistake is made in relation to the others, where the step has a place for it.
+        further: Probability that a step is mistaken, too, beside the first mistaken one, which is any step.
+    """
+
+    mistakes: Mapping[Mistake, float]
+    further: float
+
+
+TEACHERS: Mapping[str, Kind] = MappingProxyType(
     {
-        forget_carry: {"+": 0.32, "-": 0.36},
-        wrong_table_entry: {"*": 0.22, "/": 0.20},
-        wrong_operation: {"+": 0.03, "-": 0.04, "*": 0.05, "/": 0.05},
-        misread_number: {"+": 0.05, "-": 0.05, "*": 0.05, "/": 0.05},
+        "slips": Kind(MappingProxyType({forget_carry: 4, wrong_table_entry: 1}), further=0.3),
+        "reasoning": Kind(
+            MappingProxyType({wrong_operation: 2, misread_number: 1, leave_out: 2, add_step: 1}), further=0.0
+        ),
     }
 )
-"""Probability of each slip at a step by operation, for a problem of one step. A carry is forgotten only where one, or a
-borrow, is needed, so its overall share is lower than its rate."""
+"""Errors of computing, and errors of understanding what is to be computed."""
 
 
 class Teacher:
-    """Writes rationales; the k-th one to a question depends on (seed, question index, k) and on nothing else.
-
-    With the defaults about 29, 48, 60 and 69% of the rationales to problems of 1, 2, 3 and 4 steps are wrong, and
-    nine questions in ten have both right and wrong ones among 8.
+    """Writes rationales; the k-th one to a question depends on (seed, question index, k), the rate and nothing else.
 
     Args:
         seed: Seed of all its choices.
-        rates: Probability of each slip by operation, at the steps of a one-step problem; one step slips at most once.
-        dropped: Probability that one step is left out, in a problem of two steps.
-        growth: By how much all of these grow with every further step: a rate p becomes
-            p * (1 + growth * (level - 1)), and `dropped` likewise counted from level 2.
+        kind: What it does wrong.
         unboxed: Probability that the answer is not boxed (786 of the 60,000 samples of the paper's teacher).
         notation: Probability that a boxed answer, right or wrong, is not written in plain digits (`other_notation`).
             The reasoning is the same whatever this is.
 
     Raises:
-        InputError: If a rate is no probability, or the slips of one operation add up to more than 1.
+        InputError: If one of these is no probability.
     """
 
     def __init__(
-        self,
-        seed: int = 0,
-        *,
-        rates: Rates = DEFAULT_RATES,
-        dropped: float = 0.05,
-        growth: float = 0.03,
-        unboxed: float = 0.013,
-        notation: float = 0.0,
+        self, seed: int = 0, kind: Kind = TEACHERS["slips"], *, unboxed: float = 0.013, notation: float = 0.0
     ) -> None:
-        self.seed, self.rates, self.growth = seed, rates, growth
-        self.dropped, self.unboxed, self.notation = dropped, unboxed, notation
-        totals = {op: sum(by_operation.get(op, 0.0) for by_operation in rates.values()) for op in "+-*/"}
-        named = {"dropped": dropped, "unboxed": unboxed, "notation": notation}
-        for name, value in {**named, **{f"rates of '{op}'": p for op, p in totals.items()}}.items():
+        self.seed, self.kind, self.unboxed, self.notation = seed, kind, unboxed, notation
+        for name, value in {"unboxed": unboxed, "notation": notation}.items():
             if not 0 <= value <= 1:
                 raise InputError(f"{value} is no probability", field=name, remedy="give a value from 0 to 1")
 
-    def rationale(self, problem: Problem, question_index: int, k: int) -> str:
-        r"""The k-th rationale to a problem: steps that may hold slips, and the value they lead to in `\boxed{}`."""
+    def rate(self, problem: Problem, question_index: int) -> float:
+        """The share of its rationales to a question that are right, drawn for the problem's level."""
+        level = LEVELS[problem.level]
+        return random.Random(f"{self.seed}/rate/{question_index}").betavariate(level.a, level.b)
+
+    def rationale(self, problem: Problem, question_index: int, k: int, rate: float = 1.0) -> str:
+        r"""The k-th rationale to a problem, right with probability `rate`, and its value in `\boxed{}`."""
         rng = random.Random(f"{self.seed}/{question_index}/{k}")
         style = rng.choice(STYLES)
         boxed = rng.random() >= self.unboxed
-        lines = self._work(problem, rng)
+        lines = _careful(problem) if rng.random() < rate else self._wrong(problem, rng)
         if not boxed:
             return style(problem, lines, str(lines[-1].value))
         # From a generator of its own: the same rationale comes out with every `notation`, but for its answer.
@@ -145,30 +181,32 @@ class Teacher:
 
     def correct_solution(self, problem: Problem) -> str:
         """The gold solution: every step true, the answer boxed."""
-        lines = [Line(step.left, step.op, step.right, step.result) for step in problem.steps]
-        return _plain(problem, lines, _boxed(problem.answer))
+        return _plain(problem, _careful(problem), _boxed(problem.answer))
 
-    def _work(self, problem: Problem, rng: random.Random) -> list[Line]:
-        steps = list(problem.steps)
-        value = steps[0].left
-        if len(steps) > 1 and rng.random() < self._rate(self.dropped, problem.level - 1):
-            steps.pop(rng.randrange(len(steps)))
+    def _wrong(self, problem: Problem, rng: random.Random) -> list[Line]:
+        """Steps that do not lead to the gold answer: a mistake can cancel out by luck, and is drawn again."""
+        for _ in range(MOST_REDRAWS):
+            lines = self._mistaken(problem, rng)
+            if lines and lines[-1].value != problem.answer:
+                return lines
+        raise InputError(f"no wrong answer found to: {problem.text}", remedy="raise --largest or --factor")
+
+    def _mistaken(self, problem: Problem, rng: random.Random) -> list[Line]:
+        first = rng.randrange(problem.level)
         lines: list[Line] = []
-        for step in steps:
-            lines.append(self._line(value, step.op, step.right, problem.level, rng))
-            value = lines[-1].value
+        for index, step in enumerate(problem.steps):
+            asked = lines[-1].value if lines else problem.steps[0].left, step.op, step.right
+            if index == first or rng.random() < self.kind.further:
+                written = {mistake: mistake(rng, *asked) for mistake in self.kind.mistakes}
+                weights = [0 if written[mistake] is None else w for mistake, w in self.kind.mistakes.items()]
+                lines += rng.choices(list(written.values()), weights)[0] or []
+            else:
+                lines.append(_true_line(*asked))
         return lines
 
-    def _line(self, left: int, op: str, right: int, level: int, rng: random.Random) -> Line:
-        threshold = rng.random()
-        for slip, by_operation in self.rates.items():
-            threshold -= self._rate(by_operation.get(op, 0.0), level)
-            if threshold < 0:
-                return slip(rng, left, op, right) or _true_line(left, op, right)
-        return _true_line(left, op, right)
 
-    def _rate(self, rate: float, level: int) -> float:
-        return rate * (1 + self.growth * (level - 1))
+def _careful(problem: Problem) -> list[Line]:
+    return [Line(step.left, step.op, step.right, step.result) for step in problem.steps]
 
 
 def other_notation(value: int, unit: str | None, rng: random.Random) -> str:

@@ -204,11 +204,11 @@ def data_stage(settings: RunSettings) -> Stage:
             raise InputError("are given, and problems are generated", field="columns", remedy="give test_data, too")
         return Stage(
             "data",
-            "a seeded teacher solves generated problems, slips included; its answers are graded into D_pos and D_neg",
+            "a seeded teacher solves generated problems, often wrongly; its answers are graded into D_pos and D_neg",
             (
                 f"generate --output {run}/raw --seed {settings.data_seed} --train-questions {settings.train_questions} "
-                f"--test-questions {settings.test_questions} --samples 8 --levels {quote(settings.levels)} "
-                f"--slips {settings.slips:g} --notation {settings.notation:g}",
+                f"--test-questions {settings.test_questions} --samples 8 --teacher {quote(settings.teacher)} "
+                f"--levels {quote(settings.levels)} --notation {settings.notation:g}",
                 f"prepare --input {quote(teacher_data(settings))} --format tdg --source {source} --output {run}/data",
                 f"prepare --input {run}/raw/test.jsonl --format math --source demo --output {run}/test",
             ),

@@ -48,8 +48,8 @@ class RunSettings:
     data_seed: int = 0  # of the generated problems and of the teacher
     train_questions: int = 1500  # generated ones
     test_questions: int = 600
-    levels: str = "2,3,4"  # steps a problem
-    slips: float = 0.8  # factor on the seeded teacher's slip rates
+    teacher: str = "slips"  # what the seeded teacher's mistakes are: `slips` of computing, or of `reasoning`
+    levels: str = "1,2,3,4,5"  # steps a problem
     notation: float = 0  # share of its answers written as 12.0 or \frac{24}{2}, which string grading calls wrong
     others: str | None = None  # the directory of the paper's other test sets, in their publishers' formats
     other_questions: int | None = None  # so many are generated in other publishers' formats, as further test sets

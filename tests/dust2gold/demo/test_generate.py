@@ -14,6 +14,8 @@ from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
 from dust2gold.demo.formats import TEST_FORMATS
 from dust2gold.demo.generate import Recipe, generate
+from dust2gold.demo.problems import SUBJECTS
+from dust2gold.demo.teacher import TEACHERS
 from dust2gold.demo.wording import WORDINGS
 from dust2gold.prepare.readers import read
 
@@ -46,12 +48,14 @@ def test_files_are_as_published_balanced_and_counted(tmp_path: Path) -> None:
         assert list(record) == ["problem", "level", "type", "solution", "idx"]
         assert record["idx"] == index
         assert not record["problem"].startswith("Problem:")
-    for written in (train, test):
-        cells = Counter((record["level"], record["type"]) for record in written)
-        assert (len(cells), len(set(cells.values()))) == (15, 1)
+    for level, share in {1: 0.075, 2: 0.180, 3: 0.212, 4: 0.225, 5: 0.307}.items():
+        for written in (train, test):
+            subjects = Counter(record["type"] for record in written if record["level"] == f"Level {level}")
+            assert sum(subjects.values()) == pytest.approx(share * len(written), abs=1)
+            assert max(subjects.values()) - min(subjects[subject] for subject in SUBJECTS) <= 1
     assert {f"Level {level}": count.right for level, count in counts.items()} == right
-    assert [count.samples for count in counts.values()] == [80, 80, 80]
-    assert json.loads((tmp_path / "generate.json").read_text())["levels"] == [1, 2, 3]
+    assert sum(count.samples for count in counts.values()) == 240
+    assert json.loads((tmp_path / "generate.json").read_text())["levels"] == [1, 2, 3, 4, 5]
 
 
 def test_no_question_occurs_twice_even_where_questions_are_few(tmp_path: Path) -> None:
@@ -71,13 +75,18 @@ def test_same_recipe_same_bytes_and_the_test_set_depends_on_no_count(tmp_path: P
         assert short == {**long, "generated_answer": long["generated_answer"][:4]}
 
 
-def test_slips_scale_the_share_of_wrong_samples(tmp_path: Path) -> None:
-    wrong = []
-    for factor in (0.0, 0.5, 1.0):
-        counts = generate(tmp_path / str(factor), replace(SMALL, slips=factor)).values()
-        wrong.append(1 - sum(count.right for count in counts) / sum(count.samples for count in counts))
-    assert 0 < wrong[0] < 0.15, "steps left out and boxes forgotten are no slips in a step"
-    assert wrong[0] + 0.1 < wrong[1] < wrong[2] - 0.05
+def test_the_kinds_of_teacher_differ_in_wrong_samples_alone(tmp_path: Path) -> None:
+    for kind in TEACHERS:
+        generate(tmp_path / kind, replace(SMALL, teacher=kind))
+    one, other = (records(tmp_path / kind / "train.jsonl") for kind in ("slips", "reasoning"))
+    verdicts = Counter[tuple[str, bool]]()
+    for slips, reasoning in zip(one, other, strict=True):
+        gold = gold_answer(slips["answer"])
+        for pair in zip(slips["generated_answer"], reasoning["generated_answer"], strict=True):
+            [verdict] = {StringGrader().grade(text, gold)[0] for text in pair}
+            verdicts[verdict, pair[0] == pair[1]] += 1
+    assert verdicts["positive", False] == 0
+    assert verdicts["negative", False] > verdicts["negative", True]
 
 
 def test_other_notations_change_answers_alone_and_only_grading_by_value_sees_through_them(tmp_path: Path) -> None:
@@ -117,7 +126,7 @@ def test_the_verb_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     flags = f"--output {tmp_path} --train-questions 20 --test-questions 10 --samples 2 --levels 2,4 --seed 3"
     assert main(parse(*flags.split())) == 0
     printed = capsys.readouterr().out
-    assert [" ".join(line.split()[:4]) for line in printed.splitlines()[1:3]] == ["Level 2 10 20", "Level 4 10 20"]
+    assert [" ".join(line.split()[:4]) for line in printed.splitlines()[1:3]] == ["Level 2 9 18", "Level 4 11 22"]
     assert "10 held-out questions" in printed
     arguments = vars(parse("--output", str(tmp_path)))
     assert Recipe(**{name: value for name, value in arguments.items() if name != "output"}) == Recipe()
@@ -126,7 +135,7 @@ def test_the_verb_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "1,2,3 were expected, found 'easy'" in capsys.readouterr().err
 
 
-BAD: dict[str, list[Any]] = {"samples": [0], "levels": [(1, 7), ()], "largest": [2], "factor": [1], "slips": [-0.1]}
+BAD: dict[str, list[Any]] = {"samples": [0], "levels": [(1, 7), ()], "largest": [2], "factor": [1], "teacher": ["wise"]}
 BAD |= {"train_questions": [-1], "notation": [-0.1], "test_format": ["tdg"]}
 BAD |= {"wording": ["future", "past"]}  # the past with training questions
 

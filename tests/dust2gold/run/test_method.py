@@ -93,7 +93,7 @@ def test_a_stage_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert "/12] nce-long: NCE with longer answers" in told
     assert "--trainer.default_root_dir runs/demo/nce-long --model.sampling.max_new_tokens 160" in told
     assert "[12/12] report" in told
-    assert "10 of 10 stages would run" in told
+    assert "12 of 12 stages would run" in told
     (Path("empty.py")).write_text("")
     for file, problem in (("none.py", "no such file of Python"), ("empty.py", "defines no function `stages`")):
         assert cli.main(["run", "--config", "configs/demo.yaml", "--stages", file]) == 1

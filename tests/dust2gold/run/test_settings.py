@@ -20,10 +20,10 @@ def load(text: str, **overrides: str) -> OwnSettings:
 
 
 def test_values_have_their_fields_types() -> None:
-    text = "run: r\nsamples: 3\nslips: 1\nlevels: '2'\nrank_data: [a, b]\ntest_data: x\ngreeting: hi\n"
-    expected = OwnSettings("r", samples=3, slips=1.0, levels="2", rank_data=("a", "b"), test_data="x", greeting="hi")
+    text = "run: r\nsamples: 3\nnotation: 1\nlevels: '2'\nrank_data: [a, b]\ntest_data: x\ngreeting: hi\n"
+    expected = OwnSettings("r", samples=3, notation=1.0, levels="2", rank_data=("a", "b"), test_data="x", greeting="hi")
     assert load(text) == expected
-    assert isinstance(load(text).slips, float)
+    assert isinstance(load(text).notation, float)
 
 
 def test_overrides_are_read_as_the_file_is() -> None:
@@ -39,7 +39,7 @@ def test_overrides_are_read_as_the_file_is() -> None:
         ("run: r\nsamples: many", 2, "samples", "int was expected, found many"),
         ("run: r\nsamples: true", 2, "samples", "int was expected, found True"),
         ("run: r\ntest_limit: 1.5", 2, "test_limit", "int was expected, found 1.5"),
-        ("run: r\nslips: [1]", 2, "slips", "float was expected, found [1]"),
+        ("run: r\nnotation: [1]", 2, "notation", "float was expected, found [1]"),
         ("run: r\nlevels: 2", 2, "levels", "str was expected, found 2"),
         ("run: r\nstudent: null", 2, "student", "a value was expected, found null"),
         ("run: r\nrank_data: a", 2, "rank_data", "tuple was expected, found a"),
