@@ -7,6 +7,7 @@ import pytest
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer  # type: ignore[import-untyped]
 
 from datamodules.components.records.records import write_rationales
 from dust2gold import cli
@@ -44,7 +45,8 @@ def test_a_run_is_called_by_its_verb_and_goes_on_in_one_curve(tiny_student: Path
     for _ in range(2):
         run(tiny_student, tmp_path, "test", f"--model.adapter {root}/adapter")
     assert len(steps(root / "test", "test/accuracy")) == 1
-    assert not (root / "lightning_logs").exists()
+    shown = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload().Runs()
+    assert {name for name, tags in shown.items() if tags["scalars"]} == {"run/fit", "run/test"}
     for verb in ("fit", "test"):
         assert "model" in yaml.safe_load((root / verb / "config.yaml").read_text())
 
