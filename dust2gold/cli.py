@@ -28,6 +28,7 @@ TRAINER_VERBS = {
 """The commands of Lightning's Trainer, all in commands/trainer.py, and what each does."""
 VERBS = TRAINER_VERBS | {
     "run": "run all stages: those that are up to date are skipped",
+    "study": "run several runs over several seeds, and compare their methods",
     "report": "write the tables, figures and numbers of a run",
     "prepare": "grade teacher samples into D_pos and D_neg",
     "collect": "sample rationales from a large model behind an OpenAI-compatible endpoint, or test it",
@@ -132,7 +133,7 @@ def dispatch(words: list[str]) -> int:
         if name in TRAINER_VERBS:
             return int(command.main(words))
         parsed = parse(command, words)
-        return int(command.main(parsed, dispatch) if name == "run" else command.main(parsed))
+        return int(command.main(parsed, dispatch) if name in ("run", "study") else command.main(parsed))
 
 
 def module_of(verb: str) -> Any:

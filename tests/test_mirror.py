@@ -57,6 +57,13 @@ ELSEWHERE = {
     "dust2gold/interchange/test_neighbours": ("dust2gold/commands/export_task",),
     "test_end_to_end": ("dust2gold/commands/report",),
     "dust2gold/run/test_method": ("examples/own_stage",),
+    # The command is all of a study: what it keeps, goes on from and tabulates.
+    "dust2gold/commands/test_study": (
+        "dust2gold/study/cells",
+        "dust2gold/study/records",
+        "dust2gold/study/settings",
+        "dust2gold/study/tables",
+    ),
 }
 UNTESTED = {
     "dust2gold/demo/pretrain": "made the embedded student once, in an hour; its tokenizer is tests/students.py's",

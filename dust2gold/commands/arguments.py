@@ -16,3 +16,12 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
     return number
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Seeds with commas between, none twice."""
+    parts = [part.strip() for part in text.split(",")]
+    found = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(set(found)) != len(parts):
+        raise argparse.ArgumentTypeError(f"different whole numbers such as 0,1,2 were expected, found '{text}'")
+    return found

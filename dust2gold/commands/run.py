@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from dust2gold.commands.arguments import names, positive
+from dust2gold.commands.arguments import names, positive, seeds
 from dust2gold.core.errors import InputError
 from dust2gold.core.secret_options import check_command
 from dust2gold.core.text import say
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", dest="settings", help=setting)
     add("--stages", metavar="FILE.py", help="stages of your own: a file whose `stages(settings)` returns all stages")
     add("--run", metavar="DIR", help="the run directory, instead of the file's")
-    seeds = "run the whole once per seed, as RUN/seed-<k>, and report mean and spread; the data stay the same"
-    add("--seeds", type=_seeds, default=(), metavar="SEED[,SEED]", help=seeds)
+    each_seed = "run the whole once per seed, as RUN/seed-<k>, and report mean and spread; the data stay the same"
+    add("--seeds", type=seeds, default=(), metavar="SEED[,SEED]", help=each_seed)
     which = parser.add_mutually_exclusive_group()
     only = "these stages alone; what they need must be done"
     which.add_argument("--only", type=names, default=(), metavar="STAGE[,STAGE]", help=only)
@@ -69,14 +69,6 @@ def _setting(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"NAME=VALUE was expected, as in samples=16, found '{text}'")
     return name, value
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    seeds = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
-    if len(set(seeds)) != len(parts):
-        raise argparse.ArgumentTypeError(f"different whole numbers such as 0,1,2 were expected, found '{text}'")
-    return seeds
 
 
 def main(args: argparse.Namespace, execute: Execute) -> int:

@@ -90,7 +90,8 @@ def explained(message: str, words: Sequence[str], known: Sequence[str] = ()) -> 
 
 
 def _example(words: Sequence[str]) -> str:
-    return {"collect": "configs/collect.yaml", "run": "configs/demo.yaml"}.get(words[0], "configs/nat.yaml")
+    examples = {"collect": "configs/collect.yaml", "run": "configs/demo.yaml", "study": "configs/study.yaml"}
+    return examples.get(words[0], "configs/nat.yaml")
 
 
 def _first_problem(message: str) -> tuple[list[str], str | None, str]:

@@ -5,6 +5,7 @@ Matplotlib is imported when the first figure is drawn; draw and save inside `mat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -102,5 +103,22 @@ def negatives_figure(dataset: str, groups: Mapping[str, Sequence[tuple[int, floa
             ends = [[100 * (row[1] - row[2]) for row in rows], [100 * (row[3] - row[1]) for row in rows]]
             shares, values = [row[0] for row in rows], [100 * row[1] for row in rows]
             axes.errorbar(shares, values, yerr=ends, color=colour, marker=marker, capsize=3, label=label)
+    axes.legend(loc="best")
+    return figure
+
+
+def over_questions_figure(name: str, lines: Mapping[str, Sequence[tuple[int, float, float]]]) -> Figure:
+    """By method (number of training questions, mean accuracy, standard deviation over seeds), shares."""
+    title = f"Accuracy over the number of training questions{f' ({name})' if name else ''}"
+    figure, axes = _new_figure(4.4, title, "training questions", "accuracy in %, deviation over seeds")
+    styles = zip(itertools.cycle((BLUE, ORANGE, "#009E73", GREY, "#CC79A7")), itertools.cycle("os^Dv<>"))
+    for (method, points), (colour, marker) in zip(lines.items(), styles, strict=False):
+        numbers, means, deviations = ([point[k] for point in points] for k in range(3))
+        values, ends = [100 * mean for mean in means], [100 * deviation for deviation in deviations]
+        axes.errorbar(numbers, values, yerr=ends, color=colour, marker=marker, capsize=3, label=visible(method))
+    axes.set_xscale("log")
+    ticks = sorted({point[0] for points in lines.values() for point in points})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.legend(loc="best")
     return figure

@@ -113,6 +113,10 @@ class Runner:
                 record.state = "redo"
                 self.plan.records.write(record)
 
+    def finish(self, stage: Stage) -> None:
+        """Takes note that a stage is done, now or before."""
+        self._remaining.remove(stage)
+
     def _advance(self, pool: ThreadPoolExecutor) -> None:
         """Does one stage here, or begins what can begin side by side and waits until something has ended."""
         pending, begun = {stage.name for stage in self._remaining}, [job.stage for job in self._jobs.values()]
@@ -121,7 +125,7 @@ class Runner:
             record = self._opened(ready[0])
             if record is not None:
                 self._carry_out(ready[0], record, self._execute)
-            self._remaining.remove(ready[0])
+            self.finish(ready[0])
             return
         try:
             self._begin_jobs(pool, ready)
@@ -135,7 +139,7 @@ class Runner:
         for stage in ready[: len(self._shares)]:
             record = self._opened(stage)
             if record is None:
-                self._remaining.remove(stage)
+                self.finish(stage)
                 continue
             job = _Job(stage, self._shares.pop(0))
             log = self.plan.run / "logs" / f"{stage.name}.log"
@@ -148,7 +152,7 @@ class Runner:
         future.result()
         job = self._jobs.pop(future)
         self._shares.append(job.share)
-        self._remaining.remove(job.stage)
+        self.finish(job.stage)
 
     def _end_all_jobs(self) -> None:
         """Waits for the jobs under way, so that what they complete is recorded; the first failure is told already."""

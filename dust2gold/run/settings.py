@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dust2gold.core.config_errors import find_option, parse_options
 from dust2gold.core.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class RunSettings:
     other_questions: int | None = None  # so many are generated in other publishers' formats, as further test sets
 
 
-Settings = TypeVar("Settings", bound=RunSettings)
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def load_settings(file: str, overrides: Mapping[str, str], kind: type[Settings]) -> Settings:
@@ -69,14 +72,18 @@ def load_settings(file: str, overrides: Mapping[str, str], kind: type[Settings])
     Raises:
         InputError: If the file is missing or malformed, or a field is unknown, missing or of another type.
     """
-    from jsonargparse import ArgumentParser  # which takes a while: `--help` need not wait for it
-
     if "run" in overrides:
         raise InputError("--set run=...: this is the run directory", remedy="use --run DIR")
-    parser = ArgumentParser(exit_on_error=False)
+    return parse_settings(["run", "--config", file, *(f"--{name}={value}" for name, value in overrides.items())], kind)
+
+
+def parse_settings(words: Sequence[str], kind: type[Settings]) -> Settings:
+    """Reads the settings of a command line, verb first, and of the configs it names; errors as `load_settings`."""
+    from jsonargparse import ArgumentParser  # which takes a while: `--help` need not wait for it
+
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(kind)
-    words = ["run", "--config", file, *(f"--{name}={value}" for name, value in overrides.items())]
     values = parse_options(parser, words).as_dict()
     del values["config"]
     for name in (each.name for each in fields(kind) if "None" not in str(each.type)):

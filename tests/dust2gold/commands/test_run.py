@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from dust2gold.commands.run import _seeds
+from dust2gold.commands.arguments import seeds
 from tests.dust2gold.run.conftest import World, raising
 
 
@@ -60,9 +60,9 @@ def test_seeds_are_given_once(seeded: World) -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "1,-2", "1,1", "1.5", "1;2"])
 def test_seeds_are_different_whole_numbers(text: str) -> None:
-    assert _seeds("0, 12") == (0, 12)
+    assert seeds("0, 12") == (0, 12)
     with pytest.raises(argparse.ArgumentTypeError, match="were expected"):
-        _seeds(text)
+        seeds(text)
 
 
 def test_second_rank_of_a_command_does_not_run_the_stages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
