@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from pathlib import Path
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from dust2gold.core.files import write_atomically
-from dust2gold.core.provenance import version_of
-
-TRAINING = "training.json"
-_SHOWN_VERSIONS = ("dust2gold", "torch", "transformers", "peft", "lightning")
+from dust2gold.core.machine import machine, versions
 
 
 class ConfigWriter(SaveConfigCallback):
@@ -39,21 +33,9 @@ class ConfigWriter(SaveConfigCallback):
             "trained_parameters": sizes[True],
             "frozen_parameters": sizes[False],  # 4-bit weights count as they are stored
             "processes": trainer.world_size,
-            "versions": {name: version_of(name) for name in _SHOWN_VERSIONS},
+            "versions": versions(),
             "machine": machine(),
         }
         if trainer.is_global_zero:
-            with write_atomically(Path(trainer.default_root_dir, "fit", TRAINING)) as stream:
+            with write_atomically(Path(trainer.default_root_dir, "fit", "training.json")) as stream:
                 stream.write(json.dumps(facts, indent=1) + "\n")
-
-
-def machine() -> str:
-    """The machine's processor and cores that we may use, and its GPUs."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    name = (names or [platform.processor() or platform.machine()])[0]
-    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
-    return " + ".join([f"{name}, {len(os.sched_getaffinity(0))} cores", *gpus])

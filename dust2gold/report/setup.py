@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from dust2gold.core.machine import described
 from dust2gold.core.students import public_name
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.methods import method_order
@@ -70,7 +71,7 @@ def _training(file: Path, stage: str) -> Training:
             facts.get("frozen_parameters") if plain else None,
             config.get("seed_everything"),
             facts.get("versions", {}),
-            facts.get("machine", ""),
+            described(facts["machine"]) if facts else "",
         )
 
 

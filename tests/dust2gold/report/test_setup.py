@@ -17,7 +17,7 @@ FACTS = {
     "frozen_parameters": 1250720,
     "processes": 2,
     "versions": {"torch": "2.13.0", "peft": "0.21.2"},
-    "machine": "AMD | EPYC, 2 cores",
+    "machine": {"cpu": "AMD | EPYC", "cores": 2, "vectors": "AVX2", "gpus": ["H100"]},
 }
 
 
@@ -68,7 +68,7 @@ def test_what_was_recorded(tmp_path: Path) -> None:
         ["training data", data],
         ["test questions", "math 2"],
         ["versions", "torch 2.13.0, peft 0.21.2"],
-        ["machine", "AMD / EPYC, 2 cores"],
+        ["machine", "AMD / EPYC, 2 cores, AVX2, H100"],
     ]
     assert rows[9:] == [
         ["neg", "1,100", "0.004", "16 examples", "17,920", "3"],
