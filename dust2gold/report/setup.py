@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,9 @@ def _batch(data: dict[str, Any], parts: int) -> str:
     return f"{parts} × {size}" if size and parts > 1 else size
 
 
-def add_setup(section: Section, study: Study) -> None:
-    """Adds what the run was made with."""
+def add_setup(section: Section, runs: Mapping[int, Study]) -> None:
+    """Adds what one run was made with, or the first of several seeds, which differ in the seed."""
+    study = next(iter(runs.values()))
     found = trainings(study.run)
     sizes = sorted({each.base_parameters for each in found if each.base_parameters is not None})
     tested = {name: max(row.n for row in study.rows if row.dataset == name) for name in study.datasets}
@@ -102,6 +103,8 @@ def add_setup(section: Section, study: Study) -> None:
         "versions": _distinct(versions),
         "machine": _distinct(each.machine for each in found),
     }
+    if len(runs) > 1:
+        facts["seeds"] = [", ".join(map(str, runs)) + "; the rest is of the first"]
     section.add("## Set-up")
     body = [[name, ", ".join(values) or NONE] for name, values in facts.items()]
     explained = "what was recorded while the run was made; `-` is not recorded."

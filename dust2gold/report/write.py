@@ -44,7 +44,7 @@ def report(run: Path) -> None:
             runs = {seed: _study(path, samples=False) for seed, path in seeds.items()}
             results = [{"seed": seed, **asdict(row)} for seed, own in runs.items() for row in own.rows]
             add_verdict(section, evidence_of(runs))
-            add_setup(section, next(iter(runs.values())))  # but for the seed that of all
+            add_setup(section, runs)
             add_seeds(section, runs)
             add_leaks(section, next(iter(seeds.values())))  # the data of all seeds are the same
             section.add(END_OF_TABLES)
@@ -52,7 +52,7 @@ def report(run: Path) -> None:
             study = _study(run)
             results = [asdict(row) for row in study.rows]
             add_verdict(section, evidence_of({0: study}))
-            add_setup(section, study)
+            add_setup(section, {0: study})
             add_accuracy(section, study)
             add_leaks(section, study.run, study.predictions)
             section.add(END_OF_TABLES)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,11 @@ def write_training(root: Path, kind: str, facts: dict[str, Any] | None, data: di
         (root / "fit/training.json").write_text(json.dumps(facts))
 
 
-def shown(run: Path) -> list[list[str]]:
+def shown(run: Path, seeds: Sequence[int] = (0,)) -> list[list[str]]:
     """The cells of all tables."""
     section = Section()
     answers = predictions("nat", {"A": [1, 0]})
-    add_setup(section, Study(run, answers, tabulate(answers), {}))
+    add_setup(section, dict.fromkeys(seeds, Study(run, answers, tabulate(answers), {})))
     return [
         [cell.strip() for cell in line.strip("|").replace("\\|", "/").split("|")]
         for line in section.lines
@@ -80,6 +81,7 @@ def test_what_was_recorded(tmp_path: Path) -> None:
 def test_nothing_was_recorded(tmp_path: Path) -> None:
     names = ("student", "training data", "test questions", "versions", "machine")
     assert shown(tmp_path)[2:] == [[name, "math 2" if name == "test questions" else "-"] for name in names]
+    assert shown(tmp_path, seeds=(0, 3))[-1] == ["seeds", "0, 3; the rest is of the first"]
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "training.json"])
