@@ -22,16 +22,24 @@ class NATModel(StudentModule):
 
     Args:
         negative: M_neg's adapter directory. Needed to train; a trained NAT (`adapter`) brings its own.
+        positive: An adapter's directory that the positive half starts from, such as MIX's; null: a new one.
         units: Shape of the integration units.
         kwargs: As in `StudentModule`; `adapter` takes a NAT directory.
     """
 
     verdicts = "positive"
-    adapters_read = ("adapter", "negative")
+    adapters_read = ("adapter", "negative", "positive")
 
-    def __init__(self, negative: str | None = None, units: UnitSettings = UnitSettings(), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        negative: str | None = None,
+        units: UnitSettings = UnitSettings(),
+        positive: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.negative = negative
+        self.positive = positive
         self.unit_settings = units
         self.units = nn.ModuleDict()
 
@@ -40,7 +48,7 @@ class NATModel(StudentModule):
         if self.adapter is not None:
             self.units = load_nat(stack, self.adapter, trainable=True)
         elif self.negative is not None:
-            self.units = build_nat(stack, self.negative, self.lora, self.unit_settings)
+            self.units = build_nat(stack, self.negative, self.lora, self.unit_settings, self.positive)
         else:
             remedy = "give --model.negative the adapter directory of the NEG stage, or --model.adapter a trained NAT"
             raise InputError("NAT needs a negative half", field="model.negative", remedy=remedy)

@@ -23,7 +23,7 @@ class NCEModel(TaughtModule):
     Student, teacher (M_NAT) and calibrator (M_neg) are adapters on one frozen base.
 
     Args:
-        nat: As in `TaughtModule`.
+        nat, negative: As in `TaughtModule`.
         mix: a, the weight of the distillation (reference: 0.5).
         temperature: T of the distillation (reference: 1).
         calibrated: False sets β to 0.5, weight 1: plain self-refinement (KD).
@@ -46,11 +46,12 @@ class NCEModel(TaughtModule):
         calibrated: bool = True,
         permuted: bool = False,
         per_token: bool = False,
+        negative: str | None = None,
         teacher: Literal["online", "cached"] = "online",
         cache: CacheSettings = CacheSettings(),
         **kwargs: Any,
     ) -> None:
-        super().__init__(nat, **kwargs)
+        super().__init__(nat, negative, **kwargs)
         if not 0 <= mix <= 1:
             raise InputError(f"must be between 0 and 1, found {mix}", field="model.mix")
         if temperature <= 0:
@@ -95,6 +96,7 @@ class NCEModel(TaughtModule):
                 self.trainer.global_rank,
                 nat=Path(str(self.nat)),
                 precision=str(self.trainer.precision),
+                **({} if self.negative is None else {"negative": Path(self.negative)}),
             )
         return self._teacher
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from dust2gold.core.errors import InputError
 from lightning_modules.base import StudentModule
-from lightning_modules.components.adapters.nat import load_nat
+from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, load_nat
 from lightning_modules.components.adapters.stack import AdapterStack
 
 
@@ -16,20 +16,25 @@ class TaughtModule(StudentModule):
     """Has NAT frozen beside the student's own LoRA. Teachers see no dropout.
 
     Args:
-        nat: The trained NAT directory, which holds M_neg too. Needed to train, not to sample.
+        nat: The teacher: a trained NAT directory, which holds M_neg too. Needed to train, not to sample.
+        negative: M_neg's adapter directory; with it `nat` is any stage's plain adapter, such as MIX's.
         kwargs: As in `StudentModule`.
     """
 
-    adapters_read = ("adapter", "nat")
+    adapters_read = ("adapter", "nat", "negative")
 
-    def __init__(self, nat: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, nat: str | None = None, negative: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.nat = nat
+        self.negative = negative
         self.units = nn.ModuleDict()
 
     def build(self, stack: AdapterStack) -> None:
-        """NAT frozen, then the student's own LoRA on the same base."""
-        if self.nat is not None:
+        """The teachers frozen, then the student's own LoRA on the same base."""
+        if self.nat is not None and self.negative is not None:
+            stack.load(NEGATIVE, self.negative)
+            stack.load(POSITIVE, self.nat)
+        elif self.nat is not None:
             self.units = load_nat(stack, self.nat)
         super().build(stack)
 

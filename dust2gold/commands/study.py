@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from dust2gold.commands.arguments import names, positive, seeds
 from dust2gold.core.errors import InputError
 from dust2gold.core.text import say
-from dust2gold.run.children import Children
+from dust2gold.run.children import Children, shares
 from dust2gold.run.runner import Execute, Runner
 from dust2gold.run.stage import Stage, as_typed
 from dust2gold.study.settings import StudySettings, chosen, load_study
@@ -32,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config", required=True, metavar="FILE", help="the settings of the study, as configs/study.yaml")
     add("--cells", type=names, default=(), metavar="CELL[,CELL]", help="run these cells alone")
     add("--seeds", type=seeds, default=(), metavar="SEED[,SEED]", help="run these of the study's seeds alone")
-    jobs = "run up to N stages of a run side by side, as `run --jobs` does (default: 1)"
+    jobs = (
+        "do up to N cells and seeds side by side, each in a Python of its own with its share of the cores and GPUs; "
+        "output goes to RUN/CELL/seed-<k>.log (default: 1)"
+    )
     add("--jobs", "-j", type=positive, default=1, metavar="N", help=jobs)
     add("--dry-run", action="store_true", help="print what would run; do nothing")
 
@@ -40,10 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class _CellRunner(Runner):
     """Runs the stages that a cell and seed still needs, and keeps the record of each arm as soon as it is done."""
 
-    def __init__(
-        self, run: CellRun, args: argparse.Namespace, execute: Execute, children: Children, resuming: str
-    ) -> None:
-        flags = argparse.Namespace(only=run.wanted, start=None, force=False, jobs=args.jobs)
+    def __init__(self, run: CellRun, execute: Execute, children: Children, resuming: str) -> None:
+        flags = argparse.Namespace(only=run.wanted, start=None, force=False, jobs=1)
         super().__init__(run.plan, flags, execute, children)
         self._keep, self._command = run.keep, resuming
 
@@ -84,12 +86,17 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
     children, resuming = Children(), _as_typed(args)
     try:
         with children.signals:
+            if args.jobs > 1:
+                status = _side_by_side(args, study, [run for run in asked if run.missing], children)
+                if status:
+                    print(f"carry on with `{resuming}`", file=sys.stderr)
+                    return status
             for run in asked:
                 run.read()
                 if run.missing:
                     say(f"{run.name}: {', '.join(run.missing)}")
                     here: Execute = lambda words: children.stopped or execute(words)  # noqa: E731
-                    _CellRunner(run, args, here, children, resuming).run()
+                    _CellRunner(run, here, children, resuming).run()
                     write_study(study, runs)
     except KeyboardInterrupt:
         print(f"\ninterrupted; carry on with `{resuming}`", file=sys.stderr)
@@ -97,6 +104,23 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
     print(write_study(study, runs))
     say(f"table: {Path(study.records, 'table.md')}")
     return 0
+
+
+def _side_by_side(args: argparse.Namespace, study: StudySettings, runs: list[CellRun], children: Children) -> int:
+    """Does each run by a command of its own; returns the first exit status that is a failure's, else 0."""
+    free = shares(args.jobs)
+
+    def do(run: CellRun) -> int:
+        log, share = Path(study.run, run.cell, f"seed-{run.seed}.log"), free.pop()
+        say(f"{run.name}: {', '.join(run.missing)}\n    its output: {log}")
+        command = ["study", "--config", args.config, "--cells", run.cell, "--seeds", str(run.seed)]
+        status = children.execute(command, log, share)
+        free.append(share)
+        say(f"{run.name}: " + ("done" if status == 0 else f"ended with exit status {status}"))
+        return status
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        return next(filter(None, pool.map(do, runs)), 0)
 
 
 def _as_typed(args: argparse.Namespace) -> str:

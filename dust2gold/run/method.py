@@ -30,6 +30,9 @@ ABOUT = {
     "neg-shuffled": "M_neg on rationales called wrong by shuffled verdicts",
     "nat-shuffled": "NAT whose M_neg learned from shuffled verdicts",
     "nce-permuted": "NCE with each sample weighted by another one's β",
+    # What follows from MIX.
+    "nat-from-mix": "NAT whose positive half starts from MIX",
+    "nce-from-mix": "NCE taught by MIX, calibrated by M_neg",
     "report": "the tables and figures: report.md, results.json, analyses.json",
     # The paper's baselines.
     "fine-tune": "Fine-tune: a LoRA on the data set's own solutions",
@@ -51,6 +54,7 @@ ABOUT = {
     "nat-no-negatives": "NAT without negative data: the frozen half is CoT KD's",
     "nat-single": "NAT without the dual structure: M_neg's LoRA goes on learning from right rationales",
     "nat-sum": "NAT without attention: both halves are added",
+    "nat-unscaled": "NAT with the gate as the paper writes it, its logits not divided by √d_k",
     "nat-delta": "NAT whose units see the halves' own outputs alone",
     # What the number of negatives does, and their labels. Of 8 samples a question, 2 hold a quarter of the wrong ones.
     "nat-negatives-25": "NAT with a quarter of the negatives: those among 2 of the teacher's 8 samples",

@@ -67,7 +67,7 @@ def table_stages(settings: RunSettings) -> list[Stage]:
     both = make.files("data/positive.jsonl", "data/negative.jsonl")
     with_gold = make.files("data/positive.jsonl", "data/negative.jsonl", "data/solutions.jsonl")  # reference: NT, CL
     solutions = f"{run}/data/solutions.jsonl"
-    neg, cot_kd, nat = (f"{run}/{name}/adapter" for name in ("neg", "cot-kd", "nat"))
+    neg, cot_kd, nat, mix = (f"{run}/{name}/adapter" for name in ("neg", "cot-kd", "nat", "mix"))
     return [
         make.trained("fine-tune", "data", "neg", solutions, RIGHT, budgets=2),
         make.trained("cot-kd-long", "data", "neg", positive, RIGHT, budgets=2),
@@ -98,8 +98,13 @@ def table_stages(settings: RunSettings) -> list[Stage]:
         make.trained(
             "nat-shuffled", "data neg-shuffled", "nat", positive, f"--model.negative {run}/neg-shuffled/adapter"
         ),
+        make.trained("nat-from-mix", "data neg mix", "nat", positive, f"--model.negative {neg} --model.positive {mix}"),
+        make.trained("nce-from-mix", "data neg mix", "nce", positive, f"--model.nat {mix} --model.negative {neg}"),
         make.trained("nat-single", "data neg", "neg", positive, f"{RIGHT} --model.adapter {neg}"),
         make.trained("nat-sum", "data neg", "nat", positive, f"--model.negative {neg} --model.units.attention false"),
+        make.trained(
+            "nat-unscaled", "data neg", "nat", positive, f"--model.negative {neg} --model.units.scale_gate false"
+        ),
         make.trained("nat-delta", "data neg", "nat", positive, f"--model.negative {neg} --model.units.delta true"),
         _nat_on(make, "nat-negatives-25", "data-negatives-25", "--samples 2", positive),
         _nat_on(make, "nat-negatives-50", "data-negatives-50", "--samples 4", positive),

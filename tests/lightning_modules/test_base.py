@@ -118,6 +118,15 @@ def test_ddp_leaves_the_constants_of_the_base_alone(make_stage: Any) -> None:
     assert not ignored & {name for name, _ in module.named_parameters()}
 
 
+def test_nat_may_start_from_another_adapter(make_stage: Any, negative_directory: Path) -> None:
+    module = make_stage("nat", positive=str(negative_directory))
+    layers = module.adapters.lora_layers("positive").values()
+    for layer in layers:
+        for side in (layer.lora_A, layer.lora_B):
+            assert torch.equal(side["positive"].weight, side["negative"].weight)
+            assert (side["positive"].weight.requires_grad, side["negative"].weight.requires_grad) == (True, False)
+
+
 def test_nat_without_a_negative_half_is_refused(tiny_student: Path) -> None:
     with pytest.raises(InputError) as caught:
         NATModel(student=str(tiny_student)).configure_model()

@@ -65,6 +65,30 @@ def test_one_base_and_a_beta_per_sample(make_stage: Any, make_batch: Any) -> Non
     assert uncalibrated["beta"] == 0.5
 
 
+def test_any_adapter_may_teach_and_m_neg_calibrate(
+    make_stage: Any, make_batch: Any, negative_directory: Path, tmp_path: Path
+) -> None:
+    other = make_stage("negative", adapter=str(negative_directory))
+    for parameter in other.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    other.write_adapter(tmp_path)
+    module = make_stage("nce", nat=str(tmp_path), negative=str(negative_directory))
+    assert not module.units
+    batch = make_batch()
+    for name, directory in (("positive", tmp_path), ("negative", negative_directory)):
+        with module.adapters.using(name), torch.no_grad():
+            found = module.adapters(batch["input_ids"], batch["attention_mask"])
+        alone = make_stage("negative", adapter=str(directory)).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(found, alone.adapters(batch["input_ids"], batch["attention_mask"]))
+    held_out_parts(module, batch)
+    assert ((module.last_beta > 0) & (module.last_beta < 1)).all()
+    same = make_stage("nce", nat=str(negative_directory), negative=str(negative_directory))
+    held_out_parts(same, batch)
+    torch.testing.assert_close(same.last_beta, torch.zeros_like(same.last_beta))
+
+
 def test_a_token_may_have_a_beta_of_its_own(make_stage: Any, make_batch: Any) -> None:
     batch = make_batch()
     by_sample, by_token = make_stage("nce", mix=1.0), make_stage("nce", mix=1.0, per_token=True)

@@ -78,10 +78,22 @@ def attach_units(stack: AdapterStack, settings: UnitSettings) -> nn.ModuleDict:
     return units
 
 
-def build_nat(stack: AdapterStack, negative: str | Path, lora: LoraSettings, settings: UnitSettings) -> nn.ModuleDict:
-    """A fresh NAT: loads M_neg frozen, adds a trainable positive adapter and zero-started units; returns the units."""
+def build_nat(
+    stack: AdapterStack,
+    negative: str | Path,
+    lora: LoraSettings,
+    settings: UnitSettings,
+    positive: str | Path | None = None,
+) -> nn.ModuleDict:
+    """A fresh NAT: M_neg frozen, a trainable positive adapter and zero-started units; returns the units.
+
+    The positive adapter is a new one, or starts from that of a directory.
+    """
     stack.load(NEGATIVE, negative)
-    stack.add(POSITIVE, lora)
+    if positive is None:
+        stack.add(POSITIVE, lora)
+    else:
+        stack.load(POSITIVE, positive, trainable=True)
     return attach_units(stack, settings)
 
 
