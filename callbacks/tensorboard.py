@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import re
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.components.records.records import Rationale
-from dust2gold.core.text import escape
+from dust2gold.core.text import visible
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -39,16 +39,17 @@ def thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 
 def show_rationales(trainer: L.Trainer, tag: str, rationales: Iterable[Rationale]) -> None:
-    """Adds rationales with their verdicts to TensorBoard's text page, which reads Markdown; model output is escaped."""
+    """Adds rationales with their verdicts to TensorBoard's text page, which reads Markdown; others' text is escaped."""
     writer = writer_of(trainer)
     if writer is None:
         return
     for index, rationale in enumerate(rationales):
         title = f"**{rationale.verdict}** · {_shown(rationale.id)} · gold {_shown(rationale.gold)}"
-        body = html.escape(f"{rationale.question}\n\n{rationale.rationale}")
-        writer.add_text(f"{tag}/{index}", f"{title}\n\n<pre>{body}</pre>", trainer.global_step)
+        lines = [*rationale.question.splitlines(), "", *rationale.rationale.splitlines()]
+        body = "<br>".join(map(_shown, lines))  # not <pre>, whose long lines do not wrap
+        writer.add_text(f"{tag}/{index}", f"{title}\n\n{body}", trainer.global_step)
 
 
 def _shown(text: str) -> str:
-    """Text of others on one line, with neither Markdown nor HTML in it."""
-    return html.escape(escape(text))
+    """Text of others on one line, with neither Markdown nor HTML in it: punctuation as entities."""
+    return re.sub(r"[^\w\s]|_", lambda found: f"&#{ord(found[0])};", visible(text))

@@ -142,7 +142,7 @@ def test_a_logger_of_a_service(words: Words, tmp_path: Path) -> None:
         == 0
     )
     assert {"train/loss", "val/loss", "lr-AdamW"} <= set(Elsewhere.metrics)
-    assert (tmp_path / "run/config.yaml").is_file()
+    assert (tmp_path / "run/fit/config.yaml").is_file()
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
 
 

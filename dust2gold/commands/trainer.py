@@ -15,19 +15,19 @@ from typing import Any, Literal
 from jsonargparse import ArgumentError
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.checkpoint_files import LAST, checkpoint_directory, use_checked_checkpoints
+from callbacks.checkpoint_files import LAST, checkpoint_directory, read_checkpoint, use_checked_checkpoints
 from callbacks.checkpoints import RunCheckpoint
 from callbacks.tensorboard import thread_failed
+from dust2gold.commands.logs import ConfigWriter
 from dust2gold.commands.resumption import find_checkpoint, fit_provenance
 from dust2gold.commands.stage_defaults import TRAINER, import_stages, with_defaults
 from dust2gold.core import locks
 from dust2gold.core.config_errors import explained, readable_configs
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import write_atomically
 from dust2gold.core.secret_options import check_options
 
 _NOISE = (
@@ -51,21 +51,6 @@ _CKPT_PATH_HELP = (
     "Checkpoint to go on from. By default that of an unfinished run with the same settings; same: of a finished one, "
     "too; last: the last one, whatever it was trained with (what has changed is named); none: begin anew; or a path."
 )
-
-
-class ConfigWriter(SaveConfigCallback):
-    """Writes a run's config.yaml beside its log, as the stock callback does, but whole or not at all."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Asks every process for the directory, which they agree on, then writes on the first."""
-        own = isinstance(trainer.logger, (TensorBoardLogger, CSVLogger))  # others name a directory that runs share
-        self._directory = Path((own and trainer.log_dir) or trainer.default_root_dir)
-        super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes the file."""
-        with write_atomically(self._directory / self.config_filename) as stream:
-            stream.write(self.parser.dump(self.config, skip_unset=False))
 
 
 class StageParser(LightningArgumentParser):
@@ -172,12 +157,16 @@ class StageCLI(LightningCLI):
         elif options.ckpt_path == "none":
             options.ckpt_path = None
         self._find_checkpoint("leave it out: fit goes on from where it was stopped")
+        fresh = options.ckpt_path is None
+        self._log_as_verb(0 if fresh else int(read_checkpoint(Path(options.ckpt_path))["global_step"]) + 1)
 
     def before_validate(self) -> None:
         """Finds the checkpoint, and tells the Trainer before stage and callbacks are set up: handed over it is late."""
         self._find_checkpoint()
         options = self.config_init[self.subcommand]
         self.trainer.ckpt_path, options.ckpt_path = options.ckpt_path, None
+        # `predict` has no curves, and in one directory samples are drawn and then scored: both keep their texts.
+        self._log_as_verb(None if self.subcommand == "predict" else 0)
 
     before_test = before_validate
 
@@ -185,6 +174,16 @@ class StageCLI(LightningCLI):
         """Does the same, and without a list of all predictions: callbacks write them as they come."""
         self.before_validate()
         self.config_init.predict.return_predictions = False
+
+    def _log_as_verb(self, step: int | None) -> None:
+        """Logs, where no logger is given, to `<root>/<verb>`, from which TensorBoard calls the run.
+
+        The same command again goes on there; what an earlier attempt had logged from `step` on, TensorBoard drops.
+        """
+        given = self.config[self.subcommand].trainer.logger
+        if given in (None, True) and isinstance(self.trainer.logger, TensorBoardLogger):  # not with fast_dev_run
+            root = self.trainer.default_root_dir
+            self.trainer.logger = TensorBoardLogger(root, "", self.subcommand, purge_step=step)
 
     def _find_checkpoint(self, remedy: str = "leave it out: --model.adapter or --model.trained is enough") -> None:
         """Makes a path of `--ckpt_path last`; refuses one that is not there."""

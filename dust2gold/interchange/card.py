@@ -117,14 +117,13 @@ def _add_results(section: Section, file: Path, stage: str) -> None:
 
 def training_config(stage: Path) -> dict[str, Any] | None:
     """Seed, stage, data and epochs of a stage's last training, as Lightning saved them; None where there is none."""
-    files = stage.glob("lightning_logs/version_*/config.yaml")
-    for file in sorted(files, key=lambda file: (len(file.parent.name), file.parent.name), reverse=True):
-        with reading(file):
-            config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-            if config.get("data", {}).get("init_args", {}).get("train"):
-                shown = {name: config.get(name) for name in ("seed_everything", "model", "data")}
-                return {**shown, "max_epochs": config["trainer"]["max_epochs"]}
-    return None
+    file = stage / "fit" / "config.yaml"
+    if not file.is_file():
+        return None
+    with reading(file):
+        config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        shown = {name: config[name] for name in ("seed_everything", "model", "data")}
+        return {**shown, "max_epochs": config["trainer"]["max_epochs"]}
 
 
 def _add_training(section: Section, run: Path, stage: str) -> None:

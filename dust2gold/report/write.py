@@ -18,9 +18,11 @@ from dust2gold.report.analyses.ranking import add_ranking, ranking_study
 from dust2gold.report.analyses.scaling import accuracy_over_n, add_over_n
 from dust2gold.report.analyses.seeds import add_seeds, seed_runs
 from dust2gold.report.analyses.stopping import add_stopping
+from dust2gold.report.analyses.verdict import add_verdict, evidence_of
 from dust2gold.report.analyses.votes import collect_votes, read_vote_groups
 from dust2gold.report.figures import matplotlib_defaults, save
 from dust2gold.report.section import FIGURES, Section, Study
+from dust2gold.report.setup import add_setup
 from dust2gold.report.shown import ANALYSES, END_OF_TABLES, MARKDOWN, RESULTS
 from dust2gold.report.training import add_data, add_leaks, add_time
 
@@ -41,12 +43,16 @@ def report(run: Path) -> None:
         if seeds := seed_runs(run):
             runs = {seed: _study(path, samples=False) for seed, path in seeds.items()}
             results = [{"seed": seed, **asdict(row)} for seed, own in runs.items() for row in own.rows]
+            add_verdict(section, evidence_of(runs))
+            add_setup(section, runs)
             add_seeds(section, runs)
             add_leaks(section, next(iter(seeds.values())))  # the data of all seeds are the same
             section.add(END_OF_TABLES)
         else:
             study = _study(run)
             results = [asdict(row) for row in study.rows]
+            add_verdict(section, evidence_of({0: study}))
+            add_setup(section, {0: study})
             add_accuracy(section, study)
             add_leaks(section, study.run, study.predictions)
             section.add(END_OF_TABLES)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 import subprocess
 from collections.abc import Sequence
@@ -16,12 +14,11 @@ from typing import Any
 
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
-from dust2gold.core.provenance import short_hash, version_of
+from dust2gold.core.machine import machine, versions
+from dust2gold.core.provenance import short_hash
 from dust2gold.report.analyses.predictions import Prediction
 from dust2gold.report.section import reading
 from dust2gold.run.sources import CODE_ROOT
-
-_LIBRARIES = ("torch", "transformers", "peft", "lightning", "dust2gold")
 
 
 @dataclass(frozen=True)
@@ -112,22 +109,7 @@ def circumstances() -> dict[str, Any]:
     """Machine, versions, commit and date, as `Made` has them."""
     commit, clean = _commit()
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    versions = {"python": platform.python_version(), **{name: version_of(name) for name in _LIBRARIES}}
-    return {"machine": _machine(), "versions": versions, "commit": commit, "clean": clean, "date": now}
-
-
-@cache
-def _machine() -> dict[str, Any]:
-    """From the kernel's own files, which costs nothing; torch would take seconds."""
-    file = Path("/proc/cpuinfo")
-    facts = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    name = re.search(r"^model name\s*: (.*)", facts, re.MULTILINE)
-    flags = facts.split()
-    vectors = next((label for flag, label in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "none")
-    gpus = [path.read_text(encoding="utf-8") for path in Path("/proc/driver/nvidia/gpus").glob("*/information")]
-    models = [found[1].strip() for text in gpus if (found := re.search(r"Model:(.*)", text))]
-    cpu = name[1] if name else platform.machine()
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "vectors": vectors, "gpus": models}
+    return {"machine": machine(), "versions": versions(), "commit": commit, "clean": clean, "date": now}
 
 
 @cache

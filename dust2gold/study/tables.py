@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dust2gold.core.files import write_atomically
+from dust2gold.core.machine import described
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.methods import descriptions
 from dust2gold.report.figures import matplotlib_defaults, over_questions_figure, save
@@ -141,11 +142,10 @@ def _add_origin(section: Section, records: Sequence[ArmRecord]) -> None:
     """Adds how many records each commit, machine and set of versions has made, when, and in how much time."""
     groups: dict[tuple[str, ...], list[ArmRecord]] = defaultdict(list)
     for record in records:
-        made, machine = record.made, record.made.machine
+        made = record.made
         tree = {True: "", False: " and changes", None: ""}[made.clean]
         commit = "unknown" if made.commit is None else f"{made.commit[:10]}{tree}"
-        place = ", ".join([machine["cpu"], f"{machine['cores']} cores", machine["vectors"], *machine["gpus"]])
-        groups[commit, place, ", ".join(f"{k} {v}" for k, v in made.versions.items())].append(record)
+        groups[commit, described(made.machine), ", ".join(f"{k} {v}" for k, v in made.versions.items())].append(record)
     body = []
     for key, own in sorted(groups.items()):
         dates = sorted(record.made.date[:10] for record in own)

@@ -1,5 +1,6 @@
 """GateMonitor against α_neg computed by hand from what enters and leaves a layer."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ def nat(student_model: Any, tiny_student: Path, tmp_path: Path) -> NATModel:
     randomise(negative)
     (tmp_path / "negative").mkdir()
     negative.write_adapter(tmp_path / "negative")
-    units, lora = UnitSettings(key_dim=4, bottleneck=6), LoraSettings(r=3, alpha=6)
+    units, lora = UnitSettings(key_dim=4, bottleneck=6), LoraSettings(r=3, alpha=6, dropout=0.0)
     module = NATModel(str(tmp_path / "negative"), units, student=str(tiny_student), lora=lora)
     module.configure_model()
     randomise(module)
@@ -45,6 +46,18 @@ def randomise(module: L.LightningModule) -> None:
 def data(tiny_student: Path, tmp_path: Path) -> RationaleDataModule:
     train, held = write_positive(tmp_path / "p.jsonl", 4, 2), write_held(tmp_path / "v.jsonl", 4, 2)
     return RationaleDataModule(str(tiny_student), train, validation=held, batch_size=4, eval_batch_size=5)
+
+
+class Batches(L.Callback):
+    """Keeps the batches of a training."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Tensor]] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.batches.append(batch)
 
 
 @torch.no_grad()
@@ -81,32 +94,37 @@ def no_hooks(module: NATModel) -> bool:
     return all(isinstance(getattr(hook, "__self__", None), StepBatch) for hook in hooks)  # NAT's own on the decoder
 
 
-def test_gates_of_the_first_batch(nat: NATModel, data: RationaleDataModule, make_trainer: Any, events: Any) -> None:
-    make_trainer(GateMonitor()).validate(nat, data, verbose=False)
+def test_gates_of_a_training(nat: NATModel, data: RationaleDataModule, make_trainer: Any, events: Any) -> None:
+    """At a learning rate of almost 0 all steps have the same gates."""
+    nat.optimizer = partial(torch.optim.SGD, lr=1e-30)
+    seen = Batches()
+    settings = {"max_steps": 9, "max_epochs": -1, "log_every_n_steps": 2, "accumulate_grad_batches": 2}
+    make_trainer(GateMonitor(), seen, **settings, limit_val_batches=0).fit(nat, data)
     assert no_hooks(nat)
-    first = next(iter(data.val_dataloader()))
+    logged = events()
+    means = logged.Scalars("gate/alpha_neg_mean")
+    assert [each.step for each in means] == [each.step for each in logged.Scalars("train/loss")] == [1, 3, 5, 7]
+    first = seen.batches[2]  # of step 1
     assert (first["attention_mask"] == 0).any()  # there is padding to leave out
-    expected, logged = gates_by_hand(nat, first), events()
+    expected = gates_by_hand(nat, first)
     assert len(expected) == 4
     for path, alpha in expected.items():
         assert 0.05 < alpha.abs().max() <= 0.5
         histogram = logged.Histograms(f"gate/alpha_neg/{path}")[0].histogram_value
         assert histogram.num == first["attention_mask"].sum() == len(alpha)
-        [mean] = logged.Scalars(f"gate/alpha_neg_mean/{path}")
+        mean = logged.Scalars(f"gate/alpha_neg_mean/{path}")[0]
         found = [histogram.min, histogram.max, mean.value]
         assert found == pytest.approx([alpha.min().item(), alpha.max().item(), alpha.mean().item()], abs=1e-4)
     overall = torch.stack([alpha.mean() for alpha in expected.values()]).mean().item()
-    [mean] = logged.Scalars("gate/alpha_neg_mean")
-    assert mean.value == pytest.approx(overall, abs=1e-4)
-    [saturated] = logged.Scalars("gate/saturation")
+    assert means[0].value == pytest.approx(overall, abs=1e-4)
     beyond = (torch.cat(list(expected.values())).abs() > 0.45).double().mean().item()
     assert 0 < beyond < 1
-    assert saturated.value == pytest.approx(beyond, abs=0.02)
+    assert logged.Scalars("gate/saturation")[0].value == pytest.approx(beyond, abs=0.02)
 
 
 def test_no_gates(nat: NATModel, student_model: Any, data: RationaleDataModule, make_trainer: Any, events: Any) -> None:
     monitor = GateMonitor()
-    make_trainer(monitor, logger=False).validate(nat, data, verbose=False)
-    make_trainer(monitor).validate(student_model(), data, verbose=False)
+    for module, more in ((nat, {"logger": False}), (nat, {"log_every_n_steps": 0}), (student_model(), {})):
+        make_trainer(monitor, max_steps=1, **more).fit(module, data)
     assert no_hooks(nat)
     assert not events().Tags()["histograms"]

@@ -1,11 +1,14 @@
 """Throughput, β and rationales as TensorBoard shows them."""
 
+import html
+import re
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tensorboard.plugin_util import markdown_to_safe_html  # type: ignore[import-untyped]
 
 from callbacks.calibration import CalibrationMonitor
 from callbacks.tensorboard import show_rationales, writer_of
@@ -69,17 +72,18 @@ def test_without_a_logger_nothing_is_written(make_trainer: Any) -> None:
     show_rationales(trainer, "samples", [rationale(0)])
 
 
-def test_rationales_are_shown_escaped(make_trainer: Any, events: Any) -> None:
-    evil = "<script>alert('&')</script>![i](http://e.vil)"
+def test_rationales_are_shown_as_they_are_and_wrap(make_trainer: Any, events: Any) -> None:
+    evil = "<script>alert('&amp;')</script>![i](http://e.vil) $\\\\frac{1}{2}_3$\n# | 1. *no list*\n    no code"
     shown = [rationale(0, question=evil, rationale=evil, gold=evil, id=f"{evil}/0"), rationale(1, 1)]
     trainer = make_trainer()
     show_rationales(trainer, "samples", shown)
     trainer.loggers[0].experiment.close()
     logged = events()
-    first, second = (logged.Tensors(f"samples/{i}/text_summary")[0].tensor_proto.string_val[0].decode() for i in (0, 1))
-    assert "<script" not in first
-    assert first.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;") == 2
-    assert first.count("\\&lt;script\\&gt;alert(&#x27;&amp;&#x27;)\\&lt;/script\\&gt;") == 2
-    assert first.partition("<pre>")[0].count("!\\[i\\](http") == 2  # no picture
-    assert first.startswith("**positive**")
-    assert second.startswith("**negative** · q1/1 · gold 4\n\n<pre>")
+    texts = [logged.Tensors(f"samples/{i}/text_summary")[0].tensor_proto.string_val[0].decode() for i in (0, 1)]
+    page = markdown_to_safe_html(texts[0])
+    assert set(re.findall(r"</?(\w+)", page)) == {"p", "strong", "br"}  # nothing of theirs; <pre> would not wrap
+    lines = [" ".join(line.split()) for line in evil.splitlines()]
+    title, *body = html.unescape(re.sub(r"</?(p|strong)>", "", page)).replace("\n", "<br>", 1).split("<br>")
+    assert title == f"positive · {' '.join(lines)}/0 · gold {' '.join(lines)}"
+    assert body == [*lines, "", *lines]
+    assert texts[1].startswith("**negative** · q1&#47;1 · gold 4\n\n")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,17 +121,20 @@ def differences(runs: Mapping[int, Sequence[Prediction]]) -> list[SeedDifference
     answers = [prediction for predictions in runs.values() for prediction in predictions]
     datasets, methods = {answer.dataset for answer in answers}, {answer.method for answer in answers} - {BASELINE}
     pairs = [*((method, BASELINE) for method in sorted(methods, key=method_order)), *COMPARISONS]
-    found = []
-    for dataset in sorted(datasets):
-        compared = [compare_pairs(predictions, dataset, pairs) for predictions in runs.values()]
-        for pair in pairs:
-            if values := [each[pair].points for each in compared if pair in each]:
-                points = spread(values)
-                margin = None
-                if points.deviation is not None:
-                    margin = t_quantile(points.seeds - 1) * points.deviation / math.sqrt(points.seeds)
-                found.append(SeedDifference(*pair, dataset, points, margin))
-    return found
+    found = (difference(runs.values(), dataset, pair) for dataset in sorted(datasets) for pair in pairs)
+    return [each for each in found if each is not None]
+
+
+def difference(runs: Iterable[Sequence[Prediction]], dataset: str, pair: tuple[str, str]) -> SeedDifference | None:
+    """A method against a baseline over the seeds that have both; None where none has."""
+    compared = [compare_pairs(predictions, dataset, [pair]) for predictions in runs]
+    values = [found.points for each in compared for found in each.values()]
+    if not values:
+        return None
+    points, margin = spread(values), None
+    if points.deviation is not None:
+        margin = t_quantile(points.seeds - 1) * points.deviation / math.sqrt(points.seeds)
+    return SeedDifference(*pair, dataset, points, margin)
 
 
 def add_seeds(section: Section, runs: Mapping[int, Study]) -> None:

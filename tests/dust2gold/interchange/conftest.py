@@ -31,8 +31,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_student: Path) -> Path:
     row = {"dataset": "nuts|<b>", "subject": "all", "n": 8, "correct": 2, "ci_low": 0.1, "ci_high": 0.5}
     rows = [{**row, "method": method, "accuracy": share} for method, share in (("nce", 0.25), ("nat", 0.75))]
     (directory / "results.json").write_text(json.dumps(rows))
-    for version, train in ((9, "positive.jsonl"), (10, None)):  # fit, then test
-        logs = directory / "nce" / "lightning_logs" / f"version_{version}"
+    for verb, train in (("fit", "positive.jsonl"), ("test", None)):
+        logs = directory / "nce" / verb
         logs.mkdir(parents=True)
         model = {"class_path": "NCEModel", "init_args": {"student": str(tiny_student), "adapter": f"{directory}/neg"}}
         config = {"seed_everything": 7, "model": model, "trainer": {"max_epochs": 3}}

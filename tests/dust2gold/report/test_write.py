@@ -71,6 +71,8 @@ def run(tmp_path: Path) -> Path:
 def test_every_section_is_there_and_says_how_to_read_it(full: Path) -> None:
     text = (full / "report.md").read_text()
     assert headings(text.splitlines()) == [
+        "Verdict",
+        "Set-up",
         "math: accuracy in %",
         "gsm8k: accuracy in %",
         "Generalisation: accuracy in % by test set",
@@ -110,7 +112,16 @@ def test_the_numbers_agree_and_come_in_the_order_of_the_paper(full: Path) -> Non
     start = lines.index("## gsm8k: accuracy in %") + 2
     assert cells([lines[start], lines[start + 2]]) == [["method", "average"], ["nce", "**66.67**"]]
     assert list(found) == [
-        *("levels", "against cot-kd", "comparisons", "generalisation", "overlap", "ranking", "ranking correlation"),
+        *(
+            "verdict",
+            "levels",
+            "against cot-kd",
+            "comparisons",
+            "generalisation",
+            "overlap",
+            "ranking",
+            "ranking correlation",
+        ),
         *("accuracy over n", "adaptive stopping", "negatives", "cases"),
     ]
     rows = [row for row in loaded(full / "results.json") if row["dataset"] == "math"]
@@ -194,18 +205,19 @@ def test_a_column_of_zeros_has_no_best_and_gaps_are_shown(tmp_path: Path) -> Non
     write(tmp_path, "nat", {"A": [0, 0]})
     write(tmp_path, "nce", {"A": [0], "B": [1]})
     lines = written(tmp_path)
-    assert cells(lines[6:9]) == [
+    start = lines.index("## math: accuracy in %") + 4
+    assert cells(lines[start : start + 3]) == [
         ["nat", "0.00", "-", "0.00"],
         ["nce", "0.00", "**100.00**", "**50.00**"],
         ["questions", "1 to 2", "1", "2"],
     ]
-    assert headings(lines) == ["math: accuracy in %", "math: questions that two models solve"], "a short report"
+    assert headings(lines)[2:] == ["math: accuracy in %", "math: questions that two models solve"], "a short report"
     assert not any("Left out" in line or "points over" in line for line in lines)
     (compared,) = loaded(tmp_path / "analyses.json")["comparisons"]
     assert compared["shared"] == 1
     (shown,) = (row for row in cells(lines) if row[:2] == ["nce", "nat"])
     assert shown == ["nce", "nat", "1", "+0.00", "0 / 0", "1.000"]
-    assert set(loaded(tmp_path / "analyses.json")) == {"schema", "comparisons", "overlap"}
+    assert set(loaded(tmp_path / "analyses.json")) == {"schema", "verdict", "comparisons", "overlap"}
 
 
 def test_the_terminal_gets_the_tables_and_the_places(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,6 +226,12 @@ def test_the_terminal_gets_the_tables_and_the_places(run: Path, capsys: pytest.C
     for text in ("**62.50**", *(f"{run}/{name}" for name in ("results.json", "report.md", "analyses.json"))):
         assert text in shown
     assert f"tensorboard --logdir {run}" in shown
+    assert shown.startswith("## Verdict\n\nBy rules")
+    before, _, last = shown.rpartition("\n\n")
+    assert last.startswith("**What one run can and cannot tell.** ")
+    assert last.endswith("docs/study.md.\n")
+    assert "<!--" not in shown
+    assert "can and cannot tell" not in before
 
 
 def test_what_the_models_were_trained_on_and_how_long_it_took(run: Path, world: World) -> None:
@@ -291,7 +309,8 @@ def test_seeds_are_joined(tmp_path: Path) -> None:
     rows = loaded(tmp_path / "results.json")
     assert {row["seed"] for row in rows} == {0, 1, 2}
     assert any("[seed 1](seed-1/report.md)" in line for line in lines)
-    assert headings(lines) == ["math: accuracy in % over 3 seeds"]
+    assert headings(lines) == ["Verdict", "Set-up", "math: accuracy in % over 3 seeds"]
+    assert "**What 3 seeds can and cannot tell.**" in "\n".join(lines)
     found = loaded(tmp_path / "analyses.json")["seeds"]
     nat = next(row["accuracy"] for row in found if (row["method"], row["subject"]) == ("nat", "all"))
     own = [row["accuracy"] for row in rows if (row["method"], row["subject"]) == ("nat", "all")]
