@@ -13,17 +13,17 @@ from tests.words import REPOSITORY
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-STAGES = ["data", "cot-kd", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
-METHODS = {"cot-kd", "neg", "nat", "nce", "sc", "ws", "asc", "asc-1+s", "asc-1+2s"}
-ROWS = METHODS | set(TABLES)
+STAGES = ["data", "cot-kd", "cot-kd-long", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
+METHODS = {"cot-kd", "cot-kd-long", "neg", "nat", "nce", "sc", "ws", "asc", "asc-1+s", "asc-1+2s"}
+ROWS = METHODS - {"cot-kd-long"} | set(TABLES)
 DATA = ("data", "data-negatives-25", "data-negatives-50", "data-semantic")
 
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the configs, the demo's overlays cut down to a few steps."""
+    """A copy of the configs, the overlays of the embedded student cut down to a few steps."""
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    for overlay in (tmp_path / "configs/demo").glob("*.yaml"):
+    for overlay in [file for sizes in ("demo", "study") for file in (tmp_path / "configs" / sizes).glob("*.yaml")]:
         config = yaml.safe_load(overlay.read_text(encoding="utf-8"))
         if "trainer" not in config:  # what differs from student.yaml
             continue
@@ -37,7 +37,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(capsys: pytest.CaptureFixture[str], *more: str) -> str:
     both = "rank_data=[data/positive.jsonl, data/negative.jsonl]"  # few samples may all be wrong
-    sizes = ("train_questions=20", "test_questions=20", "samples=2", "votes=4", both)
+    sizes = ("train_questions=20", "test_questions=20", "samples=2", "votes=4", "steps=3", both)
     words = ["run", "--config", "configs/demo.yaml", "--run", "runs/micro"]
     assert cli.main([*words, *(word for size in sizes for word in ("--set", size)), *more]) == 0
     return capsys.readouterr().out
@@ -65,7 +65,7 @@ def test_demo(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {file: file.stat().st_mtime_ns for file in (workplace / "runs/micro").rglob("*.json*")} == made
     plan = run(capsys, "--dry-run")
     assert f"0 of {len(STAGES)} stages would run" in plan
-    assert "python cli.py fit --config configs/nat.yaml --config configs/demo/student.yaml" in plan
+    assert "python cli.py fit --config configs/nat.yaml --config configs/study/student.yaml" in plan
 
 
 def _table(told: str) -> str:
