@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 RESULTS, MARKDOWN, ANALYSES = "results.json", "report.md", "analyses.json"
+PAGE = "report/index.html"
 """The files of a report in its run directory."""
 
 END_OF_TABLES = "<!-- up to here on the terminal -->"
@@ -18,5 +19,5 @@ def show(run: Path) -> None:
     if END_OF_TABLES in lines:
         shown = [line for line in lines[: lines.index(END_OF_TABLES)] if not line.startswith(("# ", "!["))]
         print("\n".join(shown).replace("\n\n\n", "\n\n").strip("\n") + "\n")
-    print(f"results: {run / RESULTS}\nreport:  {run / MARKDOWN}\nnumbers: {run / ANALYSES}")
+    print(f"results: {run / RESULTS}\nreport:  {run / MARKDOWN}\nnumbers: {run / ANALYSES}\npage:    {run / PAGE}")
     print(f"logs:    {shlex.join(['tensorboard', '--logdir', str(run)])}", flush=True)
