@@ -41,7 +41,7 @@ class Page:
         """Loads a page afresh and waits until it is there."""
         for url in ("about:blank", file.resolve().as_uri() + fragment):
             self.call("Page.navigate", url=url)
-            self._until(lambda found: found.get("method") == "Page.loadEventFired")
+        self.run("new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))")
 
     def run(self, script: str) -> Any:
         """The value of an expression, awaited."""

@@ -4,7 +4,7 @@ const PER_PAGE = 100;
 const STATES = ["any", "right", "wrong", "tie"];
 const state = (share) => (share === undefined ? "" : share === 1 ? "right" : share === 0 ? "wrong" : "tie");
 const WEIGHTS = { sc: () => 1, ws: (sample) => Math.exp(sample[2]), asc: (sample) => sample[3] }; // of a sample's vote
-const TOTALS = { sc: "votes", ws: "WS: sum of probabilities", asc: "ASC: sum of scores" };
+const TOTALS = { sc: "votes", ws: "sum of probabilities (WS)", asc: "sum of scores (ASC)" };
 const SIGNS = { right: "✓", wrong: "✗", tie: "½", "": "" };
 
 const verdict = (share) => make("span", { class: state(share) }, SIGNS[state(share)]);
@@ -15,7 +15,7 @@ function casesTab() {
   const wanted = { text: "", inSamples: false, dataset: "", subject: "", level: "", states: {} };
   const list = make("div"), detail = make("div", { class: "detail" }), count = make("p", { class: "count", "aria-live": "polite" });
   const text = cases.map((one) => `${one.id}\n${one.question}\n${one.gold}`.toLowerCase());
-  let found = [], page = 0;
+  let found = [], page = 0, opened = 0;
 
   function matches(one, place) {
     const asked = wanted.text.toLowerCase();
@@ -38,7 +38,8 @@ function casesTab() {
       const one = cases[place], marks = votes.map((method) => make("td", {}, verdict(one.correct[method])));
       const open = () => (location.hash = `#cases/${place}`);
       const cells = [one.id, one.subject, one.level, one.question.slice(0, 200)].map((cell) => make("td", { class: "clipped" }, cell));
-      return make("tr", { click: open, keydown: (event) => event.key === "Enter" && open(), tabindex: 0 }, ...cells, ...marks);
+      const current = place === opened && "true"; // the question beside
+      return make("tr", { click: open, keydown: (event) => event.key === "Enter" && open(), tabindex: 0, "aria-current": current }, ...cells, ...marks);
     };
     const heading = ["id", "subject", "level", "question", ...votes].map((cell) => make("th", {}, cell));
     const turn = (by, name) => make("button", { click: () => ((page += by), show()), disabled: page + by < 0 || page + by >= pages }, name);
@@ -78,15 +79,20 @@ function casesTab() {
   update();
   const tab = make("div", {}, filters, count, make("div", { class: "split" }, list, detail));
   tab.opened = (place) => {
-    if (cases[place]) detail.replaceChildren(...caseView(cases[place]));
+    if (!cases[place]) return;
+    opened = place;
+    detail.replaceChildren(...caseView(cases[place], methods));
     detail.scrollTop = 0;
+    show();
+    list.querySelector("[aria-current]")?.focus({ preventScroll: true });
+    if (getComputedStyle(detail).position === "static") detail.scrollIntoView(); // a narrow screen: it is below the list
   };
-  tab.opened(found[0]);
+  detail.replaceChildren(...caseView(cases[0], methods));
   return tab;
 }
 
 /** One question with its answers and samples. */
-function caseView(one) {
+function caseView(one, methods) {
   const votes = Object.keys(WEIGHTS).filter((method) => method in one.elected);
   const answers = one.answers.map((answer, number) => {
     const own = one.samples.filter((sample) => sample[1] === number);
@@ -101,9 +107,10 @@ function caseView(one) {
     make("td", {}, taken.join(", ")),
   ];
   const heading = ["answer", ...votes.map((method) => TOTALS[method]), "elected by"];
-  const known = Object.entries(one.correct).map(([method, share]) => make("span", { class: "known" }, method, " ", verdict(share)));
+  const known = methods.filter((method) => method in one.correct);
+  const outcomes = known.map((method) => make("span", { class: "known" }, method, " ", verdict(one.correct[method])));
   const samples = one.samples.map(([rationale, number, logprob, score], place) => {
-    const about = [logprob === null ? "" : `probability a token ${Math.exp(logprob).toFixed(3)}`, score === null ? "" : `score ${score.toFixed(3)}`];
+    const about = [logprob === null ? "" : `probability per token ${Math.exp(logprob).toFixed(3)}`, score === null ? "" : `score ${score.toFixed(3)}`];
     const stated = number < 0 ? ["no answer"] : [one.answers[number], " ", verdict(Number(number === one.right))];
     return make("details", { open: "" }, make("summary", {}, `${place}: `, make("b", {}, ...stated), ...about.filter(Boolean).map((text) => ` · ${text}`)), make("div", { class: "text" }, rationale));
   });
@@ -112,7 +119,7 @@ function caseView(one) {
     make("p", { class: "about" }, [one.dataset, one.subject, one.level].filter(Boolean).join(" · ")),
     make("div", { class: "text asked" }, one.question),
     make("p", {}, "Gold answer: ", make("b", { class: "gold" }, one.gold)),
-    make("p", { class: "chips" }, ...known),
+    make("p", { class: "chips" }, ...outcomes),
     sortable(heading.map((cell, place) => make("th", { class: place && place < heading.length - 1 ? "number" : "words" }, cell)), answers.map((answer) => make("tr", {}, ...cells(answer)))),
     make("h3", {}, `${one.samples.length} samples`),
     ...samples,

@@ -47,3 +47,4 @@ function showTip(event) {
   tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 8)}px`;
 }
 document.addEventListener("pointermove", showTip);
+document.addEventListener("scroll", () => (document.getElementById("tip").hidden = true), true);

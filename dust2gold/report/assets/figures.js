@@ -65,31 +65,31 @@ function intervals(rows) {
   return chart({ x: "accuracy in %", names: rows.map((row) => row[0]), series, height: 80 + 24 * rows.length });
 }
 
-/** Where ticks stand on an axis that holds all of the values. */
-function ticks(values) {
-  const low = Math.min(...values), span = Math.max(...values) - low || 1;
-  const rough = span / 6, power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
-  const first = Math.floor(low / step);
-  return Array.from({ length: Math.ceil((low + span) / step) - first + 1 }, (_, k) => Number(((first + k) * step).toFixed(10)));
+/** An axis that holds all of the values: its ends, and where its ticks stand. */
+function axis(values) {
+  const room = 0.04 * (Math.max(...values) - Math.min(...values)) || 0.5;
+  const low = Math.min(...values) - room, high = Math.max(...values) + room;
+  const rough = (high - low) / 7, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough), first = Math.ceil(low / step);
+  const ticks = Array.from({ length: Math.floor(high / step) - first + 1 }, (_, k) => Number(((first + k) * step).toFixed(10)));
+  return { low, high, ticks };
 }
 
 /** Points, joined by lines or not; ends (`low`, `high`) lie along y, or along x where rows have names. */
 function chart({ x, y = "", names = null, series, height }) {
   const points = series.flatMap((one) => one.points), ends = points.flatMap((p) => [p.low, p.high]).filter((end) => end !== undefined);
-  const across = ticks([...points.map((p) => p.x), ...(names ? ends : [])]);
-  const up = names ? names.map((_, place) => place) : ticks([...points.map((p) => p.y), ...ends]);
+  const across = axis([...points.map((p) => p.x), ...(names ? ends : [])]);
+  const up = names ? { low: -0.5, high: names.length - 0.5, ticks: [...names.keys()] } : axis([...points.map((p) => p.y), ...ends]);
   const left = names ? 20 + 7 * Math.max(...names.map((name) => Math.min(name.length, 28))) : 64;
-  const bottom = height - MARGIN.bottom, span = [across[0], across[across.length - 1]], rise = names ? [-0.5, names.length - 0.5] : [up[0], up[up.length - 1]];
-  const toX = (value) => left + ((value - span[0]) / (span[1] - span[0])) * (WIDTH - MARGIN.right - left);
-  const share = (value) => (value - rise[0]) / (rise[1] - rise[0]);
-  const toY = (value) => MARGIN.top + (names ? share(value) : 1 - share(value)) * (bottom - MARGIN.top);
+  const bottom = height - MARGIN.bottom, share = (value, { low, high }) => (value - low) / (high - low);
+  const toX = (value) => left + share(value, across) * (WIDTH - MARGIN.right - left);
+  const toY = (value) => MARGIN.top + (names ? share(value, up) : 1 - share(value, up)) * (bottom - MARGIN.top);
   const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${height}`, role: "img" });
-  for (const tick of across) {
+  for (const tick of across.ticks) {
     svg.append(draw("line", { x1: toX(tick), x2: toX(tick), y1: MARGIN.top, y2: bottom, class: "grid" }));
     svg.append(draw("text", { x: toX(tick), y: bottom + 18, "text-anchor": "middle" }, tick));
   }
-  for (const tick of up) {
+  for (const tick of up.ticks) {
     const label = names ? (names[tick].length > 28 ? names[tick].slice(0, 27) + "…" : names[tick]) : tick;
     svg.append(draw("line", { x1: left, x2: WIDTH - MARGIN.right, y1: toY(tick), y2: toY(tick), class: "grid" }));
     svg.append(draw("text", { x: left - 8, y: toY(tick) + 4, "text-anchor": "end" }, label));

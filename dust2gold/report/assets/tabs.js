@@ -9,8 +9,10 @@ const made = {};
 function show() {
   const [asked, place] = location.hash.slice(1).split("/");
   const [name, , tab] = TABS.find((each) => each[0] === asked) || TABS[0];
+  const turned = !made[name] || made[name].hidden;
   if (!made[name]) document.getElementById("main").append((made[name] = tab()));
   for (const [each, element] of Object.entries(made)) element.hidden = each !== name;
+  if (turned) scrollTo(0, 0);
   for (const link of document.querySelectorAll("#tabs a")) link.toggleAttribute("aria-current", link.hash === `#${name}`);
   if (place !== undefined && made[name].opened) made[name].opened(Number(place));
 }

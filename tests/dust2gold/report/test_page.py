@@ -165,8 +165,7 @@ def test_the_report_has_sortable_tables_and_figures_with_tips(hostile: Path, bro
     nat = next(row for row in parts(hostile).data["results"] if row["method"] == "nat" and row["subject"] == "all")
     tips = browser.run("[...document.querySelectorAll('.mark')].map(mark => mark.dataset.tip)")
     assert [tip for tip in tips if tip.startswith(f"nat: {100 * nat['accuracy']:.2f}% (")]
-    spot = browser.run("(({ x, y }) => ({ x, y }))(document.querySelector('.mark circle').getBoundingClientRect())")
-    browser.run("document.querySelector('figure').scrollIntoView()")
+    browser.run("document.querySelector('figure').scrollIntoView(); new Promise(done => setTimeout(done, 100))")
     spot = browser.run(
         "(({ x, y }) => ({ x: x + 4, y: y + 4 }))(document.querySelector('.mark circle').getBoundingClientRect())"
     )
