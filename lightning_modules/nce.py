@@ -69,6 +69,7 @@ class NCEModel(TaughtModule):
         self.teacher_name = teacher
         self.cache = cache
         self.last_beta: Tensor | None = None
+        self.last_divergence: Tensor | None = None  # [N] KL(P_neg ‖ P_NAT) of the last batch's targets
         self._teacher: Teacher | None = None
 
     def setup(self, stage: str) -> None:
@@ -128,6 +129,7 @@ class NCEModel(TaughtModule):
         beta = self._beta(teacher_targets, targets)  # [N]
         by_sample = sample_means(beta, targets)  # [S]
         self.last_beta = beta if self.per_token else by_sample
+        self.last_divergence = teacher_targets.divergence
         result = negative_calibrated(logprobs, soft * self.temperature**2, beta, targets, self.mix)
         return {**result._asdict(), "beta": by_sample.sum() / targets.all.samples}
 

@@ -44,8 +44,9 @@ def test_holds_every_package_config_and_the_student(wheel: Path) -> None:
         wanted |= {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / package).rglob("*.py")}
         wanted.add(f"{package}/py.typed")
     wanted |= {f"dust2gold/{file.relative_to(REPOSITORY)}" for file in (REPOSITORY / "configs").rglob("*.yaml")}
-    student = REPOSITORY / "dust2gold" / "demo" / "student"
-    wanted |= {str(file.relative_to(REPOSITORY)) for file in student.glob("*") if file.is_file()}
+    for data in ("demo/student", "report/assets"):
+        files = (REPOSITORY / "dust2gold" / data).glob("*")
+        wanted |= {str(file.relative_to(REPOSITORY)) for file in files if file.is_file()}
     assert {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name} == wanted
 
 

@@ -19,6 +19,8 @@ import lightning_modules
 from dust2gold.core.errors import InputError
 from dust2gold.core.students import EMBEDDED
 from lightning_modules.base import StudentModule
+from lightning_modules.nat import NATModel
+from lightning_modules.nce import NCEModel
 from lightning_modules.trainable import TrainableModule
 
 TRAINER = {
@@ -40,6 +42,8 @@ CALLBACKS: Sequence[tuple[str, type[LightningModule]]] = (
     ("callbacks.throughput.TokenThroughput", TrainableModule),
     ("callbacks.samples.SampleWriter", StudentModule),  # predict: samples.jsonl
     ("callbacks.accuracy.AnswerAccuracy", StudentModule),  # test: predictions.jsonl, named after the run's directory
+    ("callbacks.token_values.GateWriter", NATModel),  # test: gates.jsonl, α_neg by token of the first answers
+    ("callbacks.token_values.BetaWriter", NCEModel),  # fit: betas.jsonl, β by token of the first samples
     ("lightning.pytorch.callbacks.LearningRateMonitor", TrainableModule),
 )
 """The callbacks that stages have without naming them, each with the kind of stage that has it."""

@@ -55,11 +55,15 @@ class Study:
 
 @dataclass
 class Section:
-    """Lines of Markdown, records of analyses.json by the name of the analysis, figures by file name."""
+    """Lines of Markdown, records of analyses.json by the name of the analysis, figures by file name.
+
+    `shown` says what a figure's file shows: which figure, of which data set.
+    """
 
     lines: list[str] = field(default_factory=list)
     numbers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
+    shown: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def add(self, *lines: str) -> None:
         """Adds a paragraph of these lines."""
@@ -82,11 +86,11 @@ class Section:
 
     def add_figure(self, name: str, dataset: str, figure: Figure, caption: str) -> None:
         """Adds a figure, its file called after the data set; a name that is taken gets a number."""
-        name = "-".join([name, *re.findall(r"[a-z0-9]+", dataset.lower())])[:_LONGEST_NAME]
-        file, number = f"{name}.png", 2
+        stem = "-".join([name, *re.findall(r"[a-z0-9]+", dataset.lower())])[:_LONGEST_NAME]
+        file, number = f"{stem}.png", 2
         while file in self.figures:
-            file, number = f"{name}-{number}.png", number + 1
-        self.figures[file] = figure
+            file, number = f"{stem}-{number}.png", number + 1
+        self.figures[file], self.shown[file] = figure, (name, dataset)
         self.add(f"![{escape(caption)}]({FIGURES}/{file})")
 
 

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 RESULTS, MARKDOWN, ANALYSES = "results.json", "report.md", "analyses.json"
+PAGE = "report/index.html"
 """The files of a report in its run directory."""
 
 END_OF_TABLES = "<!-- up to here on the terminal -->"
@@ -25,7 +26,7 @@ def show(run: Path) -> None:
         above, _, rest = text.partition(f"{LIMITS}\n")
         last, _, below = rest.partition("\n\n")
         print(f"{above}{below}\n")
-    print(f"results: {run / RESULTS}\nreport:  {run / MARKDOWN}\nnumbers: {run / ANALYSES}")
+    print(f"results: {run / RESULTS}\nreport:  {run / MARKDOWN}\nnumbers: {run / ANALYSES}\npage:    {run / PAGE}")
     print(f"logs:    {shlex.join(['tensorboard', '--logdir', str(run)])}", flush=True)
     if last:
         print(f"\n{last}", flush=True)

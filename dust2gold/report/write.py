@@ -1,4 +1,4 @@
-"""The report of a run: results.json, analyses.json, and report.md with its figures."""
+"""The report of a run: results.json, analyses.json, report.md with its figures, and all of it as a page."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from dust2gold.report.analyses.stopping import add_stopping
 from dust2gold.report.analyses.verdict import add_verdict, evidence_of
 from dust2gold.report.analyses.votes import collect_votes, read_vote_groups
 from dust2gold.report.figures import matplotlib_defaults, save
+from dust2gold.report.page import page
 from dust2gold.report.section import FIGURES, Section, Study
 from dust2gold.report.setup import add_setup
-from dust2gold.report.shown import ANALYSES, END_OF_TABLES, MARKDOWN, RESULTS
+from dust2gold.report.shown import ANALYSES, END_OF_TABLES, MARKDOWN, PAGE, RESULTS
 from dust2gold.report.training import add_data, add_leaks, add_time
 
 
@@ -31,14 +32,15 @@ def report(run: Path) -> None:
     """Writes the report into a run directory, or into one that holds a run for each of several seeds (`seed-<k>`).
 
     results.json holds a row for every method, data set and subject (of every seed, with `seed`), analyses.json the
-    numbers of the other tables by the name of the analysis, `report/` the figures. The run's path is not in them: the
-    same results give the same files.
+    numbers of the other tables by the name of the analysis, `report/` the figures and the page. The run's path is not
+    in them: the same results give the same files.
 
     Raises:
         InputError: If there are no predictions, or a file of the run is malformed.
     """
     section = Section()
     section.add("# Results")
+    study = None
     with matplotlib_defaults():
         if seeds := seed_runs(run):
             runs = {seed: _study(path, samples=False) for seed, path in seeds.items()}
@@ -58,14 +60,17 @@ def report(run: Path) -> None:
             section.add(END_OF_TABLES)
             for add in (add_generalisation, add_overlap, _add_votes, add_negatives, add_cases, add_data, add_time):
                 add(section, study)
+        numbers = {"schema": 1, **{name: records for name, records in section.numbers.items() if records}}
+        markdown = "\n".join(section.lines).rstrip()
         with write_directory_atomically(run / FIGURES) as directory:
             for name, figure in section.figures.items():
                 save(figure, directory / name)
-    numbers = {"schema": 1, **{name: records for name, records in section.numbers.items() if records}}
+            html = page(markdown, results, numbers, section.shown, study)
+            (directory / Path(PAGE).name).write_text(html, encoding="utf-8")
     texts = {
         RESULTS: json.dumps(results, indent=1, ensure_ascii=False),
         ANALYSES: json.dumps(numbers, indent=1, ensure_ascii=False),
-        MARKDOWN: "\n".join(section.lines).rstrip(),
+        MARKDOWN: markdown,
     }
     for name, text in texts.items():
         with write_atomically(run / name) as stream:

@@ -13,7 +13,10 @@ from torch import Tensor
 from lightning_modules.components.adapters.stack import LoraSettings
 from lightning_modules.components.sampling.settings import SamplingSettings
 from lightning_modules.negative import NegativeModel
+from tests.lightning_modules.conftest import nat_directory, negative_directory, randomise
 from tests.lightning_modules.steps import quiet_trainer
+
+__all__ = ["nat_directory", "negative_directory", "randomise"]
 
 EVERYTHING = {"scalars": 0, "histograms": 0, "tensors": 0}
 

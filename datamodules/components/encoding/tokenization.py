@@ -163,3 +163,14 @@ def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor
 def pad_with_mask(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> dict[str, Tensor]:
     """`input_ids` and the `attention_mask` (1 at real tokens) of padded rows, both [B, T] int64."""
     return {"input_ids": pad(rows, value, left), "attention_mask": pad([[1] * len(row) for row in rows], 0, left)}
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; of a character that several tokens spell the last one has it all."""
+    texts, before = [], ""
+    for end in range(1, len(ids) + 1):
+        text = str(tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
+        whole = end == len(ids) or not text.endswith("\ufffd")  # how half a character is decoded
+        texts.append(text[len(before) :] if whole else "")
+        before = text if whole else before
+    return texts

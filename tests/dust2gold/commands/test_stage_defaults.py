@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("els
 
 TRAINING = ["AdapterWriter", "RunCheckpoint", "RandomStateCheckpoint", "FiniteGuard", "TokenThroughput"]
 STUDENT = [*TRAINING, "SampleWriter", "AnswerAccuracy", "LearningRateMonitor"]
+NAT = [*STUDENT[:-1], "GateWriter", "LearningRateMonitor", "GateMonitor"]
 
 
 def fit(stage: str, *words: str) -> Any:
@@ -36,7 +37,8 @@ def names(config: Any) -> list[str]:
     ("stage", "callbacks"),
     [
         ("neg", STUDENT),
-        ("nat", [*STUDENT, "GateMonitor"]),
+        ("nat", NAT),
+        ("nce", [*STUDENT[:-1], "BetaWriter", "LearningRateMonitor", "CalibrationMonitor"]),
         ("rank", [*TRAINING, "LearningRateMonitor", "ScoreMonitor", "ScoreWriter"]),
         ("vote", ["PredictionWriter"]),
     ],
@@ -47,7 +49,7 @@ def test_callbacks_by_the_kind_of_stage(stage: str, callbacks: list[str]) -> Non
 
 def test_a_callback_replaces_the_default_of_its_class() -> None:
     config = fit("nat", "--trainer.callbacks+=RunCheckpoint", "--trainer.callbacks.every_n_train_steps=1")
-    assert names(config) == [*STUDENT, "GateMonitor"]
+    assert names(config) == NAT
     assert config.trainer.callbacks[1].init_args.every_n_train_steps == 1
 
 

@@ -96,7 +96,7 @@ def test_the_figures_are_png_of_a_readable_size(full: Path) -> None:
     assert named == {f"{name}-math.png" for name in ("accuracy", "ranking", "over-n", "negatives")} | {
         "accuracy-gsm8k.png"
     }
-    assert {path.name for path in (full / "report").iterdir()} == named
+    assert {path.name for path in (full / "report").iterdir()} == {*named, "index.html"}
     for name in named:
         data = (full / "report" / name).read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n"

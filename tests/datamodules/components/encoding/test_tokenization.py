@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from datamodules.components.encoding.prompts import PLAIN
-from datamodules.components.encoding.tokenization import context_of, encode, load_tokenizer, pad, pad_with_mask
+from datamodules.components.encoding.tokenization import (
+    context_of,
+    encode,
+    load_tokenizer,
+    pad,
+    pad_with_mask,
+    token_texts,
+)
 from dust2gold.core.errors import InputError
 
 
@@ -90,3 +97,14 @@ def test_a_config_that_cannot_be_read_is_no_student_without_limits(tiny_student:
     with pytest.raises(InputError, match="cannot be read") as caught:
         context_of(str(config.parent))
     assert caught.value.file == str(config)
+
+
+@pytest.mark.parametrize("text", ["3 * 4 = 12. \\boxed{12}.", "  Größe ∑\n\n🙂 日本", "🙂", ""])
+def test_the_texts_of_tokens_are_the_text(tiny_student: Path, text: str) -> None:
+    tokenizer = load_tokenizer(str(tiny_student))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    texts = token_texts(tokenizer, ids)
+    assert "".join(texts) == tokenizer.decode(ids)
+    assert len(texts) == len(ids)
+    assert "\ufffd" not in "".join(texts)
+    assert token_texts(tokenizer, ids[:-1])[: len(ids) - 2] == texts[: len(ids) - 2]
