@@ -165,7 +165,7 @@ def pad_with_mask(rows: Sequence[Sequence[int]], value: int, left: bool = False)
     return {"input_ids": pad(rows, value, left), "attention_mask": pad([[1] * len(row) for row in rows], 0, left)}
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     """What each token adds to the text; of a character that several tokens spell the last one has it all."""
     texts, before = [], ""
     for end in range(1, len(ids) + 1):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.components.records.records import read_rationales, write_rationales
+from datamodules.components.records.records import Verdict, read_rationales, write_rationales
 from dust2gold import cli
 from dust2gold.commands.placebo import shuffled
 from tests.records import rationale
 
 
 def test_as_many_of_each_verdict_in_another_order() -> None:
-    verdicts = ["positive"] * 300 + ["negative"] * 700
+    verdicts: list[Verdict] = ["positive" if k < 300 else "negative" for k in range(1000)]
     found = shuffled(verdicts, 0)
     assert Counter(found) == Counter(verdicts)
     assert found == shuffled(verdicts, 0) != shuffled(verdicts, 1)

@@ -68,7 +68,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 12 questions, text of others in it hostile, with the gate and β of one rationale each."""
     run = write_run(tmp_path_factory.mktemp("runs") / "r", questions=12, n=6)
     scored = run / "votes" / "scored.jsonl"
-    evil = {"question": EVIL, "rationale": EVIL, "level": EVIL}
+    evil: dict[str, Any] = {"question": EVIL, "rationale": EVIL, "level": EVIL}
     write_rationales(scored, [replace(s, **evil) if s.question_id == "q000" else s for s in read_rationales(scored)])
     write_predictions(run / "evil" / "predictions.jsonl", [Prediction(EVIL, "math", "q000", EVIL, 1.0)])
     gate = {"dataset": "math", "question_id": "q000", "question": EVIL, "gold": "1"}
