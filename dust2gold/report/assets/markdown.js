@@ -21,14 +21,21 @@ function inline(text) {
 /** The blocks of Markdown that blank lines part. */
 function* blocks(markdown) {
   for (const block of markdown.split(/\n{2,}/)) {
-    const lines = block.split("\n"), first = lines[0];
+    const lines = block.split("\n").filter((line) => !line.startsWith("<!--")), first = lines[0];
+    if (first === undefined) continue;
     const heading = /^(#+) (.*)/.exec(first), figure = /^!\[(.*)\]\(report\/(.*)\)$/.exec(first);
     if (heading) yield make(`h${heading[1].length}`, {}, ...inline(heading[2]));
     else if (figure) yield drawn(figure[2], inline(figure[1]));
     else if (first.startsWith("| ")) yield table(lines);
-    else if (first.startsWith("- ")) yield make("ul", {}, ...lines.map((line) => make("li", {}, ...inline(line.slice(2)))));
-    else if (!first.startsWith("<!--")) yield make("p", {}, ...inline(lines.join(" ")));
+    else if (first.startsWith("- ")) yield list(lines);
+    else yield make("p", {}, ...inline(lines.join(" ")));
   }
+}
+
+/** A list, whose items may go on over several lines. */
+function list(lines) {
+  const items = lines.join("\n").slice(2).split("\n- ");
+  return make("ul", {}, ...items.map((item) => make("li", {}, ...inline(item.replaceAll("\n", " ")))));
 }
 
 function table(lines) {
