@@ -1,5 +1,6 @@
 """GateMonitor against α_neg computed by hand from what enters and leaves a layer."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -62,7 +63,7 @@ class Batches(L.Callback):
 
 @torch.no_grad()
 def gates_by_hand(module: NATModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """α_neg of each layer at the real tokens, in the paper's own form: softmax of the two scores, minus 0.5."""
+    """α_neg of each layer at the real tokens, in the paper's own form: softmax of the two scaled scores, minus 0.5."""
     inputs: dict[str, tuple[Tensor, Tensor]] = {}
     layers = module.adapters.lora_layers("positive")
     hooks = [
@@ -85,6 +86,7 @@ def gates_by_hand(module: NATModel, batch: dict[str, Tensor]) -> dict[str, Tenso
         ]
         query = x @ gate.query.weight.double().T
         scores = torch.stack([(query * (h @ gate.key.weight.double().T)).sum(-1) for h in branches], -1)
+        scores = scores / math.sqrt(query.shape[-1])
         alphas[path.removeprefix("base_model.model.")] = (scores.softmax(-1)[..., 1] - 0.5)[real]
     return alphas
 

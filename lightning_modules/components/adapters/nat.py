@@ -36,7 +36,8 @@ class UnitSettings:
         bottleneck: Width between W_1 and W_2 (reference: 128).
         delta: Mix s·B z alone, without the base output (reference: false).
         attention: Weigh the branches by the gate (paper: true); false adds both with weight 1, and there is no gate.
-        scale_gate: Divide the gate's logits by √d_k, as other attention does (paper: false; there the gate saturates).
+        scale_gate: Divide the gate's logits by √d_k, as other attention does (paper: false; true was better on other
+            seeds than the study's, docs/study.md).
         lr_factor: The units' learning rate over that of the positive LoRA (reference: 1).
     """
 
@@ -44,7 +45,7 @@ class UnitSettings:
     bottleneck: int = 128
     delta: bool = False
     attention: bool = True
-    scale_gate: bool = False
+    scale_gate: bool = True
     lr_factor: float = 1.0
 
     def __post_init__(self) -> None:

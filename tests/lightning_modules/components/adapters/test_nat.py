@@ -24,6 +24,7 @@ from lightning_modules.components.adapters.nat import (
     save_nat,
 )
 from lightning_modules.components.adapters.stack import LoraSettings
+from lightning_modules.components.integration.unit import IntegrationUnit
 from tests.students import unsign
 
 WEIGHTS = "adapter_model.safetensors"
@@ -53,7 +54,7 @@ def test_a_fresh_nat_is_the_base(
         UnitSettings(4, 5, True),
         UnitSettings(7, 3, False),
         UnitSettings(4, 5, attention=False),
-        UnitSettings(4, 5, scale_gate=True),
+        UnitSettings(4, 5, scale_gate=False),
     ],
 )
 def test_a_trained_nat_comes_back_bit_for_bit(
@@ -115,6 +116,15 @@ def edit_units(directory: Path, change: Callable[[dict[str, Any]], object]) -> N
     units = load_file(directory / UNITS_FILE)
     change(units)
     save_file(units, directory / UNITS_FILE)
+
+
+def test_an_adapter_that_says_nothing_of_its_gates_scale_has_the_papers(new_stack: Any, nat_directory: Path) -> None:
+    manifest = json.loads((nat_directory / ADAPTER_MANIFEST).read_text(encoding="utf-8"))
+    assert manifest["units"].pop("scale_gate") is True
+    directory = shutil.copytree(nat_directory, nat_directory.parent / "older")
+    (directory / ADAPTER_MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    units = load_nat(new_stack(), directory)
+    assert {cast(IntegrationUnit, unit).scale_gate for unit in units.values()} == {False}
 
 
 def edit_manifest(directory: Path, **units: Any) -> None:

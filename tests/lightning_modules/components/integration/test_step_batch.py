@@ -37,9 +37,9 @@ def loss_and_gradients(stack: AdapterStack, units: nn.ModuleDict, batch: dict[st
         UnitSettings(8, 12),
         UnitSettings(8, 12, delta=True),
         UnitSettings(8, 12, attention=False),
-        UnitSettings(8, 12, scale_gate=True),
+        UnitSettings(8, 12, scale_gate=False),
     ],
-    ids=["paper", "delta", "no gate", "scaled"],
+    ids=["scaled", "delta", "no gate", "unscaled"],
 )
 def test_matrices_made_together_give_the_same_loss_and_gradients(
     new_stack: Any, negative_directory: Path, make_batch: Any, settings: UnitSettings, monkeypatch: pytest.MonkeyPatch
