@@ -1,6 +1,6 @@
 """vLLM's engine in the place of our decoder: it draws the samples of one plain LoRA, or of a base alone.
 
-Written against vLLM 0.30's Python API, from its documentation and source; see docs/performance.md.
+Written against vLLM's source (`vllm/sampling_params.py` at commit 00388f65), never run with it: docs/performance.md.
 """
 
 from __future__ import annotations

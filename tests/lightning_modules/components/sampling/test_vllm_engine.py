@@ -178,6 +178,7 @@ def test_weights_that_are_in_no_adapter_directory(vllm: type[Engine], tiny_stude
     module.sampling = SamplingSettings(max_new_tokens=2, backend="vllm")
     with pytest.raises(InputError, match="no model in memory"):
         trainer.predict(module, data)
+    module.trainer = trainer
     trainer.ckpt_path = tmp_path / "last.ckpt"
     with pytest.raises(InputError, match="no checkpoint"):
         module._check_served()
