@@ -43,6 +43,7 @@ class VllmEngine:
     def __init__(
         self, student: str, adapter: str | None, dtype: str, rank: int, config: Any, device: torch.device
     ) -> None:
+        self._vllm = find_vllm()
         self.config = config
         lora: dict[str, Any] = {}
         self._request = None
@@ -50,7 +51,6 @@ class VllmEngine:
             lora = {"enable_lora": True, "max_lora_rank": min((r for r in _RANKS if r >= rank), default=rank)}
             request = import_module("vllm.lora.request").LoRARequest
             self._request = request("student", 1, str(Path(adapter).expanduser().resolve()))
-        self._vllm = find_vllm()
         # Log-probabilities before temperature and top-p, as our records hold them; not the default of all versions.
         options = {"dtype": dtype, "logprobs_mode": "raw_logprobs", **lora}
         with _seeing_only(device), loading("the student into vLLM", student, f"{OWN}, or a newer vLLM"):
@@ -103,7 +103,7 @@ def largest_rank(layers: Iterable[LoraLayer], name: str) -> int:
             field="model.sampling.backend",
             remedy=OWN,
         )
-    return max(rank for rank, _ in shapes)
+    return int(max(rank for rank, _ in shapes))
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def run(tiny_student: Path, tmp_path: Path) -> Run:
         getattr(trainer, verb)(module, data, **({"return_predictions": False} if verb == "predict" else {}))
         if backend == "vllm":  # the engine has a base of its own, and is let go
             assert (list(module.parameters()), module._engine) == ([], None)
-        return tmp_path / backend / "samples.jsonl"
+        return Path(tmp_path, backend, "samples.jsonl")
 
     return call
 
@@ -204,13 +204,15 @@ def test_what_vllm_cannot_load(vllm: type[Engine], monkeypatch: pytest.MonkeyPat
     assert "a newer vLLM" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize(("before", "index", "seen"), [(None, 1, "1"), ("4,GPU-b", 1, "GPU-b"), ("2", None, "2")])
+@pytest.mark.parametrize(
+    ("before", "device", "seen"), [(None, "cuda:1", "1"), ("4,GPU-b", "cuda:1", "GPU-b"), ("2", "cuda", "2")]
+)
 def test_each_process_has_its_own_gpu(
-    before: str | None, index: int | None, seen: str, vllm: type[Engine], monkeypatch: pytest.MonkeyPatch
+    before: str | None, device: str, seen: str, vllm: type[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "CUDA_VISIBLE_DEVICES"
     monkeypatch.delenv(name, raising=False)
     if before is not None:
         monkeypatch.setenv(name, before)
-    VllmEngine("embedded", None, "bfloat16", 8, None, torch.device("cuda", index))
+    VllmEngine("embedded", None, "bfloat16", 8, None, torch.device(device))
     assert (vllm.made[0].visible, os.environ.get(name)) == (seen, before)
