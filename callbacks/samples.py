@@ -17,7 +17,7 @@ from callbacks.tensorboard import SHOWN, show_rationales
 from datamodules.components.records.records import Rationale, rationale_id, write_rationales
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import open_in_place, write_atomically
-from dust2gold.core.provenance import Provenance, short_hash
+from dust2gold.core.provenance import LIBRARIES, Provenance, short_hash
 from dust2gold.core.signals import Preempted, SignalListener
 from lightning_modules.components.sampling.sampler import Sample
 
@@ -189,6 +189,7 @@ def origin_of(trainer: L.Trainer, module: Any, writer: str) -> SampleOrigin:
             "writer": writer,
         },
         without=("sampling.rows",),
+        libraries=(*LIBRARIES, "vllm") if module.sampling.backend == "vllm" else LIBRARIES,
     )
     return SampleOrigin(made, {question.id: short_hash(prompt.tolist()) for question, prompt in data.questions})
 

@@ -6,27 +6,32 @@ loss needs nothing else: docs/method.md, "Add a loss of your own".
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from tqdm import tqdm
 
+from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.quantization import Quantization
-from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base
+from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base, shapes_only
 from lightning_modules.components.integration.unit import IntegrationUnit
 from lightning_modules.components.losses.model_head import decoder_of
 from lightning_modules.components.losses.targets import Targets, at_targets, find_targets, is_padding
 from lightning_modules.components.sampling.cache import cache_argument
 from lightning_modules.components.sampling.sampler import Sample, sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
+from lightning_modules.components.sampling.vllm_engine import OWN, VllmEngine, find_vllm, largest_rank
 from lightning_modules.trainable import TrainableModule
 
 SampleListener = Callable[[list[Sample], dict[str, Any]], None]
@@ -80,6 +85,8 @@ class StudentModule(TrainableModule):
         self.stack: AdapterStack | None = None
         self.sample_listeners: list[SampleListener] = []
         self._has_trained = False
+        self._open_engine: Callable[[torch.device], VllmEngine] | None = None  # where vLLM samples
+        self._engine: VllmEngine | None = None
         self._answers: list[tuple[list[int], str]] = []  # of a test: tokens and gold answer
 
     @abstractmethod
@@ -121,16 +128,53 @@ class StudentModule(TrainableModule):
         return self.stack
 
     def configure_model(self) -> None:
-        """Loads the base once and puts the adapters on it (called by Lightning on every entry point)."""
-        if self.stack is not None:
+        """Loads the base once and puts the adapters on it (called by Lightning on every entry point).
+
+        Where vLLM samples, it loads its own: here the adapter is compared with the base, on the CPU, and both let go.
+        """
+        if served := self._is_served():
+            self._check_served()
+        if self.stack is not None or (served and self._open_engine is not None):
             return
-        base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
-        cache_argument(base)  # now, and not after hours of training
-        stack = AdapterStack(base, self.student, self.gradient_checkpointing)
-        self.build(stack)
-        self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
+        with torch.device("cpu") if served and not shapes_only() else contextlib.nullcontext():
+            base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
+            cache_argument(base)  # now, and not after hours of training
+            stack = AdapterStack(base, self.student, self.gradient_checkpointing)
+            self.build(stack)
         self.base_name, self.base_identity = self.student, stack.identity
+        if served:
+            rank = largest_rank(stack.lora_layers(STUDENT).values(), STUDENT)
+            given = (self.student, self.adapter, self.dtype_name, rank, base.config)
+            self._open_engine = partial(VllmEngine, *given)
+            return
+        self.stack = stack.train()  # transformers loads in eval mode, and Lightning keeps the mode it finds
         self.shard(decoder_of(stack.base), [m for m in self.modules() if isinstance(m, IntegrationUnit)])
+
+    def _is_served(self) -> bool:
+        """Whether vLLM samples; never while a stage trains or validates."""
+        training = self._trainer is not None and self.trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING)
+        return self.sampling.backend == "vllm" and not training
+
+    def _check_served(self) -> None:
+        """Refuses what vLLM would not sample, or not as our own decoder does."""
+        name, adapter = type(self).__name__, "vLLM reads an adapter's directory, and"
+        plain = type(self).write_adapter is StudentModule.write_adapter
+        checkpoint = None if self._trainer is None else self.trainer.ckpt_path
+        for refused, field, problem in (
+            (not plain, "model", f"vLLM serves one plain LoRA, and {name} is more: NAT's gate depends on the token"),
+            (checkpoint is not None, "ckpt_path", f"{adapter} no checkpoint: give --model.adapter"),
+            (self.stack is not None, "model.adapter", f"{adapter} no model in memory: give it to another command"),
+            (self.quantization != "none", "model.quantization", "vLLM would quantise the base in another way"),
+            (self.random_weights, "model.random_weights", "vLLM would draw other random weights"),
+            (
+                self.adapter is not None and self.dtype_name == "float32",
+                "model.dtype",
+                "vLLM's LoRA kernels take float16 and bfloat16 alone",
+            ),
+        ):
+            if refused:
+                raise InputError(problem, field=field, remedy=f"change that, or {OWN}")
+        find_vllm()
 
     def hidden(self, batch: dict[str, Any]) -> Tensor:
         """Last hidden states [B, T, d], after the final norm, of the active adapter; rows may be packed."""
@@ -213,13 +257,24 @@ class StudentModule(TrainableModule):
                 one.text = text
         return samples
 
+    def _sampled_model(self) -> Any:
+        """The model in memory, or vLLM's engine, opened at the first question and let go in `teardown`."""
+        if self._open_engine is None:
+            return self.adapters.model
+        self._engine = self._engine or self._open_engine(self.device)
+        return self._engine
+
+    def teardown(self, stage: str) -> None:
+        """Lets go of vLLM's engine."""
+        self._engine = None
+
     def _sample(self, batch: dict[str, Any], settings: SamplingSettings) -> list[Sample]:
         """All samples of a batch, question by question; listeners get each question's as soon as they are complete."""
         if not batch["questions"]:  # a rank may have none
             return []
         names = [question["id"] for question in batch["questions"]]
         ids, mask, eos, pad = (batch[k] for k in ("input_ids", "attention_mask", "eos_token_id", "pad_token_id"))
-        each = sample_each(self.adapters.model, ids, mask, names, eos, pad, settings)
+        each = sample_each(self._sampled_model(), ids, mask, names, eos, pad, settings)
         total = len(batch["questions"]) * settings.samples
         done: list[list[Sample]] = []
         quiet = self._trainer is None or self._trainer.progress_bar_callback is None or self.global_rank > 0

@@ -116,6 +116,7 @@ class NCEModel(TaughtModule):
 
     def teardown(self, stage: str) -> None:
         """Writes what a cached teacher has not written yet."""
+        super().teardown(stage)
         if self._teacher is not None:
             self._teacher.flush()
 

@@ -10,7 +10,7 @@ bits, which moves a token when its uniform falls within about 1e-7 of a boundary
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.sampling.decoder import Decoder, Prompts
+from lightning_modules.components.sampling.decoder import Completion, Decoder, Prompts
 from lightning_modules.components.sampling.rng import sample_seed
 from lightning_modules.components.sampling.settings import SamplingSettings
+from lightning_modules.components.sampling.vllm_engine import VllmEngine
 
 
 @dataclass(slots=True)  # not frozen: Lightning moves the fields of what predict_step returns
@@ -62,7 +63,7 @@ def sample_each(
     """Generates `settings.samples` rationales for each prompt and yields each question's as soon as all have ended.
 
     Args:
-        model: A Hugging Face causal language model or a `PeftModel` around one, in eval mode.
+        model: A Hugging Face causal language model or a `PeftModel` around one, in eval mode; or vLLM's engine.
         input_ids: [Q, P] int64 prompts, left-padded; neighbours of similar length waste least.
         attention_mask: [Q, P], 0 at the padding.
         question_ids: Q ids, from which the seeds are made.
@@ -82,10 +83,15 @@ def sample_each(
     limits = _token_limits(model.config, mask.sum(1), question_ids, settings.max_new_tokens)  # [Q]
     seeds = [sample_seed(settings.seed, question, k) for question in question_ids for k in range(n)]
     ends = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
-    eos = torch.tensor(ends, device=input_ids.device)  # [E]
     by_question: dict[int, list[Sample]] = {}
-    decoder = Decoder(model, Prompts(input_ids, mask, limits), seeds, settings, eos, pad_token_id)
-    for number, tokens, logprob, finished in decoder:
+    prompts = Prompts(input_ids, mask, limits)
+    completions: Iterable[Completion]
+    if isinstance(model, VllmEngine):
+        completions = model.complete(prompts, seeds, settings, ends)
+    else:
+        eos = torch.tensor(ends, device=input_ids.device)  # [E]
+        completions = Decoder(model, prompts, seeds, settings, eos, pad_token_id)
+    for number, tokens, logprob, finished in completions:
         question, k = divmod(number, n)
         if not math.isfinite(logprob):
             raise InputError(

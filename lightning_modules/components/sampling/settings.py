@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from dust2gold.core.errors import InputError
 
@@ -19,7 +20,9 @@ class SamplingSettings:
         max_new_tokens: Cap on the generated tokens, EOS included (reference: 1,024).
         seed: Base seed, see `sample_seed`.
         rows: Samples decoded at a time, which bounds the memory; others wait for the first to end. The samples do not
-            depend on it.
+            depend on it. vLLM chooses its own.
+        backend: What draws the samples of `predict` and `test`: our own decoder, or vLLM for a stage that is one plain
+            LoRA (docs/performance.md).
     """
 
     samples: int = 1
@@ -28,6 +31,7 @@ class SamplingSettings:
     max_new_tokens: int = 1024
     seed: int = 0
     rows: int = 64
+    backend: Literal["own", "vllm"] = "own"
 
     def __post_init__(self) -> None:
         for name in ("samples", "max_new_tokens", "rows"):

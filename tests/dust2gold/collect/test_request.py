@@ -64,6 +64,24 @@ def test_fewer_choices_than_asked_for(make: Make, server: Endpoint) -> None:
     assert complete(settings, 1)
 
 
+def test_what_vllm_answers(make: Make, server: Endpoint) -> None:
+    """Fields of its own, most of them null. A LoRA that it serves is asked for by its name."""
+
+    def change(answer: dict[str, Any]) -> None:
+        answer |= dict.fromkeys("service_tier system_fingerprint prompt_logprobs kv_transfer_params".split())
+        for number, choice in enumerate(answer["choices"]):
+            choice |= {"logprobs": None, "token_ids": None, "stop_reason": [None, 2][number % 2]}
+            absent = dict.fromkeys("refusal annotations audio function_call reasoning reasoning_content".split())
+            choice["message"] |= {**absent, "tool_calls": []}
+
+    server.script = [Misbehaviour(change=change)] * 3
+    settings = make(questions=3, model="nce", seed=1)
+    collect(settings)
+    assert complete(settings, 3)
+    assert {body["model"] for _, _, body, _ in server.asked} == {"nce"}
+    assert len({body["seed"] for _, _, body, _ in server.asked}) == 3
+
+
 def think(text: str | None, name: str = "reasoning_content") -> Misbehaviour:
     """An answer whose first sample has its thoughts apart, and this content; None: none at all."""
 
