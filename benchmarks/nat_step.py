@@ -126,7 +126,7 @@ def build(name: str, base: PreTrainedModel, batch: dict[str, Tensor], options: a
     else:
         for adapter in (NEGATIVE, POSITIVE):
             stack.add(adapter, LoraSettings(dropout=options.dropout, target_modules=options.adapted))
-        stack.units = attach_units(stack, UnitSettings())
+        stack.units = attach_units(stack, UnitSettings(scale_gate=False))
         if name == REFERENCE:
             for path, layer in stack.lora_layers(POSITIVE).items():
                 unit = stack.units[path.replace(".", "/")]

@@ -13,8 +13,34 @@ from tests.words import REPOSITORY
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-STAGES = ["data", "cot-kd", "cot-kd-long", "neg", "nat", "samples", "nce", "rank", "votes", "report"]
-METHODS = {"cot-kd", "cot-kd-long", "neg", "nat", "nce", "sc", "ws", "asc", "asc-1+s", "asc-1+2s"}
+STAGES = [
+    "data",
+    "cot-kd",
+    "cot-kd-long",
+    "mix",
+    "neg",
+    "nat",
+    "nat-no-negatives",
+    "samples",
+    "nce",
+    "rank",
+    "votes",
+    "report",
+]
+METHODS = {
+    "cot-kd",
+    "cot-kd-long",
+    "mix",
+    "nat-no-negatives",
+    "neg",
+    "nat",
+    "nce",
+    "sc",
+    "ws",
+    "asc",
+    "asc-1+s",
+    "asc-1+2s",
+}
 ROWS = METHODS - {"cot-kd-long"} | set(TABLES)
 DATA = ("data", "data-negatives-25", "data-negatives-50", "data-semantic")
 

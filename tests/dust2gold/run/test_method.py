@@ -90,10 +90,10 @@ def test_a_stage_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "--config", "configs/demo.yaml", "--stages", str(REPOSITORY / "examples/own_stage.py"), "--dry-run"]
     assert cli.main(words) == 0
     told = capsys.readouterr().out
-    assert "/11] nce-long: NCE with longer answers" in told
+    assert "/13] nce-long: NCE with longer answers" in told
     assert "--trainer.default_root_dir runs/demo/nce-long --model.sampling.max_new_tokens 160" in told
-    assert "[11/11] report" in told
-    assert "11 of 11 stages would run" in told
+    assert "[13/13] report" in told
+    assert "13 of 13 stages would run" in told
     (Path("empty.py")).write_text("")
     for file, problem in (("none.py", "no such file of Python"), ("empty.py", "defines no function `stages`")):
         assert cli.main(["run", "--config", "configs/demo.yaml", "--stages", file]) == 1
