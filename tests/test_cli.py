@@ -21,6 +21,7 @@ SHARED = {
     "arguments",
     "check",
     "disk",
+    "logs",
     "resumption",
     "stage_defaults",
     "stand_ins",

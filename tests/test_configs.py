@@ -253,8 +253,8 @@ def test_references_values_are_the_defaults(file: Path, instantiate: Instantiate
     ranks = file.stem == "rank"
     optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
     assert optimizer.defaults["weight_decay"] == (1e-5 if ranks else 0)
-    of_demo = file.parent.name == "demo"
-    assert module.schedule == ("linear" if not ranks else "cosine" if of_demo else "cosine_by_epoch")
+    of_embedded = file.parent.name in ("demo", "study")
+    assert module.schedule == ("linear" if not ranks else "cosine" if of_embedded else "cosine_by_epoch")
     if ranks:
         assert module.loss.keywords == {"exponents": (3, 3)}
 
