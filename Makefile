@@ -24,7 +24,7 @@ install: $(INSTALLED)  ## make .venv with the pinned versions of constraints.txt
 
 # Stages of the demo at a time: each then computes with its share of the cores.
 JOBS ?= 2
-demo: $(INSTALLED)  ## the whole method on the embedded student: about 6 minutes on 2 cores, into runs/demo
+demo: $(INSTALLED)  ## the whole method on the embedded student: about 7 minutes on 2 cores, into runs/demo
 	@$(RUN) cli.py run --config configs/demo.yaml --jobs $(JOBS)
 
 test: $(INSTALLED)  ## the fast tests
