@@ -112,7 +112,8 @@ def _side_by_side(args: argparse.Namespace, study: StudySettings, runs: list[Cel
 
     def do(run: CellRun) -> int:
         log, share = Path(study.run, run.cell, f"seed-{run.seed}.log"), free.pop()
-        say(f"{run.name}: {', '.join(run.missing)}\n    its output: {log}")
+        say(f"{run.name}: {', '.join(run.missing)}")
+        say(f"    its output: {log}")
         command = ["study", "--config", args.config, "--cells", run.cell, "--seeds", str(run.seed)]
         status = children.execute(command, log, share)
         free.append(share)
