@@ -129,10 +129,11 @@ class TrainableModule(ModuleWithProperties, L.LightningModule):
             InputError: If its arguments cannot be used, or a learning rate is no rate.
         """
         try:
-            groups = [[p for p in group if p.requires_grad] for group, _ in self.trained_parts()]
+            parts = self.trained_parts()
+            groups = [[p for p in group if p.requires_grad] for group, _ in parts]
             # One part is given as a plain list: some optimizers take nothing else.
             optimizer = self.optimizer(groups[0] if len(groups) == 1 else [{"params": group} for group in groups])
-            for group, (_, factor) in zip(optimizer.param_groups, self.trained_parts(), strict=True):
+            for group, (_, factor) in zip(optimizer.param_groups, parts, strict=True):
                 group["lr"] *= factor
             rates = [float(group["lr"]) for group in optimizer.param_groups]
             if not all(0 < rate < math.inf for rate in rates):

@@ -85,8 +85,7 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
         check: Any = import_module("dust2gold.commands.check")  # heavy: `--help` need not wait for it
         return int(check.check(plans[0], args, execute, len(plans)))
     children = Children()
-    runs_here = execute
-    execute = children.execute if args.isolate else lambda words: children.stopped or runs_here(words)
+    execute = children.execute if args.isolate else children.unless_stopped(execute)
     runners = [Runner(plan, args, execute, children) for plan in plans]
     # A run of some stages only, such as `--only data`, may have nothing to report yet.
     reports = bool(args.seeds) and any("report" in stage.verbs for stage in runners[0].stages)

@@ -95,8 +95,7 @@ def main(args: argparse.Namespace, execute: Execute) -> int:
                 run.read()
                 if run.missing:
                     say(f"{run.name}: {', '.join(run.missing)}")
-                    here: Execute = lambda words: children.stopped or execute(words)  # noqa: E731
-                    _CellRunner(run, here, children, resuming).run()
+                    _CellRunner(run, children.unless_stopped(execute), children, resuming).run()
                     write_study(study, runs)
     except KeyboardInterrupt:
         print(f"\ninterrupted; carry on with `{resuming}`", file=sys.stderr)

@@ -21,10 +21,8 @@ from dust2gold.core.files import write_atomically
 from dust2gold.core.jsonl import write_json_lines
 from dust2gold.demo.formats import TEST_FORMATS
 from dust2gold.demo.problems import LONGEST, SUBJECTS, Problem, ProblemWriter
-from dust2gold.demo.teacher import LEVELS, TEACHERS, Teacher
+from dust2gold.demo.teacher import LEVELS, MOST_REDRAWS, TEACHERS, Teacher
 from dust2gold.demo.wording import WORDINGS
-
-MOST_REDRAWS = 1000
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dust2gold.core.errors import InputError
@@ -32,6 +32,10 @@ class Children:
     def stopped(self) -> int | None:
         """The exit status of a command that shall not begin, after a signal."""
         return None if self.signals.received is None else 128 + self.signals.received
+
+    def unless_stopped(self, execute: Callable[[list[str]], int | None]) -> Callable[[list[str]], int | None]:
+        """Another way to run a command line, that begins none after a signal."""
+        return lambda words: self.stopped or execute(words)
 
     def execute(self, command: Sequence[str], log: Path | None = None, share: Mapping[str, str] | None = None) -> int:
         """Runs one command line and returns its exit status, negative for the signal that killed it.
