@@ -59,11 +59,7 @@ class FewShotPrompt:
 
 
 def load_prompt(path: Path) -> FewShotPrompt:
-    """Reads a prompt file; `configs/prompts/math.yaml` names ours wherever the working directory is.
-
-    Raises:
-        InputError: If it is missing, not YAML, has another key, no place for the question, or a shot states no answer.
-    """
+    """Reads a prompt file; `configs/prompts/math.yaml` names ours wherever the working directory is."""
     path = find_config(str(path))
     value = read_yaml(path)
     _check_keys(value, _KEYS, path, "")

@@ -52,9 +52,6 @@ def check(plan: Plan, flags: argparse.Namespace, execute: Execute, runs: int = 1
 
     Returns:
         The exit status: 1 if something is wrong.
-
-    Raises:
-        InputError: If `run` itself would refuse to begin, or a data stage fails.
     """
     stages, data = plan.selected(flags.only, flags.start), _data_stages(plan.stages)
     for note in plan.check(stages):

@@ -47,12 +47,7 @@ class HubTable:
         return re.sub(r"[^\w.+-]", "_", "-".join(parts)) + ".jsonl"
 
     def fetch(self, directory: Path) -> Path:
-        """Writes the rows into `directory`, whole or not at all, and returns the file.
-
-        Raises:
-            InputError: If the hub cannot be reached, there is no such data set, subset or split, or the file cannot be
-                written.
-        """
+        """Writes the rows into `directory`, whole or not at all, and returns the file."""
         path = directory / self.file_name
         rows = (row for subset in self.subsets or (None,) for row in self._rows(subset, path))
         count = write_json_lines(path, rows)
@@ -85,11 +80,7 @@ def _remedy(error: Exception, kept: Path) -> str:
 
 
 def hub_table(input: str, subsets: Sequence[str], split: str | None, revision: str | None) -> HubTable | None:
-    """What `--input`, `--subset`, `--split` and `--revision` name; None for a plain file.
-
-    Raises:
-        InputError: If the name is empty, or options of the hub are given for a file.
-    """
+    """What `--input`, `--subset`, `--split` and `--revision` name; None for a plain file."""
     if input.startswith(PREFIX):
         name = input[len(PREFIX) :]
         if not name:

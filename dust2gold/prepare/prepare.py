@@ -73,9 +73,6 @@ def prepare(
         answer_pattern: How else rationales state their answers, see `stated_answer`.
         verdicts: Which verdicts count where the data give some: those, ours, or both, where samples that they differ
             on are ungradable. None: both; without gold answers those given.
-
-    Raises:
-        InputError: If the input is not as the format wants it or holds no question, or the output cannot be written.
     """
     keep_inputs([input], (output / name for name in _FILES))
     identity, how = _identity(input), format_named(format)

@@ -68,9 +68,6 @@ def load_settings(file: str, overrides: Mapping[str, str], kind: type[Settings])
         file: A YAML file: a mapping of fields.
         overrides: Values of `--set`, as typed.
         kind: `RunSettings`, or a dataclass that adds fields to it.
-
-    Raises:
-        InputError: If the file is missing or malformed, or a field is unknown, missing or of another type.
     """
     if "run" in overrides:
         raise InputError("--set run=...: this is the run directory", remedy="use --run DIR")

@@ -46,11 +46,7 @@ class Contrast:
 
 
 def answers_of(records: Sequence[ArmRecord]) -> dict[str, dict[int, Answers]]:
-    """The answers of a cell's records by method and seed, methods in the report's order.
-
-    Raises:
-        InputError: If two arms of a seed have a method of the same name.
-    """
+    """The answers of a cell's records by method and seed, methods in the report's order."""
     found: dict[str, dict[int, Answers]] = defaultdict(dict)
     for record in records:
         for method in record.correct:

@@ -57,9 +57,6 @@ class TokenizerIdentity:
             trained_with: What `to_json` gave there; None if an older version trained it.
             what: In words.
             file: Where it lies.
-
-        Raises:
-            InputError: If the tokenizers differ, or the entry is damaged.
         """
         if trained_with is None:
             known = f"does not say which tokenizer it was trained with: '{self.name}' is taken"

@@ -49,9 +49,6 @@ class Verifier:
     Args:
         workers: How many processes; the number of usable cores if None.
         time_limit: Seconds of processor time for one answer.
-
-    Raises:
-        InputError: If math-verify is not installed or its workers do not start.
     """
 
     def __init__(self, workers: int | None = None, time_limit: float = 5.0) -> None:
