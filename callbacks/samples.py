@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import lightning as L
 
-from callbacks.grading import SampleGrader
+from callbacks.grading import graded
 from callbacks.sample_parts import SampleOrigin, SamplePart
 from callbacks.tensorboard import SHOWN, show_rationales
 from datamodules.components.records.records import Rationale, rationale_id, write_rationales
@@ -74,8 +74,7 @@ class SampleWriter(L.Callback):
             raise InputError(f"cannot write ({error.strerror})", file=part, remedy="free some space") from error
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Makes the grader, once the DataModule is set up, and listens to the module."""
-        self._grader = SampleGrader(trainer, self.writer or "")
+        """Listens to the module."""
         self._listener = partial(self._write, trainer)
         pl_module.sample_listeners.append(self._listener)
         self._signals.listen()
@@ -89,7 +88,7 @@ class SampleWriter(L.Callback):
     ) -> None:
         """Shows a few samples of the first batch."""
         if batch_idx == 0:
-            show_rationales(trainer, "samples", self._grader.records(outputs[:SHOWN], batch))
+            show_rationales(trainer, "samples", graded(trainer, self.writer or "", outputs[:SHOWN], batch))
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Joins the parts into the output, in the order of the questions, and removes them."""
@@ -105,7 +104,7 @@ class SampleWriter(L.Callback):
         """Appends a question's graded samples; after a signal it stops there, and so do the processes it started."""
         if self._stream is not None:
             try:
-                self._origin.write(self._stream, self._grader.records(samples, batch))
+                self._origin.write(self._stream, graded(trainer, self.writer or "", samples, batch))
                 self._stream.flush()
             except OSError as error:
                 remedy = "free some space and run the same command again: it goes on from here"
