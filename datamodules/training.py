@@ -77,7 +77,7 @@ class TrainingDataModule(ResumableDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed, num_workers)
-        self._files: list[tuple[Path, Examples]] = []  # what is trained and validated on, from `setup` on
+        self._files: list[tuple[Path, Examples]] = []  # of rationales, as they are read
         self.tokenizer_name = EMBEDDED if tokenizer is None else tokenizer
         self.train_files = as_paths(train)
         self.validation_files = as_paths(validation)
