@@ -53,11 +53,7 @@ class SampleWriter(L.Callback):
         self.writer = self.writer or _trained_by(trainer, pl_module)
         self._path = Path(trainer.default_root_dir) / self.output
         if trainer.is_global_zero:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                problem = f"cannot write ({error.strerror})"
-                raise InputError(problem, file=self._path, remedy="choose another output") from error
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         self._origin = origin_of(trainer, pl_module, self.writer)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         done = self._resume(pl_module.sampling.samples) if trainer.is_global_zero else set()
@@ -65,13 +61,9 @@ class SampleWriter(L.Callback):
         data.exclude_questions(done)
         if done and trainer.is_global_zero:
             print(f"resuming: {len(done)} of {len(data.questions)} questions are sampled already")
-        try:
-            part = self._part(trainer.global_rank)
-            self._stream = open_in_place(part, "a" if trainer.is_global_zero else "w")
-            if not trainer.is_global_zero:
-                self._origin.write_header(self._stream)
-        except OSError as error:
-            raise InputError(f"cannot write ({error.strerror})", file=part, remedy="free some space") from error
+        self._stream = open_in_place(self._part(trainer.global_rank), "a" if trainer.is_global_zero else "w")
+        if not trainer.is_global_zero:
+            self._origin.write_header(self._stream)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Listens to the module."""

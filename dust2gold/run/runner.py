@@ -260,12 +260,7 @@ def exit_status(execute: Execute, words: list[str]) -> int:
 @contextlib.contextmanager
 def only_run_in(run: Path) -> Iterator[None]:
     """Holds the run directory's lock file while the block runs; a file left by a dead process is taken over."""
-    path = run / ".stages" / "lock"
-    try:
-        stream = locks.claim(path, "another run", "wait for it, stop it, or choose another directory with --run DIR")
-    except OSError as error:
-        remedy = "choose another run directory with --run DIR"
-        raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
-    with stream:
+    remedy = "wait for it, stop it, or choose another directory with --run DIR"
+    with locks.claim(run / ".stages" / "lock", "another run", remedy) as stream:
         os.set_inheritable(stream.fileno(), True)  # a command that outlives a killed `run` keeps the next one out
         yield

@@ -275,5 +275,5 @@ def test_an_output_outside_the_directory_is_refused() -> None:
 
 def test_unwritable_directory(predict: Predict, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=rf"{tmp_path}/file/run/samples.jsonl: cannot write"):
+    with pytest.raises(NotADirectoryError, match=rf"{tmp_path}/file/run"):
         predict(root="file/run")
