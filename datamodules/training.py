@@ -147,10 +147,7 @@ class TrainingDataModule(ResumableDataModule):
     def check_encoding(self, noted: Mapping[str, Any], what: str, file: Path | None = None) -> None:
         """Refuses what another tokenizer or prompt was used to train; says so where nobody can know.
 
-        Args:
-            noted: What stands in its manifest, or in its checkpoint.
-            what: In words.
-            file: Where it lies.
+        `noted` is what stands in its manifest or checkpoint, `what` names it in words.
         """
         self.tokenizer_identity.check(noted.get("tokenizer"), what, file)
         if noted:  # none is noted of an adapter of others

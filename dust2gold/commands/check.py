@@ -44,14 +44,7 @@ _REFUSALS = (InputError, MisconfigurationException)
 def check(plan: Plan, flags: argparse.Namespace, execute: Execute, runs: int = 1) -> int:
     """Runs the data stages, sets up what trains, tests or predicts, and tells all that is wrong.
 
-    Args:
-        plan: The stages.
-        flags: The flags of `run`.
-        execute: Runs one command line.
-        runs: How many such runs the disk must hold.
-
-    Returns:
-        The exit status: 1 if something is wrong.
+    Returns the exit status: 1 if something is wrong. The disk must hold so many such `runs`.
     """
     stages, data = plan.selected(flags.only, flags.start), _data_stages(plan.stages)
     for note in plan.check(stages):

@@ -43,11 +43,7 @@ class Runner:
     Side by side, each command has a Python of its own that writes to `<run>/logs/<stage>.log`; a stage that is alone
     has the terminal and the whole machine. After a failure no other stage begins; those under way end first.
 
-    Args:
-        plan: The stages, and what must run.
-        flags: The flags of `run`, as commands/run.py has parsed them.
-        execute: Runs one command line on the terminal.
-        children: Runs command lines in Pythons of their own.
+    `flags` are those of `run`; `execute` runs one command line on the terminal.
     """
 
     def __init__(self, plan: Plan, flags: argparse.Namespace, execute: Execute, children: Children) -> None:

@@ -22,13 +22,7 @@ _ANSWERS = "predictions.jsonl"
 
 
 class CellRun:
-    """The run of one cell and seed.
-
-    Args:
-        study: The study.
-        file: What it was read from.
-        cell: The cell's name.
-        seed: The seed.
+    """The run of one cell and seed of a study that was read from `file`.
 
     Attributes:
         plan: The stages, for a `Runner`.

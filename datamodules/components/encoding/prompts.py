@@ -91,13 +91,7 @@ class Prompt:
             raise InputError(f"{what} has a damaged prompt entry", file=file, remedy="train it again") from error
 
     def check(self, trained_with: object, what: str, file: Path | None = None) -> None:
-        """Refuses what was trained with another prompt.
-
-        Args:
-            trained_with: What its manifest or checkpoint notes, see `noted`.
-            what: In words.
-            file: Where it lies.
-        """
+        """Refuses what was trained with another prompt, as its manifest or checkpoint notes it; `what` names it."""
         before = Prompt.noted(trained_with, what, file)
         if before != self:
             options = f"--data.prompt {before.kind}"
