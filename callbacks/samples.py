@@ -131,7 +131,7 @@ class SampleWriter(L.Callback):
         trainer.strategy.barrier("samples written")
         if not trainer.is_global_zero:
             return
-        records = [record for part in self._parts() for record in SamplePart.read(part, self._origin).whole()]
+        records = [record for part in self._parts() for record in SamplePart.read(part, self._origin).records]
         unique = {record.id: record for record in records}
         expected = [rationale_id(question, k) for question in self._origin.prompts for k in range(samples)]
         missing = [name for name in expected if name not in unique]
