@@ -202,11 +202,8 @@ def _alone_in_root(trainer: Trainer) -> Iterator[None]:
         yield
         return
     remedy = "wait for it or stop it, or choose another --trainer.default_root_dir"
-    lock = locks.claim(Path(trainer.default_root_dir) / ".lock", "another command", remedy)
-    try:
+    with locks.claim(Path(trainer.default_root_dir) / ".lock", "another command", remedy):
         yield
-    finally:
-        locks.release(lock)
 
 
 def _check_launched(processes: int) -> None:
