@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,37 @@ from datamodules.components.grading.extraction import extract_answer
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import write_atomically
 from dust2gold.core.jsonl import write_json_lines
-from dust2gold.demo.formats import TEST_FORMATS
 from dust2gold.demo.problems import LONGEST, SUBJECTS, Problem, ProblemWriter
 from dust2gold.demo.teacher import LEVELS, MOST_REDRAWS, TEACHERS, Teacher
 from dust2gold.demo.wording import WORDINGS
+
+
+Writer = Callable[[int, Problem, Teacher], dict[str, Any]]
+"""From a question's number, the problem and the teacher to a line of test.jsonl."""
+
+
+def _math(index: int, problem: Problem, teacher: Teacher) -> dict[str, Any]:
+    return {
+        "problem": problem.text,
+        "level": f"Level {problem.level}",
+        "type": problem.subject,
+        "solution": teacher.correct_solution(problem),
+        "idx": index,
+    }
+
+
+def _gsm8k(index: int, problem: Problem, teacher: Teacher) -> dict[str, Any]:
+    """Steps with the calculator's marks, the answer after `####`."""
+    steps = [f"{s.left} {s.op} {s.right} = <<{s.left}{s.op}{s.right}={s.result}>>{s.result}" for s in problem.steps]
+    return {"question": problem.text, "answer": "\n".join([*steps, f"#### {problem.answer}"])}
+
+
+TEST_FORMATS: dict[str, Writer] = {
+    "math": _math,
+    "gsm8k": _gsm8k,
+    "multiarith": lambda index, problem, teacher: {"input": problem.text, "target": problem.answer},
+}
+"""Of held-out questions, by the name that `prepare --format` knows them by."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from datamodules.components.grading.grader import StringGrader
 from dust2gold.commands.generate import add_arguments, main
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
-from dust2gold.demo.formats import TEST_FORMATS
-from dust2gold.demo.generate import Recipe, generate
+from dust2gold.demo.generate import TEST_FORMATS, Recipe, generate
 from dust2gold.demo.problems import SUBJECTS
 from dust2gold.demo.teacher import TEACHERS
 from dust2gold.demo.wording import WORDINGS
