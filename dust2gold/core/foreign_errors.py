@@ -58,6 +58,7 @@ _KNOWN = (
         _MEMORY,
         "out of memory",
     ),
+    _Known("ValueError", "is not in bounds, numpy accepts", "give a --seed_everything in these bounds"),
     _Known("ValueError", "embedded null byte", "a path holds a NUL character: choose another one"),
     _Known("RuntimeError", "Symlink loop", _LINKS),
     _Known("RuntimeError", "home directory", "a path begins with ~ and the name of nobody here: write it out"),

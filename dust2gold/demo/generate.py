@@ -23,7 +23,6 @@ from dust2gold.demo.problems import LONGEST, SUBJECTS, Problem, ProblemWriter
 from dust2gold.demo.teacher import LEVELS, MOST_REDRAWS, TEACHERS, Teacher
 from dust2gold.demo.wording import WORDINGS
 
-
 Writer = Callable[[int, Problem, Teacher], dict[str, Any]]
 """From a question's number, the problem and the teacher to a line of test.jsonl."""
 
