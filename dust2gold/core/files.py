@@ -7,6 +7,7 @@ import fcntl
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import os
 import re
@@ -31,6 +32,13 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
     with _replacing(path) as binary:
         yield (stream := io.TextIOWrapper(binary, encoding="utf-8"))
         stream.flush()
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Writes a JSON value and a line break as `write_atomically` does."""
+    with write_atomically(path) as stream:
+        json.dump(value, stream, indent=indent, ensure_ascii=False)
+        stream.write("\n")
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:

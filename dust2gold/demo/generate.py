@@ -7,7 +7,6 @@ arguments; it is written last.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from typing import Any
 from datamodules.components.grading.answers import canonical
 from datamodules.components.grading.extraction import extract_answer
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import write_atomically
+from dust2gold.core.files import write_json
 from dust2gold.core.jsonl import write_json_lines
 from dust2gold.demo.problems import LONGEST, SUBJECTS, Problem, ProblemWriter
 from dust2gold.demo.teacher import LEVELS, MOST_REDRAWS, TEACHERS, Teacher
@@ -111,9 +110,7 @@ def generate(output: Path, recipe: Recipe) -> dict[int, LevelCount]:
         (output / "train.jsonl").unlink(missing_ok=True)  # an earlier recipe's
     write = TEST_FORMATS[recipe.test_format]
     write_json_lines(output / "test.jsonl", (write(index, problem, teacher) for index, problem in enumerate(test)))
-    with write_atomically(output / "generate.json") as stream:
-        json.dump(asdict(recipe), stream, indent=2)
-        stream.write("\n")
+    write_json(output / "generate.json", asdict(recipe), indent=2)
     return counts
 
 

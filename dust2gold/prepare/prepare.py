@@ -32,7 +32,7 @@ from datamodules.components.grading.grader import StringGrader
 from datamodules.components.grading.semantic import Grader, open_grader
 from datamodules.components.records.records import Question, Rationale, Verdict, rationale_for
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import free_aside, keep_inputs, open_text, sha256_of, write_atomically
+from dust2gold.core.files import free_aside, keep_inputs, open_text, sha256_of, write_atomically, write_json
 from dust2gold.prepare.formats import Format, format_named
 from dust2gold.prepare.readers import Entry, compares_by_value, read
 from dust2gold.prepare.rows import count_rows, is_folder
@@ -97,8 +97,7 @@ def prepare(
         for name in {"ungradable", "solutions"} - outputs.files.keys():
             (output / f"{name}.jsonl").unlink(missing_ok=True)  # an earlier run's
         summary = tally.finished(judge.reasons)
-    with write_atomically(output / "summary.json") as stream_of_summary:
-        stream_of_summary.write(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n")
+    write_json(output / "summary.json", summary.to_json(), indent=2)
     return summary
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dust2gold.core.files import write_atomically
+from dust2gold.core.files import write_json
 from dust2gold.core.provenance import Provenance
 
 State = Literal["running", "done", "redo"]
@@ -77,8 +77,7 @@ class Records:
         """Writes the record of its stage, whole or not at all."""
         facts, key = dict(record.made_from.facts), record.made_from.key
         value = {**asdict(record), "made_from": facts, "key": key, "python": platform.python_version()}
-        with write_atomically(self.path(record.stage)) as stream:
-            json.dump(value, stream, indent=1, ensure_ascii=False)
+        write_json(self.path(record.stage), value, indent=1)
 
     def read_all(self) -> list[StageRecord]:
         """Every readable record, the earliest started first."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import write_atomically
+from dust2gold.core.files import write_json
 from dust2gold.core.machine import machine, versions
 from dust2gold.core.provenance import short_hash
 from dust2gold.report.analyses.predictions import Prediction
@@ -78,9 +78,7 @@ def _packed(shares: Sequence[float]) -> str | list[float]:
 
 def write_record(file: Path, record: ArmRecord) -> None:
     """Writes a record, whole or not at all."""
-    with write_atomically(file) as stream:
-        json.dump({"schema": 1, **asdict(record)}, stream, indent=1, ensure_ascii=False)
-        stream.write("\n")
+    write_json(file, {"schema": 1, **asdict(record)}, indent=1)
 
 
 def read_record(file: Path) -> ArmRecord | None:
