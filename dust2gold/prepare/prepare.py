@@ -60,19 +60,9 @@ def prepare(
 ) -> Summary:
     """Reads a data set, grades its rationales and writes them by verdict into the directory `output`.
 
-    Args:
-        input: A file or folder that `read_rows` reads.
-        format: A key of `FORMATS`, or one of your own. Of "records" the rationales are graded anew, from their text.
-        output: Directory for the results; files of the same names there are replaced.
-        grader: One of `GRADERS`.
-        source: The data set's name; the format's own if None.
-        limit: Read only this many questions, the first ones.
-        workers: math-verify processes; the number of usable cores if None.
-        time_limit: Seconds of processor time math-verify has for one answer.
-        max_samples: Take only this many rationales of each question, the first ones.
-        answer_pattern: How else rationales state their answers, see `stated_answer`.
-        verdicts: Which verdicts count where the data give some: those, ours, or both, where samples that they differ
-            on are ungradable. None: both; without gold answers those given.
+    The arguments are the options of the command, where they are explained (`prepare --help`). `format` may also be one
+    of your own; of "records" the rationales are graded anew, from their text. `verdicts` are by default those that the
+    data and we agree on, without gold answers those given.
     """
     keep_inputs([input], (output / name for name in _FILES))
     identity, how = _identity(input), format_named(format)

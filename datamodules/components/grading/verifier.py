@@ -44,11 +44,9 @@ _PARSED = 4096  # expressions a worker remembers
 
 
 class Verifier:
-    """A pool of math-verify workers, to be closed at the end.
+    """A pool of math-verify workers, by default one a usable core, to be closed at the end.
 
-    Args:
-        workers: How many processes; the number of usable cores if None.
-        time_limit: Seconds of processor time for one answer.
+    Each has so many seconds of processor time for one answer (`time_limit`).
     """
 
     def __init__(self, workers: int | None = None, time_limit: float = 5.0) -> None:
