@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -85,19 +84,12 @@ class Records:
         return sorted((record for record in found if record is not None), key=lambda record: record.started)
 
 
-def _from_json(value: Mapping[str, Any]) -> StageRecord:
-    made_from = Provenance({str(name): str(fact) for name, fact in value["made_from"].items()})
-    if value["state"] not in get_args(State) or value["key"] != made_from.key:
+def _from_json(value: dict[str, Any]) -> StageRecord:
+    made_from = Provenance(value.pop("made_from"))
+    if value["state"] not in get_args(State) or value.pop("key") != made_from.key:
         raise ValueError("another state, or its key does not fit")
-    return StageRecord(
-        stage=str(value["stage"]),
-        about=str(value["about"]),
-        state=value["state"],
-        made_from=made_from,
-        commands=[CommandRecord(str(c["command"]), float(c["seconds"]), bool(c["done"])) for c in value["commands"]],
-        started=str(value["started"]),
-        outputs={str(name): str(found) for name, found in value["outputs"].items()},
-    )
+    value.pop("python", None)  # for a reader alone
+    return StageRecord(**{**value, "made_from": made_from, "commands": [CommandRecord(**c) for c in value["commands"]]})
 
 
 def duration(seconds: float) -> str:
