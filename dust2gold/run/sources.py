@@ -49,7 +49,7 @@ def _reached(verb: str) -> tuple[frozenset[str], frozenset[str]]:
     finder = ModuleFinder([str(CODE_ROOT)], excludes=[*others, *_MESSAGES])
     for file in _roots(verb):
         finder.import_hook(".".join(file.relative_to(CODE_ROOT).with_suffix("").parts).removesuffix(".__init__"))
-    found = [Path(file) for module in finder.modules.values() if (file := getattr(module, "__file__", None))]
+    found = [Path(place) for module in finder.modules.values() if (place := getattr(module, "__file__", None))]
     missed = {name.partition(".")[0].replace("_", "-") for name in finder.badmodules}  # what is not ours
     libraries = missed.intersection(LIBRARIES)
     libraries |= {brought for library, brought in _BROUGHT.items() if library in libraries}
