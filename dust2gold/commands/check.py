@@ -222,14 +222,10 @@ def _disk_problems(run: Path, needed: int) -> list[str]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what libraries say of the machine, and of weights that are not there."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "transformers")]
-    before = [logger.level for logger in loggers]
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)
