@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from datamodules.components.records.records import Rationale
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import set_aside
+from dust2gold.core.files import free_aside
 from dust2gold.core.provenance import Provenance
 
 
@@ -86,7 +86,7 @@ class SamplePart:
     def report_unused(self) -> None:
         """Says what is not used; what was made otherwise is kept aside."""
         if self.changed and self.lines:
-            changed = ", ".join(self.changed)
-            print(f"sampling anew: made otherwise ({changed}); kept: {set_aside(self.file)}", file=sys.stderr)
+            changed, kept = ", ".join(self.changed), self.file.rename(free_aside(self.file))
+            print(f"sampling anew: made otherwise ({changed}); kept: {kept}", file=sys.stderr)
         elif self.damaged:
             print(f"warning: {self.file}: left out {self.damaged:,} damaged lines", file=sys.stderr)

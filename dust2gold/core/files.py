@@ -130,11 +130,6 @@ def open_in_place(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
     return open(path, mode, buffering, encoding=None if "b" in mode else "utf-8", opener=opener)
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a file that would be overwritten to `free_aside(path)` and returns the new name."""
-    return path.rename(free_aside(path))
-
-
 def free_aside(path: Path, stem: str = "aside") -> Path:
     """The path with `<stem>-<k>` instead of its own stem, with the first k that is not in use."""
     number = 1
