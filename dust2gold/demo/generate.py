@@ -76,10 +76,6 @@ class Recipe:
         if not self.levels or not set(self.levels) <= set(levels):
             remedy = f"give some of {','.join(map(str, levels))} (steps per problem)"
             raise InputError(f"{list(self.levels)} are not levels", field="levels", remedy=remedy)
-        for field, known in (("teacher", TEACHERS), ("wording", WORDINGS), ("test_format", TEST_FORMATS)):
-            if getattr(self, field) not in known:
-                problem = f"there is no '{getattr(self, field)}'"
-                raise InputError(problem, field=field, remedy=f"give one of {', '.join(known)}")
         if self.wording != "plain" and self.train_questions:
             raise InputError("the teacher answers plain questions only", field="wording", remedy="--train-questions 0")
 

@@ -127,11 +127,6 @@ def test_validation_alone_and_the_sanity_check_write_nothing(fit: Fit, tmp_path:
     assert fit([0.1, 0.9], num_sanity_val_steps=1, max_epochs=1) == {"adapter": 2, "adapter-last": 2}
 
 
-def test_unknown_mode() -> None:
-    with pytest.raises(InputError, match="unknown mode 'best'"):
-        AdapterWriter(mode="best")
-
-
 @pytest.fixture(scope="module")
 def trained(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with NEG, NAT and RANK, one optimizer step each, and beside it `moved`, the student, and `other`.
