@@ -26,7 +26,7 @@ _SYSTEM = {
     errno.EACCES: _PLACE,
     errno.EPERM: _PLACE,
     errno.EROFS: _PLACE,
-    errno.ENOTDIR: "a file stands where a directory is needed: choose another path",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands where a directory is needed: choose another path"),
     errno.EISDIR: "a directory stands where a file is needed: choose another path",
     errno.ENAMETOOLONG: "no file system takes so long a name: choose a shorter one",
     errno.EIO: "the disk or the device behind it fails: choose another file, or look into the system's log",
