@@ -103,11 +103,9 @@ class Commands:
 
     def fit(self, config: str, train: str, root: str, options: str = "", budgets: int = 1) -> str:
         """Trains a decoder on a file or files, quoted already, for so many times the run's `steps`."""
-        steps = (
-            ""
-            if self.settings.steps is None
-            else f"--trainer.max_epochs -1 --trainer.max_steps {self.settings.steps * budgets}"
-        )
+        steps = ""
+        if self.settings.steps is not None:
+            steps = f"--trainer.max_epochs -1 --trainer.max_steps {self.settings.steps * budgets}"
         return (
             f"fit {self.configs(config)} {self.decoder} {self.seeds} {steps} {self.rate} {options} "
             f"--data.train {train} --trainer.default_root_dir {root} --ckpt_path same"
