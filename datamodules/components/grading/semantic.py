@@ -185,6 +185,6 @@ def open_grader(
     if name == "string":
         yield strings or StringGrader()
         return
-    made = (SemanticGrader if name == "semantic" else BothGrader)(strings, workers, time_limit, cache)
+    made = {"semantic": SemanticGrader, "both": BothGrader}[name](strings, workers, time_limit, cache)
     with contextlib.closing(made) as grader:
         yield grader
