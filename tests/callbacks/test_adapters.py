@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from safetensors import SafetensorError
@@ -71,7 +71,7 @@ def written(root: Path) -> dict[str, int]:
         ([NAN], "min", 2),
     ],
 )
-def test_best_and_last(fit: Fit, scores: list[float], mode: str, best: int) -> None:
+def test_best_and_last(fit: Fit, scores: list[float], mode: Literal["min", "max"], best: int) -> None:
     assert fit(scores, AdapterWriter(mode=mode)) == {"adapter": best, "adapter-last": 2 * len(scores)}
 
 
