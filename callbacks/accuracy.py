@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.grading import SampleGrader
+from callbacks.grading import graded
 from callbacks.predictions import PredictionWriter
 from callbacks.tensorboard import SHOWN, show_rationales
 from datamodules.components.records.predictions import prediction
@@ -21,17 +21,16 @@ class AnswerAccuracy(PredictionWriter):
     """
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Makes the grader and forgets an earlier test."""
+        """Forgets an earlier test."""
         super().on_test_start(trainer, pl_module)
         self.method = Path(trainer.default_root_dir).resolve().name
         self.accuracy = GroupedAccuracy()
-        self.grader = SampleGrader(trainer, self.method)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Grades a batch of greedy answers and collects their rows."""
-        records = self.grader.records(outputs, batch)
+        records = graded(trainer, self.method, outputs, batch)
         rows = [prediction(record, self.method) for record in records]
         groups = [{"subject": record.subject, "level": record.level} for record in records]
         self.accuracy.update([row["correct"] for row in rows], groups)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
@@ -34,9 +34,7 @@ class AdapterWriter(L.Callback):
         mode: `min` or `max`.
     """
 
-    def __init__(self, monitor: str | None = "val/loss", mode: str = "min") -> None:
-        if mode not in ("min", "max"):
-            raise InputError(f"unknown mode '{mode}'", field="AdapterWriter.mode", remedy="choose min or max")
+    def __init__(self, monitor: str | None = "val/loss", mode: Literal["min", "max"] = "min") -> None:
         self.monitor = monitor
         self.mode = mode
         self.best: float | None = None

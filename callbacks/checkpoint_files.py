@@ -22,7 +22,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from dust2gold.core.errors import InputError, reason
-from dust2gold.core.files import sha256_of, write_atomically, write_bytes_atomically
+from dust2gold.core.files import sha256_of, write_bytes_atomically, write_json
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -112,9 +112,7 @@ def _checked(content: BinaryIO) -> BinaryIO:
 
 def mark_finished(directory: Path) -> None:
     """Records that the training of `last.ckpt` came to its end; another `last.ckpt` voids the record."""
-    with write_atomically(directory / FINISHED) as stream:
-        json.dump({"sha256": sha256_of(directory / LAST)}, stream)
-        stream.write("\n")
+    write_json(directory / FINISHED, {"sha256": sha256_of(directory / LAST)})
 
 
 def is_finished(directory: Path) -> bool:

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.checkpoint_files import LAST, checkpoint_directory, is_finished, mark_finished, use_checked_checkpoints
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import set_aside, sha256_of
+from dust2gold.core.files import free_aside, sha256_of
 from dust2gold.core.provenance import Provenance
 from dust2gold.core.signals import Preempted, SignalListener
 from lightning_modules.components.accuracy import gather_objects
@@ -98,7 +98,7 @@ class RunCheckpoint(ModelCheckpoint):
         last = directory / LAST
         resumed = trainer.ckpt_path is not None and last.is_file() and last.samefile(trainer.ckpt_path)
         if trainer.is_global_zero and last.is_file() and not resumed and not is_finished(directory):
-            print(f"kept the checkpoint of another run: {set_aside(last)}", file=sys.stderr)
+            print(f"kept the checkpoint of another run: {last.rename(free_aside(last))}", file=sys.stderr)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

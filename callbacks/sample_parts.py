@@ -8,7 +8,6 @@ The first line says what the samples are made from; each other line is a record 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ from typing import IO, Any
 
 from datamodules.components.records.records import Rationale
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import free_aside, set_aside, write_bytes_atomically
+from dust2gold.core.files import free_aside
 from dust2gold.core.provenance import Provenance
 
 
@@ -53,62 +52,41 @@ class SamplePart:
         lines: How many it has beside the first.
         changed: What differs in what it was made from; its records are not used then.
         records: Those that answer one of the prompts of this run.
-        damaged: Numbers of damaged lines, counted from 1.
-        torn: Bytes after the last whole line.
+        damaged: How many lines cannot be read; the last one of a killed run may be cut off.
     """
 
     file: Path
     lines: int = 0
     changed: list[str] = field(default_factory=list)
     records: list[Rationale] = field(default_factory=list)
-    damaged: list[int] = field(default_factory=list)
-    torn: int = 0
+    damaged: int = 0
 
     @classmethod
     def read(cls, file: Path, origin: SampleOrigin) -> SamplePart:
         """Reads a part."""
-        first, *lines = file.read_bytes().split(b"\n")
-        part = cls(file, torn=len(lines.pop()) if lines else 0, lines=len(lines))
+        first, *lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
+        part = cls(file, lines=len(lines))
         try:
             part.changed = origin.made.differences(json.loads(first)["made_from"])
         except (ValueError, RecursionError, KeyError, TypeError):
             part.changed = ["its first line is damaged"]
-        if part.changed:
-            return part
-        for number, line in enumerate(lines, start=2):
-            prompt, record = _read_line(line)
-            if record is None:
-                part.damaged.append(number)
-            elif prompt == origin.prompts.get(record.question_id):
+        for line in lines if not part.changed else []:
+            try:
+                value = json.loads(line.decode("utf-8"))
+                prompt, record = value.pop("prompt"), Rationale.from_json(value)
+            except (ValueError, RecursionError, KeyError, TypeError, AttributeError, InputError):
+                part.damaged += 1
+                continue
+            if prompt == origin.prompts.get(record.question_id):
                 part.records.append(record)
             elif record.question_id in origin.prompts:
                 part.changed = ["prompts"]
         return part
 
-    def whole(self) -> list[Rationale]:
-        """The records; an InputError where a line is damaged."""
-        if self.damaged:
-            remedy = "run the same command again: it samples what stood there"
-            raise InputError("damaged line", file=self.file, line=self.damaged[0], remedy=remedy)
-        return self.records
-
     def report_unused(self) -> None:
-        """Reports what is not used, and keeps it aside."""
-        if self.torn:
-            print(f"warning: {self.file}: left out {self.torn:,} bytes after the last whole line", file=sys.stderr)
-        if self.changed:
-            if self.lines:
-                changed = ", ".join(self.changed)
-                print(f"sampling anew: made otherwise ({changed}); kept: {set_aside(self.file)}", file=sys.stderr)
-        elif self.damaged:  # a copy: until the part is rewritten, its whole samples are nowhere else
-            write_bytes_atomically(copy := free_aside(self.file), self.file.read_bytes())
-            lines = f"{len(self.damaged):,} damaged lines from line {self.damaged[0]} on"
-            print(f"warning: {self.file}: left out {lines}; kept a copy: {copy}", file=sys.stderr)
-
-
-def _read_line(line: bytes) -> tuple[str, Rationale | None]:
-    """The prompt's hash and the record; no record if the line is damaged."""
-    with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError, InputError):
-        value = json.loads(line.decode("utf-8"))
-        return value.pop("prompt"), Rationale.from_json(value)
-    return "", None
+        """Says what is not used; what was made otherwise is kept aside."""
+        if self.changed and self.lines:
+            changed, kept = ", ".join(self.changed), self.file.rename(free_aside(self.file))
+            print(f"sampling anew: made otherwise ({changed}); kept: {kept}", file=sys.stderr)
+        elif self.damaged:
+            print(f"warning: {self.file}: left out {self.damaged:,} damaged lines", file=sys.stderr)

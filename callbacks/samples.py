@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import lightning as L
 
-from callbacks.grading import SampleGrader
+from callbacks.grading import graded
 from callbacks.sample_parts import SampleOrigin, SamplePart
 from callbacks.tensorboard import SHOWN, show_rationales
 from datamodules.components.records.records import Rationale, rationale_id, write_rationales
@@ -53,11 +53,7 @@ class SampleWriter(L.Callback):
         self.writer = self.writer or _trained_by(trainer, pl_module)
         self._path = Path(trainer.default_root_dir) / self.output
         if trainer.is_global_zero:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                problem = f"cannot write ({error.strerror})"
-                raise InputError(problem, file=self._path, remedy="choose another output") from error
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         self._origin = origin_of(trainer, pl_module, self.writer)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         done = self._resume(pl_module.sampling.samples) if trainer.is_global_zero else set()
@@ -65,17 +61,12 @@ class SampleWriter(L.Callback):
         data.exclude_questions(done)
         if done and trainer.is_global_zero:
             print(f"resuming: {len(done)} of {len(data.questions)} questions are sampled already")
-        try:
-            part = self._part(trainer.global_rank)
-            self._stream = open_in_place(part, "a" if trainer.is_global_zero else "w")
-            if not trainer.is_global_zero:
-                self._origin.write_header(self._stream)
-        except OSError as error:
-            raise InputError(f"cannot write ({error.strerror})", file=part, remedy="free some space") from error
+        self._stream = open_in_place(self._part(trainer.global_rank), "a" if trainer.is_global_zero else "w")
+        if not trainer.is_global_zero:
+            self._origin.write_header(self._stream)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Makes the grader, once the DataModule is set up, and listens to the module."""
-        self._grader = SampleGrader(trainer, self.writer or "")
+        """Listens to the module."""
         self._listener = partial(self._write, trainer)
         pl_module.sample_listeners.append(self._listener)
         self._signals.listen()
@@ -89,7 +80,7 @@ class SampleWriter(L.Callback):
     ) -> None:
         """Shows a few samples of the first batch."""
         if batch_idx == 0:
-            show_rationales(trainer, "samples", self._grader.records(outputs[:SHOWN], batch))
+            show_rationales(trainer, "samples", graded(trainer, self.writer or "", outputs[:SHOWN], batch))
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Joins the parts into the output, in the order of the questions, and removes them."""
@@ -105,7 +96,7 @@ class SampleWriter(L.Callback):
         """Appends a question's graded samples; after a signal it stops there, and so do the processes it started."""
         if self._stream is not None:
             try:
-                self._origin.write(self._stream, self._grader.records(samples, batch))
+                self._origin.write(self._stream, graded(trainer, self.writer or "", samples, batch))
                 self._stream.flush()
             except OSError as error:
                 remedy = "free some space and run the same command again: it goes on from here"
@@ -140,7 +131,7 @@ class SampleWriter(L.Callback):
         trainer.strategy.barrier("samples written")
         if not trainer.is_global_zero:
             return
-        records = [record for part in self._parts() for record in SamplePart.read(part, self._origin).whole()]
+        records = [record for part in self._parts() for record in SamplePart.read(part, self._origin).records]
         unique = {record.id: record for record in records}
         expected = [rationale_id(question, k) for question in self._origin.prompts for k in range(samples)]
         missing = [name for name in expected if name not in unique]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +99,6 @@ class PairDataModule(TrainingDataModule):
         sampler = EvaluationSampler(lengths, self.score_batch_size, *self.rank_of_world())
         return self.loader(range(len(lengths)), sampler, self._collate_records)
 
-    def largest_ids(self) -> Iterator[tuple[Path, int, int]]:
-        """The largest token id of each rationale to train on or to score, with its file and line."""
-        yield from super().largest_ids()
-        if self.records and self.predict_file is not None:
-            lines = self._scorable.numbers("line").tolist()
-            for line, token in zip(lines, self._scorable.largest_ids.tolist(), strict=True):
-                yield self.predict_file, line, token
-
     def _questions(self, pairs: int) -> int:
         """Questions a batch; fewer than 1 pair is left to the sampler, which refuses it."""
         return min(pairs, max(1, pairs // self.pairs_per_question))
@@ -126,6 +117,7 @@ class PairDataModule(TrainingDataModule):
         limits = [each for each in (self.max_scored_length, context_of(self.tokenizer_name)) if each is not None]
         most = min(limits, default=sys.maxsize)
         self._scorable = examples.where(examples.lengths <= most)  # its rows are the numbers of their records
+        self._files.append((self.predict_file, self._scorable))
         left = set(range(len(self.records))).difference(self._scorable.rows.tolist())
         self.too_long = [self.records[number] for number in sorted(left)]
         if not len(self._scorable):

@@ -100,9 +100,7 @@ class RationaleDataModule(TrainingDataModule):
         sampler = EvaluationSampler(lengths, self.question_batch_size, *self.rank_of_world())
         return self.loader(questions, sampler, self._collate_questions)
 
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """The same as for `test`."""
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def read_tokenizer(self) -> None:
         """Also finds the tokens that end an answer."""

@@ -77,7 +77,7 @@ class TrainingDataModule(ResumableDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed, num_workers)
-        self._files: list[tuple[Path, Examples]] = []  # what is trained and validated on, from `setup` on
+        self._files: list[tuple[Path, Examples]] = []  # of rationales, as they are read
         self.tokenizer_name = EMBEDDED if tokenizer is None else tokenizer
         self.train_files = as_paths(train)
         self.validation_files = as_paths(validation)
@@ -105,12 +105,7 @@ class TrainingDataModule(ResumableDataModule):
                 open_table(tokenizer, file, self.encoded, prompt)
 
     def setup(self, stage: str) -> None:
-        """Reads and encodes what the entry point needs.
-
-        Raises:
-            InputError: If a file is missing or damaged, holds nothing to use or rationales of other verdicts than the
-                stage trains on, a rationale comes twice, or a text is too long.
-        """
+        """Reads and encodes what the entry point needs."""
         self.read_tokenizer()
         if stage not in ("fit", "validate") or hasattr(self, "validation_examples"):
             return
@@ -152,10 +147,7 @@ class TrainingDataModule(ResumableDataModule):
     def check_encoding(self, noted: Mapping[str, Any], what: str, file: Path | None = None) -> None:
         """Refuses what another tokenizer or prompt was used to train; says so where nobody can know.
 
-        Args:
-            noted: What stands in its manifest, or in its checkpoint.
-            what: In words.
-            file: Where it lies.
+        `noted` is what stands in its manifest or checkpoint, `what` names it in words.
         """
         self.tokenizer_identity.check(noted.get("tokenizer"), what, file)
         if noted:  # none is noted of an adapter of others

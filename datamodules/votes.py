@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from datamodules.components.batching.plan import check_at_least
@@ -48,12 +49,7 @@ class VoteDataModule(L.LightningDataModule):
         self.vote_groups: list[VoteGroup] = []
 
     def setup(self, stage: str) -> None:
-        """Reads, groups and pools the samples.
-
-        Raises:
-            InputError: If a file is missing, damaged or empty, samples belong to other questions, come twice, or only
-                some of them have what a method weighs by.
-        """
+        """Reads, groups and pools the samples."""
         samples = read_samples(self.sample_files)
         questions = None if self.question_file is None else read_questions(self.question_file)
         self.vote_groups = make_vote_groups(samples, questions, self.samples_per_question, self.question_file)
@@ -86,6 +82,4 @@ def collate(vote_groups: list[VoteGroup]) -> dict[str, Any]:
 
 
 def _padded(rows: Sequence[Sequence[Any]], filler: float, dtype: torch.dtype) -> Tensor:
-    width = max((1, *(len(row) for row in rows)))
-    padded = [[*row, *[filler] * (width - len(row))] for row in rows]
-    return torch.tensor(padded, dtype=dtype).reshape(-1, width)
+    return pad_sequence([torch.tensor(row or [filler], dtype=dtype) for row in rows], True, filler)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-import torch.distributed
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
+from lightning_modules.components.accuracy import gather_objects
 from lightning_modules.components.losses.gain import gain_weighted
 from lightning_modules.components.losses.targets import Targets, is_padding
 from lightning_modules.right_wrong import RightWrongModule
@@ -52,11 +51,7 @@ class GLOWModel(RightWrongModule):
 
     def on_train_epoch_end(self) -> None:
         """Tells all processes what each has noted: in the next epoch a sample may be another's."""
-        noted = [self._noted]
-        if torch.distributed.is_initialized():
-            noted *= torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(noted, self._noted)
-        for losses in noted:
+        for losses in gather_objects(self._noted):
             self._losses.update(losses)
         self._noted = {}
 

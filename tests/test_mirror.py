@@ -36,7 +36,7 @@ ELSEWHERE = {
     ),
     "callbacks/test_samples": ("callbacks/grading",),
     "callbacks/test_monitors": ("callbacks/calibration", "callbacks/tensorboard", "callbacks/throughput"),
-    "dust2gold/demo/test_generate": ("dust2gold/demo/formats", "dust2gold/demo/wording"),
+    "dust2gold/demo/test_generate": ("dust2gold/demo/wording",),
     "dust2gold/report/test_write": (
         "dust2gold/report/analyses/accuracy_tables",
         "dust2gold/report/figures",

@@ -50,11 +50,7 @@ def check_both(examples: Examples) -> None:
 
 
 class Labels:
-    """The labels in some files, whatever limits leave of their rationales.
-
-    Args:
-        files: Each with its rationales.
-    """
+    """The labels in some files, whatever limits leave of their rationales."""
 
     def __init__(self, files: Sequence[tuple[Path, Examples]]) -> None:
         self._files = [file for file, _ in files]

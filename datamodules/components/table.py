@@ -11,7 +11,6 @@ choose among its rows (`limits`).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import sys
@@ -169,9 +168,6 @@ def open_table(
 
     Of processes that ask at the same time one makes it, and the others wait. A damaged table is made again. Without a
     directory each process makes its own, in a temporary file that has no name any more when this returns.
-
-    Raises:
-        InputError: If the file is missing or damaged, or the directory cannot be written.
     """
     from datasets import Dataset
     from datasets.table import InMemoryTable
@@ -181,7 +177,8 @@ def open_table(
     made_from = _provenance(tokenizer, file, prompt)
     target = directory / made_from.key
     if not _is_sound(target):
-        with _lock(directory, target.name):
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / f".{target.name}.lock"):
             if not _is_sound(target):  # no other process has made it meanwhile
                 _make(tokenizer, file, target, made_from, prompt)
     return Dataset.from_file(str(target / TABLE_FILE))
@@ -220,17 +217,6 @@ def _is_sound(target: Path) -> bool:
         return bool(noted["sha256"] == sha256_of(target / TABLE_FILE))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _lock(directory: Path, key: str) -> contextlib.AbstractContextManager[Any]:
-    """Waits for the lock of a table; leaving the context gives it back."""
-    file = directory / f".{key}.lock"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return FileLock(file).acquire()
-    except OSError as error:
-        problem, remedy = f"cannot write ({error.strerror or error})", "name a directory that can be written"
-        raise InputError(problem, file=file, field="data.encoded", remedy=remedy) from error
 
 
 def _make(tokenizer: PreTrainedTokenizerBase, file: Path, target: Path, made_from: Provenance, prompt: Prompt) -> None:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from importlib.util import find_spec
 from typing import Any
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
@@ -40,8 +39,7 @@ _OF_A_QUESTION = (400, 413, 422)
 """Statuses that may be about the question asked alone: a content filter, the model's context."""
 _STATUS = re.compile("[45][0-9][0-9]")
 _SHOWN = 300  # characters of the server's own message
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-_ENVIRONMENT = (*_PROXIES, "no_proxy", "ssl_cert_file", "ssl_cert_dir")
+_ENVIRONMENT = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")
 """The environment variables that an HTTP client of httpx is made from, in small letters."""
 
 
@@ -63,11 +61,7 @@ class RefusedError(InputError):
 
 
 class Client:
-    """Asks one endpoint. Close it with `aclose`.
-
-    Raises:
-        InputError: If the environment holds no key, or proxies, certificates or an address that cannot be used.
-    """
+    """Asks one endpoint. Close it with `aclose`."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -182,11 +176,7 @@ def error_in(body: Any) -> dict[str, Any] | None:
 
 
 def read_key(variable: str | None) -> str | None:
-    """The API key from the environment; None if the endpoint wants none.
-
-    Raises:
-        InputError: If the variable is not set, or holds what no header can.
-    """
+    """The API key from the environment; None if the endpoint wants none."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
@@ -205,24 +195,13 @@ def http_client() -> DefaultAsyncHttpxClient:
     Raises:
         InputError: If they cannot be used; their values, which may hold passwords, are not repeated.
     """
-    given = {name: value for name, value in os.environ.items() if value and name.lower() in _ENVIRONMENT}
-    for name in (name for name in given if name.lower() in _PROXIES):
-        try:
-            url = urlsplit(given[name] if "://" in given[name] else f"http://{given[name]}")
-            usable = url.scheme in ("http", "https", "socks5", "socks5h") and url.hostname and url.port != 0
-        except ValueError:  # no port
-            usable = False
-        if not usable:
-            remedy = f"export {name}=http://HOST:PORT, or unset it"
-            raise InputError(f"the environment variable {name} holds no address of a proxy", remedy=remedy)
-        if url.scheme.startswith("socks") and find_spec("socksio") is None:
-            problem = f"the environment variable {name} names a SOCKS proxy, which needs the package socksio"
-            raise InputError(problem, remedy=f"pip install socksio, or unset {name}")
     try:
         return DefaultAsyncHttpxClient(follow_redirects=False)
     except Exception as error:  # each version of httpx raises others
+        given = " or ".join(name for name, value in os.environ.items() if value and name.lower() in _ENVIRONMENT)
         problem = f"no HTTP client can be made from the environment ({type(error).__name__})"
-        raise InputError(problem, remedy=f"mend or unset {' or '.join(given)}") from None
+        remedy = f"mend or unset {given}; a SOCKS proxy needs pip install socksio"
+        raise InputError(problem, remedy=remedy) from None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

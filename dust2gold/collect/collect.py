@@ -9,7 +9,6 @@ and metrics.json, as a student's `test` writes them.
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from dust2gold.collect.request import Choice, Request, build_request
 from dust2gold.collect.results import report_flawed, write_evaluation, write_training_data
 from dust2gold.collect.settings import CollectSettings
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import write_atomically
+from dust2gold.core.files import write_json
 from dust2gold.core.text import visible
 from dust2gold.prepare.readers import read
 
@@ -56,8 +55,7 @@ def collect(settings: CollectSettings, evaluate: bool = False) -> None:
             collector = _ask(settings, journal, requests)
         finally:
             usage = {"model": settings.endpoint.model, "budget": settings.budget, **asdict(journal.usage)}
-            with write_atomically(Path(settings.output) / "usage.json") as stream:
-                stream.write(json.dumps(usage, indent=2, ensure_ascii=False) + "\n")
+            write_json(Path(settings.output) / "usage.json", usage, indent=2)
         given = [journal.samples(request.key)[:n] for request in requests]
     if settings.think:
         given = [[choice.joined() for choice in choices] for choices in given]

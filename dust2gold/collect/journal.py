@@ -56,11 +56,7 @@ class Usage:
 
 
 class Journal:
-    """A journal, held by one process at a time; made if need be. A last line that was cut off is dropped.
-
-    Raises:
-        InputError: If another process holds it, it cannot be written, or a line is damaged.
-    """
+    """A journal, held by one process at a time; made if need be. A last line that was cut off is dropped."""
 
     def __init__(self, path: Path, prices: Prices) -> None:
         self.path = path
@@ -216,12 +212,8 @@ def _dollars(value: float) -> float:
 
 def _locked(path: Path) -> io.FileIO:
     """Opens a journal unbuffered, for reading and appending, and locks it against other processes."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream: io.FileIO = open_in_place(path, "ab+", buffering=0)  # type: ignore[assignment]
-    except OSError as error:
-        remedy = "choose another journal or output directory"
-        raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream: io.FileIO = open_in_place(path, "ab+", buffering=0)  # type: ignore[assignment]
     try:
         hold(stream)
     except BlockingIOError as error:

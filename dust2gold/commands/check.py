@@ -44,17 +44,7 @@ _REFUSALS = (InputError, MisconfigurationException)
 def check(plan: Plan, flags: argparse.Namespace, execute: Execute, runs: int = 1) -> int:
     """Runs the data stages, sets up what trains, tests or predicts, and tells all that is wrong.
 
-    Args:
-        plan: The stages.
-        flags: The flags of `run`.
-        execute: Runs one command line.
-        runs: How many such runs the disk must hold.
-
-    Returns:
-        The exit status: 1 if something is wrong.
-
-    Raises:
-        InputError: If `run` itself would refuse to begin, or a data stage fails.
+    Returns the exit status: 1 if something is wrong. The disk must hold so many such `runs`.
     """
     stages, data = plan.selected(flags.only, flags.start), _data_stages(plan.stages)
     for note in plan.check(stages):
@@ -232,14 +222,10 @@ def _disk_problems(run: Path, needed: int) -> list[str]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what libraries say of the machine, and of weights that are not there."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "transformers")]
-    before = [logger.level for logger in loggers]
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)

@@ -18,12 +18,9 @@ _CHARACTERS, _RECORD = 4, 2000
 
 
 def bytes_written(module: Any, data: Any, verb: str) -> int:
-    """About how many bytes a command writes.
+    """About how many bytes a command writes: `fit` adapters, checkpoints and cached targets, `predict` samples.
 
-    Args:
-        module: Its stage, built.
-        data: Its DataModule, set up; None if its data are not known.
-        verb: `fit` leaves adapters, checkpoints and a cached teacher's targets, `predict` samples; others leave little.
+    The stage is built and its DataModule set up; `data` is None if they are not known.
     """
     if verb == "fit" and isinstance(module, TrainableModule):
         trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)

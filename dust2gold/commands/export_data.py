@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from datamodules.components.records.records import read_rationales
+from dust2gold.commands.arguments import positive
 from dust2gold.core.errors import InputError
 from dust2gold.core.files import keep_inputs
 from dust2gold.interchange.preferences import LAYOUTS, LAYOUTS_HELP, write_rows
@@ -18,14 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files = "files of graded rationales, both verdicts: data/positive.jsonl data/negative.jsonl, or samples.jsonl"
     parser.add_argument("--rationales", type=Path, nargs="+", required=True, metavar="FILE", help=files)
     parser.add_argument("--layout", choices=list(LAYOUTS), default="preference", help=LAYOUTS_HELP)
-    parser.add_argument("--most", type=int, metavar="N", help="most pairs (or rows of a verdict) of one question")
+    parser.add_argument("--most", type=positive, metavar="N", help="most pairs (or rows of a verdict) of one question")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .parquet")
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs `export-data` and says how many rows it wrote."""
-    if args.most is not None and args.most < 1:
-        raise InputError(f"must be at least 1, found {args.most}", field="--most")
     keep_inputs(args.rationales, [args.output])
     rationales = chain.from_iterable(read_rationales(file) for file in args.rationales)
     rows = list(LAYOUTS[args.layout].make(rationales, args.most))

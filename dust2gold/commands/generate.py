@@ -7,8 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from shlex import quote
 
-from dust2gold.demo.formats import TEST_FORMATS
-from dust2gold.demo.generate import LevelCount, Recipe, generate
+from dust2gold.demo.generate import TEST_FORMATS, LevelCount, Recipe, generate
 from dust2gold.demo.teacher import TEACHERS
 from dust2gold.demo.wording import WORDINGS
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from dust2gold.core.files import write_atomically
+from dust2gold.core.files import write_atomically, write_json
 from dust2gold.core.machine import machine, versions
 
 
@@ -37,5 +36,4 @@ class ConfigWriter(SaveConfigCallback):
             "machine": machine(),
         }
         if trainer.is_global_zero:
-            with write_atomically(Path(trainer.default_root_dir, "fit", "training.json")) as stream:
-                stream.write(json.dumps(facts, indent=1) + "\n")
+            write_json(Path(trainer.default_root_dir, "fit", "training.json"), facts, indent=1)

@@ -12,7 +12,7 @@ from typing import get_args
 from datamodules.components.grading.semantic import GRADERS
 from dust2gold.commands.arguments import names, positive
 from dust2gold.prepare.formats import FORMATS, ROLES, format_named
-from dust2gold.prepare.hub import hub_table
+from dust2gold.prepare.hub import input_file
 from dust2gold.prepare.prepare import prepare
 from dust2gold.prepare.summary import Verdicts, print_summary
 
@@ -108,9 +108,8 @@ def _seconds(text: str) -> float:
 def main(args: argparse.Namespace) -> int:
     """Runs `prepare` as the command line asks and prints the summary; returns the exit code."""
     format = format_named(args.format, dict(args.columns))
-    table = hub_table(args.input, args.subset, args.split, args.revision)
     summary = prepare(
-        Path(args.input) if table is None else table.fetch(args.output),
+        input_file(args.input, args.output, args.subset, args.split, args.revision),
         format,
         args.output,
         args.grader,

@@ -72,11 +72,7 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def main(args: argparse.Namespace, execute: Execute) -> int:
-    """Runs the stages, or prints what would be run; `execute` runs one command line in this process.
-
-    Returns:
-        The exit status: 0, or 130 if the user stopped it.
-    """
+    """Runs the stages, or prints what would be run; `execute` runs one command line in this process."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         # Lightning's DDP starts the other ranks with this process's own command line, which must be the stage's.
         raise InputError("`run` was started again as another rank of a command", remedy="add --isolate to `run`")

@@ -60,11 +60,7 @@ def import_stages() -> None:
 
 
 def with_defaults(config: Namespace) -> Namespace:
-    """Fills in, in a copy, what depends on the stage: default callbacks, tokenizer, length of answers, verdicts.
-
-    Raises:
-        InputError: If `without_callbacks` names no default callback, or `adapter` and a given `AdapterWriter` disagree.
-    """
+    """Fills in, in a copy, what depends on the stage: default callbacks, tokenizer, length of answers, verdicts."""
     model = config.get("model")
     if not isinstance(model, Namespace):  # a stage that is not named yet, as in `fit --print_config`
         return config

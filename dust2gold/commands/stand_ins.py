@@ -28,12 +28,9 @@ class NotMadeError(Exception):
 
 
 class StandIns:
-    """The stand-ins, by the paths they stand for.
+    """The stand-ins, by the paths they stand for; `data` are the stages that have made data.
 
-    Args:
-        plan: The stages.
-        data: Those that have made data.
-        room: A directory for adapters without weights, and for encoded files, which all commands share.
+    Adapters without weights, and encoded files, which all commands share, go into `room`.
     """
 
     def __init__(self, plan: Plan, data: Sequence[Stage], room: Path) -> None:

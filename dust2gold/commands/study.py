@@ -61,11 +61,7 @@ class _CellRunner(Runner):
 
 
 def main(args: argparse.Namespace, execute: Execute) -> int:
-    """Runs what has no record yet, and writes the tables; `execute` runs one command line in this process.
-
-    Returns:
-        The exit status: 0, or 130 if the user stopped it.
-    """
+    """Runs what has no record yet, and writes the tables; `execute` runs one command line in this process."""
     # What `--help` need not wait for.
     from dust2gold.study.cells import CellRun
     from dust2gold.study.tables import write_study

@@ -111,14 +111,6 @@ class StageCLI(LightningCLI):
             self.config = with_defaults(self.config)
         check_options(self.config.as_dict())
 
-    def _set_seed(self) -> None:
-        """Sets the seed, or says what is none."""
-        try:
-            super()._set_seed()
-        except ValueError as error:
-            remedy = "choose a whole number in these bounds"
-            raise InputError(str(error), field="seed_everything", remedy=remedy) from error
-
     def instantiate_classes(self) -> None:
         """Makes the Trainer, the stage and its DataModule; what refuses its arguments says so in two lines."""
         try:
@@ -202,11 +194,8 @@ def _alone_in_root(trainer: Trainer) -> Iterator[None]:
         yield
         return
     remedy = "wait for it or stop it, or choose another --trainer.default_root_dir"
-    lock = locks.claim(Path(trainer.default_root_dir) / ".lock", "another command", remedy)
-    try:
+    with locks.claim(Path(trainer.default_root_dir) / ".lock", "another command", remedy):
         yield
-    finally:
-        locks.release(lock)
 
 
 def _check_launched(processes: int) -> None:

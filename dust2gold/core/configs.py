@@ -49,8 +49,6 @@ def read_yaml(file: Path) -> Any:
     try:
         with open_text(file) as stream:
             return yaml.safe_load(stream)
-    except OSError as error:
-        raise InputError(f"cannot read ({error.strerror})", file=file, remedy="mend its permissions") from error
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 ({error.reason})", file=file, remedy="convert it, e.g. with iconv") from error
     except yaml.YAMLError as error:

@@ -7,6 +7,7 @@ import fcntl
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import os
 import re
@@ -31,6 +32,13 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
     with _replacing(path) as binary:
         yield (stream := io.TextIOWrapper(binary, encoding="utf-8"))
         stream.flush()
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Writes a JSON value and a line break as `write_atomically` does."""
+    with write_atomically(path) as stream:
+        json.dump(value, stream, indent=indent, ensure_ascii=False)
+        stream.write("\n")
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
@@ -122,11 +130,6 @@ def open_in_place(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
     return open(path, mode, buffering, encoding=None if "b" in mode else "utf-8", opener=opener)
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a file that would be overwritten to `free_aside(path)` and returns the new name."""
-    return path.rename(free_aside(path))
-
-
 def free_aside(path: Path, stem: str = "aside") -> Path:
     """The path with `<stem>-<k>` instead of its own stem, with the first k that is not in use."""
     number = 1
@@ -154,11 +157,7 @@ def as_paths(files: list[str] | str | None) -> list[Path]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Opens a text file for reading as UTF-8, with or without a BOM, by its name: plain, `.gz`, `.xz` or `.zst`.
-
-    Raises:
-        InputError: If there is none, or what is there is no file.
-    """
+    """Opens a text file for reading as UTF-8, with or without a BOM, by its name: plain, `.gz`, `.xz` or `.zst`."""
     if not path.is_file():
         remedy = "check the path; relative paths start at the working directory"
         if path.is_fifo():

@@ -34,49 +34,23 @@ def hold(stream: IO[Any] | io.FileIO) -> None:
         ) from error
 
 
-def take(path: Path) -> IO[Any] | None:
-    """Locks a file, which it creates in a directory that exists, until `release` or the end of the process.
-
-    Returns:
-        The open file; None if another process holds it.
-
-    Raises:
-        InputError: If the file is a link, or cannot be locked.
-        OSError: If it cannot be opened.
-    """
-    while True:
-        stream = open_in_place(path, "a+")
-        try:
-            hold(stream)
-        except BlockingIOError:
-            stream.close()
-            return None
-        if os.fstat(stream.fileno()).st_nlink:
-            return stream
-        stream.close()  # its holder has released it in between, and removed the file
-
-
 def claim(path: Path, who: str, remedy: str) -> IO[Any]:
-    """Locks a file as `take` does, and writes into it which process holds it, on which machine and since when.
+    """Locks a file, which it makes, until it is closed; in it stands which process holds it, where and since when.
 
     Raises:
-        InputError: As `take`, or if another process holds it: says which, and the remedy.
+        InputError: If another process holds it (says which, and the remedy), it is a link, or cannot be locked.
         OSError: If it cannot be opened.
     """
-    with contextlib.suppress(FileExistsError):  # a file: `take` tells
+    with contextlib.suppress(FileExistsError):  # a file: opening tells
         path.parent.mkdir(parents=True, exist_ok=True)
-    stream = take(path)
-    if stream is None:
+    stream = open_in_place(path, "a+")
+    try:
+        hold(stream)
+    except BlockingIOError as error:
+        stream.close()
         holder = path.read_text(encoding="utf-8").strip() or "one that has just begun"
-        raise InputError(f"{who} is at work here: {holder}", file=path, remedy=remedy)
+        raise InputError(f"{who} is at work here: {holder}", file=path, remedy=remedy) from error
     stream.truncate(0)
     stream.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
     stream.flush()
     return stream
-
-
-def release(stream: IO[Any]) -> None:
-    """Removes a file that `take` or `claim` has locked, and lets the next process have it."""
-    with contextlib.suppress(OSError):
-        os.unlink(stream.name)
-    stream.close()

@@ -23,7 +23,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dust2gold.core.errors import InputError
 from dust2gold.core.students import EMBEDDED, locate_student
 
 LIBRARIES = ("lightning", "math-verify", "peft", "sympy", "tokenizers", "torch", "transformers")
@@ -53,9 +52,6 @@ class Provenance:
             settings: The settings.
             without: Those that do not matter: last parts of names, or whole dotted names.
             libraries: Whose versions matter.
-
-        Raises:
-            InputError: If a file that a setting names cannot be read.
         """
         leaves = dict(_leaves(settings, "", frozenset(without)))
         facts = {name: short_hash(_content(value)) for name, value in leaves.items()}
@@ -105,18 +101,11 @@ def content_hash(path: Path) -> str | None:
 
     Files over 64 MiB count by their size and by blocks spread over them, which tells weights from others, all of which
     differ after some training, in the time that a few megabytes take.
-
-    Raises:
-        InputError: If something cannot be read.
     """
-    try:
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            return short_hash([[file.relative_to(path).as_posix(), _file_hash(file)] for file in files])
-        return _file_hash(path) if path.is_file() else None  # a pipe could be read only once
-    except OSError as error:
-        remedy = "check the permissions"
-        raise InputError(f"cannot read ({error.strerror or error})", file=path, remedy=remedy) from error
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return short_hash([[file.relative_to(path).as_posix(), _file_hash(file)] for file in files])
+    return _file_hash(path) if path.is_file() else None  # a pipe could be read only once
 
 
 def _file_hash(file: Path) -> str:
@@ -160,7 +149,7 @@ def _content(value: Any) -> Any:
         return value
     try:
         found = content_hash(Path(value).expanduser())
-    except (InputError, RuntimeError):
+    except (OSError, RuntimeError):
         if os.path.exists(value):
             raise
         found = None  # a long text: looking it up is an error as well

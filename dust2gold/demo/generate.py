@@ -7,9 +7,8 @@ arguments; it is written last.
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,38 @@ from typing import Any
 from datamodules.components.grading.answers import canonical
 from datamodules.components.grading.extraction import extract_answer
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import write_atomically
+from dust2gold.core.files import write_json
 from dust2gold.core.jsonl import write_json_lines
-from dust2gold.demo.formats import TEST_FORMATS
 from dust2gold.demo.problems import LONGEST, SUBJECTS, Problem, ProblemWriter
 from dust2gold.demo.teacher import LEVELS, MOST_REDRAWS, TEACHERS, Teacher
 from dust2gold.demo.wording import WORDINGS
+
+Writer = Callable[[int, Problem, Teacher], dict[str, Any]]
+"""From a question's number, the problem and the teacher to a line of test.jsonl."""
+
+
+def _math(index: int, problem: Problem, teacher: Teacher) -> dict[str, Any]:
+    return {
+        "problem": problem.text,
+        "level": f"Level {problem.level}",
+        "type": problem.subject,
+        "solution": teacher.correct_solution(problem),
+        "idx": index,
+    }
+
+
+def _gsm8k(index: int, problem: Problem, teacher: Teacher) -> dict[str, Any]:
+    """Steps with the calculator's marks, the answer after `####`."""
+    steps = [f"{s.left} {s.op} {s.right} = <<{s.left}{s.op}{s.right}={s.result}>>{s.result}" for s in problem.steps]
+    return {"question": problem.text, "answer": "\n".join([*steps, f"#### {problem.answer}"])}
+
+
+TEST_FORMATS: dict[str, Writer] = {
+    "math": _math,
+    "gsm8k": _gsm8k,
+    "multiarith": lambda index, problem, teacher: {"input": problem.text, "target": problem.answer},
+}
+"""Of held-out questions, by the name that `prepare --format` knows them by."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +76,6 @@ class Recipe:
         if not self.levels or not set(self.levels) <= set(levels):
             remedy = f"give some of {','.join(map(str, levels))} (steps per problem)"
             raise InputError(f"{list(self.levels)} are not levels", field="levels", remedy=remedy)
-        for field, known in (("teacher", TEACHERS), ("wording", WORDINGS), ("test_format", TEST_FORMATS)):
-            if getattr(self, field) not in known:
-                problem = f"there is no '{getattr(self, field)}'"
-                raise InputError(problem, field=field, remedy=f"give one of {', '.join(known)}")
         if self.wording != "plain" and self.train_questions:
             raise InputError("the teacher answers plain questions only", field="wording", remedy="--train-questions 0")
 
@@ -73,9 +94,6 @@ def generate(output: Path, recipe: Recipe) -> dict[int, LevelCount]:
 
     No question text occurs twice, neither within a split nor across them. Returns the teacher's counts by level, in
     ascending order.
-
-    Raises:
-        InputError: If `output` cannot be written, or there are fewer distinct questions than asked for.
     """
     seen: set[str] = set()
     test = list(_distinct_problems(recipe, "test", recipe.test_questions, seen))
@@ -88,9 +106,7 @@ def generate(output: Path, recipe: Recipe) -> dict[int, LevelCount]:
         (output / "train.jsonl").unlink(missing_ok=True)  # an earlier recipe's
     write = TEST_FORMATS[recipe.test_format]
     write_json_lines(output / "test.jsonl", (write(index, problem, teacher) for index, problem in enumerate(test)))
-    with write_atomically(output / "generate.json") as stream:
-        json.dump(asdict(recipe), stream, indent=2)
-        stream.write("\n")
+    write_json(output / "generate.json", asdict(recipe), indent=2)
     return counts
 
 

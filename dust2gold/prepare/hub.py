@@ -21,56 +21,52 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dust2gold.core.errors import InputError
+from dust2gold.core.errors import InputError, reason
 from dust2gold.core.jsonl import write_json_lines
 
 PREFIX = "hub:"
 
 
-@dataclass(frozen=True)
-class HubTable:
-    """A split of a data set on a hub."""
+def input_file(given: str, directory: Path, subsets: Sequence[str], split: str | None, revision: str | None) -> Path:
+    """The file or folder that `--input` names: of a hub's data set its rows, fetched into `directory`."""
+    if given.startswith(PREFIX):
+        return fetch(given.removeprefix(PREFIX), directory, subsets, split or "test", revision)
+    for option, value in (("--subset", subsets), ("--split", split), ("--revision", revision)):
+        if value:
+            raise InputError("is for data sets of a hub", field=option, remedy="give --input hub:NAME, or leave it out")
+    return Path(given)
 
-    name: str  # its name there, or a local directory
-    subsets: tuple[str, ...] = ()  # "configs" of the library, one after another; none: the one it has
-    split: str = "test"
-    revision: str | None = None  # branch, tag or commit; None for the newest
 
-    @property
-    def file_name(self) -> str:
-        """What the fetched rows are kept as: `openai--gsm8k-main-test.jsonl`."""
-        parts = [self.name.strip("./").replace("/", "--"), *self.subsets, self.split]
-        return re.sub(r"[^\w.+-]", "_", "-".join(parts)) + ".jsonl"
+def fetch(
+    name: str, directory: Path, subsets: Sequence[str] = (), split: str = "test", revision: str | None = None
+) -> Path:
+    """Writes the rows of a split into `directory`, whole or not at all, and returns the file.
 
-    def fetch(self, directory: Path) -> Path:
-        """Writes the rows into `directory`, whole or not at all, and returns the file.
+    `name` is that on the hub, or a local directory; of `subsets` (the library's "configs") one follows another.
+    """
+    if not name:
+        raise InputError("no name", field="--input", remedy="give one as hub:openai/gsm8k")
+    parts = [name.strip("./").replace("/", "--"), *subsets, split]
+    path = directory / (re.sub(r"[^\w.+-]", "_", "-".join(parts)) + ".jsonl")  # openai--gsm8k-main-test.jsonl
+    rows = (row for subset in subsets or (None,) for row in _rows(name, subset, split, revision, path))
+    count = write_json_lines(path, rows)
+    print(f"{count:,} rows of {PREFIX}{name} in {path}")
+    return path
 
-        Raises:
-            InputError: If the hub cannot be reached, there is no such data set, subset or split, or the file cannot be
-                written.
-        """
-        path = directory / self.file_name
-        rows = (row for subset in self.subsets or (None,) for row in self._rows(subset, path))
-        count = write_json_lines(path, rows)
-        print(f"{count:,} rows of {PREFIX}{self.name} in {path}")
-        return path
 
-    def _rows(self, subset: str | None, kept: Path) -> Iterator[dict[str, Any]]:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
+def _rows(name: str, subset: str | None, split: str, revision: str | None, kept: Path) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
-        name = str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name  # which names its cache
-        try:
-            table = load_dataset(name, subset, split=self.split, revision=self.revision)
-        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(said[:300], file=PREFIX + self.name, remedy=_remedy(error, kept)) from error
-        for row in table:
-            yield dict(row)
+    place = str(Path(name).resolve()) if Path(name).is_dir() else name  # which names its cache
+    try:
+        table = load_dataset(place, subset, split=split, revision=revision)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise InputError(reason(error)[:300], file=PREFIX + name, remedy=_remedy(error, kept)) from error
+    yield from map(dict, table)
 
 
 def _remedy(error: Exception, kept: Path) -> str:
@@ -82,20 +78,3 @@ def _remedy(error: Exception, kept: Path) -> str:
         earlier = f"{kept}, fetched earlier," if kept.is_file() else "a copy of the file"
         return f"check the network and HF_HUB_OFFLINE, or read {earlier} with --input FILE"
     return "check the name: owner/name as on the hub, or a directory"
-
-
-def hub_table(input: str, subsets: Sequence[str], split: str | None, revision: str | None) -> HubTable | None:
-    """What `--input`, `--subset`, `--split` and `--revision` name; None for a plain file.
-
-    Raises:
-        InputError: If the name is empty, or options of the hub are given for a file.
-    """
-    if input.startswith(PREFIX):
-        name = input[len(PREFIX) :]
-        if not name:
-            raise InputError("no name", field="--input", remedy="give one as hub:openai/gsm8k")
-        return HubTable(name, tuple(subsets), split or "test", revision)
-    for option, value in (("--subset", subsets), ("--split", split), ("--revision", revision)):
-        if value:
-            raise InputError("is for data sets of a hub", field=option, remedy="give --input hub:NAME, or leave it out")
-    return None

@@ -32,7 +32,7 @@ from datamodules.components.grading.grader import StringGrader
 from datamodules.components.grading.semantic import Grader, open_grader
 from datamodules.components.records.records import Question, Rationale, Verdict, rationale_for
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import free_aside, keep_inputs, open_text, sha256_of, write_atomically
+from dust2gold.core.files import free_aside, keep_inputs, open_text, sha256_of, write_atomically, write_json
 from dust2gold.prepare.formats import Format, format_named
 from dust2gold.prepare.readers import Entry, compares_by_value, read
 from dust2gold.prepare.rows import count_rows, is_folder
@@ -60,22 +60,9 @@ def prepare(
 ) -> Summary:
     """Reads a data set, grades its rationales and writes them by verdict into the directory `output`.
 
-    Args:
-        input: A file or folder that `read_rows` reads.
-        format: A key of `FORMATS`, or one of your own. Of "records" the rationales are graded anew, from their text.
-        output: Directory for the results; files of the same names there are replaced.
-        grader: One of `GRADERS`.
-        source: The data set's name; the format's own if None.
-        limit: Read only this many questions, the first ones.
-        workers: math-verify processes; the number of usable cores if None.
-        time_limit: Seconds of processor time math-verify has for one answer.
-        max_samples: Take only this many rationales of each question, the first ones.
-        answer_pattern: How else rationales state their answers, see `stated_answer`.
-        verdicts: Which verdicts count where the data give some: those, ours, or both, where samples that they differ
-            on are ungradable. None: both; without gold answers those given.
-
-    Raises:
-        InputError: If the input is not as the format wants it or holds no question, or the output cannot be written.
+    The arguments are the options of the command, where they are explained (`prepare --help`). `format` may also be one
+    of your own; of "records" the rationales are graded anew, from their text. `verdicts` are by default those that the
+    data and we agree on, without gold answers those given.
     """
     keep_inputs([input], (output / name for name in _FILES))
     identity, how = _identity(input), format_named(format)
@@ -100,8 +87,7 @@ def prepare(
         for name in {"ungradable", "solutions"} - outputs.files.keys():
             (output / f"{name}.jsonl").unlink(missing_ok=True)  # an earlier run's
         summary = tally.finished(judge.reasons)
-    with write_atomically(output / "summary.json") as stream_of_summary:
-        stream_of_summary.write(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n")
+    write_json(output / "summary.json", summary.to_json(), indent=2)
     return summary
 
 
@@ -121,16 +107,12 @@ def _keep_earlier(output: Path, identity: dict[str, str]) -> None:
 
 
 def _identity(input: Path) -> dict[str, str]:
-    try:
-        if is_folder(input):
-            files = sorted(file for file in input.rglob("*") if file.is_file())
-            sums = "".join(f"{file.relative_to(input)} {sha256_of(file)}\n" for file in files)
-            return {"name": input.name, "sha256": hashlib.sha256(sums.encode()).hexdigest()}
-        open_text(input).close()  # tells of a missing file
-        return {"name": input.name, "sha256": sha256_of(input)}
-    except OSError as error:
-        remedy = "check the file's permissions"
-        raise InputError(f"cannot read ({error.strerror or error})", file=input, remedy=remedy) from error
+    if is_folder(input):
+        files = sorted(file for file in input.rglob("*") if file.is_file())
+        sums = "".join(f"{file.relative_to(input)} {sha256_of(file)}\n" for file in files)
+        return {"name": input.name, "sha256": hashlib.sha256(sums.encode()).hexdigest()}
+    open_text(input).close()  # tells of a missing file
+    return {"name": input.name, "sha256": sha256_of(input)}
 
 
 def _choose(verdicts: Verdicts | None, format: Format) -> Verdicts | None:

@@ -95,12 +95,9 @@ class Section:
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> list[str]:
-    """Returns the lines of a table of text columns, then figures, which are set to the right.
+    """Returns the lines of a table of so many columns of text, then figures, which are set to the right.
 
-    Args:
-        heading: The column headings, already escaped (`dust2gold.core.text.escape`).
-        rows: The cells, already escaped.
-        texts: How many columns from the left are text.
+    Headings and cells are already escaped (`dust2gold.core.text.escape`).
     """
     widths = [max(3, *(len(row[column]) for row in (heading, *rows))) for column in range(len(heading))]
     rule = ["-" * width if column < texts else "-" * (width - 1) + ":" for column, width in enumerate(widths)]

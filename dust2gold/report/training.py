@@ -34,10 +34,8 @@ def add_leaks(section: Section, run: Path, predictions: Sequence[Prediction] = (
     )
     body = []
     for leak in leaks:
-        shared, answers = (
-            {*leak.shared, *leak.alike},
-            [answer for answer in predictions if answer.dataset == leak.dataset],
-        )
+        shared = {*leak.shared, *leak.alike}
+        answers = [answer for answer in predictions if answer.dataset == leak.dataset]
         clean = [answer for answer in answers if answer.question_id not in shared]
         others = {row.method: row for row in tabulate(clean) if row.subject == OVERALL}
         for row in tabulate(answers) if len(clean) < len(answers) else []:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import write_atomically, write_directory_atomically
+from dust2gold.core.files import write_atomically, write_directory_atomically, write_json
 from dust2gold.report.analyses.accuracy import tabulate
 from dust2gold.report.analyses.accuracy_tables import add_accuracy, add_generalisation
 from dust2gold.report.analyses.cases import add_cases
@@ -34,9 +33,6 @@ def report(run: Path) -> None:
     results.json holds a row for every method, data set and subject (of every seed, with `seed`), analyses.json the
     numbers of the other tables by the name of the analysis, `report/` the figures and the page. The run's path is not
     in them: the same results give the same files.
-
-    Raises:
-        InputError: If there are no predictions, or a file of the run is malformed.
     """
     section = Section()
     section.add("# Results")
@@ -67,14 +63,10 @@ def report(run: Path) -> None:
                 save(figure, directory / name)
             html = page(markdown, results, numbers, section.shown, study)
             (directory / Path(PAGE).name).write_text(html, encoding="utf-8")
-    texts = {
-        RESULTS: json.dumps(results, indent=1, ensure_ascii=False),
-        ANALYSES: json.dumps(numbers, indent=1, ensure_ascii=False),
-        MARKDOWN: markdown,
-    }
-    for name, text in texts.items():
-        with write_atomically(run / name) as stream:
-            stream.write(text + "\n")
+    write_json(run / RESULTS, results, indent=1)
+    write_json(run / ANALYSES, numbers, indent=1)
+    with write_atomically(run / MARKDOWN) as stream:
+        stream.write(markdown + "\n")
 
 
 def _study(run: Path, samples: bool = True) -> Study:

@@ -15,51 +15,56 @@ from dust2gold.core.errors import InputError
 from dust2gold.run.settings import RunSettings
 from dust2gold.run.stage import ALL, Stage
 
-ABOUT = {
-    "cot-kd": "CoT KD, the baseline: a LoRA on the right rationales",
-    "neg": "M_neg: a LoRA on the wrong rationales (stage 1)",
-    "nat": "NAT: a positive LoRA beside the frozen M_neg, mixed by the integration units (stage 1)",
+METHODS = {
+    "fine-tune": "trained on the data set's own solutions, greedy (the paper's Fine-tune)",
+    "cot-kd": "trained on the teacher's right rationales (D_pos), greedy: the baseline",
+    "cot-kd-long": "CoT KD with twice the steps: as many as M_neg and NAT together",
+    "cot-kd-wide": "cot-kd-long with as many trained parameters as NAT",
+    "mix": "trained on right and wrong rationales alike (D_pos and D_neg)",
+    "cl": "CoT KD with a contrastive term: a question's right rationales near, its wrong ones far",
+    "nt": "negative training: lowers the likelihood of wrong rationales",
+    "ul": "unlikelihood training on wrong rationales",
+    "self-augmentation": "CoT KD on D_pos and the right samples of CoT KD itself",
+    "kd": "self-refinement: NCE with β switched off",
+    "neg": "M_neg, trained on the wrong rationales (D_neg), greedy",
+    "nat": "M_NAT, right rationales with the frozen M_neg integrated (stage 1), greedy",
+    "neg-shuffled": "M_neg's placebo, trained on rationales called wrong by shuffled verdicts",
+    "nat-from-mix": "NAT whose positive half starts from MIX",
+    "nat-shuffled": "NAT's placebo: its M_neg learned from shuffled verdicts",
+    "nce": "M_NCE, one plain LoRA distilled from M_NAT, calibrated by M_neg (stage 2), greedy",
+    "nce-from-mix": "a plain LoRA distilled from MIX, calibrated by M_neg",
+    "nce-permuted": "NCE's placebo: each sample weighted by another one's β",
+    "nce-token": "NCE with one β per token",
+    "nat-no-negatives": "NAT whose frozen half is CoT KD's LoRA instead of M_neg",
+    "nat-single": "NAT without the dual structure: one LoRA, trained on D_neg and then on D_pos",
+    "nat-sum": "NAT without the attention: both halves are added",
+    "nat-unscaled": "NAT with the gate as the paper writes it: its logits are not divided by √d_k",
+    "nat-delta": "NAT whose units see the LoRAs' own outputs, without the base's",
+    "nat-semantic": "NAT on data graded by value instead of by text",
+    "redi": "REDI: reinforced on right, penalised on wrong rationales, normalised by length",
+    "dpo": "direct preference optimisation on pairs of right and wrong rationales",
+    "kto": "Kahneman-Tversky optimisation on right and wrong rationales, unpaired",
+    "glow": "MIX with each rationale weighted by its gain since the epoch before",
+    "opd": "on-policy distillation: NAT corrects the student's own samples, token by token",
+    "sc": "self-consistency: majority vote over the samples",
+    "ws": "vote weighted by the model's own length-normalised probability",
+    "asc": "adaptive self-consistency: vote weighted by M_rank's score s (stage 3)",
+    "asc-permuted": "asc's placebo: M_rank's scores exchanged among a question's samples",
+    "asc-1+s": "vote weighted by 1 + s",
+    "asc-1+2s": "vote weighted by 1 + 2s",
+}
+"""What each row of the report is, by its `method` in predictions.jsonl, in the report's order. Most are stages."""
+
+ABOUT = METHODS | {
     "samples": "NAT answers the training questions; its right answers join D_pos (stage 2)",
-    "nce": "NCE: a plain LoRA taught by NAT, weighted by what NEG lacks (stage 2)",
     "rank": "M_rank: tells right rationales from wrong ones (stage 3)",
     "votes": "NCE samples the test questions, M_rank scores the samples, SC, WS and ASC vote (stage 3)",
-    # At equal budgets: what else twice the steps, or as many trained parameters, would give; and placebos.
-    "cot-kd-long": "CoT KD with M_neg's steps added to its own",
-    "cot-kd-wide": "CoT KD with M_neg's steps added, and as many trained parameters as NAT",
-    "data-shuffled": "right and wrong rationales with shuffled verdicts",
-    "neg-shuffled": "M_neg on rationales called wrong by shuffled verdicts",
-    "nat-shuffled": "NAT whose M_neg learned from shuffled verdicts",
-    "nce-permuted": "NCE with each sample weighted by another one's β",
-    # What follows from MIX.
-    "nat-from-mix": "NAT whose positive half starts from MIX",
-    "nce-from-mix": "NCE taught by MIX, calibrated by M_neg",
     "report": "the tables and figures: report.md, results.json, analyses.json",
-    # The paper's baselines.
-    "fine-tune": "Fine-tune: a LoRA on the data set's own solutions",
-    "mix": "MIX: a LoRA on right and wrong rationales alike",
-    "cl": "CL: CoT KD, and a question nearer to its right rationales than to its wrong ones",
-    "nt": "NT: negative training, the likelihood of wrong rationales lowered",
-    "ul": "UL: unlikelihood of wrong rationales",
+    "data-shuffled": "right and wrong rationales with shuffled verdicts",
     "cot-kd-samples": "CoT KD answers the training questions; its right answers join D_pos for self-augmentation",
-    "self-augmentation": "self-augmentation: CoT KD on D_pos and its own right samples",
-    "kd": "self-refinement: NCE without β",
-    # Options of ours: β for each token; what the field trains on the same data today.
-    "nce-token": "NCE with a β for each token",
-    "redi": "REDI from CoT KD: right rationales reinforced, wrong ones penalised, each by its mean token",
-    "dpo": "DPO from CoT KD: a right rationale preferred to a wrong one of the same question",
-    "kto": "KTO from CoT KD: right and wrong rationales, unpaired, moved apart from what CoT KD makes likely",
-    "glow": "GLOW: MIX with each rationale weighted by how much its loss fell since the epoch before",
-    "opd": "on-policy distillation from CoT KD: NAT corrects the student's own samples, token by token",
-    # Ablations of NAT.
-    "nat-no-negatives": "NAT without negative data: the frozen half is CoT KD's",
-    "nat-single": "NAT without the dual structure: M_neg's LoRA goes on learning from right rationales",
-    "nat-sum": "NAT without attention: both halves are added",
-    "nat-unscaled": "NAT with the gate as the paper writes it, its logits not divided by √d_k",
-    "nat-delta": "NAT whose units see the halves' own outputs alone",
-    # What the number of negatives does, and their labels. Of 8 samples a question, 2 hold a quarter of the wrong ones.
+    # Of 8 samples a question, 2 hold a quarter of the wrong ones.
     "nat-negatives-25": "NAT with a quarter of the negatives: those among 2 of the teacher's 8 samples",
     "nat-negatives-50": "NAT with half of the negatives: those among 4 of the teacher's 8 samples",
-    "nat-semantic": "NAT on rationales graded as mathematics: those that only look wrong move to D_pos",
 }
 """What each stage does. A stage's directory is named after it, and so is its row of the report."""
 
@@ -98,11 +103,9 @@ class Commands:
 
     def fit(self, config: str, train: str, root: str, options: str = "", budgets: int = 1) -> str:
         """Trains a decoder on a file or files, quoted already, for so many times the run's `steps`."""
-        steps = (
-            ""
-            if self.settings.steps is None
-            else f"--trainer.max_epochs -1 --trainer.max_steps {self.settings.steps * budgets}"
-        )
+        steps = ""
+        if self.settings.steps is not None:
+            steps = f"--trainer.max_epochs -1 --trainer.max_steps {self.settings.steps * budgets}"
         return (
             f"fit {self.configs(config)} {self.decoder} {self.seeds} {steps} {self.rate} {options} "
             f"--data.train {train} --trainer.default_root_dir {root} --ckpt_path same"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dust2gold.core.files import write_atomically
+from dust2gold.core.files import write_json
 from dust2gold.core.provenance import Provenance
 
 State = Literal["running", "done", "redo"]
@@ -77,8 +76,7 @@ class Records:
         """Writes the record of its stage, whole or not at all."""
         facts, key = dict(record.made_from.facts), record.made_from.key
         value = {**asdict(record), "made_from": facts, "key": key, "python": platform.python_version()}
-        with write_atomically(self.path(record.stage)) as stream:
-            json.dump(value, stream, indent=1, ensure_ascii=False)
+        write_json(self.path(record.stage), value, indent=1)
 
     def read_all(self) -> list[StageRecord]:
         """Every readable record, the earliest started first."""
@@ -86,19 +84,12 @@ class Records:
         return sorted((record for record in found if record is not None), key=lambda record: record.started)
 
 
-def _from_json(value: Mapping[str, Any]) -> StageRecord:
-    made_from = Provenance({str(name): str(fact) for name, fact in value["made_from"].items()})
-    if value["state"] not in get_args(State) or value["key"] != made_from.key:
+def _from_json(value: dict[str, Any]) -> StageRecord:
+    made_from = Provenance(value.pop("made_from"))
+    if value["state"] not in get_args(State) or value.pop("key") != made_from.key:
         raise ValueError("another state, or its key does not fit")
-    return StageRecord(
-        stage=str(value["stage"]),
-        about=str(value["about"]),
-        state=value["state"],
-        made_from=made_from,
-        commands=[CommandRecord(str(c["command"]), float(c["seconds"]), bool(c["done"])) for c in value["commands"]],
-        started=str(value["started"]),
-        outputs={str(name): str(found) for name, found in value["outputs"].items()},
-    )
+    value.pop("python", None)  # for a reader alone
+    return StageRecord(**{**value, "made_from": made_from, "commands": [CommandRecord(**c) for c in value["commands"]]})
 
 
 def duration(seconds: float) -> str:

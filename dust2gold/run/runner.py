@@ -43,11 +43,7 @@ class Runner:
     Side by side, each command has a Python of its own that writes to `<run>/logs/<stage>.log`; a stage that is alone
     has the terminal and the whole machine. After a failure no other stage begins; those under way end first.
 
-    Args:
-        plan: The stages, and what must run.
-        flags: The flags of `run`, as commands/run.py has parsed them.
-        execute: Runs one command line on the terminal.
-        children: Runs command lines in Pythons of their own.
+    `flags` are those of `run`; `execute` runs one command line on the terminal.
     """
 
     def __init__(self, plan: Plan, flags: argparse.Namespace, execute: Execute, children: Children) -> None:
@@ -260,12 +256,7 @@ def exit_status(execute: Execute, words: list[str]) -> int:
 @contextlib.contextmanager
 def only_run_in(run: Path) -> Iterator[None]:
     """Holds the run directory's lock file while the block runs; a file left by a dead process is taken over."""
-    path = run / ".stages" / "lock"
-    try:
-        stream = locks.claim(path, "another run", "wait for it, stop it, or choose another directory with --run DIR")
-    except OSError as error:
-        remedy = "choose another run directory with --run DIR"
-        raise InputError(f"cannot write ({error.strerror or error})", file=path, remedy=remedy) from error
-    with stream:
+    remedy = "wait for it, stop it, or choose another directory with --run DIR"
+    with locks.claim(run / ".stages" / "lock", "another run", remedy) as stream:
         os.set_inheritable(stream.fileno(), True)  # a command that outlives a killed `run` keeps the next one out
         yield

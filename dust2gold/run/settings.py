@@ -62,16 +62,7 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def load_settings(file: str, overrides: Mapping[str, str], kind: type[Settings]) -> Settings:
-    """Reads a file of settings.
-
-    Args:
-        file: A YAML file: a mapping of fields.
-        overrides: Values of `--set`, as typed.
-        kind: `RunSettings`, or a dataclass that adds fields to it.
-
-    Raises:
-        InputError: If the file is missing or malformed, or a field is unknown, missing or of another type.
-    """
+    """Reads a YAML file of settings, fields of `kind`, and the values of `--set`, as typed, over them."""
     if "run" in overrides:
         raise InputError("--set run=...: this is the run directory", remedy="use --run DIR")
     return parse_settings(["run", "--config", file, *(f"--{name}={value}" for name, value in overrides.items())], kind)

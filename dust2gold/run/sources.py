@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
+from modulefinder import ModuleFinder
 from pathlib import Path
+from pkgutil import iter_modules
 
 from dust2gold.core.provenance import LIBRARIES, OURS, content_hash, short_hash, version_of
 
@@ -16,7 +17,7 @@ CODE_ROOT = Path(__file__).resolve().parents[2]
 _CONFIGURED = ("callbacks", "datamodules", "lightning_modules")
 """Whose classes the configs of the Trainer's verbs name."""
 _TRAINER_VERBS = ("fit", "validate", "test", "predict")
-_MESSAGES = ("dust2gold/core/config_errors.py", "dust2gold/core/secret_options.py")
+_MESSAGES = ("dust2gold.core.config_errors", "dust2gold.core.secret_options")
 """Modules that word messages, or refuse, and decide nothing."""
 _BROUGHT = {"transformers": "tokenizers", "math-verify": "sympy"}
 """Libraries that come with others and decide results, too."""
@@ -44,19 +45,15 @@ def _hash(file: str) -> str | None:
 @cache
 def _reached(verb: str) -> tuple[frozenset[str], frozenset[str]]:
     """The files of ours that a verb's module imports, directly or not, and the libraries that decide results."""
-    waiting = [file.relative_to(CODE_ROOT).as_posix() for file in _roots(verb)]
-    files: set[str] = set()
-    libraries: set[str] = set()
-    while waiting:
-        file = waiting.pop()
-        if file in files or file in _MESSAGES:
-            continue
-        files.add(file)
-        for name in _imported(CODE_ROOT / file):
-            top = name.partition(".")[0].replace("_", "-")
-            libraries |= {top, *([_BROUGHT[top]] if top in _BROUGHT else [])} if top in LIBRARIES else set()
-            waiting += _files_of(name)
-    return frozenset(files), frozenset(libraries)
+    others = [module.name for module in iter_modules([str(CODE_ROOT)]) if module.name not in OURS]
+    finder = ModuleFinder([str(CODE_ROOT)], excludes=[*others, *_MESSAGES])
+    for file in _roots(verb):
+        finder.import_hook(".".join(file.relative_to(CODE_ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    found = [Path(place) for module in finder.modules.values() if (place := getattr(module, "__file__", None))]
+    missed = {name.partition(".")[0].replace("_", "-") for name in finder.badmodules}  # what is not ours
+    libraries = missed.intersection(LIBRARIES)
+    libraries |= {brought for library, brought in _BROUGHT.items() if library in libraries}
+    return frozenset(file.relative_to(CODE_ROOT).as_posix() for file in found), frozenset(libraries)
 
 
 def _roots(verb: str) -> list[Path]:
@@ -69,22 +66,3 @@ def _roots(verb: str) -> list[Path]:
         packages = ()
     found = [file for package in packages for file in (CODE_ROOT / package).rglob("*.py")]
     return [*found, *([module] if module.is_file() else [])]
-
-
-def _imported(file: Path) -> Iterator[str]:
-    """Full names of the modules a file imports, wherever in the file it does, and of what it takes from them."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
-
-
-def _files_of(name: str) -> list[str]:
-    """The files of one of our modules and of the packages it is in; none of another name."""
-    parts = name.split(".")
-    if parts[0] not in OURS:
-        return []
-    paths = [CODE_ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
-    paths.append(CODE_ROOT.joinpath(*parts).with_suffix(".py"))
-    return [path.relative_to(CODE_ROOT).as_posix() for path in paths if path.is_file()]

@@ -22,21 +22,12 @@ _ANSWERS = "predictions.jsonl"
 
 
 class CellRun:
-    """The run of one cell and seed.
-
-    Args:
-        study: The study.
-        file: What it was read from.
-        cell: The cell's name.
-        seed: The seed.
+    """The run of one cell and seed of a study that was read from `file`.
 
     Attributes:
         plan: The stages, for a `Runner`.
         arms: Those whose answers count, in order.
         records: The records that are there, by arm.
-
-    Raises:
-        InputError: If settings do not fit, `arms` names no stage that answers, or a record is of other settings.
     """
 
     def __init__(self, study: StudySettings, file: str, cell: str, seed: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dust2gold.core.errors import InputError
-from dust2gold.core.files import write_atomically
+from dust2gold.core.files import write_json
 from dust2gold.core.machine import machine, versions
 from dust2gold.core.provenance import short_hash
 from dust2gold.report.analyses.predictions import Prediction
@@ -57,11 +57,7 @@ class ArmRecord:
 
 
 def arm_record(cell: str, seed: int, stage: str, predictions: Sequence[Prediction], made: Made) -> ArmRecord:
-    """Makes the record of an arm from its answers.
-
-    Raises:
-        InputError: If its methods answered different questions.
-    """
+    """Makes the record of an arm from its answers."""
     by_method: dict[str, list[Prediction]] = {}
     for answer in sorted(predictions, key=lambda answer: (answer.dataset, answer.question_id)):
         by_method.setdefault(answer.method, []).append(answer)
@@ -82,17 +78,11 @@ def _packed(shares: Sequence[float]) -> str | list[float]:
 
 def write_record(file: Path, record: ArmRecord) -> None:
     """Writes a record, whole or not at all."""
-    with write_atomically(file) as stream:
-        json.dump({"schema": 1, **asdict(record)}, stream, indent=1, ensure_ascii=False)
-        stream.write("\n")
+    write_json(file, {"schema": 1, **asdict(record)}, indent=1)
 
 
 def read_record(file: Path) -> ArmRecord | None:
-    """Reads a record; None if there is no such file.
-
-    Raises:
-        InputError: If it is malformed.
-    """
+    """Reads a record; None if there is no such file."""
     if not file.is_file():
         return None
     with reading(file):

@@ -46,11 +46,7 @@ class Contrast:
 
 
 def answers_of(records: Sequence[ArmRecord]) -> dict[str, dict[int, Answers]]:
-    """The answers of a cell's records by method and seed, methods in the report's order.
-
-    Raises:
-        InputError: If two arms of a seed have a method of the same name.
-    """
+    """The answers of a cell's records by method and seed, methods in the report's order."""
     found: dict[str, dict[int, Answers]] = defaultdict(dict)
     for record in records:
         for method in record.correct:
@@ -94,8 +90,5 @@ def contrasts(
         found.append(Contrast(method, against, number < len(primary), seeds, difference, None))
     first, rest = found[: len(primary)], found[len(primary) :]
     corrected = holm([1.0 if each.difference is None else each.difference.p for each in first])
-    return [*(_corrected(each, p) for each, p in zip(first, corrected, strict=True)), *rest]
-
-
-def _corrected(contrast: Contrast, p: float) -> Contrast:
-    return contrast if contrast.difference is None else replace(contrast, corrected=p)
+    tests = zip(first, corrected, strict=True)
+    return [*(each if each.difference is None else replace(each, corrected=p) for each, p in tests), *rest]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dust2gold.core.files import write_atomically
+from dust2gold.core.files import write_atomically, write_json
 from dust2gold.core.machine import described
 from dust2gold.core.text import escape
 from dust2gold.report.analyses.methods import descriptions
@@ -57,13 +56,9 @@ def write_study(study: StudySettings, runs: Sequence[CellRun]) -> str:
     _add_figures(section, study, rows, directory)
     if records:
         _add_origin(section, records)
-    texts = {
-        "table.md": "\n".join(section.lines).rstrip(),
-        "results.json": json.dumps({"schema": 1, "cells": results}, indent=1, ensure_ascii=False),
-    }
-    for name, text in texts.items():
-        with write_atomically(directory / name) as stream:
-            stream.write(text + "\n")
+    with write_atomically(directory / "table.md") as stream:
+        stream.write("\n".join(section.lines).rstrip() + "\n")
+    write_json(directory / "results.json", {"schema": 1, "cells": results}, indent=1)
     return shown
 
 

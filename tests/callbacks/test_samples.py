@@ -201,9 +201,9 @@ def test_a_smaller_limit_keeps_what_it_asks_for(predict: Predict, tmp_path: Path
 @pytest.mark.parametrize(
     ("line", "damage", "warning"),
     [
-        (4, lambda line: line[:25], "left out 25 bytes after the last whole line"),
-        (1, lambda line: line[:25] + b"\n" + line[25:], "left out 2 damaged lines from line 2 on; kept a copy: "),
-        (1, lambda line: line + b"?\n" * 1_000, "left out 1,000 damaged lines from line 3 on; kept a copy: "),
+        (4, lambda line: line[:25], "left out 1 damaged lines"),
+        (1, lambda line: line[:25] + b"\n" + line[25:], "left out 2 damaged lines"),
+        (1, lambda line: line + b"?\n" * 1_000, "left out 1,000 damaged lines"),
         (1, lambda line: line.replace(b'/0", ', b'/x", ', 1), ""),  # a record like any other, but of no sample
     ],
     ids=["torn", "split", "many", "another id"],
@@ -216,30 +216,18 @@ def test_a_damaged_part(predict: Predict, tmp_path: Path, capsys: Any, line: int
     assert len(lines) == 1 + 2 * len(sampled)
     hit = json.loads(lines[line])["question_id"]
     lines[line] = damage(lines[line])
-    part.write_bytes(before := b"".join(lines))
+    part.write_bytes(b"".join(lines))
     capsys.readouterr()
     lost = set() if "1,000" in warning else {hit}
     assert set(predict()) == ALL - set(sampled) | lost
     said = capsys.readouterr().err
     assert f"warning: {part}: {warning}" in said if warning else "damaged" not in said
-    if warning.endswith(": "):
-        assert (tmp_path / ASIDE).read_bytes() == before
     check_same_but_for_rounding(tmp_path / "run/samples.jsonl", tmp_path / "undisturbed/samples.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("damaged", "message"),
-    [
-        (True, r"samples\.part-0\.jsonl:2: damaged line\n  run the same command again"),
-        (
-            False,
-            r"samples\.jsonl: 1 of 12 samples are missing, e\.g\. q\d/\d: not joined\n  run the same command again",
-        ),
-    ],
-    ids=["damaged", "missing"],
-)
+@pytest.mark.parametrize("damaged", [True, False])
 def test_a_sample_lost_meanwhile(
-    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool, message: str
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
     """What was read at the beginning is whole, so it can only have happened since."""
     part, join = tmp_path / PART, SampleWriter._join
@@ -251,7 +239,8 @@ def test_a_sample_lost_meanwhile(
         join(writer, trainer, stream, samples)
 
     monkeypatch.setattr(SampleWriter, "_join", damage)
-    with pytest.raises(InputError, match=message):
+    missing = r"samples\.jsonl: 1 of 12 samples are missing, e\.g\. q\d/\d: not joined\n  run the same command again"
+    with pytest.raises(InputError, match=missing):
         predict()
     assert not (tmp_path / "run" / "samples.jsonl").exists()
     monkeypatch.setattr(SampleWriter, "_join", join)
@@ -275,5 +264,5 @@ def test_an_output_outside_the_directory_is_refused() -> None:
 
 def test_unwritable_directory(predict: Predict, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=rf"{tmp_path}/file/run/samples.jsonl: cannot write"):
+    with pytest.raises(NotADirectoryError, match=rf"{tmp_path}/file/run"):
         predict(root="file/run")

@@ -51,15 +51,9 @@ class TokenizerIdentity:
         return asdict(self)
 
     def check(self, trained_with: object, what: str, file: Path | None = None) -> None:
-        """Refuses what another tokenizer was used to train; says so where nobody can know.
+        """Refuses what another tokenizer was used to train, as `to_json` noted it; says so where nobody can know.
 
-        Args:
-            trained_with: What `to_json` gave there; None if an older version trained it.
-            what: In words.
-            file: Where it lies.
-
-        Raises:
-            InputError: If the tokenizers differ, or the entry is damaged.
+        `what` names it in words.
         """
         if trained_with is None:
             known = f"does not say which tokenizer it was trained with: '{self.name}' is taken"

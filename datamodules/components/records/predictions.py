@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.components.records.records import Rationale
-from dust2gold.core.files import write_atomically
+from dust2gold.core.files import write_json
 from dust2gold.core.jsonl import write_json_lines
 
 Row = dict[str, Any]
@@ -56,6 +55,5 @@ def write_metrics(directory: Path, metrics: dict[str, float]) -> Path:
     """Writes metrics.json, sorted by name, whole or not at all; what JSON cannot hold (NaN, infinity) becomes null."""
     values = {name: value if math.isfinite(value) else None for name, value in sorted(metrics.items())}
     path = directory / "metrics.json"
-    with write_atomically(path) as stream:
-        stream.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_json(path, values, indent=2)
     return path

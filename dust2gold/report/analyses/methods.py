@@ -1,49 +1,11 @@
-"""The rows of the report: what each method is, in the order in which tables show them."""
+"""The rows of the report: their order, what they are compared with, a line about each."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-METHODS = {
-    "fine-tune": "trained on the data set's own solutions, greedy (the paper's Fine-tune)",
-    "cot-kd": "trained on the teacher's right rationales (D_pos), greedy: the baseline",
-    "cot-kd-long": "CoT KD with twice the steps: as many as M_neg and NAT together",
-    "cot-kd-wide": "cot-kd-long with as many trained parameters as NAT",
-    "mix": "trained on right and wrong rationales alike (D_pos and D_neg)",
-    "cl": "CoT KD with a contrastive term: a question's right rationales near, its wrong ones far",
-    "nt": "negative training: lowers the likelihood of wrong rationales",
-    "ul": "unlikelihood training on wrong rationales",
-    "self-augmentation": "CoT KD on D_pos and the right samples of CoT KD itself",
-    "kd": "self-refinement: NCE with β switched off",
-    "neg": "M_neg, trained on the wrong rationales (D_neg), greedy",
-    "nat": "M_NAT, right rationales with the frozen M_neg integrated (stage 1), greedy",
-    "neg-shuffled": "M_neg's placebo, trained on rationales called wrong by shuffled verdicts",
-    "nat-from-mix": "NAT whose positive half starts from MIX",
-    "nat-shuffled": "NAT's placebo: its M_neg learned from shuffled verdicts",
-    "nce": "M_NCE, one plain LoRA distilled from M_NAT, calibrated by M_neg (stage 2), greedy",
-    "nce-from-mix": "a plain LoRA distilled from MIX, calibrated by M_neg",
-    "nce-permuted": "NCE's placebo: each sample weighted by another one's β",
-    "nce-token": "NCE with one β per token",
-    "nat-no-negatives": "NAT whose frozen half is CoT KD's LoRA instead of M_neg",
-    "nat-single": "NAT without the dual structure: one LoRA, trained on D_neg and then on D_pos",
-    "nat-sum": "NAT without the attention: both halves are added",
-    "nat-unscaled": "NAT with the gate as the paper writes it: its logits are not divided by √d_k",
-    "nat-delta": "NAT whose units see the LoRAs' own outputs, without the base's",
-    "nat-semantic": "NAT on data graded by value instead of by text",
-    "redi": "REDI: reinforced on right, penalised on wrong rationales, normalised by length",
-    "dpo": "direct preference optimisation on pairs of right and wrong rationales",
-    "kto": "Kahneman-Tversky optimisation on right and wrong rationales, unpaired",
-    "glow": "MIX with each rationale weighted by its gain since the epoch before",
-    "opd": "on-policy distillation: NAT corrects the student's own samples, token by token",
-    "sc": "self-consistency: majority vote over the samples",
-    "ws": "vote weighted by the model's own length-normalised probability",
-    "asc": "adaptive self-consistency: vote weighted by M_rank's score s (stage 3)",
-    "asc-permuted": "asc's placebo: M_rank's scores exchanged among a question's samples",
-    "asc-1+s": "vote weighted by 1 + s",
-    "asc-1+2s": "vote weighted by 1 + 2s",
-}
-"""Name in predictions.jsonl → what it is. The order of the report's rows."""
+from dust2gold.run.method import METHODS
 
 BASELINE = "cot-kd"
 """What the paper measures its stages against: a LoRA on the right rationales alone."""

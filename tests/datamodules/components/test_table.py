@@ -238,9 +238,8 @@ def test_a_directory_that_cannot_be_written_is_read(data: Any, tmp_path: Path, m
     data()
     monkeypatch.setattr(FileLock, "acquire", refuse)
     assert len(data().train_examples)
-    with pytest.raises(InputError, match="Permission denied") as caught:
+    with pytest.raises(PermissionError):
         data(train=write_positive(tmp_path / "p.jsonl"))
-    assert caught.value.field == "data.encoded"
 
 
 def test_a_file_that_cannot_be_read_keeps_nothing(data: Any, kept: Any, tmp_path: Path) -> None:

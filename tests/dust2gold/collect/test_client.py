@@ -3,7 +3,6 @@ from email.utils import formatdate
 
 import pytest
 
-from dust2gold.collect import client
 from dust2gold.collect.client import Client, http_client, read_key, retry_after
 from dust2gold.collect.settings import Endpoint
 from dust2gold.core.errors import InputError
@@ -37,13 +36,9 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        *(
-            ("HTTP_PROXY", value, "HTTP_PROXY holds no address")
-            for value in ("http://", "::::", "ftp://me:pw@x", "://")
-        ),
-        *(("https_proxy", value, "https_proxy holds no") for value in ("http://h:99999", "http://h:pw", "http://[::1")),
-        ("ALL_PROXY", "socks4://me:pw@x:1", "ALL_PROXY holds no address of a proxy"),
-        ("ALL_PROXY", "socks5://me:pw@x:1", "ALL_PROXY names a SOCKS proxy, which needs the package socksio"),
+        ("HTTP_PROXY", "ftp://me:pw@x", "ValueError"),
+        ("https_proxy", "http://h:pw", "InvalidURL"),
+        ("ALL_PROXY", "socks4://me:pw@x:1", "ValueError"),
         ("HTTP_PROXY", "http://me:pw\x7f@x", "InvalidURL"),
         ("SSL_CERT_FILE", "/nowhere/pw.pem", "FileNotFoundError"),
     ],
@@ -51,7 +46,6 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
 def test_an_environment_that_no_client_can_use(
     name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "find_spec", lambda package: None)
     monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=says) as caught:
         http_client()

@@ -37,6 +37,7 @@ def test_out_of_memory(error: Exception) -> None:
     ("error", "says"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "/a/b: No space left on device\n  free some space"),
+        (FileExistsError(errno.EEXIST, "File exists", "/a"), "/a: File exists\n  a file stands where a directory is"),
         (IndexError("index out of range in self"), "a token id beyond the student's vocabulary"),
         (RuntimeError("CUDA error: device-side assert triggered"), "a token id beyond the student's vocabulary"),
         (RuntimeError("You set `ignore_mismatched_sizes` to `False`"), "other shapes than its config.json says"),

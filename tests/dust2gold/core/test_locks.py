@@ -9,34 +9,32 @@ import pytest
 
 from dust2gold import cli
 from dust2gold.core.errors import InputError
-from dust2gold.core.locks import claim, release, take
+from dust2gold.core.locks import claim
 from tests.words import stage_words
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
-    first = take(file := tmp_path / "lock")
-    assert first is not None
-    assert take(file) is None
-    release(first)
-    assert not file.exists()
-    assert take(file) is not None
+    file = tmp_path / "lock"
+    with claim(file, "", ""), pytest.raises(InputError, match=f"a run is at work here: process {os.getpid()} on"):
+        claim(file, "a run", "")
+    claim(file, "", "").close()
 
 
 def test_a_killed_holder_holds_it_no_longer(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     if (child := os.fork()) == 0:
-        take(file)
+        claim(file, "", "")
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    assert file.exists()
-    assert take(file) is not None
+    assert f"process {child} on" in file.read_text()
+    claim(file, "", "").close()
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flock = Mock(side_effect=OSError(errno.ENOLCK, "No locks available"))
     monkeypatch.setattr("dust2gold.core.locks.fcntl.flock", flock)
     with pytest.raises(InputError, match=r"lock: cannot be locked \(No locks available\)\n.*option flock"):
-        take(tmp_path / "lock")
+        claim(tmp_path / "lock", "", "")
 
 
 @pytest.mark.parametrize("verb", cli.TRAINER_VERBS)
@@ -54,6 +52,5 @@ def test_one_command_of_the_trainer_at_a_time_in_a_directory(
         assert "nowhere.jsonl" in complaint(*words, "--trainer.fast_dev_run", "true")  # writes nothing
         with pytest.raises(SystemExit, match="0"):
             cli.main([*words, "--print_config"])
-    release(holder)
+    holder.close()
     assert "another command" not in complaint(*words)
-    assert not (root / ".lock").exists()

@@ -11,7 +11,7 @@ from datasets import Dataset
 from dust2gold.commands.prepare import add_arguments, main
 from dust2gold.core.errors import InputError
 from dust2gold.core.jsonl import read_json_lines
-from dust2gold.prepare.hub import HubTable, hub_table
+from dust2gold.prepare.hub import fetch, input_file
 
 ROWS = [
     {"question": "How many?", "answer": "1+1 = <<1+1=2>>2\n#### 2"},
@@ -57,10 +57,10 @@ def test_a_split_is_fetched_kept_and_prepared(
 
 
 def test_split_and_subsets(data_set: Path, tmp_path: Path) -> None:
-    assert rows(HubTable(str(data_set), split="train").fetch(tmp_path)) == ROWS[:1]
-    assert rows(HubTable(str(data_set), subsets=("default", "default")).fetch(tmp_path)) == [*ROWS, *ROWS]
-    assert HubTable("openai/gsm8k", ("main",)).file_name == "openai--gsm8k-main-test.jsonl"
-    assert HubTable("../a b/c").file_name == "a_b--c-test.jsonl"
+    assert rows(fetch(str(data_set), tmp_path, split="train")) == ROWS[:1]
+    kept = fetch(str(data_set), tmp_path, ("default", "default"))
+    assert rows(kept) == [*ROWS, *ROWS]
+    assert kept.name.endswith("--word_problems-default-default-test.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -75,27 +75,27 @@ def test_unknown_parts_are_named(data_set: Path, tmp_path: Path, option: str, va
 
 
 def test_without_a_hub_the_way_out_is_named(tmp_path: Path) -> None:
-    table = HubTable("openai/gsm8k", ("main",))
+    kept = tmp_path / "openai--gsm8k-main-test.jsonl"
     offline = "(?s)Couldn't reach 'openai/gsm8k'.*HF_HUB_OFFLINE, or read a copy of the file with --input FILE"
     with pytest.raises(InputError, match=offline):  # HF_HUB_OFFLINE, conftest.py
-        table.fetch(tmp_path)
-    (tmp_path / table.file_name).write_text("{}\n")
-    with pytest.raises(InputError, match=f"or read {tmp_path / table.file_name}, fetched earlier,"):
-        table.fetch(tmp_path)
+        fetch("openai/gsm8k", tmp_path, ("main",))
+    kept.write_text("{}\n")
+    with pytest.raises(InputError, match=f"or read {kept}, fetched earlier,"):
+        fetch("openai/gsm8k", tmp_path, ("main",))
     with pytest.raises(InputError, match="check the name"):
-        HubTable(str(tmp_path / "none")).fetch(tmp_path)
+        fetch(str(tmp_path / "none"), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("a.jsonl", ["x"], None, None), "--subset"),
-        (("a.jsonl", [], "x", None), "--split"),
-        (("a.jsonl", [], None, "x"), "--revision"),
-        (("hub:", [], None, None), "no name"),
+        (("a.jsonl", Path(), ["x"], None, None), "--subset"),
+        (("a.jsonl", Path(), [], "x", None), "--split"),
+        (("a.jsonl", Path(), [], None, "x"), "--revision"),
+        (("hub:", Path(), [], None, None), "no name"),
     ],
 )
 def test_options_of_a_hub_are_refused_for_a_file(words: Any, message: str) -> None:
-    assert hub_table("a.jsonl", (), None, None) is None
+    assert input_file("a.jsonl", Path(), (), None, None) == Path("a.jsonl")
     with pytest.raises(InputError, match=message):
-        hub_table(*words)
+        input_file(*words)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dust2gold.core.provenance import LIBRARIES
+from dust2gold.core.provenance import LIBRARIES, OURS
 from dust2gold.run import sources
 from dust2gold.run.sources import facts_of
+
+PACKAGES = (*OURS, "dust2gold/commands", "dust2gold/core", "dust2gold/report")
 
 
 @pytest.fixture
@@ -15,9 +17,8 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small code root: a trainer, a stage, a report and what they import."""
     for name, text in {
         "lightning_modules/nat.py": "import torch",
-        "callbacks/__init__.py": "",
+        **{f"{package}/__init__.py": "" for package in PACKAGES},
         "datamodules/data.py": "def f():\n    from dust2gold.core.text import x",
-        "dust2gold/__init__.py": "",
         "dust2gold/core/text.py": "",
         "dust2gold/core/other.py": "",
         "dust2gold/report/figures.py": "from math_verify import parse",

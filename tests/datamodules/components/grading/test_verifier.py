@@ -67,9 +67,3 @@ def test_workers_that_do_not_start_are_an_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(verifier, "_START", 0.0)
     with closing(Verifier(workers=1)) as pool, pytest.raises(InputError, match="do not start"):
         list(pool.compare([("1", "2")]))
-
-
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
-def test_a_time_limit_is_above_zero(seconds: float) -> None:
-    with pytest.raises(InputError, match="time limit"):
-        Verifier(time_limit=seconds)
