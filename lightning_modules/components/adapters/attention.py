@@ -95,7 +95,10 @@ def _varlen(
     q, k, v = (each[0].transpose(0, 1) for each in _alike(query, key, value))  # [N, H, d], [N, H_kv, d] twice
     width, own_window = q.shape[-1], _window_of(module)
     for refused, problem in (
-        (q.dtype not in _DTYPES, f"varlen_attn takes bfloat16 or float16, and here is {q.dtype}"),
+        (
+            q.dtype not in _DTYPES,
+            f"varlen_attn takes bfloat16 or float16 (--trainer.precision bf16-mixed), and here is {q.dtype}",
+        ),
         (width != v.shape[-1] or width % 8 != 0 or width > 256, f"varlen_attn takes no heads {width} wide"),
         (own_window != sliding_window, f"attention is not told the student's window of {own_window}"),
         (

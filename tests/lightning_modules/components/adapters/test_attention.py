@@ -303,5 +303,5 @@ def test_what_only_a_pass_can_tell(anywhere: None, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match="takes no heads 12 wide"):
         prepare_packing(model_of("llama", torch.float32), "varlen")
     monkeypatch.setattr(attention, "_DTYPES", (torch.bfloat16,))
-    with pytest.raises(InputError, match=r"bfloat16 or float16, and here is torch\.float32"):
+    with pytest.raises(InputError, match=r"bfloat16 or float16 .*, and here is torch\.float32"):
         prepare_packing(model_of("llama", torch.float32), "varlen")
