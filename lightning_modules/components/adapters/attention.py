@@ -20,7 +20,9 @@ from transformers.masking_utils import flex_attention_mask, sdpa_mask
 from dust2gold.core.errors import InputError
 
 try:
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
+
+    varlen_attn: Any = varlen.varlen_attn
 except ImportError:  # before torch 2.10
     varlen_attn = None
 
@@ -130,7 +132,8 @@ def _flex(
 ) -> tuple[Tensor, Tensor | None]:
     """Queries [B, H, T, d], keys and values [B, H_kv, T, d] to outputs [B, T, H, d]."""
     if isinstance(attention_mask, BlockMask):
-        return flex_attention_forward(module, *_alike(query, key, value), attention_mask, **kwargs)
+        query, key, value = _alike(query, key, value)
+        return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
