@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dust2gold.core.errors import InputError
+from lightning_modules.components.adapters.attention import Attention
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base, shapes_only
 from lightning_modules.components.integration.unit import IntegrationUnit
@@ -52,6 +53,8 @@ class StudentModule(TrainableModule):
         random_weights: Build the base from its config alone, with random weights (benchmarks, tests).
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         quantization: Bits of the frozen decoder's linear layers: none, 8bit or 4bit (bitsandbytes).
+        attention: Of packed rows (`data.packing`): `varlen` (torch's varlen_attn: an NVIDIA GPU, bfloat16 or float16),
+            `flex` (FlexAttention: a GPU), `sdpa` (a block mask), or `auto`, varlen if it can be had and else sdpa.
         optimizer: Optimizer of the trainable parameters (reference: AdamW, lr 3e-4, no weight decay).
         schedule: Learning-rate schedule after the warm-up: constant, linear or cosine, the last two down to 0, or
             cosine_by_epoch (reference: linear).
@@ -68,6 +71,7 @@ class StudentModule(TrainableModule):
         random_weights: bool = False,
         gradient_checkpointing: bool = False,
         quantization: Quantization = "none",
+        attention: Attention = "auto",
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4, weight_decay=0.0),
         schedule: str = "linear",
         warmup_steps: int = 0,
@@ -81,6 +85,7 @@ class StudentModule(TrainableModule):
         self.random_weights = random_weights
         self.gradient_checkpointing = gradient_checkpointing
         self.quantization = quantization
+        self.attention: Attention = attention
         self.sampling = sampling
         self.stack: AdapterStack | None = None
         self.sample_listeners: list[SampleListener] = []
@@ -139,7 +144,7 @@ class StudentModule(TrainableModule):
         with torch.device("cpu") if served and not shapes_only() else contextlib.nullcontext():
             base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
             cache_argument(base)  # now, and not after hours of training
-            stack = AdapterStack(base, self.student, self.gradient_checkpointing)
+            stack = AdapterStack(base, self.student, self.gradient_checkpointing, self.attention)
             self.build(stack)
         self.base_name, self.base_identity = self.student, stack.identity
         if served:
@@ -178,7 +183,8 @@ class StudentModule(TrainableModule):
 
     def hidden(self, batch: dict[str, Any]) -> Tensor:
         """Last hidden states [B, T, d], after the final norm, of the active adapter; rows may be packed."""
-        return self.adapters.hidden(batch["input_ids"], batch["attention_mask"], batch.get("position_ids"))
+        packed = batch.get("position_ids"), batch.get("sample_bounds")
+        return self.adapters.hidden(batch["input_ids"], batch["attention_mask"], *packed)
 
     def target_logprobs(self, batch: dict[str, Any], targets: Targets) -> Tensor:
         """Log P(target | before) [N], natural log, float32 or wider, of the active adapter; never holds [B, T, V]."""

@@ -27,7 +27,7 @@ STEPS = {  # name → module and seconds it may take; Python alone takes 15 to 2
     "env": ("checks", 60),
     "unit": ("checks", 60),
     "head": ("checks", 60),
-    "packing": ("checks", 60),
+    "packing": ("checks", 120),
     "sampling": ("checks", 90),
     "stages": ("stages", 240),
     "llama": ("speed", 150),

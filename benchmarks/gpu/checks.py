@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from benchmarks import nat_step
@@ -21,6 +22,7 @@ from benchmarks.sampling import Task, embedded_task
 from benchmarks.students import SHAPES, build_student, random_batch
 from datamodules.components.batching.collate import packed, padded
 from datamodules.components.table import Example
+from lightning_modules.components.adapters.attention import Attention
 from lightning_modules.components.adapters.nat import POSITIVE
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.losses.output_head import OutputHead
@@ -135,43 +137,48 @@ def head_errors(step: Step, what: str, weight: Tensor, states: Tensor, dtype: to
 
 
 def packing(step: Step) -> None:
-    """Packed rows against the same samples padded, log P and gradient; then what each layout costs."""
-    draw, width = random.Random(0), step.size(1024, 48)
-    lengths = [draw.randint(width // 16, width // 3) for _ in range(step.size(24, 8))]
+    """Packed rows by every attention against the same samples padded, log P and gradient; then what each costs."""
+    draw, width = random.Random(0), step.size(2048, 48)
+    lengths = [draw.randint(width // 16, width // 3) for _ in range(step.size(80, 8))]
     samples = [Example(str(i), "", True, [draw.randrange(3, 300) for _ in range(n)], 1) for i, n in enumerate(lengths)]
     layouts = {"padded": padded(samples, 0), "packed": packed(samples, 0, width)}
-    batches = {name: {key: t.to(step.device) for key, t in batch.items()} for name, batch in layouts.items()}
-    for dtype, bound in zip(Precisions, (2e-4, 3e-2), strict=True):
-        with step.attempt(f"packing {label(dtype)}"):
-            compare_layouts(step, batches, dtype, bound)
+    batches = {name: move_data_to_device(batch, torch.device(step.device)) for name, batch in layouts.items()}
+    ways: list[tuple[torch.dtype, Attention]] = [(torch.float32, "sdpa"), (torch.bfloat16, "sdpa")]
+    if not step.dry:
+        ways += [(torch.bfloat16, "varlen"), (torch.bfloat16, "flex"), (torch.float32, "flex")]
+    for dtype, attention in step.in_time(ways):
+        with step.attempt(f"packing {label(dtype)}, {attention}"):
+            compare_layouts(step, batches, dtype, attention)
 
 
-def compare_layouts(step: Step, batches: dict[str, dict[str, Tensor]], dtype: torch.dtype, bound: float) -> None:
+def compare_layouts(step: Step, batches: dict[str, dict[str, Any]], dtype: torch.dtype, attention: Attention) -> None:
     """Of a LoRA on four layers; the gradient may be off by three times the bound."""
+    what, bound = f"{label(dtype)}, {attention}", 2e-4 if dtype == torch.float32 else 3e-2
     torch.manual_seed(0)
     base = build_student(step.size("smollm2", "tiny"), step.device, dtype, layers=4)
-    stack = AdapterStack(base, "random")
+    stack = AdapterStack(base, "random", attention=attention)
     stack.add("student", LoraSettings(dropout=0.0))
     trained = [p for p in stack.parameters() if p.requires_grad]
     for parameter in trained:
         torch.nn.init.normal_(parameter, std=0.02)
     stack.to(step.device).train()
 
-    def log_p(batch: dict[str, Tensor]) -> Tensor:
+    def log_p(batch: dict[str, Any]) -> Tensor:
         targets = find_targets(batch)
         with step.autocast(dtype):
-            hidden = stack.hidden(batch["input_ids"], batch["attention_mask"], batch.get("position_ids"))
+            packed_rows = batch.get("position_ids"), batch.get("sample_bounds")
+            hidden = stack.hidden(batch["input_ids"], batch["attention_mask"], *packed_rows)
             return stack.head.logprobs(hidden[:, :-1][targets.where], targets.tokens)
 
-    def gradient(batch: dict[str, Tensor]) -> Tensor:
+    def gradient(batch: dict[str, Any]) -> Tensor:
         return torch.cat([each.flatten() for each in torch.autograd.grad(log_p(batch).sum(), trained)])
 
-    for what, run, most in (("log P", log_p, bound), ("gradient", gradient, 3 * bound)):
+    for quantity, run, most in (("log P", log_p, bound), ("gradient", gradient, 3 * bound)):
         error = distance(run(batches["packed"]), run(batches["padded"]))
-        step.emit(f"{label(dtype)}: {what}, packed against padded", error, at_most=most)
+        step.emit(f"{what}: {quantity}, packed against padded", error, at_most=most)
     runs = {name: partial(gradient, batch) for name, batch in batches.items()}
     for name, timing in alternate(runs, step.size(5, 1), 2, step.device).items():
-        step.emit(f"{label(dtype)}: 4 layers, {name}", 1e3 * timing.median, "ms")
+        step.emit(f"{what}: 4 layers, {name}", 1e3 * timing.median, "ms")
 
 
 def sampling(step: Step) -> None:

@@ -59,7 +59,7 @@ def test_every_layout_trains_on_the_same_targets(
     seen: list[str] = []
     keys = {"input_ids", "attention_mask", "labels", "positive", "ids", "step", "eos_token_id", "pad_token_id"}
     for batch in data.train_dataloader():
-        assert batch.keys() == keys | ({"position_ids", "segments"} if "packing" in options else set())
+        assert batch.keys() == keys | ({"position_ids", "segments", "sample_bounds"} if "packing" in options else set())
         forms = {(batch[name].dtype, batch[name].shape) for name in ("input_ids", "attention_mask", "labels")}
         assert forms == {(torch.int64, batch["input_ids"].shape)}
         assert batch["positive"].tolist() == [by_id[name].positive for name in batch["ids"]]

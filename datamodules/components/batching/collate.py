@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from datamodules.components.encoding.tokenization import pad, pad_with_mask
@@ -28,13 +30,18 @@ def padded(examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = Fals
     }
 
 
-def packed(examples: Sequence[Example], pad_id: int, width: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:
+def packed(examples: Sequence[Example], pad_id: int, width: int, loss_on_prompt: bool = False) -> dict[str, Any]:
     """Examples one after another in rows of at most `width` tokens, all [B, T] int64.
 
     Beside what `padded` gives: `position_ids`, from 0 in each example, and `segments`, the example's number within the
     batch (−1 at padding). The first token of an example is no target: what stands before it is another example.
+    `sample_bounds`: where in these rows, one after another, an example or padding begins, and their end [N + 1] int32;
+    and the longest's length.
     """
     rows = next_fit([len(example.tokens) for example in examples], width)
+    runs = [[len(examples[number].tokens) for number in row] for row in rows]
+    longest_row = max(map(sum, runs))
+    lengths = torch.tensor([n for run in runs for n in (*run, longest_row - sum(run)) if n])  # [N]
 
     def joined(part: Callable[[int, Example], Sequence[int]]) -> list[list[int]]:
         return [[value for number in row for value in part(number, examples[number])] for row in rows]
@@ -44,6 +51,7 @@ def packed(examples: Sequence[Example], pad_id: int, width: int, loss_on_prompt:
         "labels": pad(joined(lambda _, example: [IGNORE, *labels_of(example, loss_on_prompt)[1:]]), IGNORE),
         "position_ids": pad(joined(lambda _, example: range(len(example.tokens))), 0),
         "segments": pad(joined(lambda number, example: [number] * len(example.tokens)), -1),
+        "sample_bounds": (torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int(), int(lengths.max())),
     }
 
 

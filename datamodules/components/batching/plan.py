@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class Batching(ABC):
             InputError: If a row is too long for a batch.
         """
 
-    def collate(self, examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:
+    def collate(self, examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Any]:
         """Lays the examples of a batch out."""
         return padded(examples, pad_id, loss_on_prompt)
 
@@ -115,7 +116,7 @@ class Packing(Batching):
         mixed = torch.randperm(len(rows), generator=generator)
         return [[sample for row in batch.tolist() for sample in rows[row]] for batch in mixed.split(self.rows)]
 
-    def collate(self, examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:
+    def collate(self, examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Any]:
         """Lays the examples into rows again: never more rows than planned, for the order is kept."""
         return packed(examples, pad_id, self.width, loss_on_prompt)
 

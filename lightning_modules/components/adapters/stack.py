@@ -27,6 +27,7 @@ from torch import Tensor
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.foreign_errors import loading
 from dust2gold.core.students import locate_student, public_name
+from lightning_modules.components.adapters.attention import Attention
 from lightning_modules.components.adapters.base_identity import BaseIdentity, base_of
 from lightning_modules.components.adapters.layer_names import choose_layers, name_layers
 from lightning_modules.components.adapters.manifest import (
@@ -36,7 +37,7 @@ from lightning_modules.components.adapters.manifest import (
     read_manifest,
     write_manifest,
 )
-from lightning_modules.components.adapters.packing import check_packing, hidden_states, needs_mask
+from lightning_modules.components.adapters.packing import hidden_states, needs_mask, prepare_packing
 from lightning_modules.components.adapters.plain_lora import check_layers, check_settings
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
 from lightning_modules.components.evaluation import evaluating
@@ -146,9 +147,12 @@ class AdapterStack(ModuleWithProperties):
         base: The model; frozen here, never copied.
         student: Its name, written into the adapters' configs.
         gradient_checkpointing: Recompute activations in the backward pass.
+        attention: Of packed rows, see `prepare_packing`.
     """
 
-    def __init__(self, base: PreTrainedModel, student: str, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self, base: PreTrainedModel, student: str, gradient_checkpointing: bool = False, attention: Attention = "auto"
+    ) -> None:
         super().__init__()
         self.student = student
         self.identity = BaseIdentity.of(base)
@@ -156,6 +160,7 @@ class AdapterStack(ModuleWithProperties):
         if gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: PreTrainedModel | PeftModel = base  # PEFT's wrapper of the same weights, from the first adapter on
+        self.attention = attention
         self._packs = False
         self._masks: bool | None = None  # whether padded rows need their mask; known from the first pass on
         # cuDNN makes a plan for every new shape: in sampling, where each token has one of its own, 0.1 s a token.
@@ -166,17 +171,23 @@ class AdapterStack(ModuleWithProperties):
         output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return output.logits  # type: ignore[no-any-return]
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor | None = None,
+        sample_bounds: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
         """Last hidden states [B, T, d] of right-padded or packed rows, see `hidden_states`.
 
         An InputError if a student mixes packed samples.
         """
         if position_ids is not None and not self._packs:
-            check_packing(self.base)
+            prepare_packing(self.base, self.attention)
             self._packs = True
         if position_ids is None and self._masks is None:
             self._masks = needs_mask(self.base)
-        return hidden_states(self.base, input_ids, attention_mask if self._masks else None, position_ids)
+        return hidden_states(self.base, input_ids, attention_mask if self._masks else None, position_ids, sample_bounds)
 
     @property
     def base(self) -> PreTrainedModel:

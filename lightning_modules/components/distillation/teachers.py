@@ -96,7 +96,8 @@ class OnlineTeacher(Teacher):
 
     def _hidden(self, adapter: str, batch: dict[str, Any], targets: Targets) -> Tensor:
         with self.stack.using(adapter):
-            hidden = self.stack.hidden(batch["input_ids"], batch["attention_mask"], batch.get("position_ids"))
+            packed = batch.get("position_ids"), batch.get("sample_bounds")
+            hidden = self.stack.hidden(batch["input_ids"], batch["attention_mask"], *packed)
         return at_targets(hidden, targets)  # [N, d]
 
 

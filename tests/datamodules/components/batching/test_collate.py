@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,8 +29,10 @@ def test_packed_batch_by_hand() -> None:
     samples = [
         Example("", "", True, tokens, prompt) for tokens, prompt in (([1, 2, 3], 2), ([4, 5], 0), ([6, 7, 8], 0))
     ]
-    batch = {name: values.tolist() for name, values in packed(samples, pad_id=0, width=5).items()}
-    assert batch == {
+    batch = packed(samples, pad_id=0, width=5)
+    bounds, longest = batch.pop("sample_bounds")
+    assert (bounds.dtype, bounds.tolist(), longest) == (torch.int32, [0, 3, 5, 8, 10], 3)
+    assert {name: values.tolist() for name, values in batch.items()} == {
         "input_ids": [[1, 2, 3, 4, 5], [6, 7, 8, 0, 0]],
         "attention_mask": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]],
         "labels": [[IGNORE, IGNORE, 3, IGNORE, 5], [IGNORE, 7, 8, IGNORE, IGNORE]],
