@@ -48,9 +48,11 @@ class StudentModule(TrainableModule):
         student: The base model: a Hugging Face directory, a hub name, or `embedded`.
         adapter: Trained adapter directory to start from (predict, test) or to go on training.
         lora: Shape of the adapter this stage trains.
-        dtype: Of the frozen base weights: float32, bfloat16 or float16. Adapters stay in float32.
+        dtype: Of the frozen base weights: float32, bfloat16 or float16. Adapters stay in float32. None: float32, and from
+            the command line bfloat16 under `trainer.precision` bf16-mixed.
         random_weights: Build the base from its config alone, with random weights (benchmarks, tests).
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        fused_head: Let torch.compile fuse what losses do with a chunk of logits; wants Triton, on a CPU a C++ compiler.
         quantization: Bits of the frozen decoder's linear layers: none, 8bit or 4bit (bitsandbytes).
         optimizer: Optimizer of the trainable parameters (reference: AdamW, lr 3e-4, no weight decay).
         schedule: Learning-rate schedule after the warm-up: constant, linear or cosine, the last two down to 0, or
@@ -64,9 +66,10 @@ class StudentModule(TrainableModule):
         student: str = "embedded",
         adapter: str | None = None,
         lora: LoraSettings = LoraSettings(),
-        dtype: str = "float32",
+        dtype: str | None = None,
         random_weights: bool = False,
         gradient_checkpointing: bool = False,
+        fused_head: bool = False,
         quantization: Quantization = "none",
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4, weight_decay=0.0),
         schedule: str = "linear",
@@ -77,9 +80,10 @@ class StudentModule(TrainableModule):
         self.student = student
         self.adapter = adapter
         self.lora = lora
-        self.dtype_name = dtype
+        self.dtype_name = dtype or "float32"
         self.random_weights = random_weights
         self.gradient_checkpointing = gradient_checkpointing
+        self.fused_head = fused_head
         self.quantization = quantization
         self.sampling = sampling
         self.stack: AdapterStack | None = None
@@ -139,7 +143,7 @@ class StudentModule(TrainableModule):
         with torch.device("cpu") if served and not shapes_only() else contextlib.nullcontext():
             base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
             cache_argument(base)  # now, and not after hours of training
-            stack = AdapterStack(base, self.student, self.gradient_checkpointing)
+            stack = AdapterStack(base, self.student, self.gradient_checkpointing, self.fused_head)
             self.build(stack)
         self.base_name, self.base_identity = self.student, stack.identity
         if served:

@@ -40,7 +40,7 @@ from lightning_modules.components.adapters.packing import check_packing, hidden_
 from lightning_modules.components.adapters.plain_lora import check_layers, check_settings
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
 from lightning_modules.components.evaluation import evaluating
-from lightning_modules.components.losses.model_head import find_head
+from lightning_modules.components.losses.model_head import decoder_of, find_head
 from lightning_modules.components.losses.output_head import Head
 from lightning_modules.components.properties import ModuleWithProperties
 
@@ -146,11 +146,15 @@ class AdapterStack(ModuleWithProperties):
         base: The model; frozen here, never copied.
         student: Its name, written into the adapters' configs.
         gradient_checkpointing: Recompute activations in the backward pass.
+        fused_head: Compile what the output head does with logits.
     """
 
-    def __init__(self, base: PreTrainedModel, student: str, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self, base: PreTrainedModel, student: str, gradient_checkpointing: bool = False, fused_head: bool = False
+    ) -> None:
         super().__init__()
         self.student = student
+        self.fused_head = fused_head
         self.identity = BaseIdentity.of(base)
         base.requires_grad_(False)
         if gradient_checkpointing:
@@ -158,6 +162,8 @@ class AdapterStack(ModuleWithProperties):
         self.model: PreTrainedModel | PeftModel = base  # PEFT's wrapper of the same weights, from the first adapter on
         self._packs = False
         self._masks: bool | None = None  # whether padded rows need their mask; known from the first pass on
+        self._casts: bool | None = None  # whether LoRA layers cast their input
+        decoder_of(base).register_forward_pre_hook(self._match_autocast)
         # cuDNN makes a plan for every new shape: in sampling, where each token has one of its own, 0.1 s a token.
         torch.backends.cuda.enable_cudnn_sdp(False)
 
@@ -186,7 +192,10 @@ class AdapterStack(ModuleWithProperties):
     @cached_property
     def head(self) -> Head:
         """The frozen output head that all adapters share; checked against the model at its first use."""
-        return find_head(self.base)
+        head = find_head(self.base)
+        if self.fused_head:
+            head.compile()
+        return head
 
     def add(self, name: str, settings: LoraSettings) -> None:
         """Adds a fresh, trainable adapter and makes it the active one.
@@ -280,6 +289,15 @@ class AdapterStack(ModuleWithProperties):
         """Writes `dust2gold.json`: the adapter's base, checksums of its weights, and `facts`."""
         write_manifest(directory, {"student": public_name(self.student), "base": self.identity.to_json(), **facts})
 
+    def _match_autocast(self, decoder: Any, _: Any) -> None:
+        """Under autocast, which casts what it multiplies, PEFT's cast of each layer's input to float32 is left out."""
+        casts = not torch.is_autocast_enabled(decoder.device.type)
+        if casts != self._casts:
+            for module in self.base.modules():
+                if isinstance(module, LoraLayer):
+                    module.cast_input_dtype_enabled = casts
+            self._casts = casts
+
     def _peft(self) -> PeftModel:
         if not isinstance(self.model, PeftModel):
             raise RuntimeError("no adapter yet: call add() or load() first")
@@ -292,6 +310,7 @@ class AdapterStack(ModuleWithProperties):
             self.model.add_adapter(name, config)
         else:
             self.model = get_peft_model(self.model, config, adapter_name=name)
+        self._casts = None
         check_layers(self.base.named_modules(), ends)
 
     def _fill(self, name: str, weights: dict[str, Tensor]) -> None:
