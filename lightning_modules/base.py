@@ -48,8 +48,8 @@ class StudentModule(TrainableModule):
         student: The base model: a Hugging Face directory, a hub name, or `embedded`.
         adapter: Trained adapter directory to start from (predict, test) or to go on training.
         lora: Shape of the adapter this stage trains.
-        dtype: Of the frozen base weights: float32, bfloat16 or float16. Adapters stay in float32. None: float32, and from
-            the command line bfloat16 under `trainer.precision` bf16-mixed.
+        dtype: Of the frozen base weights: float32, bfloat16 or float16. Adapters stay in float32. None: float32, and
+            from the command line bfloat16 under `trainer.precision` bf16-mixed.
         random_weights: Build the base from its config alone, with random weights (benchmarks, tests).
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         fused_head: Let torch.compile fuse what losses do with a chunk of logits; wants Triton, on a CPU a C++ compiler.
