@@ -177,7 +177,7 @@ class ResumableDataModule(L.LightningDataModule):
 
     def _completed(self, collate: Collate) -> Callable[[tuple[list[Example], Batch]], dict[str, Any]]:
         """Adds `step` to a batch and, where the stage in the Trainer has a `batch_reader`, `teacher`."""
-        stage = None if self.trainer is None else self.trainer.lightning_module
+        stage: Any = None if self.trainer is None else self.trainer.lightning_module
         read = stage.batch_reader() if hasattr(stage, "batch_reader") else None
         return partial(_collate, collate, read)
 

@@ -6,6 +6,7 @@ import copy
 import platform
 import random
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -124,7 +125,8 @@ def head_costs(step: Step, shape: str, heads: dict[str, OutputHead]) -> None:
     def dense() -> Tensor:
         return -cross_entropy((hidden @ weight.T).float(), tokens, reduction="none")
 
-    forms = {**{name: partial(head.logprobs, hidden, tokens) for name, head in heads.items()}, "dense": dense}
+    forms: dict[str, Callable[[], Tensor]] = {n: partial(each.logprobs, hidden, tokens) for n, each in heads.items()}
+    forms["dense"] = dense
 
     def gradient(name: str) -> object:
         return torch.autograd.grad(forms[name]().sum(), hidden)

@@ -80,8 +80,8 @@ def with_defaults(config: Namespace) -> Namespace:
             raise InputError(
                 problem, field="adapter", remedy="give monitor null for the last, or a metric for the best"
             )
-    options, stage = config.get("data.init_args"), model.get("init_args") or {}
-    reads = stage.get("backbone.init_args") or stage  # M_rank names its student there
+    options, stage = config.get("data.init_args"), config.model.get("init_args") or {}
+    reads: Any = stage.get("backbone.init_args") or stage  # M_rank names its student there
     if reads.get("dtype", "") is None:
         reads.dtype = "bfloat16" if config.trainer.precision in ("bf16", "bf16-mixed") else "float32"
     if options is not None and options.get("max_new_tokens", "") is None:

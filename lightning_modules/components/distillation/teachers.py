@@ -157,7 +157,8 @@ class CachedTeacher(Teacher):
         """The columns of all samples [N, ...]; adds to the cache what was missing."""
         sizes = [count for count, found in zip(kept.counts, kept.found, strict=True) if found]
         read = {name: iter(column.cpu().split(sizes)) for name, column in kept.columns.items()}
-        samples, fresh, start = list[Columns](), None, 0
+        samples, start = list[Columns](), 0
+        fresh: Columns | None = None
         for name, count, found in zip(kept.keys, kept.counts, kept.found, strict=True):
             key = bytes.fromhex(name)
             # Here stands what this process has not written yet, and a sample that is in the batch twice.
