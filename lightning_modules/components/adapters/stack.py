@@ -292,7 +292,7 @@ class AdapterStack(ModuleWithProperties):
     def _match_autocast(self, decoder: Any, _: Any) -> None:
         """Under autocast, which casts what it multiplies, PEFT's cast of each layer's input to float32 is left out."""
         casts = not torch.is_autocast_enabled(decoder.device.type)
-        if casts != self._casts:
+        if casts != self._casts and not torch.compiler.is_compiling():  # which fuses them
             for module in self.base.modules():
                 if isinstance(module, LoraLayer):
                     module.cast_input_dtype_enabled = casts
