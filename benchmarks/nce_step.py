@@ -101,10 +101,16 @@ def loss_of(name: str, module: NCEModel, batch: dict[str, Any], directory: Path)
     if name == CACHED:
         teacher = cached_teacher(module.adapters, CacheSettings(), directory, 1.0, calibrated=True)
         teacher.targets_for(batch, targets)
+        kept = teacher.reader()(batch)  # as a loader's worker reads and pins it
+        device, pinned = targets.tokens.device, targets.tokens.is_cuda
+        columns = {name: column.pin_memory() if pinned else column for name, column in kept.columns.items()}
 
     def ours() -> Tensor:
-        module._teacher = teacher
-        return module.loss_parts(batch, targets)["loss"]
+        module._teacher, given = teacher, batch
+        if name == CACHED:
+            moved = {key: column.to(device, non_blocking=True) for key, column in columns.items()}
+            given = {**batch, "teacher": kept._replace(columns=moved)}
+        return module.loss_parts(given, targets)["loss"]
 
     return ours
 

@@ -154,7 +154,7 @@ class ResumableDataModule(L.LightningDataModule):
 
     def training_loader(self, examples: Examples, sampler: TrainingSampler, collate: Collate) -> DataLoader[Any]:
         """Training batches in a sampler's order, resumed, each with the `step` counts of its optimizer step."""
-        return self.loader(BatchDataset(examples), self.resumed(sampler), partial(_collate_with_step, collate))
+        return self.loader(BatchDataset(examples), self.resumed(sampler), self._completed(collate))
 
     def validation_loader(
         self,
@@ -168,7 +168,13 @@ class ResumableDataModule(L.LightningDataModule):
         """Validation batches, each row once over all ranks, equally many a rank; see `ValidationSampler`."""
         limit = 1.0 if self.trainer is None else self.trainer.limit_val_batches
         sampler = ValidationSampler(lengths, batch_size, *self.rank_of_world(), counts, limit, groups)
-        return self.loader(BatchDataset(examples), sampler, partial(_collate_with_step, collate))
+        return self.loader(BatchDataset(examples), sampler, self._completed(collate))
+
+    def _completed(self, collate: Collate) -> Callable[[tuple[list[Example], Batch]], dict[str, Any]]:
+        """Adds `step` to a batch and, where the stage in the Trainer has a `batch_reader`, `teacher`."""
+        stage: Any = None if self.trainer is None else self.trainer.lightning_module
+        read = stage.batch_reader() if hasattr(stage, "batch_reader") else None
+        return partial(_collate, collate, read)
 
     def loader(self, rows: Any, sampler: Iterable[Any], collate: Any) -> DataLoader[Any]:
         """A loader of a map-style data set by a batch sampler that shards by itself."""
@@ -203,6 +209,9 @@ class ResumableDataModule(L.LightningDataModule):
         return self.trainer.accumulate_grad_batches
 
 
-def _collate_with_step(collate: Collate, asked: tuple[list[Example], Batch]) -> dict[str, Any]:
+def _collate(
+    collate: Collate, read: Callable[[dict[str, Any]], Any] | None, asked: tuple[list[Example], Batch]
+) -> dict[str, Any]:
     examples, batch = asked
-    return collate(examples, batch) | ({} if batch.step is None else {"step": batch.step})
+    made = collate(examples, batch) | ({} if batch.step is None else {"step": batch.step})
+    return made if read is None else {**made, "teacher": read(made)}

@@ -49,9 +49,11 @@ class StudentModule(TrainableModule):
         student: The base model: a Hugging Face directory, a hub name, or `embedded`.
         adapter: Trained adapter directory to start from (predict, test) or to go on training.
         lora: Shape of the adapter this stage trains.
-        dtype: Of the frozen base weights: float32, bfloat16 or float16. Adapters stay in float32.
+        dtype: Of the frozen base weights: float32, bfloat16 or float16. Adapters stay in float32. None: float32, and
+            from the command line bfloat16 under `trainer.precision` bf16-mixed.
         random_weights: Build the base from its config alone, with random weights (benchmarks, tests).
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        fused_head: Let torch.compile fuse what losses do with a chunk of logits; wants Triton, on a CPU a C++ compiler.
         quantization: Bits of the frozen decoder's linear layers: none, 8bit or 4bit (bitsandbytes).
         attention: Of packed rows (`data.packing`): `varlen` (torch's varlen_attn: an NVIDIA GPU, bfloat16 or float16),
             `flex` (FlexAttention: a GPU), `sdpa` (a block mask), or `auto`, varlen if it can be had and else sdpa.
@@ -67,9 +69,10 @@ class StudentModule(TrainableModule):
         student: str = "embedded",
         adapter: str | None = None,
         lora: LoraSettings = LoraSettings(),
-        dtype: str = "float32",
+        dtype: str | None = None,
         random_weights: bool = False,
         gradient_checkpointing: bool = False,
+        fused_head: bool = False,
         quantization: Quantization = "none",
         attention: Attention = "auto",
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4, weight_decay=0.0),
@@ -81,9 +84,10 @@ class StudentModule(TrainableModule):
         self.student = student
         self.adapter = adapter
         self.lora = lora
-        self.dtype_name = dtype
+        self.dtype_name = dtype or "float32"
         self.random_weights = random_weights
         self.gradient_checkpointing = gradient_checkpointing
+        self.fused_head = fused_head
         self.quantization = quantization
         self.attention: Attention = attention
         self.sampling = sampling
@@ -144,7 +148,7 @@ class StudentModule(TrainableModule):
         with torch.device("cpu") if served and not shapes_only() else contextlib.nullcontext():
             base = load_base(self.student, self.dtype_name, self.random_weights, self.quantization)
             cache_argument(base)  # now, and not after hours of training
-            stack = AdapterStack(base, self.student, self.gradient_checkpointing, self.attention)
+            stack = AdapterStack(base, self.student, self.gradient_checkpointing, self.attention, self.fused_head)
             self.build(stack)
         self.base_name, self.base_identity = self.student, stack.identity
         if served:

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, Teacher, cached_teacher
+from lightning_modules.components.distillation.teachers import (
+    CacheReader,
+    CacheSettings,
+    OnlineTeacher,
+    Teacher,
+    cached_teacher,
+)
 from lightning_modules.components.losses.distillation import calibration, negative_calibrated
 from lightning_modules.components.losses.output_head import TeacherTargets
 from lightning_modules.components.losses.targets import Targets, at_targets, sample_means
@@ -100,6 +106,10 @@ class NCEModel(TaughtModule):
                 **({} if self.negative is None else {"negative": Path(self.negative)}),
             )
         return self._teacher
+
+    def batch_reader(self) -> CacheReader | None:
+        """What reads a cached teacher's targets of a batch, its field `teacher`, where the DataModule collates it."""
+        return self.teacher.reader()
 
     def on_train_epoch_start(self) -> None:
         """Lets a cached teacher read what the other ranks have computed in the epoch before."""

@@ -101,11 +101,18 @@ def test_stage_is_instantiated(file: Path, instantiate: Instantiate) -> None:
 def test_trainer_is_laid_over_a_stage(file: Path, below: str, instantiate: Instantiate) -> None:
     """Each says all of where a stage runs and nothing else, so that one laid over another leaves nothing of it."""
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert (set(content), set(content["trainer"])) == ({"trainer"}, PLACEMENT)
+    workers = {"init_args": {"num_workers": 0 if file.stem == "cpu" else 2}}
+    assert (set(content), set(content["trainer"]), content["data"]) == ({"data", "trainer"}, PLACEMENT, workers)
     wanted, stage = content["trainer"], layers(REPOSITORY / "configs" / below)
     here = ["--trainer.accelerator", "cpu"]  # where tests run there is no GPU
     here += ["--trainer.devices", "2"] if wanted["devices"] == "auto" else []
-    trainer: Any = instantiate(*stage, "--config", str(file), *here).trainer
+    made = instantiate(*stage, "--config", str(file), *here)
+    trainer: Any = made.trainer
+    model: Any = made.model
+    dtype = {"neg.yaml": lambda: model.dtype_name, "rank.yaml": lambda: model.backbone_settings.dtype}
+    if below in dtype:
+        assert dtype[below]() == ("float32" if file.stem == "cpu" else "bfloat16")
+    assert made.datamodule.num_workers == content["data"]["init_args"]["num_workers"]
     assert wanted["devices"] in ("auto", trainer.num_devices)
     assert (trainer.num_nodes, trainer.precision) == (wanted["num_nodes"], wanted["precision"])
     if wanted["strategy"] == "auto":

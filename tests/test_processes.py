@@ -61,7 +61,7 @@ class Project:
         train, validation = self.rationales("train", KINDS[config], 10), self.rationales("val", KINDS[config], 3)
         options = (
             f"{before.get(config, '')} {lora}.dropout 0 --data.train {train} --data.validation {validation} "
-            f"{'--model.teacher cached' if stage.endswith('cached') else ''} "
+            f"{'--model.teacher cached --data.num_workers 2' if stage.endswith('cached') else ''} "
             "--data.batch_size 3 --model.optimizer.init_args.lr 0.01 --model.warmup_steps 2 --trainer.max_epochs 2 "
             f"--trainer.accumulate_grad_batches {split[1]} --trainer.log_every_n_steps 1 "
             "--trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.version logs "

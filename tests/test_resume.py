@@ -60,8 +60,9 @@ def build(stage: str, student: str, home: Path) -> L.LightningModule:
         return NegativeModel(student, **COMMON)
     if stage == "rank":
         return RankModel(DecoderSettings(student, LORA), optimizer=adamw, schedule="cosine", warmup_steps=2)
-    if stage == "nce":
-        return NCEModel(written("nat", build("nat", student, home)), student=student, **COMMON)
+    if stage.startswith("nce"):
+        teacher: Any = "cached" if stage == "nce-cached" else "online"
+        return NCEModel(written("nat", build("nat", student, home)), student=student, teacher=teacher, **COMMON)
     negative = written("negative", NegativeModel(student, lora=LORA))
     return NATModel(negative, UnitSettings(key_dim=4, bottleneck=4), student=student, **COMMON)
 
@@ -212,9 +213,9 @@ def test_an_optimizer_step_that_an_early_end_cut_short_is_begun_anew(fit: Fit, b
     assert begun.batches[:-1] + ended.batches == whole.batches
 
 
-@pytest.mark.parametrize("stage", ["nat", "nce", "rank"])
+@pytest.mark.parametrize("stage", ["nat", "nce", "nce-cached", "rank"])
 def test_every_stage_resumes(fit: Fit, tmp_path: Path, stage: str) -> None:
-    check_resumed(fit, tmp_path, stage, [9])
+    check_resumed(fit, tmp_path, stage, [9], options={"num_workers": 2} if stage == "nce-cached" else {})
 
 
 PACKING = {"packing": True, "batch_size": 1, "max_length": 240}

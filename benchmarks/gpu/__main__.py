@@ -26,7 +26,7 @@ from typing import Any
 STEPS = {  # name → module and seconds it may take; Python alone takes 15 to 25 of them on a cold machine
     "env": ("checks", 60),
     "unit": ("checks", 60),
-    "head": ("checks", 60),
+    "head": ("checks", 120),
     "packing": ("checks", 120),
     "sampling": ("checks", 90),
     "stages": ("stages", 240),

@@ -6,6 +6,7 @@ import copy
 import platform
 import random
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -14,10 +15,11 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from benchmarks import nat_step
 from benchmarks.gpu.step import Step, distance
-from benchmarks.harness import alternate
+from benchmarks.harness import alternate, peak_memory
 from benchmarks.sampling import Task, embedded_task
 from benchmarks.students import SHAPES, build_student, random_batch
 from datamodules.components.batching.collate import packed, padded
@@ -98,7 +100,7 @@ def label(dtype: torch.dtype) -> str:
 
 
 def head(step: Step) -> None:
-    """Log-probabilities, KD, KL and their gradient, against dense logits in float64."""
+    """Log-probabilities, KD, KL and their gradient, against dense logits in float64; then what each form costs."""
     for shape in step.in_time(step.size(["smollm2", "llama7b"], ["tiny"])):
         d, v = SHAPES[shape]["hidden_size"], SHAPES[shape]["vocab_size"]
         torch.manual_seed(0)
@@ -108,14 +110,40 @@ def head(step: Step) -> None:
             for dtype in Precisions if base == torch.float32 else Precisions[1:]:
                 what = f"{shape}, base {label(base)}, {label(dtype)}"
                 with step.attempt(what):
-                    head_errors(step, what, weight.to(base), states.to(dtype).float(), dtype)
+                    head_errors(step, what, OutputHead(weight.to(base)), states.to(dtype).float(), dtype)
+        with step.attempt(f"{shape}, fused"):
+            fused = OutputHead(weight.bfloat16())
+            fused.compile(step.size("inductor", "aot_eager"))  # for which a CPU needs no compiler
+            head_errors(step, f"{shape}, fused, bfloat16", fused, states.bfloat16().float(), torch.bfloat16)
+            head_costs(step, shape, {"ours": OutputHead(fused.weight), "ours, fused": fused})
 
 
-def head_errors(step: Step, what: str, weight: Tensor, states: Tensor, dtype: torch.dtype) -> None:
-    """Of one weight [V, d] and states [3, N, d], which `dtype` can hold."""
+def head_costs(step: Step, shape: str, heads: dict[str, OutputHead]) -> None:
+    """Of log P of 8,192 tokens and the gradient: by heads of one weight [V, d], and by dense logits."""
+    weight = next(iter(heads.values())).weight
+    hidden = torch.randn(step.size(8192, 64), weight.shape[1], device=step.device, dtype=weight.dtype).requires_grad_()
+    tokens = torch.randint(len(weight), hidden.shape[:1], device=step.device)
+
+    def dense() -> Tensor:
+        return -cross_entropy((hidden @ weight.T).float(), tokens, reduction="none")
+
+    forms: dict[str, Callable[[], Tensor]] = {n: partial(each.logprobs, hidden, tokens) for n, each in heads.items()}
+    forms["dense"] = dense
+
+    def gradient(name: str) -> object:
+        return torch.autograd.grad(forms[name]().sum(), hidden)
+
+    runs = {name: partial(gradient, name) for name in forms}
+    for name, timing in alternate(runs, step.size(5, 1), 2, step.device).items():
+        peak = peak_memory(runs[name], step.device)
+        step.emit(f"{shape}, {len(hidden)} tokens, {name}", 1e3 * timing.median, "ms", note=f"{peak / 1e9:.2f} GB")
+
+
+def head_errors(step: Step, what: str, output: OutputHead, states: Tensor, dtype: torch.dtype) -> None:
+    """Of a head and states [3, N, d], which `dtype` can hold."""
     ours, nat, negative = states
-    tokens, ours = torch.randint(len(weight), ours.shape[:1], device=step.device), ours.requires_grad_()
-    output, seen = OutputHead(weight), weight.to(dtype).double()
+    tokens, ours = torch.randint(len(output.weight), ours.shape[:1], device=step.device), ours.requires_grad_()
+    seen = output.weight.to(dtype).double()
     for temperature in (1.0, 2.0):
         with step.autocast(dtype):
             taught = output.teacher_targets(nat, negative, temperature)

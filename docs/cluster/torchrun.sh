@@ -20,5 +20,5 @@ exec torchrun --nnodes "$NODES" --nproc-per-node "$GPUS" --node-rank "${NODE_RAN
     --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" \
     cli.py fit --config configs/neg.yaml --config configs/trainer/multi_node.yaml \
     --trainer.num_nodes "$NODES" --trainer.devices "$GPUS" \
-    --model.student "$STUDENT" --model.dtype bfloat16 \
+    --model.student "$STUDENT" \
     --data.train "$RUN/data/negative.jsonl" --trainer.default_root_dir "$RUN/neg" "$@"

@@ -60,7 +60,11 @@ def import_stages() -> None:
 
 
 def with_defaults(config: Namespace) -> Namespace:
-    """Fills in, in a copy, what depends on the stage: default callbacks, tokenizer, length of answers, verdicts."""
+    """Fills in, in a copy, what depends on the rest: default callbacks, tokenizer, dtype, length of answers, verdicts.
+
+    Raises:
+        InputError: If `without_callbacks` names no default callback, or `adapter` and a given `AdapterWriter` disagree.
+    """
     model = config.get("model")
     if not isinstance(model, Namespace):  # a stage that is not named yet, as in `fit --print_config`
         return config
@@ -76,11 +80,13 @@ def with_defaults(config: Namespace) -> Namespace:
             raise InputError(
                 problem, field="adapter", remedy="give monitor null for the last, or a metric for the best"
             )
-    options, stage = config.get("data.init_args"), model.get("init_args") or {}
+    options, stage = config.get("data.init_args"), config.model.get("init_args") or {}
+    reads: Any = stage.get("backbone.init_args") or stage  # M_rank names its student there
+    if reads.get("dtype", "") is None:
+        reads.dtype = "bfloat16" if config.trainer.precision in ("bf16", "bf16-mixed") else "float32"
     if options is not None and options.get("max_new_tokens", "") is None:
         options.max_new_tokens = stage.get("sampling.max_new_tokens")
     if options is not None and options.get("tokenizer", "") is None:
-        reads = stage.get("backbone.init_args") or stage  # M_rank names its student there
         options.tokenizer = reads.get("student") or reads.get("path") or EMBEDDED
     if options is not None and options.get("verdicts", "") is None:
         options.verdicts = getattr(_imported(model.class_path), "verdicts", None)

@@ -88,7 +88,7 @@ def test_batches_for_a_gpu_are_pinned(student: str, positive: str, accelerator: 
     data: Any = fitted(student, positive, validation_fraction=0.5)
     alone = {"global_rank": 0, "world_size": 1, "callbacks": [], "accumulate_grad_batches": 1}
     whole = {"limit_train_batches": 1.0, "limit_val_batches": 1.0}
-    data.trainer = SimpleNamespace(accelerator=accelerator, **alone, **whole)
+    data.trainer = SimpleNamespace(accelerator=accelerator, lightning_module=None, **alone, **whole)
     assert [data.train_dataloader().pin_memory, data.val_dataloader().pin_memory] == [pinned, pinned]
 
 

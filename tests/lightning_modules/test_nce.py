@@ -1,3 +1,5 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -5,14 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules.rationales import RationaleDataModule
 from dust2gold.core.errors import InputError
 from lightning_modules.base import STUDENT, StudentModule
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE
 from lightning_modules.components.adapters.stack import LoraSettings
-from lightning_modules.components.distillation.teachers import CacheSettings
+from lightning_modules.components.distillation.cache import Columns
+from lightning_modules.components.distillation.teachers import CachedSamples, CachedTeacher, CacheReader, CacheSettings
 from lightning_modules.components.losses.targets import find_targets
 from lightning_modules.nce import NCEModel
 from tests.lightning_modules.steps import held_out_parts, loader, quiet_trainer, train
+from tests.records import write_held, write_positive
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -181,3 +186,48 @@ def test_a_cached_teacher_trains_the_same_student_and_runs_once(
         assert [active.count(name) for name in (POSITIVE, NEGATIVE)] == [passes, passes]
         trained.append([p.detach() for p in module.parameters() if p.requires_grad])
     torch.testing.assert_close(trained[2], trained[0], rtol=1e-4, atol=1e-6)
+
+
+def test_cached_targets_are_read_where_batches_are_collated(
+    make_stage: Any, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the loaders' workers; from the second epoch on the training process itself neither reads nor asks."""
+    train, held = write_positive(tmp_path / "train.jsonl", 5), write_held(tmp_path / "held.jsonl", 2, 1)
+    trained: list[list[Tensor]] = []
+    for teacher, workers in (("online", 0), ("cached", 0), ("cached", 2)):
+        torch.manual_seed(5)
+        lora, cache = LoraSettings(r=4, alpha=16, dropout=0.0), CacheSettings(storage="float32")
+        module = make_stage("nce", teacher=teacher, cache=cache, schedule="constant", lora=lora)
+        data = RationaleDataModule(str(tiny_student), train, held, batch_size=3, num_workers=workers)
+        incomplete: list[int] = []
+        with monkeypatch.context() as patch:
+            if workers:
+                patch.setattr(CacheReader, "__call__", _not_here(os.getpid()))
+            patch.setattr(CachedTeacher, "_completed", _noting(module, incomplete))
+            quiet_trainer(tmp_path / f"{teacher}-{workers}", max_epochs=3).fit(module, data)
+        assert set(incomplete) == (set() if teacher == "online" else {0})
+        trained.append([p.detach() for p in module.parameters() if p.requires_grad])
+    torch.testing.assert_close(trained[1], trained[0], rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(one, other) for one, other in zip(trained[1], trained[2], strict=True))
+
+
+def _not_here(process: int) -> Callable[..., CachedSamples]:
+    """A reader that refuses to read in this process."""
+    read = CacheReader.__call__
+
+    def elsewhere(reader: CacheReader, batch: dict[str, Any]) -> CachedSamples:
+        assert os.getpid() != process
+        return read(reader, batch)
+
+    return elsewhere
+
+
+def _noting(module: NCEModel, epochs: list[int]) -> Callable[..., Columns]:
+    """`CachedTeacher._completed` that notes the epoch of each call."""
+    complete = CachedTeacher._completed
+
+    def noting(*arguments: Any) -> Columns:
+        epochs.append(module.current_epoch)
+        return complete(*arguments)
+
+    return noting

@@ -41,7 +41,7 @@ from lightning_modules.components.adapters.packing import hidden_states, needs_m
 from lightning_modules.components.adapters.plain_lora import check_layers, check_settings
 from lightning_modules.components.adapters.quantization import Quantization, keep_differentiable, quantization_config
 from lightning_modules.components.evaluation import evaluating
-from lightning_modules.components.losses.model_head import find_head
+from lightning_modules.components.losses.model_head import decoder_of, find_head
 from lightning_modules.components.losses.output_head import Head
 from lightning_modules.components.properties import ModuleWithProperties
 
@@ -148,13 +148,20 @@ class AdapterStack(ModuleWithProperties):
         student: Its name, written into the adapters' configs.
         gradient_checkpointing: Recompute activations in the backward pass.
         attention: Of packed rows, see `prepare_packing`.
+        fused_head: Compile what the output head does with logits.
     """
 
     def __init__(
-        self, base: PreTrainedModel, student: str, gradient_checkpointing: bool = False, attention: Attention = "auto"
+        self,
+        base: PreTrainedModel,
+        student: str,
+        gradient_checkpointing: bool = False,
+        attention: Attention = "auto",
+        fused_head: bool = False,
     ) -> None:
         super().__init__()
         self.student = student
+        self.fused_head = fused_head
         self.identity = BaseIdentity.of(base)
         base.requires_grad_(False)
         if gradient_checkpointing:
@@ -163,6 +170,8 @@ class AdapterStack(ModuleWithProperties):
         self.attention = attention
         self._packs = False
         self._masks: bool | None = None  # whether padded rows need their mask; known from the first pass on
+        self._casts: bool | None = None  # whether LoRA layers cast their input
+        decoder_of(base).register_forward_pre_hook(self._match_autocast)
         # cuDNN makes a plan for every new shape: in sampling, where each token has one of its own, 0.1 s a token.
         torch.backends.cuda.enable_cudnn_sdp(False)
 
@@ -197,7 +206,10 @@ class AdapterStack(ModuleWithProperties):
     @cached_property
     def head(self) -> Head:
         """The frozen output head that all adapters share; checked against the model at its first use."""
-        return find_head(self.base)
+        head = find_head(self.base)
+        if self.fused_head:
+            head.compile()
+        return head
 
     def add(self, name: str, settings: LoraSettings) -> None:
         """Adds a fresh, trainable adapter and makes it the active one.
@@ -291,6 +303,15 @@ class AdapterStack(ModuleWithProperties):
         """Writes `dust2gold.json`: the adapter's base, checksums of its weights, and `facts`."""
         write_manifest(directory, {"student": public_name(self.student), "base": self.identity.to_json(), **facts})
 
+    def _match_autocast(self, decoder: Any, _: Any) -> None:
+        """Under autocast, which casts what it multiplies, PEFT's cast of each layer's input to float32 is left out."""
+        casts = not torch.is_autocast_enabled(decoder.device.type)
+        if casts != self._casts and not torch.compiler.is_compiling():  # which fuses them
+            for module in self.base.modules():
+                if isinstance(module, LoraLayer):
+                    module.cast_input_dtype_enabled = casts
+            self._casts = casts
+
     def _peft(self) -> PeftModel:
         if not isinstance(self.model, PeftModel):
             raise RuntimeError("no adapter yet: call add() or load() first")
@@ -303,6 +324,7 @@ class AdapterStack(ModuleWithProperties):
             self.model.add_adapter(name, config)
         else:
             self.model = get_peft_model(self.model, config, adapter_name=name)
+        self._casts = None
         check_layers(self.base.named_modules(), ends)
 
     def _fill(self, name: str, weights: dict[str, Tensor]) -> None:

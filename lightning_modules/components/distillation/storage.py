@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -45,6 +45,13 @@ class Storage:
         if targets.divergence is not None:
             made["divergence"] = targets.divergence  # [N]
         return {name: made[name].detach().cpu().to(column.dtype) for name, column in self.columns.items()}
+
+    def joined(self, samples: Sequence[Columns]) -> Columns:
+        """The columns of samples one after the other; of none, no rows."""
+        with torch.autocast("cpu", enabled=False):  # which would promote the stored types, or refuse float16
+            return {
+                name: torch.cat([empty, *(sample[name] for sample in samples)]) for name, empty in self.columns.items()
+            }
 
     def decode(self, columns: Columns, device: torch.device) -> TeacherTargets:
         """The inverse of `encode`."""

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,10 +26,10 @@ from dust2gold.core.provenance import Provenance
 from dust2gold.core.text import spelled
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE
 from lightning_modules.components.adapters.stack import AdapterStack
-from lightning_modules.components.distillation.cache import SampleCache
+from lightning_modules.components.distillation.cache import Columns, SampleCache
 from lightning_modules.components.distillation.storage import STORAGES, Storage
 from lightning_modules.components.losses.output_head import TeacherTargets
-from lightning_modules.components.losses.targets import IGNORE, Targets, at_targets
+from lightning_modules.components.losses.targets import IGNORE, Targets, at_targets, find_targets
 
 FACTS_FILE = "facts.json"
 
@@ -63,6 +63,10 @@ class Teacher(ABC):
     @abstractmethod
     def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
         """What M_NAT and M_neg predict at the batch's N targets."""
+
+    def reader(self) -> CacheReader | None:
+        """What makes a batch's field `teacher`, if it has one."""
+        return None
 
     def flush(self) -> None:  # noqa: B027  # an online teacher keeps nothing
         """Writes what is not written yet; called when a checkpoint is saved, between epochs and at the end."""
@@ -101,6 +105,33 @@ class OnlineTeacher(Teacher):
         return at_targets(hidden, targets)  # [N, d]
 
 
+class CachedSamples(NamedTuple):
+    """What a cache has of a batch's samples with a target, in the targets' order."""
+
+    keys: list[str]
+    counts: list[int]  # target tokens of each
+    found: list[bool]
+    columns: Columns  # [N', ...], of those found one after the other
+
+
+@dataclass
+class CacheReader:
+    """Reads the targets of a batch's samples, where the batch is made: in a loader's workers, too."""
+
+    storage: Storage
+    cache: SampleCache
+
+    def __call__(self, batch: dict[str, Any]) -> CachedSamples:
+        """Of the samples that are in the cache; looks for other processes' files where some are not."""
+        keys = list(sample_keys(batch, find_targets(batch)))
+        if any(self.cache.get(key) is None for key, _ in keys):
+            self.cache.refresh()
+        samples = [self.cache.get(key) for key, _ in keys]
+        columns = self.storage.joined([columns for columns in samples if columns is not None])
+        found = [columns is not None for columns in samples]
+        return CachedSamples([key.hex() for key, _ in keys], [count for _, count in keys], found, columns)
+
+
 @dataclass
 class CachedTeacher(Teacher):
     """Computes each sample's targets once and keeps them.
@@ -113,25 +144,33 @@ class CachedTeacher(Teacher):
     storage: Storage
     cache: SampleCache
 
+    def reader(self) -> CacheReader:
+        """What makes a batch's field `teacher`."""
+        return CacheReader(self.storage, self.cache)
+
     def targets_for(self, batch: dict[str, Any], targets: Targets) -> TeacherTargets:
-        """Runs the teacher only if a sample is not in the cache, and adds what was missing."""
-        keys = list(sample_keys(batch, targets))
-        found = [self.cache.get(key) for key, _ in keys]
-        if any(columns is None for columns in found):
-            fresh, start = self.storage.encode(self.teacher.targets_for(batch, targets)), 0
-            for number, (key, count) in enumerate(keys):
-                columns = self.cache.get(key)  # which also finds a sample that stands in the batch twice
-                if columns is None:
-                    columns = {name: column[start : start + count].clone() for name, column in fresh.items()}
-                    self.cache.add(key, columns)
-                found[number] = columns
-                start += count
-        with torch.autocast("cpu", enabled=False):  # which would promote the stored types, or refuse float16
-            columns = {  # [N, ...]
-                name: torch.cat([empty, *(sample[name] for sample in found if sample is not None)])
-                for name, empty in self.storage.columns.items()
-            }
+        """From the batch's field `teacher`, or read here; runs the teacher only if a sample is in no cache."""
+        kept: CachedSamples = batch.get("teacher") or self.reader()(batch)
+        columns = kept.columns if all(kept.found) else self._completed(kept, batch, targets)
         return self.storage.decode(columns, targets.tokens.device)
+
+    def _completed(self, kept: CachedSamples, batch: dict[str, Any], targets: Targets) -> Columns:
+        """The columns of all samples [N, ...]; adds to the cache what was missing."""
+        sizes = [count for count, found in zip(kept.counts, kept.found, strict=True) if found]
+        read = {name: iter(column.cpu().split(sizes)) for name, column in kept.columns.items()}
+        samples, start = list[Columns](), 0
+        fresh: Columns | None = None
+        for name, count, found in zip(kept.keys, kept.counts, kept.found, strict=True):
+            key = bytes.fromhex(name)
+            # Here stands what this process has not written yet, and a sample that is in the batch twice.
+            columns = {name: next(parts) for name, parts in read.items()} if found else self.cache.get(key)
+            if columns is None:
+                fresh = fresh or self.storage.encode(self.teacher.targets_for(batch, targets))
+                columns = {name: column[start : start + count].clone() for name, column in fresh.items()}
+                self.cache.add(key, columns)
+            samples.append(columns)
+            start += count
+        return self.storage.joined(samples)
 
     def flush(self) -> None:
         """Writes what was added."""

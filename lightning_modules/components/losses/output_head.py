@@ -9,19 +9,23 @@ token, its log-partition and its mean embedding:
     KL(P ‖ Q) = (h_P − h_Q)·e_P − log_z_P + log_z_Q
     KD        = −Σ_v p_v log q_v = log_z_q − h_q·e_p / T          (d numbers of the teacher per token, not V)
 
-`OutputHead` computes them chunk by chunk over tokens, and the gradient [N, d] in the same pass. `ModelHead`
+`OutputHead` computes them chunk by chunk over tokens, and the gradient [N, d] in the same pass. What it does with the
+logits of a chunk beside the products is functions of their own, which `OutputHead.compile` fuses. `ModelHead`
 (`model_head.py`) is the slower form for models whose logits are no plain product (a bias, soft-capping).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from dust2gold.core.errors import InputError
 
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
 """Size of a float32 buffer of logits [chunk, V]; one exists at a time, three while teachers are compared. A GPU reads
@@ -71,6 +75,11 @@ class Head(ABC):
         p is the teacher with this `summary`, q the student. Both with gradient to `hidden` [N, d]; no factor T².
         """
 
+    def compile(self, backend: str = "inductor") -> None:
+        """Fuses what is done with a chunk's logits by torch.compile; an InputError where they are no plain product."""
+        problem = "can be fused only where the student's logits are a plain product"
+        raise InputError(problem, field="model.fused_head", remedy="leave it out for this student")
+
 
 class OutputHead(Head):
     """logits = scale · W h, W frozen.
@@ -83,6 +92,11 @@ class OutputHead(Head):
     def __init__(self, weight: Tensor, scale: float = 1.0) -> None:
         self.weight = weight
         self.scale = scale
+        self.fused: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Has `fused` give compiled functions; a backend of torch.compile."""
+        self.fused = cache(partial(torch.compile, backend=backend))
 
     def chunks(self, rows: int) -> Iterator[slice]:
         """Slices of `rows` tokens whose logits are held at a time."""
@@ -118,11 +132,14 @@ class OutputHead(Head):
             logits = products.logits(nat[rows], self.scale, buffers[0])  # [n, V]
             if negative is not None and divergence is not None:
                 other = products.logits(negative[rows], self.scale, buffers[1])  # [n, V]
-                divergence[rows] = divergence_of(other, logits, buffers[2][: len(other)])
-            _, total = _exponentials(logits if temperature == 1 else logits.div_(temperature))  # [n, 1]
+                divergence[rows] = self.fused(divergence_of)(other, logits, buffers[2][: len(other)])
+            if temperature != 1:
+                logits.div_(temperature)
             if top_k is None:
-                summary[rows] = products.mean(logits).mul_(self.scale / total)
+                _, total, terms = self.fused(exponential_terms)(logits, products.dtype)  # [n, 1]
+                summary[rows] = products.mean(terms).mul_(self.scale / total)
             else:
+                _, total = self.fused(_exponentials)(logits)  # [n, 1]
                 top.append(logits.div_(total).topk(top_k))  # [n, k]
         if top_k is None:
             return TeacherTargets(summary, divergence)
@@ -170,10 +187,11 @@ class OutputHead(Head):
         buffer = products.buffer(self.chunks(len(hidden)))
         for rows in self.chunks(len(hidden)):
             logits = products.logits(hidden[rows], self.scale / temperature, buffer)  # [n, V]
-            top, total = _exponentials(logits)  # [n, 1] each
-            log_z[rows] = (top + total.log()).squeeze(-1)
-            if e is not None:
-                e[rows] = products.mean(logits).mul_(self.scale / total)
+            if e is None:
+                log_z[rows], _ = self.fused(_exponentials)(logits)
+            else:
+                log_z[rows], total, terms = self.fused(exponential_terms)(logits, products.dtype)
+                e[rows] = products.mean(terms).mul_(self.scale / total)
         return log_z, e
 
     def _token_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -223,20 +241,15 @@ class Products:
         """Scale · W h [n, V], in the first n rows of `buffer`."""
         hidden = hidden.detach()
         if self.dtype != self.wide:
-            return self._product(hidden.to(self.dtype), self.weight.mT, buffer[: len(hidden)]).mul_(scale)
+            logits = self._product(hidden.to(self.dtype), self.weight.mT, buffer[: len(hidden)])
+            return logits if scale == 1 else logits.mul_(scale)
         return self._product(hidden.to(self.dtype) * scale, self.weight.mT, buffer[: len(hidden)])
 
-    def mean(self, exponentials: Tensor) -> Tensor:
-        """Σ_v p_v W_v: [n, d], of unnormalised p in [0, 1].
-
-        A half-precision p would round 1 − 2⁻¹⁰ to 1, and the gradient W_y − e of a learnt token to 0: p goes in as
-        the sum of two half-precision terms. 2¹⁵ keeps small ones from underflowing in float16.
-        """
-        if self.dtype == self.wide:
-            return self._product(exponentials, self.weight)
-        scaled = exponentials.mul_(2.0**15)  # [n, V]
-        high = scaled.to(self.dtype)  # [n, V]
-        low = scaled.sub_(high).to(self.dtype)  # [n, V]
+    def mean(self, terms: Sequence[Tensor]) -> Tensor:
+        """Σ_v p_v W_v: [n, d], of the `terms_of` p [n, V]."""
+        if len(terms) == 1:
+            return self._product(terms[0], self.weight)
+        high, low = terms
         return (self._product(high, self.weight) + self._product(low, self.weight)).mul_(2.0**-15)
 
     def _product(self, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
@@ -253,21 +266,48 @@ def chunks(rows: int, width: int, device: torch.device) -> Iterator[slice]:
 
 
 def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Turns `logits` [n, V] into exp(logits − top), in place; returns top and the row sums, [n, 1] each."""
+    """Turns `logits` [n, V] into exp(logits − top), in place; returns log_z [n] and the row sums [n, 1]."""
     top = logits.amax(-1, keepdim=True)  # [n, 1]
-    return top, logits.sub_(top).exp_().sum(-1, keepdim=True)
+    total = logits.sub_(top).exp_().sum(-1, keepdim=True)  # [n, 1]
+    return (top + total.log()).squeeze(-1), total
+
+
+def exponential_terms(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """log_z [n], the row sums [n, 1] and the `terms_of` exp(logits − top) [n, V]; overwrites `logits`."""
+    log_z, total = _exponentials(logits)
+    return log_z, total, terms_of(logits, dtype)
+
+
+def terms_of(factor: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """A factor [n, V] in [−1, 1] as what products in `dtype` take for it; overwrites it.
+
+    A half-precision p would round 1 − 2⁻¹⁰ to 1, and the gradient W_y − e of a learnt token to 0: 2¹⁵ p is made the sum
+    of two half-precision terms. 2¹⁵ keeps small ones from underflowing in float16.
+    """
+    if factor.dtype == dtype:
+        return (factor,)
+    scaled = factor.mul_(2.0**15)  # [n, V]
+    high = scaled.to(dtype)  # [n, V]
+    return high, scaled.sub_(high).to(dtype)
 
 
 def divergence_of(p_logits: Tensor, q_logits: Tensor, buffer: Tensor | None = None) -> Tensor:
     """KL(P ‖ Q) ≥ 0 of logits [n, V] at temperature 1: [n]. Overwrites `p_logits`, and `buffer` of the same shape."""
     difference = torch.sub(p_logits, q_logits, out=buffer)  # [n, V]
-    top, total = _exponentials(p_logits)  # [n, 1] each
-    with torch.autocast(p_logits.device.type, enabled=False):  # which would take the sum in half precision
-        expected: Tensor = torch.linalg.vecdot(difference, p_logits) / total.squeeze(-1)  # [n]
-    log_z = (top + total.log()).squeeze(-1)  # [n]
+    log_z, total = _exponentials(p_logits)  # [n], [n, 1]
+    expected = _dots(difference, p_logits) / total.squeeze(-1)  # [n]
     torch.sub(q_logits, q_logits.amax(-1, keepdim=True), out=difference)  # [n, V]
     log_z_q = q_logits.amax(-1) + difference.exp_().sum(-1).log()  # [n]
     return (expected - log_z + log_z_q).clamp_min(0)  # rounding can leave −1e-8
+
+
+def _dots(one: Tensor, other: Tensor) -> Tensor:
+    """Σ_v of the products of two [n, V]: [n]. May overwrite `one`: `vecdot` is n products of 1 × 1 on a GPU."""
+    if one.is_cpu:
+        with torch.autocast("cpu", enabled=False):  # which would take the sum in half precision
+            dots: Tensor = torch.linalg.vecdot(one, other)
+            return dots
+    return one.mul_(other).sum(-1)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

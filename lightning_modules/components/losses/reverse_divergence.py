@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lightning_modules.components.losses.model_head import ModelHead
-from lightning_modules.components.losses.output_head import Head, OutputHead, Products
+from lightning_modules.components.losses.output_head import Head, OutputHead, Products, terms_of
 
 
 def reverse_divergence(head: Head, hidden: Tensor, teacher: Tensor) -> Tensor:
@@ -40,17 +40,11 @@ class _Divergence(torch.autograd.Function):
         gradient = torch.empty(hidden.shape, dtype=products.wide, device=hidden.device)  # [N, d]
         divergence = gradient.new_empty(len(hidden))  # [N]
         buffers = [products.buffer(head.chunks(len(hidden))) for _ in range(2)]
-        with torch.autocast(hidden.device.type, enabled=False):  # which would take the sums in half precision
-            for rows in head.chunks(len(hidden)):
-                log_p = products.logits(hidden[rows], head.scale, buffers[0])  # [n, V]
-                log_q = products.logits(teacher[rows], head.scale, buffers[1])  # [n, V]
-                difference = log_q.sub_(log_q.logsumexp(-1, keepdim=True)).neg_()  # [n, V]
-                difference.add_(log_p.sub_(log_p.logsumexp(-1, keepdim=True)))
-                p = log_p.exp_()  # [n, V]
-                divergence[rows] = torch.linalg.vecdot(p, difference)
-                slopes = p.mul_(difference.sub_(divergence[rows, None]))  # [n, V]
-                largest = slopes.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(slopes.dtype).tiny)  # [n, 1]
-                gradient[rows] = products.mean(slopes.div_(largest)).mul_(head.scale * largest)
+        for rows in head.chunks(len(hidden)):
+            log_p = products.logits(hidden[rows], head.scale, buffers[0])  # [n, V]
+            log_q = products.logits(teacher[rows], head.scale, buffers[1])  # [n, V]
+            divergence[rows], largest, terms = head.fused(_slopes)(log_p, log_q, products.dtype)
+            gradient[rows] = products.mean(terms).mul_(head.scale * largest)
         ctx.save_for_backward(gradient)
         ctx.dtype = hidden.dtype
         return divergence
@@ -60,3 +54,17 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (outer[:, None] * gradient).to(ctx.dtype), None, None  # [N, d]
+
+
+def _slopes(p: Tensor, q: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """KL(P ‖ Q) [n] of logits [n, V], and its slopes p_v (log p_v − log q_v − KL); overwrites both logits.
+
+    Of the slopes: the largest of each row [n, 1], and the `terms_of` their quotients by it.
+    """
+    difference = q.sub_(q.logsumexp(-1, keepdim=True)).neg_()  # [n, V]
+    difference.add_(p.sub_(p.logsumexp(-1, keepdim=True)))
+    slopes = difference.mul_(p.exp_())  # [n, V]
+    divergence = slopes.sum(-1, keepdim=True)  # [n, 1]
+    slopes.addcmul_(p, divergence, value=-1)
+    largest = slopes.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(slopes.dtype).tiny)  # [n, 1]
+    return divergence.squeeze(-1), largest, terms_of(slopes.div_(largest), dtype)

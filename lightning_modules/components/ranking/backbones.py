@@ -128,7 +128,7 @@ class DecoderSettings(BackboneSettings):
         student: A Hugging Face directory, a hub name, or `embedded`.
         lora: Shape of the LoRA to train; null keeps the student frozen and trains the head alone.
         adapter: Trained adapter directory to start from, e.g. NCE's; its own shape then holds, not `lora`'s.
-        dtype: Of the frozen weights: float32, bfloat16 or float16.
+        dtype: Of the frozen weights, as `StudentModule`'s.
         random_weights: Build the student from its config alone (benchmarks, tests).
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         quantization: Bits of the decoder's linear layers: none, 8bit or 4bit (bitsandbytes).
@@ -139,7 +139,7 @@ class DecoderSettings(BackboneSettings):
     student: str = "embedded"
     lora: LoraSettings | None = field(default_factory=LoraSettings)
     adapter: str | None = None
-    dtype: str = "float32"
+    dtype: str | None = None
     random_weights: bool = False
     gradient_checkpointing: bool = False
     quantization: Quantization = "none"
@@ -151,7 +151,7 @@ class DecoderSettings(BackboneSettings):
 
     def build(self, trained: Path | None = None) -> DecoderBackbone:
         """The student with the trained, the given or a fresh adapter, or none."""
-        base = load_base(self.student, self.dtype, self.random_weights, self.quantization)
+        base = load_base(self.student, self.dtype or "float32", self.random_weights, self.quantization)
         stack = AdapterStack(base, self.student, self.gradient_checkpointing)
         own = None if trained is None else trained / ADAPTER_DIRECTORY
         start = own if own is not None and own.is_dir() else self.adapter

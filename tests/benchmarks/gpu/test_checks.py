@@ -26,7 +26,7 @@ def test_a_wrong_head_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     checks.head_errors(
         Step("head", tmp_path, time.time() + 60, dry=True),
         "tiny",
-        torch.randn(50, 16),
+        OutputHead(torch.randn(50, 16)),
         torch.randn(3, 9, 16),
         torch.float32,
     )

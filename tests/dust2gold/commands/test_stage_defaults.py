@@ -104,6 +104,21 @@ def test_the_tokenizer_is_the_students(stage: str, words: list[str], tokenizer: 
     assert fit(stage, *words).data.init_args.tokenizer == tokenizer
 
 
+@pytest.mark.parametrize(
+    ("precision", "given", "dtype"),
+    [
+        ("32-true", None, "float32"),
+        ("bf16-mixed", None, "bfloat16"),
+        ("bf16-mixed", "float32", "float32"),
+        ("16-mixed", None, "float32"),
+    ],
+)
+def test_the_base_is_half_as_large_where_its_products_are(precision: str, given: str | None, dtype: str) -> None:
+    for stage, field in (("neg", "dtype"), ("rank", "backbone.init_args.dtype")):
+        words = [] if given is None else [f"--model.init_args.{field}", given]
+        assert fit(stage, "--trainer.precision", precision, *words).model.init_args[field] == dtype
+
+
 def test_the_data_know_how_long_an_answer_may_be() -> None:
     assert fit("nat", "--model.sampling.max_new_tokens", "77").data.init_args.max_new_tokens == 77
     assert fit("nat", "--data.max_new_tokens", "5").data.init_args.max_new_tokens == 5

@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 import warnings
@@ -266,3 +267,33 @@ def test_attention_stays_off_cudnn(new_stack: Any) -> None:
     torch.backends.cuda.enable_cudnn_sdp(True)
     new_stack()
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize("name", ["negative", "nat"])
+def test_peft_casts_no_input_under_autocast(make_stage: Any, make_batch: Any, randomise: Any, name: str) -> None:
+    """Which changes nothing of a bfloat16 base's output and gradients; without autocast the cast is needed."""
+    module, batch = make_stage(name, dtype="bfloat16", lora=LoraSettings(r=4, dropout=0.0)), make_batch()
+    randomise((p for p in module.parameters() if p.requires_grad), scale=0.1)
+    exact, stack, outer = copy.deepcopy(module).double(), module.adapters, torch.randn(4, 12, 32)
+    layers = list(stack.lora_layers("positive" if name == "nat" else "student").values())
+
+    def results(stage: Any, mixed: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            hidden = stage.hidden(batch)
+        real = batch["attention_mask"].bool()
+        (hidden * outer)[real].sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in stage.parameters() if p.requires_grad])
+        stage.zero_grad()
+        return [hidden[real].detach(), gradient]
+
+    found = results(module, mixed=True)
+    assert not any(layer.cast_input_dtype_enabled for layer in layers)
+    plain = results(module, mixed=False)
+    assert all(layer.cast_input_dtype_enabled for layer in layers)
+    stack._casts = False  # so that they are left as they are
+    cast = results(module, mixed=True)
+    assert all(layer.cast_input_dtype_enabled for layer in layers)
+    for one, other, own, reference in zip(found, cast, plain, results(exact, mixed=False), strict=True):
+        assert torch.equal(one, other)
+        for each in (one, own):
+            assert (each.double() - reference).norm() <= 5e-2 * reference.norm()

@@ -1,10 +1,13 @@
+import shutil
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from lightning_modules.components.losses.output_head import CHUNK_BYTES, OutputHead, TopK, chunks
+from lightning_modules.components.losses.reverse_divergence import reverse_divergence
 from tests.lightning_modules.components.losses.cases import gradient_of, normal
 
 V, D, N = 50, 8, 23
@@ -84,18 +87,63 @@ def test_half_precision_weights_are_reduced_in_float32(dtype: torch.dtype) -> No
     torch.testing.assert_close(gradient_of(actual, half).double(), gradient_of(expected, exact), rtol=eps, atol=2 * eps)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_tokens_logit_and_the_partition_see_the_same_weights(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
-) -> None:
-    """As a GPU computes under autocast: factors rounded to `dtype`, products summed in float32."""
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """As it computes under autocast: factors rounded to `dtype`, products summed in float32, no products of 1 × 1."""
 
     def product(products: Any, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
         assert left.dtype == right.dtype == dtype
         return torch.mm(left.float(), right.float(), out=out)
 
-    monkeypatch.setattr("lightning_modules.components.losses.output_head._product_dtype", lambda weight, hidden: dtype)
-    monkeypatch.setattr("lightning_modules.components.losses.output_head.Products._product", product)
+    module = "lightning_modules.components.losses.output_head"
+    monkeypatch.setattr(f"{module}._product_dtype", lambda weight, hidden: dtype)
+    monkeypatch.setattr(f"{module}.Products._product", product)
+    monkeypatch.setattr(f"{module}._dots", lambda one, other: one.mul_(other).sum(-1))
+
+
+def everything(head: OutputHead, given: list[Tensor], temperature: float) -> list[Tensor]:
+    """What all losses ask of a head, and its gradients: of a student's, NAT's and NEG's hidden states [N, d]."""
+    student, nat, negative = given
+    found: list[Tensor] = [head.log_z(nat, temperature)]
+    for k in (None, 9):
+        taught = head.teacher_targets(nat, negative, temperature, top_k=k)
+        assert taught.divergence is not None
+        logprobs, soft = head.distillation_terms(student, TOKENS, taught.summary, temperature)
+        found += [taught.divergence, logprobs, soft, gradient_of(soft - 3 * logprobs, student)]
+    reverse = reverse_divergence(head, student, nat)
+    return [*found, reverse, gradient_of(reverse, student)]
+
+
+COMPILES = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor wants a C++ compiler")
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[COMPILES, pytest.mark.slow])])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_fused_is_chunked(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, backend: str) -> None:
+    """And near float64: in half precision, as on a GPU, within what rounding the factors makes."""
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 4 * V * 9)  # chunks of 9, 9 and 5 rows
+    weight, given = normal(V, D, seed=1), [normal(N, D, seed=seed).requires_grad_(seed == 0) for seed in range(3)]
+    exact = everything(OutputHead(weight, 0.7), given, 2.0)
+    if dtype != torch.float64:
+        as_on_a_gpu(monkeypatch, dtype)
+        weight, given = weight.float(), [each.detach().float().requires_grad_(each.requires_grad) for each in given]
+    chunked = everything(OutputHead(weight, 0.7), given, 2.0)
+    torch._dynamo.reset()
+    counters.clear()
+    head = OutputHead(weight, 0.7)
+    head.compile(backend)
+    fused = everything(head, given, 2.0)
+    assert (counters["stats"]["unique_graphs"] >= 4, dict(counters["graph_break"])) == (True, {})
+    near, error = (1e-10, 1e-10) if dtype == torch.float64 else (3e-5, 2e-2)
+    for one, other, reference in zip(fused, chunked, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=near, atol=near)
+        assert (one.double() - reference).norm() <= error * reference.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_tokens_logit_and_the_partition_see_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    as_on_a_gpu(monkeypatch, dtype)
     weight, hidden = normal(V, 64, seed=1).float() / 4, normal(N, 64).float()
     hidden[0] = 8 * weight[0]  # a learnt token: log P(y) near 0 from below
     logits = hidden.to(dtype).double() @ weight.to(dtype).double().T
