@@ -6,6 +6,7 @@ import copy
 import platform
 import random
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -14,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import nat_step
+from benchmarks import nat_step, nce_step
 from benchmarks.gpu.step import Step, distance
-from benchmarks.harness import alternate
+from benchmarks.harness import alternate, host_waits
 from benchmarks.sampling import Task, embedded_task
-from benchmarks.students import SHAPES, build_student, random_batch
+from benchmarks.students import SHAPES, build_student, random_batch, sharing_weights
 from datamodules.components.batching.collate import packed, padded
 from datamodules.components.table import Example
 from lightning_modules.components.adapters.nat import POSITIVE
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.losses.output_head import OutputHead
-from lightning_modules.components.losses.targets import find_targets
+from lightning_modules.components.losses.targets import at_targets, find_targets
 from lightning_modules.components.sampling.sampler import Sample, sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 
@@ -161,7 +162,7 @@ def compare_layouts(step: Step, batches: dict[str, dict[str, Tensor]], dtype: to
         targets = find_targets(batch)
         with step.autocast(dtype):
             hidden = stack.hidden(batch["input_ids"], batch["attention_mask"], batch.get("position_ids"))
-            return stack.head.logprobs(hidden[:, :-1][targets.where], targets.tokens)
+            return stack.head.logprobs(at_targets(hidden, targets), targets.tokens)
 
     def gradient(batch: dict[str, Tensor]) -> Tensor:
         return torch.cat([each.flatten() for each in torch.autograd.grad(log_p(batch).sum(), trained)])
@@ -172,6 +173,23 @@ def compare_layouts(step: Step, batches: dict[str, dict[str, Tensor]], dtype: to
     runs = {name: partial(gradient, batch) for name, batch in batches.items()}
     for name, timing in alternate(runs, step.size(5, 1), 2, step.device).items():
         step.emit(f"{label(dtype)}: 4 layers, {name}", 1e3 * timing.median, "ms")
+
+
+def waits(step: Step) -> None:
+    """How often a forward and backward pass makes the host wait: once a pass of the decoder, in transformers."""
+    base = build_student("tiny", step.device)
+    batch = random_batch(base, 2, 16)
+    options = nat_step.parse(["--shape", "tiny", "--device", step.device])
+    losses: dict[str, tuple[int, Callable[[], Tensor]]] = {
+        name: (1, nat_step.build(name, base, batch, options).loss) for name in (nat_step.LORA_16, nat_step.OURS)
+    }
+    module = nce_step.build_nce(sharing_weights(base), False)
+    losses["NCE, online"] = 3, partial(module.training_step, batch, 0)
+    for name, (passes, loss) in losses.items():
+        loss().backward()  # checks come with the first pass
+        with host_waits(step.device) as found:
+            loss().backward()
+        step.emit(name, sum(found.values()), "waits", at_most=passes, note=", ".join(found))
 
 
 def sampling(step: Step) -> None:

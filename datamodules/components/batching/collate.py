@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.components.encoding.tokenization import pad, pad_with_mask
 from datamodules.components.table import Example
@@ -18,6 +18,11 @@ def labels_of(example: Example, loss_on_prompt: bool) -> list[int]:
     if loss_on_prompt:
         return example.tokens
     return [IGNORE] * example.prompt + example.tokens[example.prompt :]
+
+
+def target_positions(labels: Tensor) -> Tensor:
+    """Where labels [B, T] are predicted from: b·T + t for a target at t + 1 of row b, [N] int64."""
+    return nn.functional.pad(labels[:, 1:] != IGNORE, (0, 1)).flatten().nonzero()[:, 0]
 
 
 def padded(examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:

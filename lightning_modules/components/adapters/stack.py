@@ -28,6 +28,7 @@ from dust2gold.core.errors import InputError, reason
 from dust2gold.core.foreign_errors import loading
 from dust2gold.core.students import locate_student, public_name
 from lightning_modules.components.adapters.base_identity import BaseIdentity, base_of
+from lightning_modules.components.adapters.compiled import CompiledLayers, widened
 from lightning_modules.components.adapters.layer_names import choose_layers, name_layers
 from lightning_modules.components.adapters.manifest import (
     ADAPTER_WEIGHTS,
@@ -156,6 +157,7 @@ class AdapterStack(ModuleWithProperties):
         if gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: PreTrainedModel | PeftModel = base  # PEFT's wrapper of the same weights, from the first adapter on
+        self.compiled: CompiledLayers | None = None  # that packed rows go through
         self._packs = False
         self._masks: bool | None = None  # whether padded rows need their mask; known from the first pass on
         # cuDNN makes a plan for every new shape: in sampling, where each token has one of its own, 0.1 s a token.
@@ -176,7 +178,11 @@ class AdapterStack(ModuleWithProperties):
             self._packs = True
         if position_ids is None and self._masks is None:
             self._masks = needs_mask(self.base)
-        return hidden_states(self.base, input_ids, attention_mask if self._masks else None, position_ids)
+        if position_ids is None or self.compiled is None:
+            return hidden_states(self.base, input_ids, attention_mask if self._masks else None, position_ids)
+        with self.compiled.used():
+            hidden = hidden_states(self.base, widened(input_ids), None, widened(position_ids))
+        return hidden[:, : input_ids.shape[1]]
 
     @property
     def base(self) -> PreTrainedModel:

@@ -101,7 +101,8 @@ def _blend(hidden: Tensor, alpha: Tensor | None) -> Tensor:
     positive, negative = hidden  # [n, h] each
     if alpha is None:
         return positive + negative
-    return torch.lerp(positive, negative, alpha[:, 1:].to(hidden.dtype))  # α_pos = 1 − α_neg
+    blend: Tensor = torch.lerp(positive, negative, alpha[:, 1:].to(hidden.dtype))  # α_pos = 1 − α_neg
+    return blend
 
 
 class _Mix(torch.autograd.Function):
@@ -123,7 +124,7 @@ class _Mix(torch.autograd.Function):
         needs_y = down is not None and weight is None
         ctx.save_for_backward(x, y if needs_y else None, read, spread, down, up, weight, bias, *kept)
         ctx.dropout = dropout
-        ctx.set_materialize_grads(False)
+        ctx.materialize_grads = False  # as `set_materialize_grads`, which torch.compile does not know
         if alpha is not None:
             ctx.mark_non_differentiable(alpha)
         return out, alpha
@@ -149,9 +150,9 @@ class _Mix(torch.autograd.Function):
                 d_dropped = d_z @ read[rows]  # [n, d_in]
                 d_x = d_x - d_dropped + torch.ops.aten.native_dropout_backward(d_dropped, kept.mask, scale)
         d_y = upstream if d_shared is None or not ctx.needs_input_grad[1] else torch.addmm(upstream, d_shared, down)
-        if d_x is not None and weight is not None and not any(ctx.needs_input_grad[7:9]):
-            # A frozen base has no gradient of its own to make from ∂y: what it hands on to x is added here.
-            d_x, d_y = d_x.addmm_(d_y, weight.to(d_y.dtype)), None
+        frozen = weight is not None and weight.dtype == upstream.dtype and not any(ctx.needs_input_grad[7:9])
+        if frozen and d_x is not None:  # the base needs ∂y for nothing but what it hands on to x, which is added here
+            return d_x.addmm_(d_y, weight), None, d_matrix, d_spread, d_down, d_up, None, None, None, None
         return d_x, d_y, d_matrix, d_spread, d_down, d_up, None, None, None, None
 
 

@@ -25,11 +25,12 @@ def make_together(units: list[IntegrationUnit], halves: list[list[Half]], dtype:
         Half(torch.stack([half.a for half in side]), torch.stack([half.b for half in side]), side[0].scale)
         for side in zip(*halves, strict=True)
     ]  # [U, r, d_in], [U, d_out, r]
-    stacked = (None if each[0] is None else torch.stack(each) for each in zip(*(u.weights for u in units), strict=True))
-    read, spread, down, up, shift = units[0].make_matrices(UnitWeights(*stacked), sides, dtype)  # [U, ...] but `shift`
+    each: Any = zip(*(unit.weights for unit in units), strict=True)
+    weights = UnitWeights(*(None if same[0] is None else torch.stack(same) for same in each))  # [U, ...]
+    read, spread, down, up, shift = units[0].make_matrices(weights, sides, dtype)  # [U, ...], but `shift`
     downs: Any = [None] * len(units) if down is None else down.unbind()
     parts = zip(read.unbind(), spread.unbind(), downs, up.unbind(), strict=True)
-    return [StepMatrices(*each, shift) for each in parts]
+    return [StepMatrices(*own, shift) for own in parts]
 
 
 class StepBatch:
