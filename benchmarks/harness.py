@@ -12,23 +12,30 @@ Other users of a machine slow all variants alike while they alternate, so a rati
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import math
 import os
 import platform
 import statistics
+import sys
 import time
 import traceback
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 MIB = 2**20
@@ -186,6 +193,65 @@ def peak_memory(run: Callable[[], object], device: str = "cpu") -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+@contextmanager
+def host_waits(device: str = "cpu") -> Iterator[Counter[str]]:
+    """Counts where the block makes the host wait for the device, by module or by file and line.
+
+    On a GPU as torch warns of it. On a CPU nothing waits: counted is what would, reading a tensor's values (`item`,
+    `tolist`, `cpu`, …) and operations whose result's shape depends on them.
+    """
+    found: Counter[str] = Counter()
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                yield found
+            synchronising = (w for w in warned if "synchronizing CUDA" in str(w.message))
+            found.update(f"{Path(w.filename).name}:{w.lineno}" for w in synchronising)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return
+
+    def counted(method: Any) -> Any:
+        @functools.wraps(method)
+        def read(*args: Any, **kwargs: Any) -> Any:
+            found[_caller()] += 1
+            return method(*args, **kwargs)
+
+        return read
+
+    reads = {name: counted(getattr(Tensor, name)) for name in ("tolist", "cpu", "numpy")}
+    with patch.multiple(Tensor, **reads), _Reads(found):
+        yield found
+
+
+class _Reads(TorchDispatchMode):
+    """Counts operations that give the host a tensor's values, or a shape that depends on them."""
+
+    names = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_consecutive"})
+
+    def __init__(self, found: Counter[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masks = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        if name in self.names or any(mask is not None and mask.dtype == torch.bool for mask in masks):
+            self.found[_caller()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _caller() -> str:
+    """The innermost module outside torch and this one."""
+    frame = sys._getframe(1)
+    while frame.f_globals["__name__"].partition(".")[0] == "torch" or frame.f_globals["__name__"] == __name__:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    return str(frame.f_globals["__name__"])
 
 
 def show_timings(timings: Mapping[str, Timing], over: str) -> None:

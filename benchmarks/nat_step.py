@@ -40,11 +40,12 @@ from benchmarks.harness import (
     show,
 )
 from benchmarks.students import autocast, build_student, random_batch, rates_of, sharing_weights, student_arguments
+from lightning_modules.components.adapters.compiled import CompiledLayers
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.integration.unit import IntegrationUnit
 from lightning_modules.components.losses.supervised import cross_entropy
-from lightning_modules.components.losses.targets import find_targets
+from lightning_modules.components.losses.targets import at_targets, find_targets
 from lightning_modules.components.sampling.cache import preallocated_cache
 
 REFERENCE, OURS, LORA_8, LORA_16 = "NAT, paper's form", "NAT, ours", "LoRA r=8", "LoRA r=16"
@@ -90,18 +91,23 @@ class Variant:
     def hidden(self) -> Tensor:
         """The decoder's forward pass: [B, T, d]."""
         with self.autocast():
-            return self.stack.hidden(self.batch["input_ids"], self.batch["attention_mask"])
+            names = ("input_ids", "attention_mask", "position_ids")
+            return self.stack.hidden(*(self.batch[name] for name in names if name in self.batch))
 
     def decoder(self) -> None:
         """Forward and backward through the layers."""
         self.hidden().float().sum().backward()
         self.optimizer.zero_grad()
 
+    def loss(self) -> Tensor:
+        """CE at every token."""
+        targets = find_targets(self.batch)
+        hidden = at_targets(self.hidden(), targets)
+        return cross_entropy(self.stack.head.logprobs(hidden, targets.tokens), targets)
+
     def step(self) -> None:
         """A training step."""
-        targets = find_targets(self.batch)
-        hidden = self.hidden()[:, :-1][targets.where]
-        cross_entropy(self.stack.head.logprobs(hidden, targets.tokens), targets).backward()
+        self.loss().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -138,7 +144,7 @@ def build(name: str, base: PreTrainedModel, batch: dict[str, Tensor], options: a
                 parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
     stack.to(options.device).train()
     if options.compile:
-        stack.base.get_decoder().compile()
+        stack.compiled = CompiledLayers(stack.base)
     trained = [p for p in stack.parameters() if p.requires_grad]
     return Variant(stack, batch, partial(autocast, options), torch.optim.AdamW(trained, lr=1e-4))
 
@@ -159,7 +165,7 @@ class Measured:
         self, names: Sequence[str], base: PreTrainedModel, options: argparse.Namespace, parts: Sequence[str]
     ) -> None:
         """Builds variants on the base and alternates between them, one part after another."""
-        batch = random_batch(base, options.batch, options.sequence)  # [B, T]
+        batch = random_batch(base, options.batch, options.sequence, packed=options.compile)  # [B, T]
         variants = {name: build(name, base, batch, options) for name in names}
         for name, v in variants.items():
             self.saved[name] = saved_activations(v.hidden, [*v.stack.parameters(), *v.stack.buffers()])

@@ -46,6 +46,7 @@ from benchmarks.harness import (
 )
 from benchmarks.students import autocast, build_student, random_batch, rates_of, student_arguments
 from lightning_modules.base import STUDENT
+from lightning_modules.components.adapters.compiled import CompiledLayers
 from lightning_modules.components.adapters.nat import NEGATIVE, POSITIVE, UnitSettings, attach_units
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.distillation.teachers import CacheSettings, OnlineTeacher, cached_teacher
@@ -136,7 +137,7 @@ def measure(
     names: Sequence[str], module: NCEModel, directory: Path, options: argparse.Namespace
 ) -> tuple[dict[str, Timing], dict[str, int]]:
     """Alternates between steps of these variants: their times, and of `online` and `cached` the peaks in bytes."""
-    batch = random_batch(module.adapters.base, options.batch, options.sequence, options.prompt)
+    batch = random_batch(module.adapters.base, options.batch, options.sequence, options.prompt, options.compile)
     context = partial(autocast, options)
     with context():
         losses = {name: loss_of(name, module, batch, directory) for name in names}
@@ -181,7 +182,7 @@ def main(words: Sequence[str] | None = None) -> None:
     numbers = sum(p.numel() for p in base.parameters())
     module = build_nce(base, options.gradient_checkpointing)
     if options.compile:
-        module.adapters.base.get_decoder().compile()
+        module.adapters.compiled = CompiledLayers(module.adapters.base)
     layers, size = base.config.num_hidden_layers, f"batch {options.batch} x {options.sequence}"
     print(f"{options.shape}'s shape, {layers} layers, {size}, {options.prompt} of them prompt, {options.dtype}")
     timings: dict[str, Timing] = {}

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from benchmarks.harness import Timing, arguments
+from datamodules.components.batching.collate import target_positions
 from lightning_modules.components.losses.targets import IGNORE
 
 _FIELDS = (
@@ -38,7 +39,7 @@ def student_arguments(description: str, batch: int | None = 4) -> argparse.Argum
     parser.add_argument("--batch", type=int, default=batch, help="rows")
     parser.add_argument("--sequence", type=int, default=256, help="tokens a row")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the decoder")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the decoder layers")
     return parser
 
 
@@ -60,12 +61,20 @@ def build_student(
     return model.requires_grad_(False)  # type: ignore[no-any-return]
 
 
-def random_batch(model: PreTrainedModel, rows: int, length: int, prompt: int = 0) -> dict[str, Tensor]:
-    """[B, T] tokens without padding on the model's device; all after the first `prompt` of a row are targets."""
+def random_batch(
+    model: PreTrainedModel, rows: int, length: int, prompt: int = 0, packed: bool = False
+) -> dict[str, Tensor]:
+    """[B, T] tokens without padding on the model's device; all after the first `prompt` of a row are targets.
+
+    `packed` rows, here of one sample each, go through compiled layers where there are some.
+    """
     ids = torch.randint(3, model.config.vocab_size, (rows, length))
     labels = ids.clone()
     labels[:, :prompt] = IGNORE
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    batch["targets"] = target_positions(labels)
+    if packed:
+        batch["position_ids"] = torch.arange(length).expand(rows, -1)
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 

@@ -28,9 +28,9 @@ class CalibrationMonitor(L.Callback):
         """Collects the batch's β and writes a histogram now and then."""
         beta = getattr(pl_module, "last_beta", None)
         if beta is not None:
-            self._betas.append(beta.detach().float().cpu())
+            self._betas.append(beta.detach().float())
         if len(self._betas) >= self.every:
             writer = writer_of(trainer)
             if writer is not None:
-                writer.add_histogram("nce/beta", torch.cat(self._betas).numpy(), trainer.global_step)
+                writer.add_histogram("nce/beta", torch.cat(self._betas).cpu().numpy(), trainer.global_step)
             self._betas.clear()

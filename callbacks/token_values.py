@@ -110,7 +110,8 @@ class BetaWriter(L.Callback):
             return
         tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         targets = find_targets(batch)
-        betas, rows = calibration(divergence, targets).tolist(), targets.where.nonzero()[:, 0]  # [S], [N]
+        betas = calibration(divergence, targets).tolist()  # [S]
+        rows = targets.positions // batch["labels"].shape[1]  # [N]
         for number in targets.sample.unique().tolist():
             own = targets.sample == number  # [N]
             row = int(rows[own][0])

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.components.batching.collate import target_positions
 from datamodules.components.batching.groups import Group
 from datamodules.components.batching.sampler import Batch, BatchDataset, TrainingSampler, ValidationSampler
 from datamodules.components.table import Example, Examples
@@ -214,4 +215,6 @@ def _collate(
 ) -> dict[str, Any]:
     examples, batch = asked
     made = collate(examples, batch) | ({} if batch.step is None else {"step": batch.step})
+    if "labels" in made:  # found here, as a GPU would have to be waited for
+        made["targets"] = target_positions(made["labels"])  # [N]
     return made if read is None else {**made, "teacher": read(made)}

@@ -18,12 +18,14 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from tqdm import tqdm
 
 from dust2gold.core.errors import InputError
 from lightning_modules.components.adapters.attention import Attention
+from lightning_modules.components.adapters.compiled import CompiledLayers
 from lightning_modules.components.adapters.quantization import Quantization
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings, load_base, shapes_only
 from lightning_modules.components.integration.unit import IntegrationUnit
@@ -54,6 +56,7 @@ class StudentModule(TrainableModule):
         random_weights: Build the base from its config alone, with random weights (benchmarks, tests).
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         fused_head: Let torch.compile fuse what losses do with a chunk of logits; wants Triton, on a CPU a C++ compiler.
+        compile: Train through compiled decoder layers (torch.compile); needs `data.packing`, for its fixed widths.
         quantization: Bits of the frozen decoder's linear layers: none, 8bit or 4bit (bitsandbytes).
         attention: Of packed rows (`data.packing`): `varlen` (torch's varlen_attn: an NVIDIA GPU, bfloat16 or float16),
             `flex` (FlexAttention: a GPU), `sdpa` (a block mask), or `auto`, varlen if it can be had and else sdpa.
@@ -73,6 +76,7 @@ class StudentModule(TrainableModule):
         random_weights: bool = False,
         gradient_checkpointing: bool = False,
         fused_head: bool = False,
+        compile: bool = False,
         quantization: Quantization = "none",
         attention: Attention = "auto",
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=3e-4, weight_decay=0.0),
@@ -88,6 +92,7 @@ class StudentModule(TrainableModule):
         self.random_weights = random_weights
         self.gradient_checkpointing = gradient_checkpointing
         self.fused_head = fused_head
+        self.compiles = compile
         self.quantization = quantization
         self.attention: Attention = attention
         self.sampling = sampling
@@ -215,9 +220,28 @@ class StudentModule(TrainableModule):
             return 1  # its sums are divided by the counts of the whole step already
         return 0 if is_padding(batch) else self.weight_of(part, targets)
 
+    def on_fit_start(self) -> None:
+        """Compiles the layers where that was asked for; refuses it where shapes change, or FSDP2 hooks into them."""
+        if not self.compiles:
+            return
+        data, strategy = self._datamodule, self.trainer.strategy
+        if not getattr(data, "packing", False):
+            problem = "batches differ in width, and each width would be compiled anew"
+            raise InputError(problem, field="model.compile", remedy="give --data.packing true, or leave it out")
+        if isinstance(strategy, ModelParallelStrategy):
+            remedy = "take configs/trainer/ddp.yaml, or leave it out"
+            raise InputError("FSDP2's shards are not compiled here", field="model.compile", remedy=remedy)
+        if self.attention in ("varlen", "flex"):
+            problem = (
+                f"compiled layers take a block mask, which is fixed in shape, and not attention '{self.attention}'"
+            )
+            raise InputError(problem, field="model.compile", remedy="give --model.attention sdpa, or leave it out")
+        self.adapters.compiled = CompiledLayers(self.adapters.base)
+
     def on_fit_end(self) -> None:
         """Remembers that something was trained."""
         self._has_trained = True
+        self.adapters.compiled = None
 
     def on_test_start(self) -> None:
         """Prints a note if nothing was trained; no error, because the base model is a legitimate baseline."""

@@ -28,6 +28,7 @@ STEPS = {  # name → module and seconds it may take; Python alone takes 15 to 2
     "unit": ("checks", 60),
     "head": ("checks", 120),
     "packing": ("checks", 120),
+    "waits": ("checks", 60),
     "sampling": ("checks", 90),
     "stages": ("stages", 240),
     "llama": ("speed", 150),

@@ -17,18 +17,18 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks import nat_step
+from benchmarks import nat_step, nce_step
 from benchmarks.gpu.step import Step, distance
-from benchmarks.harness import alternate, peak_memory
+from benchmarks.harness import alternate, host_waits, peak_memory
 from benchmarks.sampling import Task, embedded_task
-from benchmarks.students import SHAPES, build_student, random_batch
+from benchmarks.students import SHAPES, build_student, random_batch, sharing_weights
 from datamodules.components.batching.collate import packed, padded
 from datamodules.components.table import Example
 from lightning_modules.components.adapters.attention import Attention
 from lightning_modules.components.adapters.nat import POSITIVE
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.losses.output_head import OutputHead
-from lightning_modules.components.losses.targets import find_targets
+from lightning_modules.components.losses.targets import at_targets, find_targets
 from lightning_modules.components.sampling.sampler import Sample, sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 
@@ -196,7 +196,7 @@ def compare_layouts(step: Step, batches: dict[str, dict[str, Any]], dtype: torch
         with step.autocast(dtype):
             packed_rows = batch.get("position_ids"), batch.get("sample_bounds")
             hidden = stack.hidden(batch["input_ids"], batch["attention_mask"], *packed_rows)
-            return stack.head.logprobs(hidden[:, :-1][targets.where], targets.tokens)
+            return stack.head.logprobs(at_targets(hidden, targets), targets.tokens)
 
     def gradient(batch: dict[str, Any]) -> Tensor:
         return torch.cat([each.flatten() for each in torch.autograd.grad(log_p(batch).sum(), trained)])
@@ -207,6 +207,23 @@ def compare_layouts(step: Step, batches: dict[str, dict[str, Any]], dtype: torch
     runs = {name: partial(gradient, batch) for name, batch in batches.items()}
     for name, timing in alternate(runs, step.size(5, 1), 2, step.device).items():
         step.emit(f"{what}: 4 layers, {name}", 1e3 * timing.median, "ms")
+
+
+def waits(step: Step) -> None:
+    """How often a forward and backward pass makes the host wait: once a pass of the decoder, in transformers."""
+    base = build_student("tiny", step.device)
+    batch = random_batch(base, 2, 16)
+    options = nat_step.parse(["--shape", "tiny", "--device", step.device])
+    losses: dict[str, tuple[int, Callable[[], Tensor]]] = {
+        name: (1, nat_step.build(name, base, batch, options).loss) for name in (nat_step.LORA_16, nat_step.OURS)
+    }
+    module = nce_step.build_nce(sharing_weights(base), False)
+    losses["NCE, online"] = 3, partial(module.training_step, batch, 0)
+    for name, (passes, loss) in losses.items():
+        loss().backward()  # checks come with the first pass
+        with host_waits(step.device) as found:
+            loss().backward()
+        step.emit(name, sum(found.values()), "waits", at_most=passes, note=", ".join(found))
 
 
 def sampling(step: Step) -> None:

@@ -40,13 +40,14 @@ def llama(step: Step) -> None:
 
 
 def compiled(step: Step) -> None:
-    """The same with torch.compile, eight layers: compiling 32 takes minutes. MFU counts the eight."""
-    shape, layers = step.size("llama7b", "tiny"), step.size(8, 2)
-    base = build_student(shape, step.device, torch.bfloat16, layers)
-    for words in step.in_time([[], ["--compile"]][: step.size(2, 1)]):  # on a CPU compiling takes minutes
-        options = options_of(step, shape, 16, *words)
-        size = f"{layers} layers, {options.batch} x {options.sequence}"
-        measure(step, f"{shape}, {size}{', compiled' if words else ''}", base, options, [LORA_16, OURS], [], ["step"])
+    """Steps with compiled layers against plain ones: eight of LLaMA's (MFU counts eight), then the small student."""
+    for full, rows, layers in step.in_time([("llama7b", 16, 8), ("smollm2", 32, 30)][: step.size(2, 1)]):
+        shape, layers = step.size(full, "tiny"), step.size(layers, 2)
+        base = build_student(shape, step.device, torch.bfloat16, layers)
+        for words in step.in_time([[], ["--compile"]][: step.size(2, 1)]):  # on a CPU compiling takes minutes
+            options = options_of(step, shape, rows, *words)
+            title = f"{shape}, {layers} layers, {options.batch} x {options.sequence}{', compiled' if words else ''}"
+            measure(step, title, base, options, [LORA_16, OURS], [], ["step"])
 
 
 def train(step: Step) -> None:

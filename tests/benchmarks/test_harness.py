@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import harness
-from benchmarks.harness import MIB, Target, Timing, alternate, peak_memory, ratio, saved_activations
+from benchmarks.harness import MIB, Target, Timing, alternate, host_waits, peak_memory, ratio, saved_activations
 
 
 def test_variants_alternate_after_the_warm_up() -> None:
@@ -86,3 +86,23 @@ def test_on_a_gpu_each_variant_has_the_memory_to_itself() -> None:
     assert harness.groups(["a", "b"], "cuda:0") == [["a"], ["b"]]
     assert harness.groups(["a", "b"], "cpu") == [["a", "b"]]
     assert ratio({"a": Timing((1.0,))}, "a", "b") != ratio({"a": Timing((1.0,))}, "a", "b")  # NaN: not measured
+
+
+def test_what_would_wait_for_a_gpu_is_counted() -> None:
+    values = torch.arange(4.0)
+    with host_waits() as found:
+        values.add(1)[torch.tensor([0, 2])] *= 2
+    assert not found
+    waiting = (
+        lambda: values[values > 1],
+        lambda: int(values[0]),
+        lambda: bool(values[0]),
+        values.tolist,
+        values.nonzero,
+    )
+    for read in waiting:
+        with host_waits() as found:
+            read()
+        assert found == {__name__: 1}
+    values.tolist()
+    assert found == {__name__: 1}, "outside it nothing is"

@@ -7,6 +7,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
@@ -65,6 +67,73 @@ def test_stops_before_weights_are_spoilt(tmp_path: Path, root: bool, bad: float,
     assert [batch["ids"] for batch in saved["batches"]] == [["q2/0", "q2/1"], ["q3/0", "q3/1"]]
     replayed = [float(module.training_step(batch, 0).detach()) for batch in saved["batches"]]
     assert saved["losses"] == replayed
+
+
+class Logged(Line):
+    """Logs its loss, and has a validation."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        y = super().training_step(batch, batch_idx)
+        self.log("loss", y)
+        return y
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        pass
+
+
+class Written(L.Callback):
+    """Collects the weights as others would write them."""
+
+    def __init__(self) -> None:
+        self.weights: list[Tensor] = []
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self.weights.append(pl_module.weight.detach().clone())
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.on_save_checkpoint(trainer, pl_module, {})
+
+    on_train_end = on_validation_end
+
+
+@pytest.mark.parametrize(
+    ("number", "options", "begun"),
+    [
+        (1, {}, 3),
+        (1, {"log_every_n_steps": 1}, 2),
+        (1, {"val_check_interval": 2}, 2),
+        (1, {"enable_checkpointing": True}, 2),
+        (3, {}, 4),  # the last
+    ],
+    ids=["next step", "logged", "validated", "saved", "end"],
+)
+def test_a_late_answer_comes_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, options: dict[str, Any], begun: int
+) -> None:
+    """As on a GPU, where the answer is read a step later."""
+    monkeypatch.setattr(FiniteGuard, "reads_later", frozenset({"cpu"}))
+    written, module, values = Written(), Logged(), [1.0] * 4
+    values[number] = math.inf
+    saves = [ModelCheckpoint(tmp_path, every_n_train_steps=1)] if "enable_checkpointing" in options else []
+    trainer = quiet_trainer(
+        tmp_path,
+        *[FiniteGuard(), written, *saves],
+        **{"max_epochs": 1, "log_every_n_steps": 100, "logger": CSVLogger(tmp_path), **options},
+    )
+    with pytest.raises(
+        InputError, match=f"stopped at step {number}, at q{number}/0, .*: the loss became inf"
+    ) as caught:
+        trainer.fit(module, batches(*values), batches(1.0))
+    assert "the weights stay" not in str(caught.value)
+    assert trainer.fit_loop.total_batch_idx + 1 == begun
+    assert all(weights.isfinite().all() for weights in written.weights)
+    assert not any("inf" in file.read_text() for file in tmp_path.rglob("metrics.csv"))
+    saved = torch.load(tmp_path / f"stopped/step-{number}.pt")
+    assert (saved["step"], saved["losses"], saved["batches"][0]["ids"]) == (
+        number,
+        [math.inf],
+        [f"q{number}/0", f"q{number}/1"],
+    )
 
 
 def test_finite_numbers_pass(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def test_every_layout_trains_on_the_same_targets(
     data = fitted(student, str(tmp_path / "all.jsonl"), loss_on_prompt=loss_on_prompt, **options)
     by_id = {example.id: example for example in data.train_examples}
     seen: list[str] = []
-    keys = {"input_ids", "attention_mask", "labels", "positive", "ids", "step", "eos_token_id", "pad_token_id"}
+    keys = {"input_ids", "attention_mask", "labels", "targets", "positive", "ids", "step"}
+    keys |= {"eos_token_id", "pad_token_id"}
     for batch in data.train_dataloader():
         assert batch.keys() == keys | ({"position_ids", "segments", "sample_bounds"} if "packing" in options else set())
         forms = {(batch[name].dtype, batch[name].shape) for name in ("input_ids", "attention_mask", "labels")}
@@ -77,6 +78,8 @@ def test_every_layout_trains_on_the_same_targets(
                 counts[group] = counts[group][0] + len(example.tokens) - hidden, counts[group][1] + 1
         padding = batch["attention_mask"] == 0
         assert (batch["labels"][padding] == IGNORE).all()
+        row, place = (batch["labels"][:, 1:] != IGNORE).nonzero(as_tuple=True)
+        assert torch.equal(batch["targets"], row * batch["labels"].shape[1] + place)
         assert (batch["input_ids"][padding] == data.tokenizer.pad_token_id).all()
         assert batch["step"] == counts
         seen += batch["ids"]

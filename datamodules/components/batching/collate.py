@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.components.encoding.tokenization import pad, pad_with_mask
 from datamodules.components.table import Example
@@ -20,6 +20,11 @@ def labels_of(example: Example, loss_on_prompt: bool) -> list[int]:
     if loss_on_prompt:
         return example.tokens
     return [IGNORE] * example.prompt + example.tokens[example.prompt :]
+
+
+def target_positions(labels: Tensor) -> Tensor:
+    """Where labels [B, T] are predicted from: b·T + t for a target at t + 1 of row b, [N] int64."""
+    return nn.functional.pad(labels[:, 1:] != IGNORE, (0, 1)).flatten().nonzero()[:, 0]
 
 
 def padded(examples: Sequence[Example], pad_id: int, loss_on_prompt: bool = False) -> dict[str, Tensor]:

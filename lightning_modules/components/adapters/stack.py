@@ -29,6 +29,7 @@ from dust2gold.core.foreign_errors import loading
 from dust2gold.core.students import locate_student, public_name
 from lightning_modules.components.adapters.attention import Attention
 from lightning_modules.components.adapters.base_identity import BaseIdentity, base_of
+from lightning_modules.components.adapters.compiled import CompiledLayers, widened
 from lightning_modules.components.adapters.layer_names import choose_layers, name_layers
 from lightning_modules.components.adapters.manifest import (
     ADAPTER_WEIGHTS,
@@ -168,6 +169,7 @@ class AdapterStack(ModuleWithProperties):
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: PreTrainedModel | PeftModel = base  # PEFT's wrapper of the same weights, from the first adapter on
         self.attention = attention
+        self.compiled: CompiledLayers | None = None  # that packed rows go through
         self._packs = False
         self._masks: bool | None = None  # whether padded rows need their mask; known from the first pass on
         self._casts: bool | None = None  # whether LoRA layers cast their input
@@ -192,11 +194,16 @@ class AdapterStack(ModuleWithProperties):
         An InputError if a student mixes packed samples.
         """
         if position_ids is not None and not self._packs:
-            prepare_packing(self.base, self.attention)
+            prepare_packing(self.base, "sdpa" if self.compiled else self.attention)  # bounds differ by batch
             self._packs = True
         if position_ids is None and self._masks is None:
             self._masks = needs_mask(self.base)
-        return hidden_states(self.base, input_ids, attention_mask if self._masks else None, position_ids, sample_bounds)
+        mask = attention_mask if self._masks else None
+        if position_ids is None or self.compiled is None:
+            return hidden_states(self.base, input_ids, mask, position_ids, sample_bounds)
+        with self.compiled.used():
+            hidden = hidden_states(self.base, widened(input_ids), None, widened(position_ids))
+        return hidden[:, : input_ids.shape[1]]
 
     @property
     def base(self) -> PreTrainedModel:

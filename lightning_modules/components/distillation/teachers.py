@@ -185,7 +185,7 @@ def sample_keys(batch: dict[str, Any], targets: Targets) -> Iterator[tuple[bytes
     """Of each sample with a target, in the targets' order: a hash of its tokens and target positions, and its N."""
     ids, labels, mask = (batch[k].cpu() for k in ("input_ids", "labels", "attention_mask"))  # [B, T] each
     segments = batch["segments"].cpu() if "segments" in batch else None  # [B, T]
-    rows = targets.where.nonzero()[:, 0].cpu()  # [N]
+    rows = targets.positions.cpu() // ids.shape[1]  # [N]
     samples, counts = torch.unique_consecutive(targets.sample.cpu(), return_counts=True)  # [S'], those with a target
     first = counts.cumsum(0) - counts  # [S']
     for sample, count, row in zip(samples.tolist(), counts.tolist(), rows[first].tolist(), strict=True):

@@ -16,31 +16,21 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from lightning_modules.components.integration.kernel import StepMatrices
-from lightning_modules.components.integration.unit import Half, IntegrationUnit, IntegrationVariant
+from lightning_modules.components.integration.unit import Half, IntegrationUnit, IntegrationVariant, UnitWeights
 
 
 def make_together(units: list[IntegrationUnit], halves: list[list[Half]], dtype: torch.dtype) -> list[StepMatrices]:
     """`IntegrationUnit.make_matrices` of U units of one shape, with U pairs of LoRA halves, in batched products."""
-    own, first = units[0].up.weight.dtype, units[0]
-    with torch.autocast(first.up.weight.device.type, enabled=False):
-        a, b = [], []  # of both branches: [U, r, d_in], [U, d_out, r]
-        for side in zip(*halves, strict=True):
-            a.append(torch.stack([half.a for half in side]).to(own))
-            b.append(torch.stack([half.b for half in side]).to(own) * side[0].scale)
-        down = torch.stack([unit.down.weight for unit in units])  # [U, h, d_out]
-        up = torch.stack([unit.up.weight for unit in units]).to(dtype)  # [U, d_out, h]
-        rows = a
-        if first.gate is not None:
-            query, key = (torch.stack([getattr(u.gate, name).weight for u in units]) for name in ("query", "key"))
-            scaled = first.gate.scale * torch.cat([-b[0], b[1]], 2)  # [U, d_out, R]
-            rows = [(key @ scaled).mT @ query, *a]  # [U, R, d_in] first
-        read = torch.cat(rows, 1).to(dtype)  # [U, 2R, d_in]
-        both = (down @ torch.cat(b, 2)).split([half.shape[2] for half in b], 2)  # [U, h, r] each
-        pad = nn.functional.pad
-        spread = torch.cat([pad(both[0], (0, both[1].shape[2])), pad(both[1], (both[0].shape[2], 0))], 1)  # [U, 2h, R]
-        downs: Any = [None] * len(units) if first.delta else down.to(dtype).unbind()
-        parts = zip(read.unbind(), spread.to(dtype).unbind(), downs, up.unbind(), strict=True)
-    return [StepMatrices(*each) for each in parts]
+    sides = [
+        Half(torch.stack([half.a for half in side]), torch.stack([half.b for half in side]), side[0].scale)
+        for side in zip(*halves, strict=True)
+    ]  # [U, r, d_in], [U, d_out, r]
+    each: Any = zip(*(unit.weights for unit in units), strict=True)
+    weights = UnitWeights(*(None if same[0] is None else torch.stack(same) for same in each))  # [U, ...]
+    read, spread, down, up, shift = units[0].make_matrices(weights, sides, dtype)  # [U, ...], but `shift`
+    downs: Any = [None] * len(units) if down is None else down.unbind()
+    parts = zip(read.unbind(), spread.unbind(), downs, up.unbind(), strict=True)
+    return [StepMatrices(*own, shift) for own in parts]
 
 
 class StepBatch:

@@ -28,6 +28,7 @@ from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from torch import Tensor, nn
 
 from lightning_modules.components.integration.kernel import Base, StepMatrices, mix
+from lightning_modules.components.losses.output_head import wide
 
 CANNOT_MERGE = (
     "NAT cannot be merged into the base weights: its gate depends on the token. Train NCE on it instead; "
@@ -59,9 +60,20 @@ class IntegrationGate(nn.Module):
         self.query = nn.Linear(in_features, key_dim, bias=False)
         self.key = nn.Linear(out_features, key_dim, bias=False)
 
-    def projections(self, scaled_b: Tensor) -> Tensor:
-        """C (W_K B)ᵀ W_Q, [r, d_in]: times x and then z, a branch's logit c q·k less the part both branches share."""
-        return (self.key.weight @ (self.scale * scaled_b)).mT @ self.query.weight  # [r, d_in]
+
+class UnitWeights(NamedTuple):
+    """A unit's weights, or those of U units of one shape with a leading dimension [U, ...]."""
+
+    down: Tensor  # W_1, [h, d_out]
+    up: Tensor  # W_2, [d_out, h]
+    query: Tensor | None  # W_Q, [d_k, d_in]; None without a gate, as W_K
+    key: Tensor | None  # W_K, [d_k, d_out]
+
+
+def _padded(columns: Tensor, rank: int) -> Tensor:
+    """[..., d, rank] of [..., d, r]: branches of different ranks get columns of zeros, which change nothing."""
+    missing = rank - columns.shape[-1]
+    return nn.functional.pad(columns, (0, missing)) if missing else columns
 
 
 class IntegrationUnit(nn.Module):
@@ -114,8 +126,15 @@ class IntegrationUnit(nn.Module):
         matrices = given or self._step_matrices(positive, negative, dtype)
         tokens = x.to(dtype).reshape(-1, x.shape[-1])  # [n, d_in]
         outputs = y.to(dtype).reshape(-1, y.shape[-1])  # [n, d_out]
-        out, alpha = mix(tokens, outputs, matrices, base, len(positive.a), dropout)  # [n, d_out], [n]
-        return Mixed(out.reshape(y.shape), None if alpha is None else alpha.reshape(y.shape[:-1]))
+        out, alpha = mix(tokens, outputs, matrices, base, dropout)  # [n, d_out], [n, 2]
+        return Mixed(out.reshape(y.shape), None if alpha is None else alpha[:, 1].reshape(y.shape[:-1]))
+
+    @property
+    def weights(self) -> UnitWeights:
+        """All of them."""
+        gate = self.gate
+        of_gate = (None, None) if gate is None else (gate.query.weight, gate.key.weight)
+        return UnitWeights(self.down.weight, self.up.weight, *of_gate)
 
     def compute_dtype(self, device: str) -> torch.dtype:
         """Autocast's dtype where it is on for this kind of device, otherwise that of the weights."""
@@ -123,19 +142,26 @@ class IntegrationUnit(nn.Module):
         autocast = torch.is_autocast_enabled(device) and dtype != torch.float64
         return torch.get_autocast_dtype(device) if autocast else dtype
 
-    def make_matrices(self, positive: Half, negative: Half, dtype: torch.dtype) -> StepMatrices:
-        """Makes what all tokens of a step share, in the weights' own precision, and casts it to `dtype`."""
-        own = self.up.weight.dtype
-        with torch.autocast(self.up.weight.device.type, enabled=False):
-            halves = [Half(half.a.to(own), half.b.to(own) * half.scale, 1.0) for half in (positive, negative)]
-            rows = [half.a for half in halves]  # [r_pos, d_in], [r_neg, d_in]
-            if self.gate is not None:
-                rows.insert(0, self.gate.projections(torch.cat([-halves[0].b, halves[1].b], 1)))  # [R, d_in]
-            # [h, R] in one product: of 8 columns alone it takes longer than of 16.
-            both = self.down.weight @ torch.cat([half.b for half in halves], 1)
-            spread = torch.block_diag(*both.split([len(half.a) for half in halves], 1))  # [2h, R]
-            down = None if self.delta else self.down.weight.to(dtype)
-            return StepMatrices(torch.cat(rows).to(dtype), spread.to(dtype), down, self.up.weight.to(dtype))
+    def make_matrices(self, weights: UnitWeights, halves: Sequence[Half], dtype: torch.dtype) -> StepMatrices:
+        """Makes what all tokens of a step share, in the weights' own precision, and casts it to `dtype`.
+
+        Of this unit, or, with a leading dimension everywhere, of several that differ from it in their weights alone.
+        """
+        own = weights.up.dtype
+        rank = max(half.a.shape[-2] for half in halves)
+        with torch.autocast(weights.up.device.type, enabled=False):
+            rows = [_padded(half.a.to(own).mT, rank).mT for half in halves]  # [r, d_in] each
+            both = torch.cat([_padded(half.b.to(own) * half.scale, rank) for half in halves], -1)  # [d_out, 2r]
+            shift = None
+            if self.gate is not None and weights.query is not None and weights.key is not None:
+                # Times x and then z_i: a branch's logit c q·k_i less the part both branches share.
+                rows.insert(0, (weights.key @ (self.gate.scale * both)).mT @ weights.query)  # [2r, d_in]
+                shift = torch.linspace(0.5, -0.5, 2, dtype=wide(dtype), device=both.device)  # [2]
+            # [h, 2r] in one product: of 8 columns alone it takes longer than of 16.
+            spread = (weights.down @ both).unflatten(-1, (2, rank)).transpose(-2, -3)  # [2, h, r]
+            down = None if self.delta else weights.down.to(dtype)
+            read = torch.cat(rows, -2).to(dtype)  # [4r, d_in]
+            return StepMatrices(read, spread.to(dtype), down, weights.up.to(dtype), shift)
 
     def train(self, mode: bool = True) -> IntegrationUnit:
         """Sets the mode and forgets the cached step matrices."""
@@ -144,14 +170,14 @@ class IntegrationUnit(nn.Module):
 
     def _step_matrices(self, positive: Half, negative: Half, dtype: torch.dtype) -> StepMatrices:
         """Without gradients, as in generation, the last call's matrices are reused until a weight changes."""
-        gate = () if self.gate is None else (self.gate.query.weight, self.gate.key.weight)
-        weights = [positive.a, positive.b, negative.a, negative.b, self.down.weight, self.up.weight, *gate]
+        own = self.weights
+        weights = [positive.a, positive.b, negative.a, negative.b, *(w for w in own if w is not None)]
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _changes_show(weights):
             self._cached = None
-            return self.make_matrices(positive, negative, dtype)
+            return self.make_matrices(own, (positive, negative), dtype)
         key = (positive.scale, negative.scale, self.delta, dtype, *((w.data_ptr(), w._version) for w in weights))
         if self._cached is None or self._cached.key != key:
-            matrices = self.make_matrices(positive, negative, dtype)
+            matrices = self.make_matrices(own, (positive, negative), dtype)
             self._cached = _CachedMatrices(matrices, key, [w.untyped_storage() for w in weights])
         return self._cached.matrices
 

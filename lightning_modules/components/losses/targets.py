@@ -11,7 +11,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dust2gold.core.errors import InputError
 
@@ -33,7 +33,7 @@ class Denominators(NamedTuple):
 class Targets(NamedTuple):
     """The N targets of a batch of S samples."""
 
-    where: Tensor  # [B, T−1] bool, True where position t predicts a target at t + 1
+    positions: Tensor  # [N] int64, b·T + t where position t of row b of [B, T] predicts a target at t + 1
     tokens: Tensor  # [N] int64, the target tokens
     sample: Tensor  # [N] int64, the number of each target's sample within the batch
     samples: int  # S, how many samples the batch holds: B, or more in packed rows
@@ -44,22 +44,25 @@ class Targets(NamedTuple):
 
 
 def find_targets(batch: dict[str, Any]) -> Targets:
-    """Finds the targets of a batch.
+    """Finds the targets of a batch; where it has `targets`, `ids` and `step`, without waiting for a GPU.
 
-    Reads `labels` [B, T] (unshifted; IGNORE where there is no target) and, where the batch has them, `segments` [B, T]
+    Reads `labels` [B, T] (unshifted; IGNORE where there is no target) and, where the batch has them, `targets` [N] (the
+    positions that predict them, counted over all rows; else they are looked for here), `segments` [B, T]
     (packed rows: the number of each token's sample, −1 at padding), `positive` [S], `ids`, and `step`: for "all",
     "positive" and "negative" the (tokens, samples) to divide by, see `Denominators`.
     """
-    shifted, segments, positive = batch["labels"][:, 1:], batch.get("segments"), batch.get("positive")  # [B, T−1]
-    where = shifted != IGNORE  # [B, T−1]
+    labels, segments, positive = batch["labels"], batch.get("segments"), batch.get("positive")  # [B, T]
+    positions = batch.get("targets")  # [N]
+    if positions is None:
+        positions = nn.functional.pad(labels[:, 1:] != IGNORE, (0, 1)).flatten().nonzero()[:, 0]
     if segments is None:
-        sample, samples = where.nonzero()[:, 0], len(shifted)  # [N], S = B
+        sample, samples = positions // labels.shape[1], len(labels)  # [N], S = B
     else:
-        sample = segments[:, 1:][where]  # [N]
+        sample = segments.flatten()[positions + 1]  # [N]
         samples = len(batch["ids"]) if "ids" in batch else int(segments.max()) + 1
     counts = batch.get("step") or _own_counts(sample, samples, positive)
     denominators = (Denominators(*(float(n) or 1.0 for n in counts[k])) for k in ("all", "positive", "negative"))
-    return Targets(where, shifted[where], sample, samples, positive, *denominators)
+    return Targets(positions, labels.flatten()[positions + 1], sample, samples, positive, *denominators)
 
 
 def _own_counts(sample: Tensor, samples: int, positive: Tensor | None) -> dict[str, tuple[int, int]]:
@@ -90,7 +93,7 @@ def is_padding(batch: dict[str, Any]) -> bool:
 
 def at_targets(values: Tensor, targets: Targets) -> Tensor:
     """Selects from `values` [B, T, ...], e.g. hidden states, the positions that predict a target: [N, ...]."""
-    return values[:, :-1][targets.where]
+    return values.flatten(0, 1).index_select(0, targets.positions)
 
 
 def sample_sums(values: Tensor, targets: Targets) -> Tensor:

@@ -12,7 +12,7 @@ from tests.benchmarks.gpu.test_step import figures
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.parametrize("name", ["env", "unit", "head", "packing", "sampling"])
+@pytest.mark.parametrize("name", ["env", "unit", "head", "packing", "waits", "sampling"])
 def test_all_is_right_on_a_cpu(name: str, tmp_path: Path) -> None:
     getattr(checks, name)(Step(name, tmp_path, time.time() + 600, dry=True))
     rows = figures(tmp_path)

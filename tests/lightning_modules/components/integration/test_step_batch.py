@@ -102,7 +102,7 @@ class Operations(TorchDispatchMode):
 
 
 def test_nat_takes_fewer_operations_than_the_papers_form() -> None:
-    """Forward and backward; of 30 layers 1.63 x LoRA's and 0.90 x the paper's form's."""
+    """Forward and backward; of 30 layers 1.40 x LoRA's."""
     options = nat_step.parse(["--shape", "tiny", "--batch", "1", "--sequence", "8"])
     base = build_student("tiny", layers=12)
     counts = {}
@@ -113,7 +113,7 @@ def test_nat_takes_fewer_operations_than_the_papers_form() -> None:
         with operations:
             variant.hidden().sum().backward()
         counts[name] = operations.count
-    assert counts[nat_step.OURS] <= 1.72 * counts[nat_step.LORA_16]
+    assert counts[nat_step.OURS] <= 1.43 * counts[nat_step.LORA_16]
     assert counts[nat_step.OURS] <= 0.95 * counts[nat_step.REFERENCE]
 
 

@@ -8,7 +8,7 @@ def test_targets_are_shifted_by_one() -> None:
     targets = find_targets({"labels": labels, "positive": torch.tensor([True, False])})
     assert targets.tokens.tolist() == [4, 3, 2]
     assert targets.sample.tolist() == [0, 0, 1]
-    assert targets.where.tolist() == [[True, False, True], [False, True, False]]
+    assert targets.positions.tolist() == [0, 2, 5]
     assert (targets.samples, targets.all, targets.positives, targets.negatives) == (2, (3, 2), (2, 1), (1, 1))
     logits = torch.arange(2 * 4).reshape(2, 4, 1).expand(2, 4, 7).double()
     assert at_targets(logits, targets)[:, 0].tolist() == [0, 2, 5]
