@@ -63,7 +63,12 @@ class ResumableDataModule(L.LightningDataModule):
         return {"epoch": epoch, "batch": batch, "planned": sampler.planned, "split": split}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` saved."""
+        """Restores what `state_dict` saved.
+
+        Raises:
+            InputError: If the checkpoint does not say it, its optimizer steps are of another size, or its epochs are
+                other ones.
+        """
         if "batch" not in state_dict:
             problem = "the checkpoint does not say where in the data it stands"
             raise InputError(problem, remedy="start anew with --ckpt_path none")

@@ -105,7 +105,12 @@ class TrainingDataModule(ResumableDataModule):
                 open_table(tokenizer, file, self.encoded, prompt)
 
     def setup(self, stage: str) -> None:
-        """Reads and encodes what the entry point needs."""
+        """Reads and encodes what the entry point needs.
+
+        Raises:
+            InputError: If a file is missing or damaged, holds nothing to use or rationales of other verdicts than the
+                stage trains on, a rationale comes twice, or a text is too long.
+        """
         self.read_tokenizer()
         if stage not in ("fit", "validate") or hasattr(self, "validation_examples"):
             return

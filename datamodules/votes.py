@@ -49,7 +49,12 @@ class VoteDataModule(L.LightningDataModule):
         self.vote_groups: list[VoteGroup] = []
 
     def setup(self, stage: str) -> None:
-        """Reads, groups and pools the samples."""
+        """Reads, groups and pools the samples.
+
+        Raises:
+            InputError: If a file is missing, damaged or empty, samples belong to other questions, come twice, or only
+                some of them have what a method weighs by.
+        """
         samples = read_samples(self.sample_files)
         questions = None if self.question_file is None else read_questions(self.question_file)
         self.vote_groups = make_vote_groups(samples, questions, self.samples_per_question, self.question_file)

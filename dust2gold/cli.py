@@ -106,7 +106,11 @@ dust2gold VERB --help says more. A stage: dust2gold fit --config configs/nat.yam
 
 
 def dispatch(words: list[str]) -> int:
-    """Runs a command line: a command and its options."""
+    """Runs a command line: a command and its options.
+
+    Raises:
+        InputError: If there is no such command, or something the user gave cannot be used.
+    """
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
         return 0 if words else 2

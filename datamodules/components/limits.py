@@ -76,7 +76,11 @@ class AnswerRoom:
     short: dict[str, int] = field(default_factory=dict)  # the room after each question that leaves less than that
 
     def check(self, name: str, length: int, file: str | PathLike[str], line: int) -> None:
-        """Takes note of a question of so many tokens, prompt included."""
+        """Takes note of a question of so many tokens, prompt included.
+
+        Raises:
+            InputError: If it leaves no room at all.
+        """
         if self.context is None:
             return
         room = self.context - length

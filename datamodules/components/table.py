@@ -168,6 +168,9 @@ def open_table(
 
     Of processes that ask at the same time one makes it, and the others wait. A damaged table is made again. Without a
     directory each process makes its own, in a temporary file that has no name any more when this returns.
+
+    Raises:
+        InputError: If the file is missing or damaged, or the directory cannot be written.
     """
     from datasets import Dataset
     from datasets.table import InMemoryTable

@@ -61,7 +61,11 @@ class RefusedError(InputError):
 
 
 class Client:
-    """Asks one endpoint. Close it with `aclose`."""
+    """Asks one endpoint. Close it with `aclose`.
+
+    Raises:
+        InputError: If the environment holds no key, or proxies, certificates or an address that cannot be used.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -176,7 +180,11 @@ def error_in(body: Any) -> dict[str, Any] | None:
 
 
 def read_key(variable: str | None) -> str | None:
-    """The API key from the environment; None if the endpoint wants none."""
+    """The API key from the environment; None if the endpoint wants none.
+
+    Raises:
+        InputError: If the variable is not set, or holds what no header can.
+    """
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()

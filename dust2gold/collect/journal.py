@@ -56,7 +56,11 @@ class Usage:
 
 
 class Journal:
-    """A journal, held by one process at a time; made if need be. A last line that was cut off is dropped."""
+    """A journal, held by one process at a time; made if need be. A last line that was cut off is dropped.
+
+    Raises:
+        InputError: If another process holds it, it cannot be written, or a line is damaged.
+    """
 
     def __init__(self, path: Path, prices: Prices) -> None:
         self.path = path

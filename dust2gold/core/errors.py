@@ -10,8 +10,7 @@ from dust2gold.core.text import spelled
 class InputError(Exception):
     """Something the user gave cannot be used. The command line prints it in one or two lines, without a traceback.
 
-    What it quotes of files and of others is spelled out where a terminal would act on it. Whatever reads or writes for
-    the user raises it; docstrings say so only where a caller has to know more than that.
+    What it quotes of files and of others is spelled out where a terminal would act on it.
 
     Args:
         problem: What is wrong, as a clause without a full stop.

@@ -157,7 +157,11 @@ def as_paths(files: list[str] | str | None) -> list[Path]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Opens a text file for reading as UTF-8, with or without a BOM, by its name: plain, `.gz`, `.xz` or `.zst`."""
+    """Opens a text file for reading as UTF-8, with or without a BOM, by its name: plain, `.gz`, `.xz` or `.zst`.
+
+    Raises:
+        InputError: If there is none, or what is there is no file.
+    """
     if not path.is_file():
         remedy = "check the path; relative paths start at the working directory"
         if path.is_fifo():

@@ -52,6 +52,9 @@ class Provenance:
             settings: The settings.
             without: Those that do not matter: last parts of names, or whole dotted names.
             libraries: Whose versions matter.
+
+        Raises:
+            InputError: If a file that a setting names cannot be read.
         """
         leaves = dict(_leaves(settings, "", frozenset(without)))
         facts = {name: short_hash(_content(value)) for name, value in leaves.items()}

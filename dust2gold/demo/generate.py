@@ -94,6 +94,9 @@ def generate(output: Path, recipe: Recipe) -> dict[int, LevelCount]:
 
     No question text occurs twice, neither within a split nor across them. Returns the teacher's counts by level, in
     ascending order.
+
+    Raises:
+        InputError: If `output` cannot be written, or there are fewer distinct questions than asked for.
     """
     seen: set[str] = set()
     test = list(_distinct_problems(recipe, "test", recipe.test_questions, seen))

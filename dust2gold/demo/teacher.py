@@ -150,6 +150,9 @@ class Teacher:
         unboxed: Probability that the answer is not boxed (786 of the 60,000 samples of the paper's teacher).
         notation: Probability that a boxed answer, right or wrong, is not written in plain digits (`other_notation`).
             The reasoning is the same whatever this is.
+
+    Raises:
+        InputError: If one of these is no probability.
     """
 
     def __init__(

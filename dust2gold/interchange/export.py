@@ -39,6 +39,9 @@ def export(
 
     With `merge` the adapter is folded into the base weights, of `dtype`, and a whole model is written. The `student` is
     by default the one that the stage was trained with, where it was then.
+
+    Raises:
+        InputError: If the stage has no adapter or a damaged one, `output` exists, or a NAT is to be merged.
     """
     known = [d.parent.name for d in sorted(run.glob("*/adapter")) if read_manifest(d).get("kind") in _KINDS]
     remedy = f"stages that can be exported: {', '.join(known) or 'none yet'}"

@@ -39,6 +39,9 @@ def export_task(questions: Path, output: Path, name: str, max_new_tokens: int, p
     """Writes the task of a questions.jsonl into a new directory and returns that.
 
     The prompt is `plain`, a file, or `chat`: the bare question, for the harness's own `--apply_chat_template`.
+
+    Raises:
+        InputError: If the questions cannot be read, `output` exists, or the name is no Python name.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise InputError(f"'{name}' is no task name", field="--name", remedy="use letters, digits and _")

@@ -82,6 +82,9 @@ def imported(rows: Iterable[tuple[int, Row]], layout: str, source: str, file: Pa
     Equal rationales of a question are one in pairs, which repeat them; unpaired, each row is a rationale. A prompt in
     our template loses it, any other is taken as the question. The verdicts are the rows' own; the gold answer is that
     of the question's first right rationale, "" where there is none.
+
+    Raises:
+        InputError: If a row lacks a field or has another type in it.
     """
     graded: dict[str, list[tuple[str, Verdict]]] = {}  # by question
     for line, row in rows:
@@ -122,7 +125,11 @@ def _text(row: Row, field: str, file: Path, line: int) -> str:
 
 
 def write_rows(file: Path, rows: Iterable[Row]) -> int:
-    """Writes rows as the file's ending says, whole or not at all, and returns how many there are."""
+    """Writes rows as the file's ending says, whole or not at all, and returns how many there are.
+
+    Raises:
+        InputError: If the file cannot be written, or there is no row to write.
+    """
     if file.suffix == ".jsonl":
         return write_json_lines(file, rows)
     if file.suffix != ".parquet":

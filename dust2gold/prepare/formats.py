@@ -134,7 +134,11 @@ FORMATS: dict[str, Format] = {
 
 
 def format_named(name: str | Format | None, columns: Mapping[str, str] | None = None) -> Format:
-    """The format of this name, with these columns in the place of its own; "" takes a role away."""
+    """The format of this name, with these columns in the place of its own; "" takes a role away.
+
+    Raises:
+        InputError: If there is no such format or role, or neither a format nor a column is given.
+    """
     columns = columns or {}
     if unknown := [role for role in columns if role not in ROLES]:
         raise InputError(f"no role '{unknown[0]}'", field="--columns", remedy=f"choose from {', '.join(ROLES)}")

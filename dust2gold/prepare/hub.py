@@ -46,6 +46,9 @@ def fetch(
     """Writes the rows of a split into `directory`, whole or not at all, and returns the file.
 
     `name` is that on the hub, or a local directory; of `subsets` (the library's "configs") one follows another.
+
+    Raises:
+        InputError: If the hub cannot be reached, has no such data set, subset or split, or nothing can be written.
     """
     if not name:
         raise InputError("no name", field="--input", remedy="give one as hub:openai/gsm8k")

@@ -63,6 +63,9 @@ def prepare(
     The arguments are the options of the command, where they are explained (`prepare --help`). `format` may also be one
     of your own; of "records" the rationales are graded anew, from their text. `verdicts` are by default those that the
     data and we agree on, without gold answers those given.
+
+    Raises:
+        InputError: If the input is not as the format wants it or holds no question, or the output cannot be written.
     """
     keep_inputs([input], (output / name for name in _FILES))
     identity, how = _identity(input), format_named(format)

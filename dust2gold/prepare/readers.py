@@ -154,6 +154,9 @@ def read(path: Path, format: str | Format, source: str | None = None) -> Iterato
     """Yields the entries of a file or folder that `read_rows` reads, holding one at a time.
 
     `source` is the data set's name, which begins the ids; the format's own, or else the file's, if None.
+
+    Raises:
+        InputError: If the format is unknown, the file missing or damaged, or a row not of this format.
     """
     how = format_named(format)
     return _read_columns(path, how, source) if how.columns else _read_records(path, source)

@@ -25,7 +25,11 @@ _LARGEST = 1 << 26  # characters of a cell
 
 
 def read_rows(path: Path) -> Rows:
-    """Yields the rows of a file or folder; what its name does not say is read as JSON lines."""
+    """Yields the rows of a file or folder; what its name does not say is read as JSON lines.
+
+    Raises:
+        InputError: If there is no such file, or it is damaged or something else than its name says.
+    """
     return _READERS.get(_kind(path), read_json_lines)(path)
 
 

@@ -38,7 +38,11 @@ class Training:
 
 
 def trainings(run: Path) -> list[Training]:
-    """Every training in a run directory, in the order of the report's rows; hidden directories are left out."""
+    """Every training in a run directory, in the order of the report's rows; hidden directories are left out.
+
+    Raises:
+        InputError: If a file is not as it was written.
+    """
     places = {file: file.parent.parent.relative_to(run) for file in run.rglob("fit/config.yaml")}
     visible = {file: place for file, place in places.items() if not any(part.startswith(".") for part in place.parts)}
     found = [_training(file, place.as_posix()) for file, place in visible.items()]

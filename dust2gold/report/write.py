@@ -33,6 +33,9 @@ def report(run: Path) -> None:
     results.json holds a row for every method, data set and subject (of every seed, with `seed`), analyses.json the
     numbers of the other tables by the name of the analysis, `report/` the figures and the page. The run's path is not
     in them: the same results give the same files.
+
+    Raises:
+        InputError: If there are no predictions, or a file of the run is malformed.
     """
     section = Section()
     section.add("# Results")

@@ -81,6 +81,9 @@ def shares(jobs: int) -> list[dict[str, str]]:
 
     A command gets its share of the cores for computing, unless OMP_NUM_THREADS says otherwise, and its share of
     CUDA_VISIBLE_DEVICES, or of all GPUs.
+
+    Raises:
+        InputError: If there are GPUs, but fewer than jobs.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // jobs))
     devices = _gpus()

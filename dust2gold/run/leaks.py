@@ -47,6 +47,9 @@ def find_leaks(run: Path) -> list[Leak]:
     """Compares each test set of a run with its training set; of either there may be none yet.
 
     What is held in memory are the test questions; the training set is read as a stream.
+
+    Raises:
+        InputError: If a questions.jsonl is malformed.
     """
     training = run / "data" / "questions.jsonl"
     files = [run / "test" / "questions.jsonl", *sorted(run.glob("tests/*/questions.jsonl"))]

@@ -31,7 +31,11 @@ class Decision(NamedTuple):
 
 
 class Plan:
-    """Compares stages with their records and with the files as they are; sorts them by what they need."""
+    """Compares stages with their records and with the files as they are; sorts them by what they need.
+
+    Raises:
+        InputError: If stages do not fit together, or one's directory is not its own.
+    """
 
     def __init__(self, stages: Sequence[Stage], run: Path) -> None:
         if Path.cwd().resolve().is_relative_to(run.resolve()):
@@ -114,6 +118,9 @@ class Plan:
 
         Returns:
             A note for each needed stage outside `stages` that is used though it is out of date.
+
+        Raises:
+            InputError: If a config, input or student is missing that no stage can make, or a needed stage is not done.
         """
         names = {stage.name for stage in stages}
         for stage in stages:

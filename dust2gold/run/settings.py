@@ -62,7 +62,11 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def load_settings(file: str, overrides: Mapping[str, str], kind: type[Settings]) -> Settings:
-    """Reads a YAML file of settings, fields of `kind`, and the values of `--set`, as typed, over them."""
+    """Reads a YAML file of settings, fields of `kind`, and the values of `--set`, as typed, over them.
+
+    Raises:
+        InputError: If the file is missing or malformed, or a field is unknown, missing or of another type.
+    """
     if "run" in overrides:
         raise InputError("--set run=...: this is the run directory", remedy="use --run DIR")
     return parse_settings(["run", "--config", file, *(f"--{name}={value}" for name, value in overrides.items())], kind)

@@ -28,6 +28,9 @@ class CellRun:
         plan: The stages, for a `Runner`.
         arms: Those whose answers count, in order.
         records: The records that are there, by arm.
+
+    Raises:
+        InputError: If settings do not fit, `arms` names no stage that answers, or a record is of other settings.
     """
 
     def __init__(self, study: StudySettings, file: str, cell: str, seed: int) -> None:

@@ -57,7 +57,11 @@ class ArmRecord:
 
 
 def arm_record(cell: str, seed: int, stage: str, predictions: Sequence[Prediction], made: Made) -> ArmRecord:
-    """Makes the record of an arm from its answers."""
+    """Makes the record of an arm from its answers.
+
+    Raises:
+        InputError: If its methods answered different questions.
+    """
     by_method: dict[str, list[Prediction]] = {}
     for answer in sorted(predictions, key=lambda answer: (answer.dataset, answer.question_id)):
         by_method.setdefault(answer.method, []).append(answer)
@@ -82,7 +86,11 @@ def write_record(file: Path, record: ArmRecord) -> None:
 
 
 def read_record(file: Path) -> ArmRecord | None:
-    """Reads a record; None if there is no such file."""
+    """Reads a record; None if there is no such file.
+
+    Raises:
+        InputError: If it is malformed.
+    """
     if not file.is_file():
         return None
     with reading(file):

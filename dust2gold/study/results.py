@@ -46,7 +46,11 @@ class Contrast:
 
 
 def answers_of(records: Sequence[ArmRecord]) -> dict[str, dict[int, Answers]]:
-    """The answers of a cell's records by method and seed, methods in the report's order."""
+    """The answers of a cell's records by method and seed, methods in the report's order.
+
+    Raises:
+        InputError: If two arms of a seed have a method of the same name.
+    """
     found: dict[str, dict[int, Answers]] = defaultdict(dict)
     for record in records:
         for method in record.correct:

@@ -28,7 +28,11 @@ class StudySettings:
 
 
 def load_study(file: str) -> StudySettings:
-    """Reads the settings of a study."""
+    """Reads the settings of a study.
+
+    Raises:
+        InputError: If the file is missing or malformed, or names a seed twice or a cell as no directory can be.
+    """
     study = parse_settings(["study", "--config", file], StudySettings)
     if wrong := [name for name in study.cells if name.startswith(".") or Path(name).name != name]:
         problem = f"'{wrong[0]}' cannot be a directory's name"
@@ -39,7 +43,11 @@ def load_study(file: str) -> StudySettings:
 
 
 def cell_settings(study: StudySettings, file: str, cell: str, seed: int) -> RunSettings:
-    """The settings of the run of one cell and seed; `file` is what the study was read from."""
+    """The settings of the run of one cell and seed; `file` is what the study was read from.
+
+    Raises:
+        InputError: If a field is unknown or of another type, or one that the study sets.
+    """
     values = {name: value for name, value in {**study.settings, **study.cells[cell]}.items() if name != "arms"}
     try:
         if own := {"run", "seed", "data_seed"}.intersection(values):

@@ -84,14 +84,22 @@ class Prompt:
 
     @classmethod
     def noted(cls, entry: object, what: str, file: Path | None = None) -> Prompt:
-        """What `to_json` gave; of None PLAIN, as older versions knew no other."""
+        """What `to_json` gave; of None PLAIN, as older versions knew no other.
+
+        Raises:
+            InputError: If the entry is damaged.
+        """
         try:
             return PLAIN if entry is None else cls(**entry)  # type: ignore[arg-type]  # which is what is tried
         except TypeError as error:
             raise InputError(f"{what} has a damaged prompt entry", file=file, remedy="train it again") from error
 
     def check(self, trained_with: object, what: str, file: Path | None = None) -> None:
-        """Refuses what was trained with another prompt, as its manifest or checkpoint notes it; `what` names it."""
+        """Refuses what was trained with another prompt, as its manifest or checkpoint notes it; `what` names it.
+
+        Raises:
+            InputError: If the prompts differ, or the entry is damaged.
+        """
         before = Prompt.noted(trained_with, what, file)
         if before != self:
             options = f"--data.prompt {before.kind}"
@@ -117,7 +125,11 @@ def make_prompt(
     thinking: bool | None = None,
     cut_traces: bool = False,
 ) -> Prompt:
-    """The prompt of a name: `plain`, `chat`, a file with `{question}` in it; None: `chat` where there is a template."""
+    """The prompt of a name: `plain`, `chat`, a file with `{question}` in it; None: `chat` where there is a template.
+
+    Raises:
+        InputError: If the tokenizer has no template, or one that cannot be used so, or a file is no prompt.
+    """
     chat = name == "chat" or (name is None and bool(tokenizer.chat_template))
     if not chat and (system is not None or thinking is not None):
         known = "data.system" if system is not None else "data.thinking"
@@ -130,7 +142,11 @@ def make_prompt(
 
 
 def text_prompt(name: str) -> Prompt:
-    """`plain`, or a file's text with `{question}` in it."""
+    """`plain`, or a file's text with `{question}` in it.
+
+    Raises:
+        InputError: If there is no such file, or it is no prompt.
+    """
     if name == PLAIN.kind:
         return PLAIN
     file = Path(name).expanduser()

@@ -24,6 +24,9 @@ def load_tokenizer(student: str) -> PreTrainedTokenizerBase:
 
     A tokenizer without a pad token pads with EOS; labels are masked by position, never by id, so EOS stays a target. An
     encoder's tokenizer without EOS ends texts with its separator.
+
+    Raises:
+        InputError: If there is no tokenizer, or it has neither EOS nor a separator.
     """
     from transformers import AutoTokenizer
 

@@ -54,6 +54,9 @@ class TokenizerIdentity:
         """Refuses what another tokenizer was used to train, as `to_json` noted it; says so where nobody can know.
 
         `what` names it in words.
+
+        Raises:
+            InputError: If the tokenizers differ, or the entry is damaged.
         """
         if trained_with is None:
             known = f"does not say which tokenizer it was trained with: '{self.name}' is taken"

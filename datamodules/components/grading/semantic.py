@@ -91,6 +91,9 @@ class SemanticGrader:
         workers: math-verify processes; the number of usable cores if None. They start with the first answer to compare.
         time_limit: Seconds of processor time for one answer.
         cache: JSON-lines file to keep math-verify's replies in; None: in memory only.
+
+    Raises:
+        InputError: If math-verify is not installed.
     """
 
     verdicts: Mapping[Outcome, Verdict] = MappingProxyType({"equal": "positive", "different": "negative"})

@@ -46,6 +46,9 @@ class Verifier:
     """A pool of math-verify workers, by default one a usable core, to be closed at the end.
 
     Each has so many seconds of processor time for one answer (`time_limit`).
+
+    Raises:
+        InputError: If math-verify is not installed or its workers do not start.
     """
 
     def __init__(self, workers: int | None = None, time_limit: float = 5.0) -> None:

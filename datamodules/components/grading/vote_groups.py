@@ -30,7 +30,11 @@ class VoteGroup:
 
 
 def read_samples(files: Sequence[Path]) -> list[Rationale]:
-    """Reads samples from all of the files."""
+    """Reads samples from all of the files.
+
+    Raises:
+        InputError: If a file is missing or damaged, a sample comes twice, or there is none at all.
+    """
     samples: dict[str, Rationale] = {}
     for file in files:
         for sample in read_rationales(file):
@@ -57,6 +61,10 @@ def make_vote_groups(
         questions: All questions; one may have no samples.
         samples_per_question: Use only the first so many samples of each question, by their number.
         questions_file: Where the questions stand, for the error.
+
+    Raises:
+        InputError: If a sample belongs to none of the questions, its id does not end in its number, or only some
+            samples have what a method weighs by.
     """
     if questions is None:
         questions = {sample.question_id: question_of(sample) for sample in samples}.values()

@@ -190,7 +190,11 @@ def rationale_id(question: str, k: int) -> str:
 
 
 def read_questions(path: Path) -> Iterator[Question]:
-    """Yields the questions of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file, one at a time; refuses an id given twice."""
+    """Yields the questions of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file, one at a time.
+
+    Raises:
+        InputError: If the file is missing or damaged, a line is no question record, or an id comes twice.
+    """
     return (question for _, question in numbered_questions(path))
 
 
@@ -200,7 +204,11 @@ def numbered_questions(path: Path) -> Iterator[tuple[int, Question]]:
 
 
 def read_rationales(path: Path, once: bool = False) -> Iterator[Rationale]:
-    """Yields the rationales of such a file, one at a time; with `once` it refuses an id given twice."""
+    """Yields the rationales of a `.jsonl`, `.jsonl.gz` or `.jsonl.xz` file, one at a time.
+
+    Raises:
+        InputError: If the file is missing or damaged, a line is no rationale record or, with `once`, an id comes twice.
+    """
     return (rationale for _, rationale in _numbered(path, Rationale, once))
 
 

@@ -44,7 +44,11 @@ class Negatives:
 
 
 def negatives_study(run: Path, rows: Sequence[Row], predictions: Sequence[Prediction]) -> list[Negatives]:
-    """The rows of each data set that has `nat` and at least one of the others, by share, `nat-semantic` last."""
+    """The rows of each data set that has `nat` and at least one of the others, by share, `nat-semantic` last.
+
+    Raises:
+        InputError: If a summary.json is malformed.
+    """
     shares = {row.method: _SHARES.get(row.method, share_of_negatives(row.method)) for row in rows}
     found = [(row, share) for row in rows if row.subject == OVERALL and (share := shares[row.method]) is not None]
     made = []

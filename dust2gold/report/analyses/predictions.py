@@ -26,7 +26,11 @@ class Prediction:
 
 
 def prediction_files(run: Path) -> list[Path]:
-    """Every predictions.jsonl below a run directory, sorted; hidden directories are left out."""
+    """Every predictions.jsonl below a run directory, sorted; hidden directories are left out.
+
+    Raises:
+        InputError: If there is no such directory or no such file.
+    """
     if not run.is_dir():
         raise InputError("no such directory", file=run, remedy="name the directory that `run` wrote, as runs/demo")
     found = run.rglob("predictions.jsonl")
@@ -38,7 +42,12 @@ def prediction_files(run: Path) -> list[Path]:
 
 
 def read_predictions(run: Path) -> list[Prediction]:
-    """Reads every predictions.jsonl below a run directory; a method may have several, one for each test set."""
+    """Reads every predictions.jsonl below a run directory; a method may have several, one for each test set.
+
+    Raises:
+        InputError: If the directory or every such file is missing, a field is missing or wrong, or a method answers a
+            question of a data set twice.
+    """
     seen: dict[tuple[str, str, str], tuple[Path, int]] = {}
     predictions: list[Prediction] = []
     for file in prediction_files(run):
