@@ -97,7 +97,7 @@ def test_what_would_wait_for_a_gpu_is_counted() -> None:
         lambda: values[values > 1],
         lambda: int(values[0]),
         lambda: bool(values[0]),
-        values.tolist,
+        lambda: values.tolist(),
         values.nonzero,
     )
     for read in waiting:

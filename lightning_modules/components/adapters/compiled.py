@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 BACKEND = "inductor"
 WIDTH = 128
-_VARIANTS = 4
-"""Compiled forms of a layer: the student's, two teachers', and the student's for an epoch's last, smaller batch."""
+_FORMS = 64
+"""More than a layer has: for the student and two teachers, an epoch's last, smaller batch, the first layer, other kinds
+of layers. torch's own limit is 8, beyond which layers run as they are."""
 
 
 class CompiledLayers:
@@ -47,7 +48,7 @@ class CompiledLayers:
             yield
             return
         limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(limit, _VARIANTS * len(self.layers))
+        torch._dynamo.config.recompile_limit = max(limit, _FORMS)
         for layer, call in zip(self.layers, self.calls, strict=True):
             layer._compiled_call_impl = call
         try:

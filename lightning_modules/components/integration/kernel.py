@@ -98,11 +98,10 @@ def _hidden(read: Tensor, shared: Tensor | None, matrices: StepMatrices) -> Tens
 
 def _blend(hidden: Tensor, alpha: Tensor | None) -> Tensor:
     """α_pos GELU(u_pos) + α_neg GELU(u_neg) [n, h]; both weights are 1 without a gate."""
-    positive, negative = hidden  # [n, h] each
+    positive, negative = hidden.unbind()  # [n, h] each
     if alpha is None:
         return positive + negative
-    blend: Tensor = torch.lerp(positive, negative, alpha[:, 1:].to(hidden.dtype))  # α_pos = 1 − α_neg
-    return blend
+    return torch.lerp(positive, negative, alpha[:, 1:].to(hidden.dtype))  # α_pos = 1 − α_neg
 
 
 class _Mix(torch.autograd.Function):

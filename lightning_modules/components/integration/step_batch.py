@@ -26,8 +26,8 @@ def make_together(units: list[IntegrationUnit], halves: list[list[Half]], dtype:
         for side in zip(*halves, strict=True)
     ]  # [U, r, d_in], [U, d_out, r]
     each: Any = zip(*(unit.weights for unit in units), strict=True)
-    weights = UnitWeights(*(None if same[0] is None else torch.stack(same) for same in each))  # [U, ...]
-    read, spread, down, up, shift = units[0].make_matrices(weights, sides, dtype)  # [U, ...], but `shift`
+    stacked: Any = (None if same[0] is None else torch.stack(same) for same in each)  # [U, ...] each
+    read, spread, down, up, shift = units[0].make_matrices(UnitWeights(*stacked), sides, dtype)  # [U, ...], but `shift`
     downs: Any = [None] * len(units) if down is None else down.unbind()
     parts = zip(read.unbind(), spread.unbind(), downs, up.unbind(), strict=True)
     return [StepMatrices(*own, shift) for own in parts]

@@ -72,10 +72,12 @@ def test_a_plain_run_goes_on_from_a_compiled_ones_checkpoint(
     monkeypatch.setattr(compiled, "BACKEND", "eager")
     torch._dynamo.reset()
     counters.clear()
-    saved, lora = tmp_path / "two.ckpt", LoraSettings(r=4, dropout=0.0)
-    one, other, plain = (
-        make_stage("negative", lora=lora, compile=each, schedule="constant") for each in (True, False, False)
-    )
+    saved, stages = tmp_path / "two.ckpt", []
+    for compiles in (True, False, False):
+        torch.manual_seed(0)
+        lora = LoraSettings(r=4, dropout=0.0)
+        stages.append(make_stage("negative", lora=lora, compile=compiles, schedule="constant"))
+    one, other, plain = stages
     trainer = quiet_trainer(tmp_path, max_steps=2)
     trainer.fit(one, Rows(packed(make_batch)))
     trainer.save_checkpoint(saved)
