@@ -7,6 +7,7 @@ row takes the slot. So nothing moves from one token to the next, as a captured C
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -37,8 +38,6 @@ class _Place:
 
 class _SlotLayer(DynamicLayer):
     """Keys and values [R, H_kv, capacity, d_head] of one layer; attention sees the first `width` positions of them."""
-
-    is_compileable = True  # so transformers makes a mask without asking the device whether one is needed
 
     def __init__(self, like: Any, place: _Place) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -94,6 +93,16 @@ class SlotCache(DynamicCache):
                 layer.grow(width)  # type: ignore[attr-defined]
         self.place.width = width
 
+    def place_tokens(self, lengths: Tensor) -> Tensor:
+        """Lets the next token of each row be the last of so many [R]; what to add to attention's scores [R, 1, 1, width].
+
+        Numbers, where sdpa would make them of truth values in every layer, and transformers ask if it needs them.
+        """
+        self.place.positions = lengths - 1
+        behind = torch.arange(self.place.width, device=lengths.device) >= lengths[:, None]  # [R, width]
+        dtype = self.layers[0].buffers[0].dtype  # type: ignore[attr-defined]
+        return torch.zeros_like(behind, dtype=dtype).masked_fill_(behind, -math.inf)[:, None, None]
+
     def write(self, slots: Tensor, prefill: DynamicCache, rows: Tensor, lengths: Tensor) -> None:
         """Puts the rows `rows` [A] of a prefill that fits, which may repeat, into the slots [A], which may not.
 
@@ -114,9 +123,17 @@ class SlotCache(DynamicCache):
 
 
 def takes_slots(model: PreTrainedModel) -> bool:
-    """Whether the model reads a `SlotCache`: all layers see all positions, through a mask that says which count."""
+    """Whether the model reads a `SlotCache`: all layers see all positions that a mask allows, and rows have their own.
+
+    It must be one that transformers runs with a static cache, and takes a mask of four dimensions for all it says.
+    """
+    config = model.config.get_text_config(decoder=True)
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
-    return plain and bool(model._can_compile_fullgraph)  # what transformers says of those that take a static cache
+    has_positions = (
+        "position_ids" in inspect.signature(type(model).forward).parameters
+    )  # BART's kind counts the cache's
+    alibi = getattr(config, "alibi", False)  # counts the tokens in the mask
+    return plain and has_positions and not alibi and bool(model._can_compile_fullgraph)
 
 
 def is_recurrent(cache: DynamicCache) -> bool:

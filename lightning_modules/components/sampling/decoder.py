@@ -135,7 +135,7 @@ class _Slots:
         ended = (chosen[:, None] == eos).any(-1) & alive  # [A]
         self.last[slots] = chosen
         self.tokens[slots, step] = torch.where(alive, chosen, self.tokens[slots, step])
-        self.logprobs[slots] += torch.where(alive, logprobs, 0.0)
+        self.logprobs[slots] += logprobs.masked_fill(~alive, 0.0)  # a 0 for `where` would be copied to the device
         self.finished[slots] |= ended
         self.counts[slots] = counts + alive
         self.lengths[slots] += alive
@@ -276,22 +276,18 @@ class Decoder:
     def _advance(self) -> None:
         """A step's work on the device; the host decides nothing in it that is not the same for all rows and tokens."""
         slots, mask = self._slots, None
-        ids = torch.where(slots.alive, slots.last, self._pad)[:, None]  # [R, 1]
-        if not self._recurrent:
+        ids = slots.last.masked_fill(~slots.alive, self._pad)[:, None]  # [R, 1]
+        if self._static:
+            mask = self._cache.place_tokens(slots.lengths)  # [R, 1, 1, width]
+        elif not self._recurrent:
             width = self._cache.get_seq_length() + 1
-            columns = torch.arange(width, device=self._device)
-            if self._static:
-                self._cache.place.positions = slots.lengths - 1  # [R]
-                mask = columns < slots.lengths[:, None]  # [R, width]
-            else:
-                mask = columns >= width - slots.lengths[:, None]  # [R, width]
+            mask = (torch.arange(width, device=self._device) >= width - slots.lengths[:, None]).long()  # [R, width]
         logits = self._logits(ids, mask, slots.lengths[:, None] - 1, self._cache)
         slots.append(logits, torch.arange(len(ids), device=self._device), self._eos)
 
     def _logits(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache, **more: Any) -> Tensor:
         """Writes ids [R, t] at their positions into the cache; the logits [R, V] of the last."""
         more |= {"use_cache": True, self._cache_argument: cache}
-        mask = None if mask is None else mask.long()
         with _float32_output(self._head) if self._settings.exact else contextlib.nullcontext():
             logits: Tensor = self._model(input_ids=ids, attention_mask=mask, position_ids=positions, **more).logits
         return logits[:, -1]  # [R, V]

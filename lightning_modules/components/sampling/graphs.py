@@ -62,3 +62,4 @@ class CapturedSteps:
     def forget(self) -> None:
         """The tensors move: what was captured is let go, and its memory."""
         self._replays.clear()
+        self._pool = None

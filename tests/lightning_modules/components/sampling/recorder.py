@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_ASKS = {"_local_scalar_dense", "nonzero", "is_nonzero"}  # of the device, which a capture refuses
+_REFUSED = {"_local_scalar_dense", "nonzero", "is_nonzero", "lift_fresh"}
+"""What waits for the device, or copies to it from memory that is gone when the graph runs."""
 
 
 class Recorder(TorchDispatchMode):
@@ -21,7 +22,8 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.overloadpacket.__name__, kwargs or {}
-        if name in _ASKS:
+        copied = name == "where" and any(isinstance(given, Tensor) and given.dim() == 0 for given in args)
+        if name in _REFUSED or copied:
             raise RuntimeError("operation not permitted when stream is capturing")
         for given, parameter in zip(args, func._schema.arguments, strict=False):
             if parameter.alias_info is not None and parameter.alias_info.is_write:
