@@ -94,7 +94,7 @@ class SlotCache(DynamicCache):
         self.place.width = width
 
     def place_tokens(self, lengths: Tensor) -> Tensor:
-        """Lets the next token of each row be the last of so many [R]; what to add to attention's scores [R, 1, 1, width].
+        """Lets each row's next token be the last of so many [R]; the mask, to be added to scores, [R, 1, 1, width].
 
         Numbers, where sdpa would make them of truth values in every layer, and transformers ask if it needs them.
         """

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.sampling.decoder import Completion, Decoder, Prompts
+from lightning_modules.components.sampling.decoder import Decoder, Prompts
 from lightning_modules.components.sampling.rng import sample_seed
 from lightning_modules.components.sampling.settings import SamplingSettings
+from lightning_modules.components.sampling.slots import Completion
 from lightning_modules.components.sampling.vllm_engine import VllmEngine
 
 
