@@ -75,22 +75,23 @@ class SlotCache(DynamicCache):
     def __init__(self, like: DynamicCache, rows: int, device: torch.device) -> None:
         super().__init__()
         self.place = _Place(rows, device)
-        self.layers = [_SlotLayer(layer, self.place) for layer in like.layers]
+        self._slot_layers = [_SlotLayer(layer, self.place) for layer in like.layers]
+        self.layers = [*self._slot_layers]
 
     def bytes_a_position(self) -> int:
         """Of one row."""
-        buffers = [buffer for layer in self.layers for buffer in layer.buffers]  # type: ignore[attr-defined]
+        buffers = [buffer for layer in self._slot_layers for buffer in layer.buffers]
         return sum(buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in buffers)
 
     def fits(self, width: int) -> bool:
         """Whether so many positions are there."""
-        return width <= self.layers[0].buffers[0].shape[2]  # type: ignore[attr-defined]
+        return width <= self._slot_layers[0].buffers[0].shape[2]
 
     def show(self, width: int) -> None:
         """Shows attention the first `width` positions; there may be none yet."""
         if not self.fits(width):
-            for layer in self.layers:
-                layer.grow(width)  # type: ignore[attr-defined]
+            for layer in self._slot_layers:
+                layer.grow(width)
         self.place.width = width
 
     def place_tokens(self, lengths: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ class SlotCache(DynamicCache):
         """
         self.place.positions = lengths - 1
         behind = torch.arange(self.place.width, device=lengths.device) >= lengths[:, None]  # [R, width]
-        dtype = self.layers[0].buffers[0].dtype  # type: ignore[attr-defined]
+        dtype = self._slot_layers[0].buffers[0].dtype
         return torch.zeros_like(behind, dtype=dtype).masked_fill_(behind, -math.inf)[:, None, None]
 
     def write(self, slots: Tensor, prefill: DynamicCache, rows: Tensor, lengths: Tensor) -> None:
@@ -110,16 +111,17 @@ class SlotCache(DynamicCache):
         """
         width = prefill.get_seq_length()
         to = torch.arange(width, device=slots.device)  # [P]
+        sources: Any = prefill.layers
         start = (to + (width - lengths)[:, None]).clamp(max=width - 1)  # [A, P]; behind the last: not seen
-        for layer, source in zip(self.layers, prefill.layers, strict=True):
-            for buffer, states in zip(layer.buffers, (source.keys, source.values), strict=True):  # type: ignore[attr-defined]
+        for layer, source in zip(self._slot_layers, sources, strict=True):
+            for buffer, states in zip(layer.buffers, (source.keys, source.values), strict=True):
                 buffer[slots[:, None], :, to] = states[rows[:, None], :, start].to(buffer.dtype)  # [A, P, H_kv, d_head]
 
     def keep(self, rows: Tensor) -> None:
         """Keeps the rows [R'] alone."""
         self.place.rows = self.place.rows[: len(rows)]
-        for layer in self.layers:
-            layer.buffers = [buffer[rows] for buffer in layer.buffers]  # type: ignore[attr-defined]
+        for layer in self._slot_layers:
+            layer.buffers = [buffer[rows] for buffer in layer.buffers]
 
 
 def takes_slots(model: PreTrainedModel) -> bool:

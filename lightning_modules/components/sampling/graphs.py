@@ -54,7 +54,8 @@ class CapturedSteps:
             except RuntimeError as error:
                 self._enabled = False
                 self.forget()
-                cause = error.__context__ or error  # ending a failed capture raises another error
+                first = error.__context__  # ending a failed capture raises another error
+                cause = first if isinstance(first, Exception) else error
                 print(f"sampling without CUDA graphs, which is slower: {reason(cause)}", file=sys.stderr)
                 return step()
         return replay()

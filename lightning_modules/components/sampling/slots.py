@@ -59,9 +59,10 @@ class Slots:
         """Starts samples with prompts of `lengths` in free slots, and returns these as a tensor [A]."""
         for slot, number, length, limit in zip(slots, numbers, lengths, limits, strict=True):
             self.numbers[slot], self.spans[slot] = number, (length + 1 - self.taken, length + limit)
-        at, *columns = torch.tensor([slots, lengths, limits], device=self.alive.device)  # [A] each
+        columns = torch.tensor([slots, lengths, limits], device=self.alive.device)  # [3, A]
+        at = columns[0]  # [A]
         self.alive[at] = True
-        self.lengths[at], self.limits[at] = columns
+        self.lengths[at], self.limits[at] = columns[1:]
         self.counts[at], self.logprobs[at], self.finished[at] = 0, 0.0, False
         if self.settings.temperature > 0:
             self.uniforms[at] = uniform_block(seeds, self.uniforms.shape[1]).to(self.uniforms.device)  # [A, steps]
@@ -104,7 +105,7 @@ class Slots:
 
     def keep(self, slots: list[int]) -> Tensor:
         """Keeps these slots alone, and returns them as a tensor."""
-        self.numbers, self.spans = ([column[slot] for slot in slots] for column in (self.numbers, self.spans))
+        self.numbers, self.spans = [self.numbers[slot] for slot in slots], [self.spans[slot] for slot in slots]
         at = torch.tensor(slots, device=self.alive.device)  # [R']
         for name, column in vars(self).items():
             if isinstance(column, Tensor):

@@ -26,8 +26,13 @@ LENGTHS = (3, 70, 5, 12, 40, 7, 11, 2, 6)  # one begins in a wider cache than th
 def student(kind: str, kv_heads: int = 2) -> Any:
     """A tiny model, alone or with adapters of random weights."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": kv_heads, "max_position_embeddings": 256}
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+    }
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": kv_heads, "max_position_embeddings": 256}
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads, initializer_range=0.3)).eval()
     if kind == "base":
         return model
@@ -112,7 +117,11 @@ def test_what_the_host_asks(as_on_gpu: None, monkeypatch: pytest.MonkeyPatch) ->
     asked: list[str] = []
 
     def counted(name: str, ask: Any) -> Any:
-        return lambda *args, **kwargs: (asked.append(name), ask(*args, **kwargs))[1]
+        def call(*args: Any, **kwargs: Any) -> Any:
+            asked.append(name)
+            return ask(*args, **kwargs)
+
+        return call
 
     for name in ("item", "tolist", "nonzero", "cpu", "__bool__", "__int__", "__float__", "__index__"):
         monkeypatch.setattr(Tensor, name, counted(name, getattr(Tensor, name)))
@@ -141,11 +150,13 @@ def test_exact_samples_are_the_same_in_every_batch(dtype: torch.dtype) -> None:
 
 
 def test_exact_logits_are_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = set()
-    append = Slots.append
-    monkeypatch.setattr(
-        Slots, "append", lambda self, logits, *rest: (seen.add(logits.dtype), append(self, logits, *rest))[1]
-    )
+    seen, append = set(), Slots.append
+
+    def watched(self: Slots, logits: Tensor, *rest: Tensor) -> None:
+        seen.add(logits.dtype)
+        append(self, logits, *rest)
+
+    monkeypatch.setattr(Slots, "append", watched)
     model = student("base").bfloat16()
     run(model, SamplingSettings(max_new_tokens=3))
     with torch.autocast("cpu", torch.bfloat16):
@@ -159,9 +170,14 @@ def test_exact_logits_are_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_fit_the_memory(as_on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, rows = student("base"), []
+    model, rows = student("base"), list[int]()
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda **given: (rows.append(len(given["input_ids"])), forward(**given))[1])
+
+    def counted(**given: Any) -> Any:
+        rows.append(len(given["input_ids"]))
+        return forward(**given)
+
+    monkeypatch.setattr(model, "forward", counted)
     row = 128 * 2 * 2 * (2 * 8) * 4 + decoder.BYTES_A_LOGIT * VOCABULARY  # positions, layers, keys and values, float32
     monkeypatch.setattr(decoder, "free_memory", lambda device: int(7.5 * row / decoder.CACHE_SHARE))
     run(model, SamplingSettings(2, max_new_tokens=20))
