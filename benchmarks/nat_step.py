@@ -23,7 +23,7 @@ import torch
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StaticCache
 
 from benchmarks.harness import (
     MIB,
@@ -46,7 +46,6 @@ from lightning_modules.components.adapters.stack import AdapterStack, LoraSettin
 from lightning_modules.components.integration.unit import IntegrationUnit
 from lightning_modules.components.losses.supervised import cross_entropy
 from lightning_modules.components.losses.targets import at_targets, find_targets
-from lightning_modules.components.sampling.cache import preallocated_cache
 
 REFERENCE, OURS, LORA_8, LORA_16 = "NAT, paper's form", "NAT, ours", "LoRA r=8", "LoRA r=16"
 DECODED = 8  # tokens a row that one measurement of `decode` writes
@@ -91,8 +90,8 @@ class Variant:
     def hidden(self) -> Tensor:
         """The decoder's forward pass: [B, T, d]."""
         with self.autocast():
-            names = ("input_ids", "attention_mask", "position_ids")
-            return self.stack.hidden(*(self.batch[name] for name in names if name in self.batch))
+            ids, mask = self.batch["input_ids"], self.batch["attention_mask"]
+            return self.stack.hidden(ids, mask, self.batch.get("position_ids"))
 
     def decoder(self) -> None:
         """Forward and backward through the layers."""
@@ -115,7 +114,7 @@ class Variant:
     def decode(self) -> None:
         """`DECODED` tokens a row, one by one, after a prefill of as many."""
         self.stack.eval()
-        cache, ids = preallocated_cache(self.stack.base.config), self.batch["input_ids"]
+        cache, ids = StaticCache(self.stack.base.config, 2 * DECODED), self.batch["input_ids"]
         with self.autocast():
             self.stack.model(input_ids=ids[:, :DECODED], past_key_values=cache, use_cache=True, logits_to_keep=1)
             for t in range(DECODED, 2 * DECODED):

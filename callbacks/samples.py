@@ -179,7 +179,7 @@ def origin_of(trainer: L.Trainer, module: Any, writer: str) -> SampleOrigin:
             "sampling": asdict(module.sampling),
             "writer": writer,
         },
-        without=("sampling.rows",),
+        without=() if module.sampling.exact else ("sampling.rows", "sampling.exact"),
         libraries=(*LIBRARIES, "vllm") if module.sampling.backend == "vllm" else LIBRARIES,
     )
     return SampleOrigin(made, {question.id: short_hash(prompt.tolist()) for question, prompt in data.questions})

@@ -26,9 +26,9 @@ ELSEWHERE = {
     "lightning_modules/components/adapters/test_stack": ("lightning_modules/components/adapters/manifest",),
     "lightning_modules/components/integration/test_unit": ("lightning_modules/components/integration/kernel",),
     "lightning_modules/components/losses/test_model_head": ("lightning_modules/components/evaluation",),
-    "lightning_modules/components/sampling/test_sampler": (
+    "lightning_modules/components/sampling/test_decoder": (
         "lightning_modules/components/sampling/cache",
-        "lightning_modules/components/sampling/decoder",
+        "lightning_modules/components/sampling/slots",
     ),
     "lightning_modules/test_rank": (
         "lightning_modules/components/ranking/backbones",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
+from unittest import mock
 
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
@@ -29,6 +30,7 @@ from lightning_modules.components.adapters.nat import POSITIVE
 from lightning_modules.components.adapters.stack import AdapterStack, LoraSettings
 from lightning_modules.components.losses.output_head import OutputHead
 from lightning_modules.components.losses.targets import at_targets, find_targets
+from lightning_modules.components.sampling import graphs
 from lightning_modules.components.sampling.sampler import Sample, sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 
@@ -242,6 +244,9 @@ def compare_samples(step: Step, task: Task, greedy_on_cpu: list[Sample], drawn_o
     least, bound = (0.98, 1e-4) if dtype == torch.float32 else (None, 2e-2)
     greedy, drawn = draw(task, temperature=0.0), draw(task, samples=4, temperature=1.0)
     again, in_twelve = (draw(task, samples=4, temperature=1.0, rows=rows) for rows in (task.settings.rows, 12))
+    with mock.patch.object(graphs, "captures", return_value=False):
+        plain = draw(task, samples=4, temperature=1.0)
+    exact_four, exact_two = (draw(task, samples=n, temperature=1.0, rows=24, exact=True) for n in (4, 2))
     ids, mask = (tensor.to(step.device) for tensor in task.batch())
     settings = {"max_new_tokens": task.settings.max_new_tokens, "do_sample": False, "pad_token_id": task.pad}
     written = task.model.generate(input_ids=ids, attention_mask=mask, eos_token_id=task.eos, **settings)
@@ -252,6 +257,8 @@ def compare_samples(step: Step, task: Task, greedy_on_cpu: list[Sample], drawn_o
         "greedy, equal to generate's": (statistics.fmean(same), least),
         "drawn, equal to the CPU's": (equal(drawn, drawn_on_cpu), least),
         "drawn again, equal": (equal(drawn, again), 1.0),
+        "drawn without CUDA graphs, equal": (equal(drawn, plain), 1.0),
+        "exact, beside others, equal": (equal([one for one in exact_four if one.k < 2], exact_two), 1.0),
         "drawn in 12 rows, equal": (equal(drawn, in_twelve), least),
     }
     for what, (share, at_least) in shares.items():

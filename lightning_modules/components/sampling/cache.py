@@ -1,15 +1,16 @@
-"""A key-value cache for many rows: a step writes one position in place, and new rows replace ended ones.
+"""A key-value cache of few shapes for many rows: each row stands in a slot and writes at a position of its own.
 
-All rows end at the same position, whatever their lengths: a row of length t is the last t positions, and what stands
-before them is masked. So a row that joins late lies beside the others without a gap, and the cache is never longer than
-its longest unfinished row.
+A row of length t is the first t positions of its slot; what stands behind them is masked, and written over when another
+row takes the slot. So nothing moves from one token to the next, as a captured CUDA graph needs it.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
@@ -20,89 +21,121 @@ _OWN_WAYS = ("cpmant", "moshi", "prophetnet", "recurrent_gemma")
 """Types of models that take a `DynamicCache` and do not continue from it as from the text (tests/test_families.py)."""
 
 
-class PreallocatedLayer(DynamicLayer):
-    """A full-attention cache layer with spare capacity behind its last position.
+def width_for(positions: int) -> int:
+    """The width of a cache for so many positions: a multiple of 64, above 512 at most a quarter more than needed."""
+    step = max(64, (1 << positions.bit_length()) // 8)
+    return -(-positions // step) * step
 
-    The stock layer concatenates at each token, so T tokens cost O(T²) copies. This one grows by `spare` positions at a
-    time; `keys` and `values` stay the stock layer's tensors [B, H_kv, T, d_head], as views of the larger buffers.
-    """
 
-    def __init__(self, spare: int = 64) -> None:
+class _Place:
+    """Where all layers write their next state, [R] positions, and how many positions they show."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.rows = torch.arange(rows, device=device)
+        self.positions = torch.zeros_like(self.rows)
+        self.width = 0
+
+
+class _SlotLayer(DynamicLayer):
+    """Keys and values [R, H_kv, capacity, d_head] of one layer; attention sees the first `width` positions of them."""
+
+    def __init__(self, like: Any, place: _Place) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.spare = spare
-        self.buffers: list[Tensor] = []  # keys and values, [B, H_kv, capacity, d_head] each; none before the prefill
-        self.start = 0  # of the views within the buffers
+        self.place, self.is_initialized = place, True
+        states: tuple[Tensor, Tensor] = like.keys, like.values  # [Q, H_kv, P, d_head]
+        device = like.keys.device.type  # autocast's attention would cast what it gets, all of it for each token
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        self.buffers = [s.new_zeros(len(place.rows), s.shape[1], 0, s.shape[3], dtype=dtype) for s in states]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Appends the states [B, H_kv, t, d_head] and returns all keys and values so far."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        length, new = self.get_seq_length(), key_states.shape[-2]
-        end = self.start + length + new
-        if not self.buffers or self.buffers[0].shape[-2] < end:
-            self._reallocate(key_states, value_states, length, length, length + new + self.spare)
-            end = length + new
+        """Writes one state a row, [R, H_kv, 1, d_head], and returns what attention sees, [R, H_kv, width, d_head]."""
+        place = self.place
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, end - new : end] = states
-        self._set_views(self.start, end)
-        return self.states()
+            buffer[place.rows, :, place.positions] = states[:, :, 0].to(buffer.dtype)
+        keys, values = (buffer[:, :, : place.width] for buffer in self.buffers)
+        return keys, values
 
-    def states(self) -> tuple[Tensor, Tensor]:
-        """All keys and values so far, [B, H_kv, T, d_head]."""
-        assert self.keys is not None
-        assert self.values is not None
-        return self.keys, self.values
+    def get_seq_length(self) -> int:
+        """What a mask takes for the past of the one new token."""
+        return self.place.width - 1
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps the rows `indices` [B'], which may repeat, and the spare capacity, with one copy."""
-        if self.buffers:
-            length = self.get_seq_length()
-            # [B', H_kv, capacity − start, d_head]
-            self.buffers = [buffer[:, :, self.start :].index_select(0, indices) for buffer in self.buffers]
-            self._set_views(0, length)
-
-    def replace(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Writes other rows [A, H_kv, t, d_head] over the rows `slots` [A], right-aligned with all others."""
-        length, new = self.get_seq_length(), keys.shape[-2]
-        end = self.start + length
-        if end < new:  # space in front, for rows longer than all there are
-            end = max(length, new)
-            self._reallocate(*self.states(), length, end, end + self.spare)
-        for buffer, rows in zip(self.buffers, (keys, values), strict=True):
-            buffer[slots, :, end - new : end] = rows
-        self._set_views(end - max(length, new), end)
-
-    def trim(self, length: int) -> None:
-        """Forgets all but the last `length` positions, which no row needs any more."""
-        surplus = self.get_seq_length() - length
-        if surplus > 0:
-            self._set_views(self.start + surplus, self.start + surplus + length)
-
-    def _set_views(self, start: int, end: int) -> None:
-        self.start = start
-        self.keys, self.values = (buffer[:, :, start:end] for buffer in self.buffers)  # [B, H_kv, end − start, d_head]
-
-    def _reallocate(self, keys: Tensor, values: Tensor, length: int, end: int, capacity: int) -> None:
-        """Makes buffers of `capacity` positions for keys and values like these; copies what there is before `end`."""
-        new = [like.new_empty(*like.shape[:2], capacity, like.shape[-1]) for like in (keys, values)]
-        for buffer in new:
-            buffer[:, :, : end - length] = 0  # a masked NaN would still spoil a product
-        if length:
-            for buffer, old in zip(new, self.states(), strict=True):
-                buffer[:, :, end - length : end] = old
-        self.buffers, self.start = new, end - length
+    def grow(self, capacity: int) -> None:
+        """Makes room; a layer after the other, so that the old and the new are never both held of all."""
+        for index, old in enumerate(self.buffers):
+            new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])  # a masked NaN would still spoil a product
+            new[:, :, : old.shape[2]] = old
+            self.buffers[index] = new
 
 
-def preallocated_cache(config: Any) -> DynamicCache:
-    """The cache transformers would make for `config`, its plain full-attention layers replaced by `PreallocatedLayer`.
+class SlotCache(DynamicCache):
+    """The cache of R rows of a model, made like the one of a prefill of it."""
 
-    Sliding-window, linear-attention and other special layers stay the stock ones.
+    def __init__(self, like: DynamicCache, rows: int, device: torch.device) -> None:
+        super().__init__()
+        self.place = _Place(rows, device)
+        self._slot_layers = [_SlotLayer(layer, self.place) for layer in like.layers]
+        self.layers = [*self._slot_layers]
+
+    def bytes_a_position(self) -> int:
+        """Of one row."""
+        buffers = [buffer for layer in self._slot_layers for buffer in layer.buffers]
+        return sum(buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in buffers)
+
+    def fits(self, width: int) -> bool:
+        """Whether so many positions are there."""
+        return width <= self._slot_layers[0].buffers[0].shape[2]
+
+    def show(self, width: int) -> None:
+        """Shows attention the first `width` positions; there may be none yet."""
+        if not self.fits(width):
+            for layer in self._slot_layers:
+                layer.grow(width)
+        self.place.width = width
+
+    def place_tokens(self, lengths: Tensor) -> Tensor:
+        """Lets each row's next token be the last of so many [R]; the mask, to be added to scores, [R, 1, 1, width].
+
+        Numbers, where sdpa would make them of truth values in every layer, and transformers ask if it needs them.
+        """
+        self.place.positions = lengths - 1
+        behind = torch.arange(self.place.width, device=lengths.device) >= lengths[:, None]  # [R, width]
+        dtype = self._slot_layers[0].buffers[0].dtype
+        return torch.zeros_like(behind, dtype=dtype).masked_fill_(behind, -math.inf)[:, None, None]
+
+    def write(self, slots: Tensor, prefill: DynamicCache, rows: Tensor, lengths: Tensor) -> None:
+        """Puts the rows `rows` [A] of a prefill that fits, which may repeat, into the slots [A], which may not.
+
+        They are left-padded there, and their last `lengths` [A] positions count.
+        """
+        width = prefill.get_seq_length()
+        to = torch.arange(width, device=slots.device)  # [P]
+        sources: Any = prefill.layers
+        start = (to + (width - lengths)[:, None]).clamp(max=width - 1)  # [A, P]; behind the last: not seen
+        for layer, source in zip(self._slot_layers, sources, strict=True):
+            for buffer, states in zip(layer.buffers, (source.keys, source.values), strict=True):
+                buffer[slots[:, None], :, to] = states[rows[:, None], :, start].to(buffer.dtype)  # [A, P, H_kv, d_head]
+
+    def keep(self, rows: Tensor) -> None:
+        """Keeps the rows [R'] alone."""
+        self.place.rows = self.place.rows[: len(rows)]
+        for layer in self._slot_layers:
+            layer.buffers = [buffer[rows] for buffer in layer.buffers]
+
+
+def takes_slots(model: PreTrainedModel) -> bool:
+    """Whether the model reads a `SlotCache`: all layers see all positions that a mask allows, and rows have their own.
+
+    It must be one that transformers runs with a static cache, and takes a mask of four dimensions for all it says.
     """
-    cache = DynamicCache(config=config)
-    cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
+    config = model.config.get_text_config(decoder=True)
+    plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+    has_positions = (
+        "position_ids" in inspect.signature(type(model).forward).parameters
+    )  # BART's kind counts the cache's
+    alibi = getattr(config, "alibi", False)  # counts the tokens in the mask
+    return plain and has_positions and not alibi and bool(model._can_compile_fullgraph)
 
 
 def is_recurrent(cache: DynamicCache) -> bool:
@@ -128,36 +161,10 @@ def cache_argument(model: PreTrainedModel) -> str:
 
 
 def select_rows(cache: DynamicCache, rows: Any) -> None:
-    """Keeps the rows `rows` [R'] of a cache, which may repeat."""
+    """Keeps the rows `rows` [R'] of a growing cache, which may repeat."""
     layer: Any
     for layer in cache.layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):
             layer.reorder_cache(rows)  # of its states as well as of its keys and values
         else:
             layer.batch_select_indices(rows)
-
-
-def takes_new_rows(cache: DynamicCache) -> bool:
-    """Whether `replace_rows` works: special layers keep more about their rows than keys and values."""
-    return all(type(layer) is PreallocatedLayer for layer in cache.layers)
-
-
-def replace_rows(cache: DynamicCache, slots: Tensor, other: DynamicCache, rows: Tensor, length: int) -> None:
-    """Writes the rows `rows` [A] of another cache, which may repeat, over the rows `slots` [A], which may not.
-
-    Both caches are of one model and take new rows; `length` positions are kept, those of the longest unfinished row.
-    """
-    for layer, source in zip(cache.layers, other.layers, strict=True):
-        assert isinstance(layer, PreallocatedLayer)
-        assert isinstance(source, PreallocatedLayer)
-        keys, values = source.states()  # [Q, H_kv, T, d_head]
-        layer.replace(slots, keys[rows], values[rows])
-        layer.trim(length)
-
-
-def trim_rows(cache: DynamicCache, length: int) -> None:
-    """Forgets all but the last `length` positions where `takes_new_rows`; leaves other caches alone."""
-    if takes_new_rows(cache):
-        for layer in cache.layers:
-            if isinstance(layer, PreallocatedLayer):
-                layer.trim(length)

@@ -3,8 +3,9 @@
 As samples end, others take their slots (`decoder.py`): long answers do not keep ended ones in the batch.
 
 A sample depends on its prompt, its seed and the settings only, never on the rows it happened to be batched with: a
-resumed or re-sharded run writes the same samples. (Up to rounding: matrix products of other shapes differ in the last
-bits, which moves a token when its uniform falls within about 1e-7 of a boundary.)
+resumed or re-sharded run writes the same samples. (Up to rounding: products and attention of other shapes differ in the
+last bits, which moves a token when its uniform falls within about 1e-7 of a boundary; in bfloat16, within about 1e-2.
+`settings.exact` keeps the shapes, too.)
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor
 
 from dust2gold.core.errors import InputError
-from lightning_modules.components.sampling.decoder import Completion, Decoder, Prompts
+from lightning_modules.components.sampling.decoder import Decoder, Prompts
 from lightning_modules.components.sampling.rng import sample_seed
 from lightning_modules.components.sampling.settings import SamplingSettings
+from lightning_modules.components.sampling.slots import Completion
 from lightning_modules.components.sampling.vllm_engine import VllmEngine
 
 

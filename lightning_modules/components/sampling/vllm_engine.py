@@ -18,8 +18,9 @@ from peft.tuners.lora.layer import LoraLayer
 from dust2gold.core.errors import InputError, reason
 from dust2gold.core.foreign_errors import loading
 from dust2gold.core.students import locate_student
-from lightning_modules.components.sampling.decoder import Completion, Prompts
+from lightning_modules.components.sampling.decoder import Prompts
 from lightning_modules.components.sampling.settings import SamplingSettings
+from lightning_modules.components.sampling.slots import Completion
 
 OWN = "take --model.sampling.backend own"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

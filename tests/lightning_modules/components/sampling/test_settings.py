@@ -14,3 +14,10 @@ def test_settings_name_the_wrong_field(field: str, value: float) -> None:
     with pytest.raises(InputError) as caught:
         SamplingSettings(**{field: value})  # type: ignore[arg-type]
     assert caught.value.field == field
+
+
+def test_exact_is_our_decoders() -> None:
+    assert SamplingSettings(exact=True).rows is None
+    with pytest.raises(InputError, match="same numbers in every batch") as caught:
+        SamplingSettings(exact=True, backend="vllm")
+    assert caught.value.field == "exact"
