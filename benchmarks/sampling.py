@@ -29,6 +29,7 @@ from benchmarks.students import SHAPES
 from datamodules.components.encoding.tokenization import encode, load_tokenizer, pad_with_mask
 from dust2gold.demo.problems import LONGEST, ProblemWriter
 from lightning_modules.components.adapters.stack import load_base
+from lightning_modules.components.sampling.decoder import ROWS
 from lightning_modules.components.sampling.sampler import sample_each
 from lightning_modules.components.sampling.settings import SamplingSettings
 
@@ -92,7 +93,7 @@ def generate(task: Task, ids: Tensor, mask: Tensor) -> int:
 
 def measure(task: Task, rounds: int) -> dict[str, Timing]:
     """Seconds per token of each variant and round."""
-    total, step = len(task.prompts), max(1, task.settings.rows // task.settings.samples)
+    total, step = len(task.prompts), max(1, (task.settings.rows or ROWS) // task.settings.samples)
     ids, mask = task.batch()  # [Q, P]
     model, questions = task.model.eval(), [str(index) for index in range(total)]
     tokens: dict[str, list[int]] = {BATCH: [], OURS: []}

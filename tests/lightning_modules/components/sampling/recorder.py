@@ -16,7 +16,7 @@ class Recorder(TorchDispatchMode):
     """Keeps operations with their tensors, and runs them again on the same memory."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[tuple[Any, Any, Any, Any]] = []
         self.before: dict[int, tuple[Any, Any]] = {}
 
