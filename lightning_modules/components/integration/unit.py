@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from lightning_modules.components.integration.kernel import Base, StepMatrices, mix
 from lightning_modules.components.losses.output_head import wide
+from lightning_modules.components.properties import ModuleWithProperties
 
 CANNOT_MERGE = (
     "NAT cannot be merged into the base weights: its gate depends on the token. Train NCE on it instead; "
@@ -76,7 +77,7 @@ def _padded(columns: Tensor, rank: int) -> Tensor:
     return nn.functional.pad(columns, (0, missing)) if missing else columns
 
 
-class IntegrationUnit(nn.Module):
+class IntegrationUnit(ModuleWithProperties):
     """One layer's unit: the gate and the bottleneck W_1, W_2.
 
     W_2 starts at zero, so a fresh unit returns y exactly: NAT begins as the base model. The settings are those of
