@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from datamodules.components.batching.plan import check_at_least
@@ -87,4 +86,6 @@ def collate(vote_groups: list[VoteGroup]) -> dict[str, Any]:
 
 
 def _padded(rows: Sequence[Sequence[Any]], filler: float, dtype: torch.dtype) -> Tensor:
-    return pad_sequence([torch.tensor(row or [filler], dtype=dtype) for row in rows], True, filler)
+    width = max((1, *(len(row) for row in rows)))
+    padded = [[*row, *[filler] * (width - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=dtype).reshape(-1, width)
