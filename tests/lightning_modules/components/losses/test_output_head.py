@@ -135,7 +135,11 @@ def test_fused_is_chunked(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, b
     assert (counters["stats"]["unique_graphs"] >= 4, dict(counters["graph_break"])) == (True, {})
     near, error = (1e-10, 1e-10) if dtype == torch.float64 else (3e-5, 2e-2)
     for one, other, reference in zip(fused, chunked, exact, strict=True):
-        torch.testing.assert_close(one, other, rtol=near, atol=near)
+        if dtype != torch.float64 and backend == "inductor":
+            # It does not round between operations that it fuses: equal to bfloat16's rounding, 2⁻⁸.
+            assert (one - other).norm() <= 2**-8 * other.norm()
+        else:
+            torch.testing.assert_close(one, other, rtol=near, atol=near)
         assert (one.double() - reference).norm() <= error * reference.norm()
 
 
