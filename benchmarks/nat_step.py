@@ -90,8 +90,7 @@ class Variant:
     def hidden(self) -> Tensor:
         """The decoder's forward pass: [B, T, d]."""
         with self.autocast():
-            ids, mask = self.batch["input_ids"], self.batch["attention_mask"]
-            return self.stack.hidden(ids, mask, self.batch.get("position_ids"))
+            return self.stack.hidden_of(self.batch)
 
     def decoder(self) -> None:
         """Forward and backward through the layers."""

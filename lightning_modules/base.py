@@ -192,8 +192,7 @@ class StudentModule(TrainableModule):
 
     def hidden(self, batch: dict[str, Any]) -> Tensor:
         """Last hidden states [B, T, d], after the final norm, of the active adapter; rows may be packed."""
-        packed = batch.get("position_ids"), batch.get("sample_bounds")
-        return self.adapters.hidden(batch["input_ids"], batch["attention_mask"], *packed)
+        return self.adapters.hidden_of(batch)
 
     def target_logprobs(self, batch: dict[str, Any], targets: Targets) -> Tensor:
         """Log P(target | before) [N], natural log, float32 or wider, of the active adapter; never holds [B, T, V]."""

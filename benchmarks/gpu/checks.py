@@ -196,9 +196,7 @@ def compare_layouts(step: Step, batches: dict[str, dict[str, Any]], dtype: torch
     def log_p(batch: dict[str, Any]) -> Tensor:
         targets = find_targets(batch)
         with step.autocast(dtype):
-            packed_rows = batch.get("position_ids"), batch.get("sample_bounds")
-            hidden = stack.hidden(batch["input_ids"], batch["attention_mask"], *packed_rows)
-            return stack.head.logprobs(at_targets(hidden, targets), targets.tokens)
+            return stack.head.logprobs(at_targets(stack.hidden_of(batch), targets), targets.tokens)
 
     def gradient(batch: dict[str, Any]) -> Tensor:
         return torch.cat([each.flatten() for each in torch.autograd.grad(log_p(batch).sum(), trained)])

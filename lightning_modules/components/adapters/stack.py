@@ -205,6 +205,11 @@ class AdapterStack(ModuleWithProperties):
             hidden = hidden_states(self.base, widened(input_ids), None, widened(position_ids))
         return hidden[:, : input_ids.shape[1]]
 
+    def hidden_of(self, batch: dict[str, Any]) -> Tensor:
+        """`hidden` of a batch as DataModules make it, [B, T, d]."""
+        packed = batch.get("position_ids"), batch.get("sample_bounds")
+        return self.hidden(batch["input_ids"], batch["attention_mask"], *packed)
+
     @property
     def base(self) -> PreTrainedModel:
         """The causal LM itself, with the LoRA layers inside."""

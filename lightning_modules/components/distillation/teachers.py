@@ -100,8 +100,7 @@ class OnlineTeacher(Teacher):
 
     def _hidden(self, adapter: str, batch: dict[str, Any], targets: Targets) -> Tensor:
         with self.stack.using(adapter):
-            packed = batch.get("position_ids"), batch.get("sample_bounds")
-            hidden = self.stack.hidden(batch["input_ids"], batch["attention_mask"], *packed)
+            hidden = self.stack.hidden_of(batch)
         return at_targets(hidden, targets)  # [N, d]
 
 

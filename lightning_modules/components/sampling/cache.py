@@ -131,11 +131,9 @@ def takes_slots(model: PreTrainedModel) -> bool:
     """
     config = model.config.get_text_config(decoder=True)
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
-    has_positions = (
-        "position_ids" in inspect.signature(type(model).forward).parameters
-    )  # BART's kind counts the cache's
+    told = "position_ids" in inspect.signature(type(model).forward).parameters  # BART's kind counts the cache's
     alibi = getattr(config, "alibi", False)  # counts the tokens in the mask
-    return plain and has_positions and not alibi and bool(model._can_compile_fullgraph)
+    return plain and told and not alibi and bool(model._can_compile_fullgraph)
 
 
 def is_recurrent(cache: DynamicCache) -> bool:
