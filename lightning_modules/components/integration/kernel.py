@@ -10,6 +10,9 @@ With n tokens, both branches of rank r and bottleneck h, one product reads every
 Kept are x (which plain LoRA keeps too), W_1 y, [s, z], the softmax and α: h + 4r + 4 numbers a token. u and GELU are
 made again. y is not kept: with y = W₀x + b, the gradient of W_1 is ∂uᵀy = (∂uᵀx) W₀ᵀ + (Σ_n ∂u) bᵀ, and ∂uᵀx comes
 with the gradient of M in one product.
+
+Every operation is a kernel that a GPU must be told to run, and a small student waits for that. So the gradients of z, s
+and W_1 y are written side by side into one buffer, and M is also given in that order.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from torch.nn import functional as F
 class StepMatrices(NamedTuple):
     """What the unit's weights amount to within one step, of one dtype but for `shift`; r is the larger rank of both."""
 
-    read: Tensor  # M, [4r, d_in]; without a gate only its lower half [A_pos; A_neg]
+    read: Tensor  # M, [4r, d_in], without a gradient; if there is no gate only its lower half [A_pos; A_neg]
+    back: Tensor  # [A; P], the same rows in the order in which the backward pass takes them
     spread: Tensor  # S, [2, h, r]
     down: Tensor | None  # W_1, [h, d_out]; None if the branches see their own LoRA's output alone ("delta")
     up: Tensor  # W_2, [d_out, h]
@@ -111,6 +115,7 @@ class _Mix(torch.autograd.Function):
         x: Tensor,
         y: Tensor,
         read: Tensor,
+        back: Tensor,
         spread: Tensor,
         down: Tensor | None,
         up: Tensor,
@@ -119,9 +124,9 @@ class _Mix(torch.autograd.Function):
         bias: Tensor | None,
         dropout: float,
     ) -> tuple[Tensor, Tensor | None]:
-        out, alpha, kept = _forward(x, y, StepMatrices(read, spread, down, up, shift), dropout)
+        out, alpha, kept = _forward(x, y, StepMatrices(read, back, spread, down, up, shift), dropout)
         needs_y = down is not None and weight is None
-        ctx.save_for_backward(x, y if needs_y else None, read, spread, down, up, weight, bias, *kept)
+        ctx.save_for_backward(x, y if needs_y else None, back, spread, down, up, weight, bias, *kept)
         ctx.dropout = dropout
         ctx.materialize_grads = False  # as `set_materialize_grads`, which torch.compile does not know
         if alpha is not None:
@@ -131,32 +136,33 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, y, read, spread, down, up, weight, bias, *rest = ctx.saved_tensors
-        matrices, kept = StepMatrices(read, spread, down, up, None), _Kept(*rest)
-        d_up, d_spread, d_read, d_hidden = _backward_inner(upstream, matrices, kept)
-        d_shared = None if down is None else d_hidden[0] + d_hidden[1]  # [n, h]
-        # One product for the gradients of M [4r, d_in] and ∂uᵀx [h, d_in].
-        sums = (d_read if d_shared is None else torch.cat([d_read, d_shared], 1)).mT @ x  # [4r + h, d_in]
-        d_matrix, d_down = sums[: len(read)], None
+        x, y, back, spread, down, up, weight, bias, *rest = ctx.saved_tensors
+        matrices, kept = StepMatrices(back, back, spread, down, up, None), _Kept(*rest)
+        d_up, d_spread, d_read, d_shared = _backward_inner(upstream, matrices, kept)
+        # One product for the gradients of [A; P] [4r, d_in] and ∂uᵀx [h, d_in].
+        sums, rows, d_down = d_read.mT @ x, len(back), None  # [4r + h, d_in]
+        d_back, d_read = sums[:rows], d_read[:, :rows]
         if d_shared is not None:
-            d_down = d_shared.mT @ y if weight is None else _through_base(sums[len(read) :], d_shared, weight, bias)
-        d_x = d_read @ read if ctx.needs_input_grad[0] else None  # [n, d_in]
+            d_down = d_shared.mT @ y if weight is None else _through_base(sums[rows:], d_shared, weight, bias)
+        d_x = d_read @ back if ctx.needs_input_grad[0] else None  # [n, d_in]
         if kept.mask is not None:  # corrects both gradients, made as if without dropout, in A_pos's rows
-            rows, scale = _positive_rows(matrices), 1 / (1 - ctx.dropout)
-            d_z = d_read[:, rows]  # [n, r]
-            d_matrix[rows] = d_z.mT @ torch.ops.aten.native_dropout_backward(x, kept.mask, scale)
+            rank, scale = spread.shape[-1], 1 / (1 - ctx.dropout)
+            d_z = d_read[:, :rank]  # [n, r]
+            d_back[:rank] = d_z.mT @ torch.ops.aten.native_dropout_backward(x, kept.mask, scale)
             if d_x is not None:
-                d_dropped = d_z @ read[rows]  # [n, d_in]
+                d_dropped = d_z @ back[:rank]  # [n, d_in]
                 d_x = d_x - d_dropped + torch.ops.aten.native_dropout_backward(d_dropped, kept.mask, scale)
         d_y = upstream if d_shared is None or not ctx.needs_input_grad[1] else torch.addmm(upstream, d_shared, down)
-        frozen = weight is not None and weight.dtype == upstream.dtype and not any(ctx.needs_input_grad[7:9])
+        frozen = weight is not None and weight.dtype == upstream.dtype and not any(ctx.needs_input_grad[8:10])
         if frozen and d_x is not None:  # the base needs ∂y for nothing but what it hands on to x, which is added here
-            return d_x.addmm_(d_y, weight), None, d_matrix, d_spread, d_down, d_up, None, None, None, None
-        return d_x, d_y, d_matrix, d_spread, d_down, d_up, None, None, None, None
+            return d_x.addmm_(d_y, weight), None, None, d_back, d_spread, d_down, d_up, None, None, None, None
+        return d_x, d_y, None, d_back, d_spread, d_down, d_up, None, None, None, None
 
 
-def _backward_inner(upstream: Tensor, matrices: StepMatrices, kept: _Kept) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of W_2, S, [s, z] (or z) and u [2, n, h]."""
+def _backward_inner(
+    upstream: Tensor, matrices: StepMatrices, kept: _Kept
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of W_2, of S, of [z, s, W_1 y] side by side, and of W_1 y [n, h] alone: a part of the former."""
     before = _hidden(kept.read, kept.shared, matrices)  # [2, n, h]
     hidden = F.gelu(before)  # [2, n, h]
     d_up = upstream.mT @ _blend(hidden, kept.alpha)  # [d_out, h]
@@ -168,14 +174,25 @@ def _backward_inner(upstream: Tensor, matrices: StepMatrices, kept: _Kept) -> tu
     d_before = torch.ops.aten.gelu_backward(d_hidden, before)  # [2, n, h]
     parts = _parts(kept.read, matrices)
     d_spread = torch.bmm(d_before.mT, parts[:, -1].transpose(0, 1))  # [2, h, r]
+    places: tuple[Tensor, Tensor] | tuple[None, None] = None, None
+    buffer = None
+    if kept.shares is not None and kept.shared is not None and not torch.compiler.is_compiling():
+        # Both parts are written into their places; torch.compile knows no such `out=`, but fuses a `cat`.
+        buffer = upstream.new_empty(len(upstream), kept.read.shape[1] + kept.shared.shape[1])  # [n, 4r + h]
+        places = _parts(buffer[:, : kept.read.shape[1]], matrices), buffer[:, kept.read.shape[1] :]
     if kept.shares is None:
-        d_read = torch.bmm(d_before, matrices.spread).transpose(0, 1)  # [n, 2, r]
+        d_parts = torch.bmm(d_before, matrices.spread).transpose(0, 1).unsqueeze(1)  # [n, 1, 2, r]
     else:
         d_shares = (d_blend * hidden).sum(-1, dtype=kept.shares.dtype).mT  # [n, 2]
         d_logits = torch.ops.aten._softmax_backward_data(d_shares, kept.shares, -1, kept.shares.dtype)  # [n, 2]
-        d_read = parts.flip(1) * d_logits.to(parts.dtype)[:, None, :, None]  # [n, 2, 2, r], of s: z, of z: s
-        d_read[:, 1].transpose(0, 1).baddbmm_(d_before, matrices.spread)
-    return d_up, d_spread, d_read.flatten(1), d_before
+        scale = d_logits.to(parts.dtype)[:, None, :, None]
+        d_parts = torch.mul(parts, scale, out=places[0])  # [n, 2, 2, r], of z: s, of s: z
+        d_parts[:, 0].transpose(0, 1).baddbmm_(d_before, matrices.spread)
+    d_read, d_shared = d_parts.flatten(1), None
+    if kept.shared is not None:
+        d_shared = torch.add(d_before[0], d_before[1], out=places[1])  # [n, h]
+        d_read = torch.cat([d_read, d_shared], 1) if buffer is None else buffer
+    return d_up, d_spread, d_read, d_shared
 
 
 def _through_base(sums: Tensor, d_shared: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -62,19 +62,15 @@ class IntegrationGate(nn.Module):
         self.key = nn.Linear(out_features, key_dim, bias=False)
 
 
-class UnitWeights(NamedTuple):
-    """A unit's weights, or those of U units of one shape with a leading dimension [U, ...]."""
-
-    down: Tensor  # W_1, [h, d_out]
-    up: Tensor  # W_2, [d_out, h]
-    query: Tensor | None  # W_Q, [d_k, d_in]; None without a gate, as W_K
-    key: Tensor | None  # W_K, [d_k, d_out]
-
-
-def _padded(columns: Tensor, rank: int) -> Tensor:
+def padded(columns: Tensor, rank: int) -> Tensor:
     """[..., d, rank] of [..., d, r]: branches of different ranks get columns of zeros, which change nothing."""
     missing = rank - columns.shape[-1]
     return nn.functional.pad(columns, (0, missing)) if missing else columns
+
+
+def make_shift(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[½, −½] of eq. 4, in float32 or wider."""
+    return torch.linspace(0.5, -0.5, 2, dtype=wide(dtype), device=device)
 
 
 class IntegrationUnit(ModuleWithProperties):
@@ -130,39 +126,32 @@ class IntegrationUnit(ModuleWithProperties):
         out, alpha = mix(tokens, outputs, matrices, base, dropout)  # [n, d_out], [n, 2]
         return Mixed(out.reshape(y.shape), None if alpha is None else alpha[:, 1].reshape(y.shape[:-1]))
 
-    @property
-    def weights(self) -> UnitWeights:
-        """All of them."""
-        gate = self.gate
-        of_gate = (None, None) if gate is None else (gate.query.weight, gate.key.weight)
-        return UnitWeights(self.down.weight, self.up.weight, *of_gate)
-
     def compute_dtype(self, device: str) -> torch.dtype:
         """Autocast's dtype where it is on for this kind of device, otherwise that of the weights."""
         dtype = self.up.weight.dtype
         autocast = torch.is_autocast_enabled(device) and dtype != torch.float64
         return torch.get_autocast_dtype(device) if autocast else dtype
 
-    def make_matrices(self, weights: UnitWeights, halves: Sequence[Half], dtype: torch.dtype) -> StepMatrices:
-        """Makes what all tokens of a step share, in the weights' own precision, and casts it to `dtype`.
-
-        Of this unit, or, with a leading dimension everywhere, of several that differ from it in their weights alone.
-        """
-        own = weights.up.dtype
-        rank = max(half.a.shape[-2] for half in halves)
-        with torch.autocast(weights.up.device.type, enabled=False):
-            rows = [_padded(half.a.to(own).mT, rank).mT for half in halves]  # [r, d_in] each
-            both = torch.cat([_padded(half.b.to(own) * half.scale, rank) for half in halves], -1)  # [d_out, 2r]
-            shift = None
-            if self.gate is not None and weights.query is not None and weights.key is not None:
+    def make_matrices(self, halves: Sequence[Half], dtype: torch.dtype) -> StepMatrices:
+        """Makes what all tokens of a step share, in the weights' own precision, and casts it to `dtype`."""
+        own, down, up = self.up.weight.dtype, self.down.weight, self.up.weight
+        rank = max(half.a.shape[0] for half in halves)
+        with torch.autocast(up.device.type, enabled=False):
+            rows = [padded(half.a.to(own).mT, rank).mT for half in halves]  # [r, d_in] each
+            both = torch.cat([padded(half.b.to(own) * half.scale, rank) for half in halves], -1)  # [d_out, 2r]
+            shift, gate_rows = None, 0
+            if self.gate is not None:
                 # Times x and then z_i: a branch's logit c q·k_i less the part both branches share.
-                rows.insert(0, (weights.key @ (self.gate.scale * both)).mT @ weights.query)  # [2r, d_in]
-                shift = torch.linspace(0.5, -0.5, 2, dtype=wide(dtype), device=both.device)  # [2]
+                scores = (self.gate.key.weight @ (self.gate.scale * both)).mT @ self.gate.query.weight  # P, [2r, d_in]
+                rows = [scores.detach(), *rows, scores]
+                shift = make_shift(dtype, both.device)
+                gate_rows = 2 * rank
             # [h, 2r] in one product: of 8 columns alone it takes longer than of 16.
-            spread = (weights.down @ both).unflatten(-1, (2, rank)).transpose(-2, -3)  # [2, h, r]
-            down = None if self.delta else weights.down.to(dtype)
-            read = torch.cat(rows, -2).to(dtype)  # [4r, d_in]
-            return StepMatrices(read, spread.to(dtype), down, weights.up.to(dtype), shift)
+            spread = (down @ both).unflatten(1, (2, rank)).transpose(0, 1)  # [2, h, r]
+            stacked = torch.cat(rows).to(dtype)  # [P; A; P], [6r, d_in]: both orders in one
+            read, back = stacked.detach()[: gate_rows + 2 * rank], stacked[gate_rows:]
+            given = None if self.delta else down.to(dtype)
+            return StepMatrices(read, back, spread.to(dtype), given, up.to(dtype), shift)
 
     def train(self, mode: bool = True) -> IntegrationUnit:
         """Sets the mode and forgets the cached step matrices."""
@@ -171,14 +160,13 @@ class IntegrationUnit(ModuleWithProperties):
 
     def _step_matrices(self, positive: Half, negative: Half, dtype: torch.dtype) -> StepMatrices:
         """Without gradients, as in generation, the last call's matrices are reused until a weight changes."""
-        own = self.weights
-        weights = [positive.a, positive.b, negative.a, negative.b, *(w for w in own if w is not None)]
+        weights = [positive.a, positive.b, negative.a, negative.b, *self.parameters()]
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _changes_show(weights):
             self._cached = None
-            return self.make_matrices(own, (positive, negative), dtype)
+            return self.make_matrices((positive, negative), dtype)
         key = (positive.scale, negative.scale, self.delta, dtype, *((w.data_ptr(), w._version) for w in weights))
         if self._cached is None or self._cached.key != key:
-            matrices = self.make_matrices(own, (positive, negative), dtype)
+            matrices = self.make_matrices((positive, negative), dtype)
             self._cached = _CachedMatrices(matrices, key, [w.untyped_storage() for w in weights])
         return self._cached.matrices
 

@@ -94,7 +94,21 @@ class Operations(TorchDispatchMode):
     """Counts what is computed; views cost a GPU nothing."""
 
     count = 0
-    views = ("view", "transpose", "slice", "unsqueeze", "expand", ".t.", "detach", "alias", "split", "select", "unbind")
+    views = (
+        "view",
+        "transpose",
+        "slice",
+        "unsqueeze",
+        "expand",
+        ".t.",
+        "detach",
+        "alias",
+        "split",
+        "select",
+        "unbind",
+        "strided",
+        "empty",
+    )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += not any(view in str(func) for view in self.views)
@@ -102,9 +116,9 @@ class Operations(TorchDispatchMode):
 
 
 def test_nat_takes_fewer_operations_than_the_papers_form() -> None:
-    """Forward and backward; of 30 layers 1.40 x LoRA's."""
+    """Forward and backward, of 30 layers."""
     options = nat_step.parse(["--shape", "tiny", "--batch", "1", "--sequence", "8"])
-    base = build_student("tiny", layers=12)
+    base = build_student("tiny", layers=30)
     counts = {}
     for name in (nat_step.LORA_16, nat_step.OURS, nat_step.REFERENCE):
         variant = nat_step.build(name, base, random_batch(base, 1, 8), options)
@@ -113,7 +127,7 @@ def test_nat_takes_fewer_operations_than_the_papers_form() -> None:
         with operations:
             variant.hidden().sum().backward()
         counts[name] = operations.count
-    assert counts[nat_step.OURS] <= 1.43 * counts[nat_step.LORA_16]
+    assert counts[nat_step.OURS] <= 1.35 * counts[nat_step.LORA_16]
     assert counts[nat_step.OURS] <= 0.95 * counts[nat_step.REFERENCE]
 
 
