@@ -85,11 +85,8 @@ class _Together(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kind: Kind, units: int, *weights: Tensor) -> tuple[Tensor, ...]:
-        a, b, (down, *gate) = (
-            weights[: 2 * units],
-            weights[2 * units : 4 * units],
-            _lists([*weights[4 * units :]], units),
-        )
+        a, b, own = weights[: 2 * units], weights[2 * units : 4 * units], weights[4 * units :]  # positive, negative, …
+        down, *gate = _lists([*own], units)
         rank, (scale, other), h = max(kind.ranks), kind.scales, len(down[0])
         a_rows = torch.stack([padded(side.mT, rank).mT for side in a]).view(units, 2 * rank, -1)  # [U, 2r, d_in]
         b_rows = torch.stack([padded(side, rank).mT for side in b]).view(units, 2 * rank, -1)  # [U, 2r, d_out]
@@ -101,7 +98,7 @@ class _Together(torch.autograd.Function):
             scores = _product(kind.gate, products[..., h:], torch.stack(gate[1]))  # [U, 2r, d_in]
             stacked, first = torch.cat([scores, a_rows, scores], 1), 2 * rank  # [U, 6r, d_in]
         ctx.kind, ctx.units = kind, units
-        ctx.save_for_backward(b_rows, products, *weights[4 * units :])
+        ctx.save_for_backward(b_rows, products, *own)
         ctx.mark_non_differentiable(stacked)
         ctx.set_materialize_grads(False)
         spread = products[..., :h].unflatten(1, (2, rank))  # [U, 2, r, h]
