@@ -6,11 +6,14 @@ for each drawn seed, its questions with replacement (Davison & Hinkley 1997, 3.8
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dust2gold.report.analyses.seeds import t_quantile
 
 DETECTABLE = 2.8
 """Standard errors of the smallest difference that a two-sided test at 5% sees with 80% power: 1.96 + 0.84."""
@@ -33,6 +36,15 @@ class Difference:
     def detectable(self) -> float:
         """The smallest difference that would have been seen with 80% power."""
         return DETECTABLE * self.error
+
+    @property
+    def student(self) -> tuple[float, float] | None:
+        """Student's 95% interval of the mean from the seeds alone, wider where few seeds differ; None for one seed."""
+        if len(self.by_seed) < 2:
+            return None
+        freedom = len(self.by_seed) - 1
+        margin = t_quantile(freedom) * float(np.std(self.by_seed, ddof=1)) / math.sqrt(freedom + 1)
+        return self.mean - margin, self.mean + margin
 
 
 def paired_difference(differences: Sequence[Array], resamples: int = 10_000, seed: int = 0) -> Difference:

@@ -26,7 +26,8 @@ _METHODS = (
 )
 _PRIMARY = (
     "the first method minus the second in points, on each seed's own questions. Interval and p: hierarchical bootstrap "
-    "over seeds and questions, 10,000 resamples. Holm: p corrected over the primary contrasts. Detectable: the "
+    "over seeds and questions, 10,000 resamples. Student: 95% interval from the differences by seed alone; where few "
+    "seeds differ much, the bootstrap is too sure. Holm: p corrected over the primary contrasts. Detectable: the "
     "smallest difference that would have been seen with 80% power (2.8 standard errors)."
 )
 _SECONDARY = "as above, but not corrected for their number: hints, no tests."
@@ -85,7 +86,7 @@ def _add_cell(
     ):
         if own := [_contrast_cells(each) for each in found if each.primary == primary]:
             section.add(f"### {escape(cell)}: {title}")
-            heading = ["contrast", "seeds", "difference", "interval (95%)", "p (bootstrap)"]
+            heading = ["contrast", "seeds", "difference", "interval (95%)", "Student", "p (bootstrap)"]
             heading += [*(["Holm"] if primary else []), "detectable", "by seed"]
             section.add_table(heading, own, explained)
 
@@ -99,16 +100,17 @@ def _method_cells(row: MethodRow, levels: Sequence[str]) -> list[str]:
 def _contrast_cells(contrast: Contrast) -> list[str]:
     found, name = contrast.difference, f"{contrast.method} − {contrast.against}"
     if found is None:
-        return [escape(name), "0", *[NONE] * (6 if contrast.primary else 5)]
+        return [escape(name), "0", *[NONE] * (7 if contrast.primary else 6)]
     cells = [escape(name), str(len(contrast.seeds)), points(found.mean)]
-    cells += [f"{points(found.low)} to {points(found.high)}", p_value(found.p)]
+    cells += [f"{points(found.low)} to {points(found.high)}"]
+    cells += [NONE if found.student is None else " to ".join(map(points, found.student)), p_value(found.p)]
     cells += [] if contrast.corrected is None else [p_value(contrast.corrected)]
     return [*cells, f"{100 * found.detectable:.1f}", " ".join(map(points, found.by_seed))]
 
 
 def _numbers(contrast: Contrast) -> dict[str, Any]:
     found = contrast.difference
-    return {**asdict(contrast), **({} if found is None else {"detectable": found.detectable})}
+    return {**asdict(contrast), **({} if found is None else {"detectable": found.detectable, "student": found.student})}
 
 
 def _add_figures(

@@ -52,6 +52,8 @@ def test_hand_values() -> None:
     assert found.error == pytest.approx(0.5**0.5 / 2, rel=0.02)
     assert found.p == pytest.approx(0.5, rel=0.05)
     assert found.detectable == pytest.approx(2.8 * found.error)
+    assert found.student == pytest.approx((0.5 - 6.35310, 0.5 + 6.35310), rel=1e-5)  # t(0.975, 1) = 12.7062, s / √2 = ½
+    assert paired_difference([np.array([1.0, 0.0])]).student is None
 
 
 @pytest.mark.parametrize(
