@@ -6,14 +6,13 @@ for each drawn seed, its questions with replacement (Davison & Hinkley 1997, 3.8
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dust2gold.report.analyses.seeds import t_quantile
+from dust2gold.report.analyses.seeds import spread
 
 DETECTABLE = 2.8
 """Standard errors of the smallest difference that a two-sided test at 5% sees with 80% power: 1.96 + 0.84."""
@@ -40,11 +39,8 @@ class Difference:
     @property
     def student(self) -> tuple[float, float] | None:
         """Student's 95% interval of the mean from the seeds alone, wider where few seeds differ; None for one seed."""
-        if len(self.by_seed) < 2:
-            return None
-        freedom = len(self.by_seed) - 1
-        margin = t_quantile(freedom) * float(np.std(self.by_seed, ddof=1)) / math.sqrt(freedom + 1)
-        return self.mean - margin, self.mean + margin
+        margin = spread(self.by_seed).margin
+        return None if margin is None else (self.mean - margin, self.mean + margin)
 
 
 def paired_difference(differences: Sequence[Array], resamples: int = 10_000, seed: int = 0) -> Difference:

@@ -39,6 +39,13 @@ class Spread:
     low: float
     high: float
 
+    @property
+    def margin(self) -> float | None:
+        """Half the width of the mean's 95% interval, Student's with n − 1 degrees of freedom; None for one seed."""
+        if self.deviation is None:
+            return None
+        return t_quantile(self.seeds - 1) * self.deviation / math.sqrt(self.seeds)
+
 
 @dataclass(frozen=True)
 class SeedDifference:
@@ -131,10 +138,8 @@ def difference(runs: Iterable[Sequence[Prediction]], dataset: str, pair: tuple[s
     values = [found.points for each in compared for found in each.values()]
     if not values:
         return None
-    points, margin = spread(values), None
-    if points.deviation is not None:
-        margin = t_quantile(points.seeds - 1) * points.deviation / math.sqrt(points.seeds)
-    return SeedDifference(*pair, dataset, points, margin)
+    points = spread(values)
+    return SeedDifference(*pair, dataset, points, points.margin)
 
 
 def add_seeds(section: Section, runs: Mapping[int, Study]) -> None:

@@ -70,8 +70,8 @@ def _forward(x: Tensor, y: Tensor, matrices: StepMatrices, dropout: float) -> tu
     read, mask = x @ matrices.read.mT, None  # [n, 4r], or [n, 2r] without a gate
     if dropout > 0:
         dropped, mask = torch.native_dropout(x, dropout, True)  # [n, d_in]
-        rows = _positive_rows(matrices)
-        read[:, rows] = dropped @ matrices.read[rows].mT  # [n, r]
+        rank = matrices.spread.shape[-1]
+        read[:, -2 * rank : -rank] = dropped @ matrices.back[:rank].mT  # [n, r], with A_pos
     shared = None if matrices.down is None else y @ matrices.down.mT  # [n, h]
     shares = alpha = None
     if matrices.shift is not None:
@@ -81,12 +81,6 @@ def _forward(x: Tensor, y: Tensor, matrices: StepMatrices, dropout: float) -> tu
     hidden = F.gelu(_hidden(read, shared, matrices))  # [2, n, h]
     out = torch.addmm(y, _blend(hidden, alpha), matrices.up.mT)  # [n, d_out]
     return out, alpha, _Kept(read, shares, alpha, shared, mask)
-
-
-def _positive_rows(matrices: StepMatrices) -> slice:
-    """The rows of A_pos in M."""
-    rank = matrices.spread.shape[-1]
-    return slice(len(matrices.read) - 2 * rank, len(matrices.read) - rank)
 
 
 def _parts(read: Tensor, matrices: StepMatrices) -> Tensor:
